@@ -1,0 +1,101 @@
+"""Trains a recipe over several seeds and protocols; accuracies beside the published code's.
+
+  python -m benchmarks.accuracy --recipe=cub_gzsl --features=FILE.hdf5 --seeds=1,2,3,4,5 \
+      --out=DIR [--published=DIR/cub_gzsl_summary.json]
+
+`--published` is the summary that `benchmarks/published_accuracy.py` writes for the same file. Every
+run keeps its own work directory under `--out`; a finished one is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+from dedn_jax.config import load_config
+from dedn_jax.errors import InputError
+from dedn_jax.evaluate import METRICS
+from dedn_jax.files import read_json, write_json
+from dedn_jax.logs import read_lines
+from dedn_jax.train import train
+from dedn_jax.workdir import Workdir
+
+Row = dict[str, float]
+
+
+def run_seed(recipe: str, features: Path, seed: int, protocol: str, out: Path) -> dict[str, Row]:
+    """Trains one seed by one protocol.
+
+    Returns:
+      Rows of U, S, H, T1 of the fused score: `validation` for that protocol; `last` and
+      `test-best` for `test-best`, which trains just as `last` does and looks at every epoch's end.
+    """
+    overrides = [
+        f"--config.data.path={features}",
+        f"--config.seed={seed}",
+        f"--config.selection.protocol={protocol}",
+    ]
+    workdir = Workdir(out / f"{recipe}_{protocol}_seed{seed}")
+    if workdir.result_file.exists():
+        result = read_json(workdir.result_file)
+    else:
+        result = train(load_config(recipe, overrides), workdir.path)
+    selected = result["test"]["fused"]
+    if protocol == "validation":
+        return {"validation": selected}
+    looks = [r for r in read_lines(workdir.metrics_file) if "evaluated_on" in r]
+    return {
+        "last": looks[-1]["fused"],
+        "test-best": {**selected, "T1": result["test_best_t1"]["T1"]},
+    }
+
+
+def summarise(rows: list[Row]) -> dict[str, dict[str, float]]:
+    """Mean and sample standard deviation over seeds."""
+    return {
+        m: {
+            "mean": statistics.fmean(r[m] for r in rows),
+            "std": statistics.stdev(r[m] for r in rows) if len(rows) > 1 else 0.0,
+        }
+        for m in METRICS
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs what is missing, then writes `summary.json` and prints a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--recipe", default="cub_gzsl", help="name of a recipe")
+    parser.add_argument("--features", type=Path, required=True, help="published HDF5 layout")
+    parser.add_argument("--seeds", default="1,2,3,4,5", help="comma-separated")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the work directories")
+    parser.add_argument("--published", type=Path, help="summary of the published code's runs")
+    args = parser.parse_args(argv)
+    seeds = [int(s) for s in args.seeds.split(",")]
+    rows: dict[str, list[Row]] = {"validation": [], "last": [], "test-best": []}
+    for seed in seeds:
+        for protocol in ("validation", "test-best"):
+            found = run_seed(args.recipe, args.features, seed, protocol, args.out)
+            for name, row in found.items():
+                rows[name].append(row)
+                print(f"seed {seed} {name}: {json.dumps({m: round(row[m], 1) for m in METRICS})}")
+            sys.stdout.flush()
+    table = {f"ours, {name}": summarise(values) for name, values in rows.items()}
+    if args.published:
+        published = read_json(args.published)
+        table["published, last"] = published["end"]
+        table["published, test-best"] = published["best_on_test"]
+    write_json(args.out / "summary.json", {"recipe": args.recipe, "seeds": seeds, "table": table})
+    print(f"{'mean ± deviation, percent':<26}" + "".join(f"{m:>14}" for m in METRICS))
+    for name, summary in table.items():
+        cells = (f"{summary[m]['mean']:.1f} ± {summary[m]['std']:.1f}" for m in METRICS)
+        print(f"{name:<26}" + "".join(f"{c:>14}" for c in cells))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"accuracy: {error}")

@@ -1,0 +1,16 @@
+"""CUB, generalized: the published recipe."""
+
+from ml_collections import ConfigDict
+
+from dedn_jax.config import base_config
+
+
+def get_config() -> ConfigDict:
+    """The published CUB GZSL constants over `base.py`."""
+    config = base_config()
+    config.data.path = "data/CUB/feature_map_ResNet_101_CUB.hdf5"
+    config.data.groups = "cub"
+    config.loss.margin = 3.0
+    config.predict.region_mix = 0.8
+    config.predict.expert_mix = 0.9
+    return config

@@ -1,0 +1,7 @@
+"""`python -m dedn_jax` is the `dedn` command."""
+
+import sys
+
+from dedn_jax.cli import main
+
+sys.exit(main())

@@ -1,0 +1,167 @@
+"""The `dedn` command: one thin subcommand per job."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dedn_jax import __version__
+from dedn_jax.errors import InputError
+from dedn_jax.interrupt import Interrupted
+
+# Every job's modules are imported when it runs: `dedn --help` need not wait for JAX.
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dedn", description="Dual Expert Distillation Network for generalized zero-shot learning"
+    )
+    parser.add_argument("--version", action="version", version=f"dedn-jax {__version__}")
+    jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
+
+    train = jobs.add_parser(
+        "train",
+        help="train by a recipe, or resume",
+        description="Trains by a recipe into a work directory; the same command resumes an "
+        "interrupted run. Override any field: --config.train.epochs=40",
+    )
+    _add_config(train)
+    train.add_argument("--workdir", required=True, type=Path, help="directory of the run")
+    train.set_defaults(run=_train, overrides=True)
+
+    evaluate = jobs.add_parser(
+        "evaluate",
+        help="U, S, H, T1 of a trained run on its test sets",
+        description="Evaluates a finished run, or with --weights a state_dict of the published "
+        "code under the run's config.",
+    )
+    evaluate.add_argument("--workdir", required=True, type=Path, help="directory of the run")
+    evaluate.add_argument("--weights", type=Path, help="published state_dict (.pt) to evaluate")
+    evaluate.add_argument("--batch-size", type=int, help="images at a time; changes no number")
+    evaluate.add_argument("--json", type=Path, help="write the numbers here as well")
+    evaluate.set_defaults(run=_evaluate, overrides=False)
+
+    demo = jobs.add_parser(
+        "demo",
+        help="draw the built-in data set, train, evaluate, report",
+        description="Runs configs/demo.py from pictures to a report.",
+    )
+    demo.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="directory of the run")
+    demo.set_defaults(run=_demo, overrides=True)
+
+    export = jobs.add_parser(
+        "export",
+        help="write a run's model as a state_dict of the published code",
+        description="Writes the selected parameters of a run so that the published PyTorch code "
+        "loads them.",
+    )
+    export.add_argument("--workdir", required=True, type=Path, help="directory of the run")
+    export.add_argument("--out", required=True, type=Path, help="the .pt file to write")
+    export.set_defaults(run=_export, overrides=False)
+
+    compare = jobs.add_parser(
+        "compare",
+        help="run the published PyTorch code beside ours and report the differences",
+        description="Runs a checkout of the published code (zjrao/DEDN) beside ours on the same "
+        "weights and batches: outputs, losses, gradients, parameters after some steps, step times.",
+    )
+    compare.add_argument("--reference-dir", required=True, type=Path, help="the checkout")
+    compare.add_argument("--recipe", default="cub_gzsl", help="which recipe (default: cub_gzsl)")
+    compare.add_argument("--features", type=Path, help="published HDF5; default: random features")
+    compare.add_argument("--steps", type=int, default=20, help="optimiser steps (default: 20)")
+    compare.add_argument("--json", type=Path, help="write the report here as well")
+    compare.set_defaults(run=_compare, overrides=True)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", required=True, help="recipe file or name, such as configs/cub_gzsl.py"
+    )
+
+
+def _train(args: argparse.Namespace, overrides: list[str]) -> None:
+    from dedn_jax.config import load_config
+    from dedn_jax.train import result_text, train
+
+    print(result_text(train(load_config(args.config, overrides), args.workdir)))
+
+
+def _evaluate(args: argparse.Namespace, _: list[str]) -> None:
+    from dedn_jax.evaluate import metrics_table
+    from dedn_jax.files import write_json
+    from dedn_jax.run import evaluate_run
+
+    report = evaluate_run(args.workdir, weights=args.weights, batch_size=args.batch_size)
+    print(f"Test sets ({report['protocol']}), percent:")
+    print(metrics_table(report["test"]))
+    print(json.dumps(report))
+    if args.json:
+        write_json(args.json, report)
+
+
+def _demo(args: argparse.Namespace, overrides: list[str]) -> None:
+    from dedn_jax.config import load_config
+    from dedn_jax.report import write_report
+    from dedn_jax.train import result_text, train
+
+    result = train(load_config("demo", overrides), args.workdir)
+    print(result_text(result))
+    print(f"Report: {write_report(args.workdir)}")
+
+
+def _export(args: argparse.Namespace, _: list[str]) -> None:
+    from dedn_jax.run import export_run
+
+    export_run(args.workdir, args.out)
+    print(f"Wrote {args.out}")
+
+
+def _compare(args: argparse.Namespace, overrides: list[str]) -> None:
+    from dedn_jax.compare import compare, comparison_text
+    from dedn_jax.config import load_config
+    from dedn_jax.files import write_json
+
+    if args.steps < 1:
+        raise InputError(f"--steps={args.steps}, expected at least 1")
+    config = load_config(args.recipe, overrides)
+    report = compare(args.reference_dir, config, features=args.features, steps=args.steps)
+    print(comparison_text(report))
+    if args.json:
+        write_json(args.json, report)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status.
+
+    0: done; 2: a mistake the message tells how to mend; 128 + N: stopped by signal N with
+    everything saved, so that a scheduler can tell an interruption from an end.
+    """
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    strange = [a for a in rest if not (args.overrides and a.startswith("--config."))]
+    if strange:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    try:
+        args.run(args, rest)
+    except InputError as error:
+        print(f"dedn: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as error:
+        print(f"dedn: {error}", file=sys.stderr)
+        return 128 + error.signal_number
+    except FloatingPointError as error:
+        print(f"dedn: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        print(f"dedn: {name}{error.strerror or error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

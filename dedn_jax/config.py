@@ -1,0 +1,144 @@
+"""Loads a recipe from `configs/`; checks what type checks cannot."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from dedn_jax.errors import InputError
+
+SELECTION_PROTOCOLS = ("validation", "last", "test-best")
+SELECTION_METRICS = ("harmonic_mean", "t1")
+REFITS = ("retrain", "continue")
+PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
+FEATURE_DTYPES = ("float32", "bfloat16", "float16")
+DATA_FORMATS = ("published_hdf5", "demo")
+
+
+def _configs_dir() -> Path:
+    """The folder of recipes: beside the package in a checkout, inside it when installed."""
+    package = Path(__file__).resolve().parent
+    for folder in (package.parent / "configs", package / "configs"):
+        if (folder / "base.py").is_file():
+            return folder
+    raise InputError(
+        f"no folder configs/ with base.py beside or inside {package}; reinstall dedn-jax"
+    )
+
+
+def find_config(name_or_path: str) -> Path:
+    """The file of a recipe: a path, or the bare name of a recipe that comes with the package.
+
+    Raises:
+      InputError: no such file or recipe.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    known = _configs_dir()
+    candidate = known / path.with_suffix(".py").name
+    if candidate.is_file() and path.parent in (Path("."), Path("configs")):
+        return candidate
+    names = ", ".join(sorted(p.stem for p in known.glob("*.py")))
+    raise InputError(f"--config: no file {name_or_path!r}; give a path, or one of {names}")
+
+
+def _import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"dedn_recipe_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"--config: {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    # A recipe is the user's own code, run like any other Python they write.
+    bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = bytecode
+    if not hasattr(module, "get_config"):
+        raise InputError(f"--config: {path} has no function get_config()")
+    return module
+
+
+def base_config() -> ConfigDict:
+    """A fresh copy of `configs/base.py`, which every recipe starts from."""
+    return _import_file(_configs_dir() / "base.py").get_config()
+
+
+def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Reads a recipe and applies overrides.
+
+    Args:
+      name_or_path: a file, or a bare recipe name such as `cub_gzsl`.
+      overrides: flags in ml_collections' form, `--config.train.epochs=3`.
+
+    Raises:
+      InputError: unknown recipe, unknown field, a value of the wrong type or outside its range.
+    """
+    path = find_config(name_or_path)
+    values = flags.FlagValues()
+    argv = ["dedn", *overrides]
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", _import_file(path).get_config(), flag_values=values, sys_argv=argv
+        )
+        rest = values(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: cannot apply {' '.join(overrides)}: {reason}") from error
+    if rest[1:]:
+        raise InputError(f"{path}: unexpected arguments {' '.join(rest[1:])}")
+    config: ConfigDict = values["config"].value  # locked: a field that is not there is an error, not a new field
+    check_config(config, str(path))
+    return config
+
+
+def check_config(config: ConfigDict, where: str) -> None:
+    """Checks ranges and choices of every field that has them.
+
+    Raises:
+      InputError: names the field, the value found and the values allowed.
+    """
+
+    def require(ok: bool, field: str, expected: str) -> None:
+        if not ok:
+            value = config
+            for part in field.split("."):
+                value = value[part]
+            raise InputError(f"{where}: config.{field}={value!r}, expected {expected}")
+
+    def one_of(field: str, choices: Sequence[str]) -> None:
+        value = config
+        for part in field.split("."):
+            value = value[part]
+        require(value in choices, field, "one of " + ", ".join(choices))
+
+    one_of("data.format", DATA_FORMATS)
+    one_of("data.dtype", FEATURE_DTYPES)
+    one_of("selection.protocol", SELECTION_PROTOCOLS)
+    one_of("selection.metric", SELECTION_METRICS)
+    one_of("selection.refit", REFITS)
+    one_of("model.precision", PRECISIONS)
+    require(config.seed >= 0, "seed", "0 or more")
+    for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "checkpoints_kept"):
+        require(config.train[name] >= 1, f"train.{name}", "at least 1")
+    require(config.train.evaluate_every >= 0, "train.evaluate_every", "0 (once an epoch) or more")
+    require(config.evaluate.batch_size >= 1, "evaluate.batch_size", "at least 1")
+    require(config.model.rank >= 0, "model.rank", "0 (full rank) or more")
+    for name in ("calibration_weight", "agreement_weight", "alignment_weight", "kl_weight"):
+        require(config.loss[name] >= 0, f"loss.{name}", "0 or more")
+    require(config.loss.kl_temperature > 0, "loss.kl_temperature", "more than 0")
+    for name in ("region_mix", "expert_mix"):
+        require(0 <= config.predict[name] <= 1, f"predict.{name}", "a number from 0 to 1")
+    for name in ("validation_classes", "validation_images", "continue_epochs"):
+        require(0 < config.selection[name] < 1, f"selection.{name}", "a share between 0 and 1")
+    for name in ("learning_rate", "epsilon"):
+        require(config.optimizer[name] > 0, f"optimizer.{name}", "more than 0")
+    for name in ("decay", "momentum"):
+        require(0 <= config.optimizer[name] < 1, f"optimizer.{name}", "a number from 0 to below 1")
+    require(config.optimizer.weight_decay >= 0, "optimizer.weight_decay", "0 or more")

@@ -1,0 +1,239 @@
+"""Reads word vectors from `.npy` files and from the pickled NumPy arrays in circulation.
+
+A pickle is a program. This reader runs none of it: an array's few building names are met by
+stand-ins that only take notes, every other name is refused, and the array is made from the notes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import pickletools
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dedn_jax.errors import InputError
+
+_MAX_BYTES = 2**30
+_MAX_OPCODES = 500  # an array takes about 60
+_NPY_MAGIC = b"\x93NUMPY"
+_NUMBER = re.compile(r"[<>=|]?([fiu][1248])")
+
+# What pickles of an array consist of, protocols 0 to 5. Left out: lists, dicts, object creation,
+# persistent ids, extension registry, buffers from outside.
+_OPCODES = frozenset(
+    "PROTO FRAME STOP MARK GLOBAL STACK_GLOBAL REDUCE BUILD "
+    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWTRUE NEWFALSE "
+    "INT LONG LONG1 BININT BININT1 BININT2 "
+    "STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
+    "BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 "
+    "PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET MEMOIZE".split()
+)
+
+
+def read_word_vectors(
+    path: str | os.PathLike[str], expected_attributes: int | None = None
+) -> np.ndarray:
+    """Reads one word vector per attribute.
+
+    Args:
+      path: a `.npy` file, or a pickled NumPy array (any protocol), such as the published
+        `w2v/CUB_attribute.pkl`. Told apart by content.
+      expected_attributes: how many rows there must be; None: any number.
+
+    Returns:
+      `[attributes, word_dim]` float32, as stored (not normalised).
+
+    Raises:
+      InputError: no such file, too large, neither format, anything in it but one array of
+        numbers, wrong shape, NaN or infinite values.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise InputError(f"{path}: no such file of word vectors; see --config.data.word_vectors")
+    try:
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
+            raise InputError(f"{path}: {size} bytes, expected word vectors of at most {_MAX_BYTES}")
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    array = _from_npy(data, path) if data.startswith(_NPY_MAGIC) else _from_pickle(data, path)
+    return _checked(array, path, expected_attributes)
+
+
+def _checked(array: np.ndarray, path: Path, expected: int | None) -> np.ndarray:
+    rows = "attributes" if expected is None else str(expected)
+    if array.ndim != 2 or not array.size or expected not in (None, len(array)):
+        turned = array.ndim == 2 and array.shape[1] == expected
+        hint = "; it looks transposed" if turned else ""
+        raise InputError(
+            f"{path}: word vectors have shape {array.shape}, expected [{rows}, word_dim]{hint}"
+        )
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{path}: word vectors have type {array.dtype}, expected numbers")
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(array).all():
+        row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+        raise InputError(f"{path}: word vector {row} (0-based) holds NaN or infinite values")
+    return array
+
+
+def _from_npy(data: bytes, path: Path) -> np.ndarray:
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if read_header is None:
+            raise InputError(f"{path}: .npy version {version}, expected 1.0 or 2.0")
+        shape, fortran, dtype = read_header(stream)
+        if dtype.hasobject:
+            raise InputError(f"{path}: an array of Python objects, expected numbers")
+        return _assemble(data[stream.tell() :], dtype, shape, fortran)
+    except InputError:
+        raise
+    except Exception as error:  # NumPy parses the header as Python: many kinds of error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: a damaged .npy file: {reason}") from error
+
+
+def _assemble(data: bytes, dtype: np.dtype, shape: Any, fortran: Any) -> np.ndarray:
+    """Raises ValueError unless `data` are exactly the values of such an array."""
+    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"shape {shape!r}")
+    count = 1
+    for n in shape:
+        count *= n
+    if count * dtype.itemsize != len(data):
+        raise ValueError(f"{len(data)} bytes for an array of shape {shape} and type {dtype}")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+# --- pickles -----------------------------------------------------------------------------------
+
+
+class _Note:
+    """Stands in for an object: remembers what it was called with and the state set on it."""
+
+    def __init__(self, kind: str, arguments: tuple[Any, ...]) -> None:
+        self.kind = kind
+        self.arguments = arguments
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Name:
+    """Stands in for a function or type of NumPy's; calling it makes a note of the call."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __call__(self, *arguments: Any) -> _Note:
+        return _Note(self.kind, arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("it changes a function or type")
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """`_codecs.encode`, by which protocols 0 to 2 write bytes; for that use only."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError("it encodes something other than bytes")
+    return text.encode("latin1")
+
+
+# NumPy 2 renamed `numpy.core` to `numpy._core`; both are in circulation.
+_ADMITTED = {
+    ("numpy", "ndarray"): "ndarray",
+    ("numpy", "dtype"): "dtype",
+    **{
+        (f"numpy.{core}.{module}", name): name
+        for core in ("core", "_core")
+        for module, name in (("multiarray", "_reconstruct"), ("numeric", "_frombuffer"))
+    },
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return _Encode()
+        kind = _ADMITTED.get((module, name))
+        if kind is None:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return _Name(kind)
+
+
+class _Encode(_Name):
+    def __init__(self) -> None:
+        super().__init__("encode")
+
+    def __call__(self, *arguments: Any) -> Any:
+        return _encode(*arguments)
+
+
+def _from_pickle(data: bytes, path: Path) -> np.ndarray:
+    try:
+        _check_opcodes(data)
+        # latin1: what Python 2 called str comes back byte for byte.
+        result = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
+        return _from_note(result)
+    except Exception as error:  # a hostile pickle can make the unpickler raise anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"{path}: not a .npy file and not a pickle of one NumPy array of numbers: {reason}; "
+            "save the array with numpy.save"
+        ) from error
+
+
+def _check_opcodes(data: bytes) -> None:
+    """Refuses what no array needs before the unpickler, which is C code, sees any of it."""
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+        if opcode.name not in _OPCODES:
+            raise pickle.UnpicklingError(f"it holds {opcode.name}")
+        # The unpickler sizes its memo by the largest index: one opcode could ask for 64 GB.
+        memo = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > _MAX_OPCODES
+        if memo or count > _MAX_OPCODES:
+            raise pickle.UnpicklingError("it holds more than one array")
+
+
+def _from_note(note: Any) -> np.ndarray:
+    """The array that the notes describe; raises where they describe anything else."""
+    kind = note.kind if isinstance(note, _Note) else type(note).__name__
+    if kind == "_reconstruct":  # protocols 0 to 4: an empty array, then its state
+        subtype, shape, _ = note.arguments
+        if not isinstance(subtype, _Name) or subtype.kind != "ndarray" or shape != (0,):
+            raise pickle.UnpicklingError("it is not a plain array")
+        _, shape, dtype, fortran, values = note.state
+    elif kind == "_frombuffer" and note.state is None:  # protocol 5
+        values, dtype, shape, order = note.arguments
+        fortran = order == "F"
+    else:
+        raise pickle.UnpicklingError(f"it is a {kind}")
+    if isinstance(values, str):
+        values = values.encode("latin1")
+    if not isinstance(values, bytes | bytearray):
+        raise pickle.UnpicklingError(f"its values are a {type(values).__name__}: Python objects?")
+    return _assemble(bytes(values), _number_type(dtype), shape, fortran)
+
+
+def _number_type(note: Any) -> np.dtype:
+    if not isinstance(note, _Note) or note.kind != "dtype":
+        raise pickle.UnpicklingError("it has no NumPy type")
+    code, order = note.arguments[0], "="
+    if note.state is not None:
+        order = note.state[1]
+    match = _NUMBER.fullmatch(code) if isinstance(code, str) else None
+    if match is None or order not in ("<", ">", "=", "|"):
+        raise pickle.UnpicklingError(f"its values are of type {code!r}, expected numbers")
+    return np.dtype(order + match[1])

@@ -1,0 +1,1 @@
+"""Exchange with the published PyTorch code: weights, and running it for comparison."""

@@ -1,0 +1,331 @@
+"""Our parameters <-> the `state_dict` of the published PyTorch model, exact both ways.
+
+Our side is a nested dict of arrays, one entry per expert:
+`{"coarse": P, "fine": [P_0, ..., P_{G-1}]}` with the groups in order. `_FULL_RANK` and `_LOW_RANK`
+are the whole of the naming. Reading goes through PyTorch's weights-only unpickler: no code that
+a file may carry is run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+
+from dedn_jax.errors import InputError
+
+# Ours -> published. Shapes in `_SHAPES`; A_g attributes of the subnetwork, v word-vector size,
+# C channels, R regions, h rank.
+_FULL_RANK = {
+    "word_vectors": "V",
+    "region_score": "H_1",
+    "region_attention": "H_2",
+    "channel_score": "H_3",
+    "channel_attention": "H_4",
+}
+_LOW_RANK = {
+    "word_vectors": "V",
+    "region_score_left": "H_1",
+    "region_score_right": "H_3",
+    "region_attention": "H_2",
+    "channel_score": "H_4",
+    "channel_attention": "H_5",
+}
+_SHAPES = {
+    "word_vectors": ("A_g", "v"),
+    "region_score": ("v", "C"),
+    "region_score_left": ("v", "h"),
+    "region_score_right": ("h", "C"),
+    "region_attention": ("v", "C"),
+    "channel_score": ("v", "R"),
+    "channel_attention": ("v", "R"),
+}
+# In the published state_dict but not trained: class embeddings, one-hot labels, bias and its signs.
+_NOT_LEARNED = ("att", "weight_ce", "bias", "mask_bias")
+_FLOATS = (np.float16, np.float32, np.float64)
+_MAX_BYTES = 8 * 2**30  # the largest published model is under 0.1 GiB
+
+Network = dict[str, np.ndarray]
+
+
+class Params(TypedDict):
+    """Both experts: one network over all attributes, and one per attribute group."""
+
+    coarse: Network
+    fine: list[Network]
+
+
+def require_torch() -> None:
+    """Checks that PyTorch, an optional extra, is installed.
+
+    Raises:
+      InputError: it is not.
+    """
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "PyTorch is not installed, and this needs it; run: pip install 'dedn-jax[torch]'"
+        ) from error
+
+
+def from_published(state_dict: Mapping[str, np.ndarray], source: str = "state_dict") -> Params:
+    """The learned entries of a published `state_dict`, in our layout; the others are ignored.
+
+    Args:
+      state_dict: arrays by published name.
+      source: what to call the origin in messages, for example the file.
+
+    Returns:
+      Parameters with the values and dtypes found; nothing is copied.
+
+    Raises:
+      InputError: a key is missing or unexpected, or an array is misshapen, not of floating-point
+        type or not finite.
+    """
+    table = _LOW_RANK if "GNet.H_5" in state_dict else _FULL_RANK
+    indices = {int(m[1]) for key in state_dict if (m := re.match(r"Snet(\d{1,4})\.", key))}
+    prefixes = ["GNet", *(f"Snet{g}" for g in range(max(len(indices), 1)))]
+    expected = {f"{prefix}.{name}" for prefix in prefixes for name in table.values()}
+    missing = sorted(expected - set(state_dict))
+    unexpected = sorted(set(state_dict) - expected - set(_NOT_LEARNED))
+    for problem, keys in (("lacks", missing), ("has unexpected", unexpected)):
+        if keys:
+            raise InputError(
+                f"{source}: {problem} {_some(keys)}; expected the state_dict of a published DEDN "
+                f"model (GNet and Snet0, Snet1, ..., each with {', '.join(table.values())})"
+            )
+    networks = []
+    sizes: dict[str, tuple[int, str]] = {}
+    for prefix in prefixes:
+        sizes.pop("A_g", None)  # the only size that subnetworks do not share
+        network = {}
+        for ours, theirs in table.items():
+            key = f"{prefix}.{theirs}"
+            network[ours] = _checked(state_dict[key], key, _SHAPES[ours], sizes, source)
+        networks.append(network)
+    params: Params = {"coarse": networks[0], "fine": networks[1:]}
+    in_groups = sum(network["word_vectors"].shape[0] for network in params["fine"])
+    in_all = params["coarse"]["word_vectors"].shape[0]
+    if in_groups != in_all:
+        raise InputError(
+            f"{source}: the groups hold {in_groups} attributes together, GNet.V holds {in_all}; "
+            "every attribute must be in exactly one group"
+        )
+    return params
+
+
+def learned_entries(params: Params) -> dict[str, np.ndarray]:
+    """The learned entries of the published `state_dict`, by published name; no copies.
+
+    Raises:
+      InputError: a network lacks a parameter or has one that is not ours.
+    """
+    table = _LOW_RANK if "region_score_left" in params["coarse"] else _FULL_RANK
+    entries = {}
+    networks = {"GNet": params["coarse"]}
+    networks |= {f"Snet{g}": network for g, network in enumerate(params["fine"])}
+    for prefix, network in networks.items():
+        if set(network) != set(table):
+            where = "coarse" if prefix == "GNet" else f"fine[{prefix.removeprefix('Snet')}]"
+            missing, unexpected = set(table) - set(network), set(network) - set(table)
+            raise InputError(
+                f"params.{where}: lacks {_some(sorted(missing)) or 'nothing'}, has unexpected "
+                f"{_some(sorted(unexpected)) or 'nothing'}; expected {', '.join(table)}"
+            )
+        for ours, theirs in table.items():
+            entries[f"{prefix}.{theirs}"] = np.asarray(network[ours])
+    return entries
+
+
+def to_published(
+    params: Params,
+    *,
+    class_embeddings: np.ndarray,
+    seen: Sequence[int] | np.ndarray,
+    bias: float = 1.0,
+) -> dict[str, np.ndarray]:
+    """The whole `state_dict`, which the published model loads with `strict=True`.
+
+    Args:
+      params: our parameters.
+      class_embeddings: [classes, attributes] Z as scores use it: columns in group order, rows
+        L2-normalised (`published_class_embeddings` makes it from the raw matrix).
+      seen: [seen classes] class ids.
+      bias: d, an integer as published unless it has a fraction.
+
+    Raises:
+      InputError: parameters that do not fit one another or the class embeddings.
+    """
+    entries = learned_entries(params)
+    from_published(entries, source="params")
+    embeddings = np.asarray(class_embeddings, np.float32)
+    attributes = entries["GNet.V"].shape[0]
+    if embeddings.ndim != 2 or embeddings.shape[1] != attributes:
+        raise InputError(
+            f"class_embeddings: shape {embeddings.shape}, expected [classes, {attributes}]"
+        )
+    classes = embeddings.shape[0]
+    ids = np.asarray(seen, np.int64)
+    if ids.size and (ids.min() < 0 or ids.max() >= classes):
+        raise InputError(f"seen: class ids up to {ids.max()}, expected 0 to {classes - 1}")
+    signs = np.ones((1, classes), np.float32)
+    signs[:, ids] = -1
+    whole = float(bias).is_integer()
+    entries["att"] = embeddings
+    entries["weight_ce"] = np.eye(classes, dtype=np.float32)
+    entries["bias"] = np.asarray(bias, np.int64 if whole else np.float32)
+    entries["mask_bias"] = signs
+    return entries
+
+
+def published_class_embeddings(attributes: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Z of the published model: columns put in group order, then rows L2-normalised.
+
+    Args:
+      attributes: [classes, attributes] in the dataset's order.
+      groups: [attributes] the group of each attribute.
+
+    Returns:
+      [classes, attributes] float32.
+    """
+    ordered = np.asarray(attributes, np.float32)[:, np.argsort(groups, kind="stable")]
+    norms = np.linalg.norm(ordered, axis=1, keepdims=True)
+    return ordered / np.maximum(norms, np.float32(1e-12))
+
+
+def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads a file that `torch.save(model.state_dict(), path)` wrote, without running its pickle.
+
+    Returns:
+      Arrays by published name, in host memory.
+
+    Raises:
+      InputError: no such file, another format, code inside it, or a value that is no plain tensor.
+    """
+    require_torch()
+    import torch
+
+    path = Path(path)
+    _check_archive(path)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or hostile file raises is the file's fault
+        raise InputError(
+            f"{path}: refused by PyTorch's weights-only reader ({type(error).__name__}); it is "
+            "damaged or holds more than tensors; save it again with torch.save(model.state_dict())"
+        ) from error
+    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
+        raise InputError(
+            f"{path}: holds a {type(loaded).__name__}, expected a state_dict (names to tensors)"
+        )
+    arrays, total = {}, 0
+    for key, value in loaded.items():
+        if not isinstance(value, torch.Tensor):
+            raise InputError(
+                f"{path}: {key} is a {type(value).__name__}, expected a tensor; save the model's "
+                "state_dict() alone"
+            )
+        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+            raise InputError(f"{path}: {key} is not a plain dense tensor")
+        # A few stored bytes can stand for a huge tensor (stride 0): count before copying.
+        total += value.numel() * value.element_size()
+        if total > _MAX_BYTES:
+            raise InputError(f"{path}: {key} takes the tensors past {_MAX_BYTES} bytes")
+        try:
+            arrays[key] = np.array(value.detach().resolve_conj().resolve_neg().numpy())
+        except TypeError as error:
+            raise InputError(
+                f"{path}: {key} is {value.dtype}, expected float16, float32 or float64"
+            ) from error
+    return arrays
+
+
+def write_state_dict(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays as a file that `torch.load` reads; the file appears whole or not at all.
+
+    Raises:
+      InputError: PyTorch is not installed, or the folder cannot be written.
+    """
+    require_torch()
+    import torch
+
+    path = Path(path)
+    tensors = {key: torch.from_numpy(np.array(value)) for key, value in state_dict.items()}
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as f:
+            temporary = Path(f.name)
+    except OSError as error:
+        raise InputError(f"{path}: cannot write there ({error.strerror})") from error
+    try:
+        torch.save(tensors, temporary)
+        # The temporary file was made private; give it the mode a newly made file would have.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses what is no uncompressed zip archive of a plausible size, before PyTorch opens it."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give a file written by torch.save")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+        raise InputError(
+            f"{path}: not a zip archive as torch.save writes it since PyTorch 1.6; load it there "
+            "and save its state_dict() again"
+        ) from error
+    size = sum(member.file_size for member in members)
+    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    if size > _MAX_BYTES or not stored:
+        raise InputError(
+            f"{path}: {size} bytes unpacked, {'stored' if stored else 'compressed'}; expected at "
+            f"most {_MAX_BYTES}, stored as torch.save does"
+        )
+
+
+def _checked(
+    array: np.ndarray,
+    key: str,
+    letters: tuple[str, ...],
+    sizes: dict[str, tuple[int, str]],
+    source: str,
+) -> np.ndarray:
+    """Checks one array; `sizes` remembers the value of each letter and the key that set it."""
+    if array.dtype.type not in _FLOATS:
+        raise InputError(f"{source}: {key} is {array.dtype}, expected float16, float32 or float64")
+    if array.ndim != len(letters):
+        raise InputError(
+            f"{source}: {key} has shape {array.shape}, expected [{', '.join(letters)}]"
+        )
+    for letter, size in zip(letters, array.shape, strict=True):
+        known, by = sizes.setdefault(letter, (size, key))
+        if size != known or size == 0:
+            raise InputError(
+                f"{source}: {key} has shape {array.shape}, expected [{', '.join(letters)}] with "
+                f"{letter} = {known} (from {by}) and no empty axis"
+            )
+    if not np.isfinite(array).all():
+        raise InputError(
+            f"{source}: {key} holds NaN or infinity; the training that wrote it diverged"
+        )
+    return array
+
+
+def _some(keys: Sequence[str], most: int = 4) -> str:
+    """The first few names and how many more there are."""
+    rest = len(keys) - most
+    return ", ".join(keys[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,71 @@
+"""Where metrics go: JSON lines and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+from dedn_jax.evaluate import Metrics
+from dedn_jax.files import write_atomically
+
+
+class MetricsLog:
+    """Writes one phase's metrics; lines after the step it resumes from are dropped first.
+
+    Args:
+      lines: the JSON lines file, shared by all phases.
+      tensorboard: TensorBoard's directory.
+      phase: name of the phase.
+      resumed_at: steps already done.
+    """
+
+    def __init__(self, lines: Path, tensorboard: Path, phase: str, resumed_at: int) -> None:
+        self._phase = phase
+        _drop_after(lines, phase, resumed_at)
+        self._lines = lines.open("a")
+        self._board = SummaryWriter(
+            str(tensorboard / phase), purge_step=resumed_at + 1 if resumed_at else None
+        )
+
+    def training(self, step: int, terms: Mapping[str, float]) -> None:
+        """Loss terms after step `step` (1-based)."""
+        self._write({"phase": self._phase, "step": step, **terms})
+        for name, value in terms.items():
+            self._board.add_scalar(f"train/{name}", value, step)
+
+    def evaluation(self, step: int, label: str, metrics: Metrics) -> None:
+        """Metrics in percent; `label` says on which images, and is written with every number."""
+        self._write({"phase": self._phase, "step": step, "evaluated_on": label, **metrics})
+        for expert, values in metrics.items():
+            for name, value in values.items():
+                self._board.add_scalar(f"{label}/{expert}/{name}", value, step)
+
+    def _write(self, line: dict[str, object]) -> None:
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+
+    def close(self) -> None:
+        self._lines.close()
+        self._board.close()
+
+
+def read_lines(path: Path) -> list[dict]:
+    """All whole lines of a metrics file; a line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue  # the last line of a run that was killed while writing it
+    return records
+
+
+def _drop_after(path: Path, phase: str, step: int) -> None:
+    """Removes what a run wrote after its last checkpoint: the steps are about to be done again."""
+    kept = [r for r in read_lines(path) if r["phase"] != phase or r["step"] <= step]
+    write_atomically(path, "".join(json.dumps(r) + "\n" for r in kept).encode())

@@ -1,0 +1,1 @@
+"""The Dual Attention Network as pure functions, and the modules that own its parameters."""

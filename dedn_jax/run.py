@@ -1,0 +1,113 @@
+"""What can be done with a finished run: evaluate it, export it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from dedn_jax.checkpoint import load_params
+from dedn_jax.data.dataset import GZSLDataset, trainval_task
+from dedn_jax.data.load import load_dataset
+from dedn_jax.errors import InputError
+from dedn_jax.groups import AttributeGroups, resolve_groups
+from dedn_jax.interop.convert import nested_to_state, state_to_nested
+from dedn_jax.interop.published import (
+    from_published,
+    read_state_dict,
+    to_published,
+    write_state_dict,
+)
+from dedn_jax.step import make_class_space
+from dedn_jax.train import evaluate_params, make_model
+from dedn_jax.workdir import Workdir
+
+
+class Run(NamedTuple):
+    """A run's config, data and model definition, with parameters of the right structure.
+
+    Attributes:
+      params: initial parameters: structure and shapes for loading the trained ones.
+    """
+
+    workdir: Workdir
+    config: ConfigDict
+    dataset: GZSLDataset
+    groups: AttributeGroups
+    model: nnx.GraphDef
+    params: nnx.State
+
+
+def open_run(path: str | Path) -> Run:
+    """Loads what a work directory names.
+
+    Raises:
+      InputError: no run there, or its data set has changed.
+    """
+    workdir = Workdir(path)
+    config = workdir.load_config()
+    dataset = load_dataset(config)
+    workdir.check_fingerprint(dataset.fingerprint())
+    groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
+    model, params = make_model(config, dataset, groups)
+    return Run(workdir, config, dataset, groups, model, params)
+
+
+def load_selected(run: Run) -> nnx.State:
+    """The parameters that the run selected.
+
+    Raises:
+      InputError: the run is not finished.
+    """
+    return load_params(run.workdir.phase("final") / "selected", run.params)
+
+
+def evaluate_run(
+    path: str | Path, *, weights: Path | None = None, batch_size: int | None = None
+) -> dict:
+    """U, S, H and T1 on the test sets.
+
+    Args:
+      path: work directory.
+      weights: a state_dict of the published code to evaluate instead of the run's own model.
+      batch_size: images at a time; None: the config's.
+
+    Returns:
+      `protocol`, `weights`, `images` (how many were evaluated), `test` (metrics per expert).
+    """
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"--batch-size={batch_size}, expected at least 1")
+    run = open_run(path)
+    if batch_size:
+        run.config.evaluate.batch_size = batch_size
+    if weights is None:
+        params, protocol = load_selected(run), run.config.selection.protocol
+    else:
+        nested = from_published(read_state_dict(weights))
+        params, protocol = nested_to_state(nested, run.params, str(weights)), "given weights"
+    with jax.default_matmul_precision(run.config.model.precision):
+        metrics = evaluate_params(run.config, run.dataset, run.groups, run.model, params)
+    return {
+        "protocol": protocol,
+        "weights": str(weights) if weights else "selected",
+        "images": len(run.dataset.test_seen) + len(run.dataset.test_unseen),
+        "test": metrics,
+    }
+
+
+def export_run(path: str | Path, out: Path) -> None:
+    """Writes a run's selected parameters as a state_dict of the published code."""
+    run = open_run(path)
+    task = trainval_task(run.dataset)
+    classes = make_class_space(task.class_embeddings, task.seen, run.groups)
+    state_dict = to_published(
+        state_to_nested(load_selected(run)),
+        class_embeddings=np.asarray(classes.embeddings),
+        seen=np.flatnonzero(task.seen),
+        bias=run.config.loss.bias,
+    )
+    write_state_dict(out, state_dict)

@@ -1,0 +1,209 @@
+"""The training objective and step as pure functions; whoever calls them compiles them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from dedn_jax import losses
+from dedn_jax.groups import AttributeGroups
+from dedn_jax.model.experts import AttributeScores
+
+
+class ClassSpace(NamedTuple):
+    """The classes a model chooses among.
+
+    Attributes:
+      embeddings: Z, `[classes, attributes]` float32: columns in group order, rows L2-normalised.
+      seen: `[classes]` bool.
+    """
+
+    embeddings: jax.Array
+    seen: jax.Array
+
+
+class Batch(NamedTuple):
+    """Images of one step: `features` `[batch, channels, regions]`, `labels` `[batch]` int32."""
+
+    features: jax.Array
+    labels: jax.Array
+
+
+class TrainState(NamedTuple):
+    """All that changes from step to step."""
+
+    step: jax.Array
+    params: nnx.State
+    optimizer: optax.OptState
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Which losses, with which weights; the fields of `config.loss`."""
+
+    bias: float
+    margin_aware: bool
+    margin: float
+    seen_margin: float
+    calibration_weight: float
+    agreement_weight: float
+    alignment_weight: float
+    kl_weight: float
+    kl_temperature: float
+    kl_stop_gradient: bool
+
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> Objective:
+        return cls(**config.loss.to_dict())
+
+
+def make_class_space(
+    class_embeddings: np.ndarray, seen: np.ndarray, groups: AttributeGroups
+) -> ClassSpace:
+    """Z from `[classes, attributes]` embeddings: group order, then unit rows."""
+    z = np.asarray(class_embeddings, np.float32)[:, groups.order]
+    z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    return ClassSpace(jnp.asarray(z), jnp.asarray(seen))
+
+
+def objective_terms(
+    coarse: AttributeScores,
+    fine: AttributeScores,
+    labels: jax.Array,
+    classes: ClassSpace,
+    objective: Objective,
+) -> dict[str, jax.Array]:
+    """Every loss term, and their weighted sum as `loss`; scalars.
+
+    Terms with weight 0 are not computed, except the agreement and the calibration, which are worth
+    watching in every run.
+    """
+    o = objective
+    terms: dict[str, jax.Array] = {}
+    scores = {}
+    total = jnp.zeros((), jnp.float32)
+    for name, attribute_scores in (("coarse", coarse), ("fine", fine)):
+        s = losses.class_scores(
+            attribute_scores.for_training(), classes.embeddings, classes.seen, o.bias
+        )
+        terms[f"cross_entropy_{name}"] = losses.margin_cross_entropy(
+            s,
+            labels,
+            classes.seen,
+            bias=o.bias,
+            margin=o.margin if o.margin_aware else 0.0,
+            seen_margin=o.seen_margin if o.margin_aware else 0.0,
+        )
+        terms[f"calibration_{name}"] = losses.self_calibration(s, classes.seen)
+        terms[f"alignment_{name}"] = losses.agreement(
+            attribute_scores.region, attribute_scores.channel
+        )
+        total += terms[f"cross_entropy_{name}"]
+        # A weight of 0 leaves the term out: 0 · inf is NaN, and a mass of 0 has an infinite log.
+        if o.calibration_weight:
+            total += o.calibration_weight * terms[f"calibration_{name}"]
+        if o.alignment_weight:
+            total += o.alignment_weight * terms[f"alignment_{name}"]
+        scores[name] = s
+    terms["agreement"] = losses.agreement(scores["coarse"], scores["fine"])
+    if o.agreement_weight:
+        total += o.agreement_weight * terms["agreement"]
+    if o.kl_weight:
+        terms["bidirectional_kl"] = losses.bidirectional_kl(
+            scores["coarse"],
+            scores["fine"],
+            temperature=o.kl_temperature,
+            stop_gradient=o.kl_stop_gradient,
+        )
+        total += o.kl_weight * terms["bidirectional_kl"]
+    return {"loss": total, **terms}
+
+
+def loss_and_gradients(
+    model: nnx.GraphDef,
+    params: nnx.State,
+    batch: Batch,
+    classes: ClassSpace,
+    objective: Objective,
+) -> tuple[dict[str, jax.Array], nnx.State]:
+    """Loss terms, and the gradient of their weighted sum in `params`."""
+
+    def loss(params: nnx.State) -> tuple[jax.Array, dict[str, jax.Array]]:
+        coarse, fine = nnx.merge(model, params)(batch.features)
+        terms = objective_terms(coarse, fine, batch.labels, classes, objective)
+        return terms["loss"], terms
+
+    (_, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    return terms, gradients
+
+
+TrainStep = Callable[[TrainState, Batch, ClassSpace], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def make_train_step(
+    model: nnx.GraphDef, objective: Objective, optimizer: optax.GradientTransformation
+) -> TrainStep:
+    """The step `(state, batch, classes) -> (state, metrics)`; pure, not compiled."""
+
+    def train_step(
+        state: TrainState, batch: Batch, classes: ClassSpace
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        terms, gradients = loss_and_gradients(model, state.params, batch, classes, objective)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        terms["gradient_norm"] = optax.global_norm(gradients)
+        return TrainState(state.step + 1, params, optimizer_state), terms
+
+    return train_step
+
+
+def init_state(params: nnx.State, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixing:
+    """How predictions are fused: `config.predict` and the bias of `config.loss`."""
+
+    region_mix: float
+    expert_mix: float
+    bias: float
+
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> Mixing:
+        return cls(config.predict.region_mix, config.predict.expert_mix, config.loss.bias)
+
+
+class ClassScores(NamedTuple):
+    """Class scores `[batch, classes]` of each expert and of their mixture, d included."""
+
+    coarse: jax.Array
+    fine: jax.Array
+    fused: jax.Array
+
+
+def predict_scores(
+    model: nnx.GraphDef,
+    params: nnx.State,
+    features: jax.Array,
+    classes: ClassSpace,
+    mixing: Mixing,
+) -> ClassScores:
+    """Class scores for evaluation: branches mixed by `region_mix`, experts by `expert_mix`."""
+    coarse, fine = (
+        losses.class_scores(
+            p.for_evaluation(mixing.region_mix), classes.embeddings, classes.seen, mixing.bias
+        )
+        for p in nnx.merge(model, params)(features)
+    )
+    fused = mixing.expert_mix * coarse + (1.0 - mixing.expert_mix) * fine
+    return ClassScores(coarse, fine, fused)

@@ -1,0 +1,174 @@
+"""Training from a config to a result: which phases a run has, and what it reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from dedn_jax.data.dataset import GZSLDataset, Task, trainval_task, validation_task
+from dedn_jax.data.load import load_dataset
+from dedn_jax.evaluate import Metrics, evaluate_task, make_predictor, metrics_table
+from dedn_jax.files import write_json
+from dedn_jax.groups import AttributeGroups, resolve_groups
+from dedn_jax.interrupt import stop_on_signals
+from dedn_jax.model.experts import DualExpert
+from dedn_jax.phase import PhaseResult, run_phase
+from dedn_jax.step import Mixing, make_class_space
+from dedn_jax.workdir import Workdir
+
+VALIDATION_LABEL = "validation classes"
+TEST_BEST_LABEL = "test sets (test-best: selection by test)"
+
+
+def train(config: ConfigDict, workdir_path: str | Path) -> dict[str, object]:
+    """Runs or resumes a training.
+
+    Model selection, `config.selection.protocol`:
+
+    - `validation`: validation classes that training never sees act as unseen, a part of the other
+      classes' images as seen. The best step there sets how long the final phase trains on all of
+      trainval: from scratch for as many epochs (`refit=retrain`), or on from the selected
+      parameters for a share of them (`refit=continue`). The test sets are read once, at the end.
+    - `last`: all of trainval for the whole recipe; the test sets are read once, at the end.
+    - `test-best`: the published protocol: evaluates on the test sets all along and reports the
+      best. Not a fair estimate; labelled as such wherever its numbers appear.
+
+    Args:
+      config: a checked config, see `dedn_jax.config.load_config`.
+      workdir_path: directory of the run; an interrupted run in it goes on.
+
+    Returns:
+      The content of `result.json`.
+
+    Raises:
+      InputError: bad data, or a work directory of another run.
+      Interrupted: SIGTERM or Ctrl-C; everything is saved.
+    """
+    workdir = Workdir(workdir_path)
+    dataset = load_dataset(config)
+    groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
+    workdir.claim(config, dataset.fingerprint())
+    with stop_on_signals() as stop, jax.default_matmul_precision(config.model.precision):
+        model, params = make_model(config, dataset, groups)
+        selection: PhaseResult | None = None
+        task = trainval_task(dataset)
+        steps = num_steps(task, config, config.train.epochs)
+        label = TEST_BEST_LABEL if config.selection.protocol == "test-best" else None
+        if config.selection.protocol == "validation":
+            candidate = validation_task(
+                dataset,
+                config.selection.validation_classes,
+                config.selection.validation_images,
+                config.seed,
+            )
+            selection = run_phase(
+                "validation",
+                candidate,
+                groups,
+                model,
+                params,
+                num_steps(candidate, config, config.train.epochs),
+                config,
+                workdir,
+                stop,
+                VALIDATION_LABEL,
+            )
+            epochs = selection.selected_step * config.train.batch_size / len(candidate.train)
+            if config.selection.refit == "continue":
+                params, epochs = selection.params, epochs * config.selection.continue_epochs
+            steps = num_steps(task, config, epochs)
+        final = run_phase(
+            "final", task, groups, model, params, steps, config, workdir, stop, label
+        )
+        metrics = evaluate_params(config, dataset, groups, model, final.params)
+    result = _result(config, dataset, selection, final, metrics)
+    write_json(workdir.result_file, result)
+    return result
+
+
+def make_model(
+    config: ConfigDict, dataset: GZSLDataset, groups: AttributeGroups
+) -> tuple[nnx.GraphDef, nnx.State]:
+    """The model's definition and its initial parameters, drawn by `config.seed`."""
+    model = DualExpert(
+        dataset.word_vectors,
+        groups,
+        channels=dataset.features.channels,
+        regions=dataset.features.regions,
+        rank=config.model.rank,
+        rngs=nnx.Rngs(params=config.seed),
+    )
+    return nnx.split(model)
+
+
+def num_steps(task: Task, config: ConfigDict, epochs: float) -> int:
+    """`⌊images · epochs / batch⌋`, at least 1."""
+    return max(1, int(np.floor(len(task.train) * epochs / config.train.batch_size + 1e-9)))
+
+
+def evaluate_params(
+    config: ConfigDict,
+    dataset: GZSLDataset,
+    groups: AttributeGroups,
+    model: nnx.GraphDef,
+    params: nnx.State,
+) -> Metrics:
+    """U, S, H and T1 of `params` on the test sets."""
+    task = trainval_task(dataset)
+    classes = make_class_space(task.class_embeddings, task.seen, groups)
+    predictor = make_predictor(model, Mixing.from_config(config))
+    return evaluate_task(predictor, params, task, classes, config.evaluate.batch_size)
+
+
+def _result(
+    config: ConfigDict,
+    dataset: GZSLDataset,
+    selection: PhaseResult | None,
+    final: PhaseResult,
+    metrics: Metrics,
+) -> dict[str, object]:
+    result: dict[str, object] = {
+        "protocol": config.selection.protocol,
+        "selected_by": {
+            "validation": VALIDATION_LABEL,
+            "last": "the last step",
+            "test-best": TEST_BEST_LABEL,
+        }[config.selection.protocol],
+        "seed": config.seed,
+        "classes": {
+            "seen": len(dataset.seen_classes),
+            "unseen": len(dataset.unseen_classes),
+        },
+        "steps": final.steps,
+        "selected_step": final.selected_step,
+        "test": metrics,
+    }
+    if selection is not None:
+        result["validation"] = {
+            "selected_step": selection.selected_step,
+            "steps": selection.steps,
+            **(selection.selected_metrics or {}),
+        }
+        result["refit"] = config.selection.refit
+    if final.best_t1 is not None:
+        result["test_best_t1"] = final.best_t1
+    return result
+
+
+def result_text(result: dict) -> str:
+    """What a training prints at its end."""
+    lines = [f"Selected by {result['selected_by']}, step {result['selected_step']}."]
+    if validation := result.get("validation"):
+        fused = validation["fused"]
+        lines.append(
+            f"Validation: step {validation['selected_step']} of {validation['steps']}, "
+            + ", ".join(f"{k} {v:.1f}" for k, v in fused.items())
+        )
+    lines += ["", f"Test sets ({result['protocol']}), percent:", metrics_table(result["test"])]
+    if best := result.get("test_best_t1"):
+        lines.append(f"Best T1 by test (test-best): {best['T1']:.1f} at step {best['step']}")
+    return "\n".join(lines)

@@ -1,0 +1,48 @@
+"""Installation of dedn-jax; versions are ranges here, pinned in requirements.txt for `make`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "dedn_jax/__init__.py").read_text())[1]
+
+setup(
+    name="dedn-jax",
+    version=VERSION,
+    description="Dual Expert Distillation Network for generalized zero-shot learning, in JAX",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["dedn_jax", "dedn_jax.*"]), "dedn_jax.configs"],
+    # The recipes live at the top level of a checkout and travel inside the installed package.
+    package_dir={"dedn_jax.configs": "configs"},
+    entry_points={"console_scripts": ["dedn = dedn_jax.cli:main"]},
+    install_requires=[
+        "jax>=0.10,<0.12",
+        "flax>=0.12",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11",
+        "grain>=0.2.12",
+        "tensorflow-datasets>=4.9.9",
+        "ml_collections>=1.0",
+        "einops>=0.8",
+        "absl-py>=2.1",
+        "h5py>=3.11",
+        "matplotlib>=3.9",
+        "ml_dtypes>=0.5",
+        "numpy>=1.26",
+        "pillow>=10.3",
+        "scipy>=1.15",
+        "tensorboardX>=2.6",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda13]>=0.10,<0.12"],
+        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "torch": ["torch>=2.6"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12", "mypy>=1.15"],
+    },
+)
