@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from dedn_jax.config import base_config
 
+
 def get_config() -> ConfigDict:
     """The published AWA2 ZSL constants over `base.py`."""
     config = base_config()

@@ -18,7 +18,9 @@ def get_config() -> ConfigDict:
     config.data.dtype = "float32"  # of the features in host memory: float32, bfloat16, float16
     config.data.memory_map = False  # leave the features on disk and read each batch from there
     config.data.clip_negative_embeddings = False  # negative class-by-attribute entries become 0
-    config.data.groups = "single"  # cub, awa2, sun, sun_released, single, data, clusters:N, or 0-8,9-11;12-20
+    config.data.groups = (
+        "single"  # cub, awa2, sun, sun_released, single, data, clusters:N, or 0-8,9-11;12-20
+    )
 
     config.model = ConfigDict()
     config.model.rank = 0  # h of a low-rank region score matrix; 0: full rank

@@ -17,7 +17,8 @@ from dedn_jax.interrupt import Interrupted
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="dedn", description="Dual Expert Distillation Network for generalized zero-shot learning"
+        prog="dedn",
+        description="Dual Expert Distillation Network for generalized zero-shot learning",
     )
     parser.add_argument("--version", action="version", version=f"dedn-jax {__version__}")
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
@@ -49,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
         help="draw the built-in data set, train, evaluate, report",
         description="Runs configs/demo.py from pictures to a report.",
     )
-    demo.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="directory of the run")
+    demo.add_argument(
+        "--workdir", type=Path, default=Path("runs/demo"), help="directory of the run"
+    )
     demo.set_defaults(run=_demo, overrides=True)
 
     export = jobs.add_parser(

@@ -145,7 +145,8 @@ def published_model_name(config: ConfigDict) -> str:
 class OurSide:
     """Our model, objective and compiled step on a problem, with given parameters."""
 
-    def __init__(self, config: ConfigDict, problem: Problem, params: Params) -> None:
+    def __init__(self, config: ConfigDict, problem: Problem, params: Params | None = None) -> None:
+        """Builds and compiles; without `params` the model keeps its own initial parameters."""
         groups: AttributeGroups = resolve_groups(config.data.groups, problem.word_vectors)
         _, channels, side, _ = problem.batches[0][0].shape
         module = DualExpert(
@@ -157,7 +158,7 @@ class OurSide:
             rngs=nnx.Rngs(params=config.seed),
         )
         self.model, like = nnx.split(module)
-        self.params = nested_to_state(params, like, "the published model")
+        self.params = nested_to_state(params, like, "the published model") if params else like
         self.objective = Objective.from_config(config)
         self.classes: ClassSpace = make_class_space(problem.class_embeddings, problem.seen, groups)
         optimizer = make_optimizer(config)
@@ -230,6 +231,31 @@ def _with_attention(params: Params, seed: int) -> Params:
     return {"coarse": filled(params["coarse"]), "fine": [filled(n) for n in params["fine"]]}
 
 
+def build_published(
+    reference_dir: str | Path, config: ConfigDict, problem: Problem
+) -> PublishedModel:
+    """The published model for a problem, with attention matrices that are not zero.
+
+    Raises:
+      InputError: no such checkout, or a recipe the published code cannot run.
+    """
+    reference = load_reference(reference_dir, published_model_name(config))
+    _, channels, side, _ = problem.batches[0][0].shape
+    model = PublishedModel.build(
+        reference,
+        Recipe.from_config(config, reference),
+        word_vectors=problem.word_vectors,
+        class_embeddings=problem.class_embeddings,
+        seen=np.flatnonzero(problem.seen),
+        unseen=np.flatnonzero(~problem.seen),
+        channels=channels,
+        side=side,
+        seed=config.seed,
+    )
+    model.load_params(_with_attention(model.params(), config.seed))
+    return model
+
+
 def compare(
     reference_dir: str | Path,
     config: ConfigDict,
@@ -259,7 +285,6 @@ def compare(
     Raises:
       InputError: no such checkout, or a recipe or file the published code cannot run.
     """
-    reference = load_reference(reference_dir, published_model_name(config))
     problem = (
         file_problem(config, features, min(steps, 20))
         if features
@@ -267,18 +292,7 @@ def compare(
             config, channels=channels, side=side, batches=min(steps, 4), classes=classes
         )
     )
-    theirs = PublishedModel.build(
-        reference,
-        Recipe.from_config(config, reference),
-        word_vectors=problem.word_vectors,
-        class_embeddings=problem.class_embeddings,
-        seen=np.flatnonzero(problem.seen),
-        unseen=np.flatnonzero(~problem.seen),
-        channels=problem.batches[0][0].shape[1],
-        side=problem.batches[0][0].shape[2],
-        seed=config.seed,
-    )
-    theirs.load_params(_with_attention(theirs.params(), config.seed))
+    theirs = build_published(reference_dir, config, problem)
     with jax.default_matmul_precision(config.model.precision):
         ours = OurSide(config, problem, theirs.params())
         first, labels = problem.batches[0]
@@ -295,7 +309,7 @@ def compare(
         step_ms = _walk(ours, theirs, problem, steps)
     trajectory = _differences(state_to_nested(ours.state.params), theirs.params())
     return {
-        "recipe_model": reference.dataset,
+        "recipe_model": theirs.reference.dataset,
         "problem": problem.description,
         "steps": steps,
         "outputs_max_rel": max(outputs.values()),
@@ -313,9 +327,7 @@ def compare(
     }
 
 
-def _walk(
-    ours: OurSide, theirs: PublishedModel, problem: Problem, steps: int
-) -> dict[str, float]:
+def _walk(ours: OurSide, theirs: PublishedModel, problem: Problem, steps: int) -> dict[str, float]:
     """Does `steps` optimiser steps on both sides, turn by turn; median milliseconds of each."""
     theirs.make_optimizer()
     prepared = [ours.batch(*pair) for pair in problem.batches]
@@ -331,7 +343,7 @@ def _walk(
         times["ours"].append(1e3 * (time.perf_counter() - middle))
         bar.update()
     bar.close()
-    return {side: median(values) for side, values in times.items()}
+    return {name: float(median(values)) for name, values in times.items()}
 
 
 def comparison_text(report: dict[str, Any]) -> str:
@@ -347,7 +359,7 @@ def comparison_text(report: dict[str, Any]) -> str:
         lines.append(f"  {name + after:<28}{report[name + '_max_rel']:9.1e}  ({worst})")
     ms = report["step_ms"]
     lines.append(
-        f"Train step, median of {report['steps']}, interleaved: published {ms['reference']:.0f} ms, "
-        f"ours {ms['ours']:.0f} ms, ratio {report['ratio']:.2f}"
+        f"Train step, median of {report['steps']}, interleaved: published "
+        f"{ms['reference']:.0f} ms, ours {ms['ours']:.0f} ms, ratio {report['ratio']:.2f}"
     )
     return "\n".join(lines)

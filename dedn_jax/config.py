@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def find_config(name_or_path: str) -> Path:
     if path.is_file():
         return path
     known = _configs_dir()
-    candidate = known / path.with_suffix(".py").name
+    candidate = known / f"{path.stem}.py"
     if candidate.is_file() and path.parent in (Path("."), Path("configs")):
         return candidate
     names = ", ".join(sorted(p.stem for p in known.glob("*.py")))
@@ -58,6 +59,11 @@ def _import_file(path: Path) -> ModuleType:
     bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         spec.loader.exec_module(module)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"--config: {path} cannot be run: {type(error).__name__}: {reason}"
+        ) from error
     finally:
         sys.dont_write_bytecode = bytecode
     if not hasattr(module, "get_config"):
@@ -93,9 +99,27 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise InputError(f"{path}: cannot apply {' '.join(overrides)}: {reason}") from error
     if rest[1:]:
         raise InputError(f"{path}: unexpected arguments {' '.join(rest[1:])}")
-    config: ConfigDict = values["config"].value  # locked: a field that is not there is an error, not a new field
+    # Locked: a field that is not there is an error, not a new field.
+    config: ConfigDict = values["config"].value
     check_config(config, str(path))
     return config
+
+
+def _check_fields(config: ConfigDict, base: ConfigDict, where: str, prefix: str = "") -> None:
+    """Raises InputError unless `config` has every field of `base`, and its numbers are finite."""
+    for name, default in base.items():
+        field = f"{prefix}{name}"
+        if name not in config or isinstance(default, ConfigDict) > isinstance(
+            config[name], ConfigDict
+        ):
+            raise InputError(
+                f"{where}: config.{field} is missing; start the recipe from "
+                "dedn_jax.config.base_config()"
+            )
+        if isinstance(default, ConfigDict):
+            _check_fields(config[name], default, where, f"{field}.")
+        elif isinstance(config[name], float) and not math.isfinite(config[name]):
+            raise InputError(f"{where}: config.{field}={config[name]}, expected a finite number")
 
 
 def check_config(config: ConfigDict, where: str) -> None:
@@ -118,6 +142,7 @@ def check_config(config: ConfigDict, where: str) -> None:
             value = value[part]
         require(value in choices, field, "one of " + ", ".join(choices))
 
+    _check_fields(config, base_config(), where)
     one_of("data.format", DATA_FORMATS)
     one_of("data.dtype", FEATURE_DTYPES)
     one_of("selection.protocol", SELECTION_PROTOCOLS)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import grain.python as grain
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -26,6 +28,7 @@ from dedn_jax.step import (
     Batch,
     Mixing,
     Objective,
+    TrainState,
     init_state,
     make_class_space,
     make_train_step,
@@ -34,6 +37,28 @@ from dedn_jax.workdir import Workdir
 
 # Streams of the sampler's random numbers, so that two phases of a run do not share batches.
 _STREAMS = {"validation": 0, "final": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """What a phase trains on and for how long.
+
+    Attributes:
+      name: `validation` or `final`; the phase's folder in the work directory.
+      task: images and classes.
+      groups: attribute groups of the model.
+      model: the model's definition.
+      num_steps: steps to do.
+      evaluation_label: names the images evaluated on wherever their numbers appear; None: the last
+        step's parameters are taken without any evaluation.
+    """
+
+    name: str
+    task: Task
+    groups: AttributeGroups
+    model: nnx.GraphDef
+    num_steps: int
+    evaluation_label: str | None
 
 
 class PhaseResult(NamedTuple):
@@ -54,116 +79,86 @@ class PhaseResult(NamedTuple):
     params: nnx.State
 
 
+class Selection:
+    """The best evaluation so far, by the fused score.
+
+    Args:
+      metric: `harmonic_mean` or `t1`.
+      params: what stands selected before the first evaluation.
+    """
+
+    def __init__(self, metric: str, params: nnx.State) -> None:
+        self._key = {"harmonic_mean": "H", "t1": "T1"}[metric]
+        self.params = params
+        self.best: dict[str, Any] = {"step": 0, "metrics": None, "t1": None}
+
+    def update(self, step: int, metrics: Metrics, params: nnx.State) -> None:
+        """Takes `params` (copied) if they are better than all before."""
+        best, fused = self.best, metrics["fused"]
+        if best["t1"] is None or fused["T1"] > best["t1"]["T1"]:
+            best["t1"] = {"T1": fused["T1"], "step": step}
+        if best["metrics"] is None or fused[self._key] > best["metrics"]["fused"][self._key]:
+            best["step"], best["metrics"] = step, metrics
+            self.params = jax.tree.map(jnp.copy, params)
+
+    def take(self, step: int, params: nnx.State) -> None:
+        """Selects `params` without a rule."""
+        self.best["step"], self.params = step, params
+
+    def __str__(self) -> str:
+        metrics, step = self.best["metrics"], self.best["step"]
+        return f"best {self._key} {metrics['fused'][self._key]:.1f} at {step}" if metrics else ""
+
+
 def run_phase(
-    name: str,
-    task: Task,
-    groups: AttributeGroups,
-    model: nnx.GraphDef,
-    params: nnx.State,
-    num_steps: int,
-    config: ConfigDict,
-    workdir: Workdir,
-    stop: StopRequest,
-    evaluation_label: str | None,
+    phase: Phase, params: nnx.State, config: ConfigDict, workdir: Workdir, stop: StopRequest
 ) -> PhaseResult:
     """Trains, or goes on where an earlier call was interrupted, or returns what it finished with.
 
     Args:
-      name: `validation` or `final`; the phase's folder in the work directory.
-      task: what to train and evaluate on.
-      groups: attribute groups of the model.
-      model: the model's definition.
+      phase: what to train.
       params: parameters to start from.
-      num_steps: steps to do.
       config: of the run.
       workdir: where everything is written.
       stop: read after every step.
-      evaluation_label: names the images evaluated on wherever their numbers appear; None: the last
-        step's parameters are taken without any evaluation.
 
     Raises:
       Interrupted: `stop` was set; the state is saved.
+      FloatingPointError: the loss is no longer finite.
     """
-    folder = workdir.phase(name)
+    folder = workdir.phase(phase.name)
     if (folder / "result.json").exists():
         return _finished(folder, params)
 
-    objective = Objective.from_config(config)
-    optimizer = make_optimizer(config)
-    classes = make_class_space(task.class_embeddings, task.seen, groups)
-    train_step = jax.jit(make_train_step(model, objective, optimizer), donate_argnums=0)
-    predictor = make_predictor(model, Mixing.from_config(config))
-    sampler = Sampler(
-        task.train,
-        task.labels[task.train],
-        config.train.batch_size,
-        config.train.balanced,
-        config.seed,
-        _STREAMS[name],
-    )
-    batches = train_batches(task, sampler, num_steps)
-    interval = config.train.evaluate_every or max(1, num_steps // config.train.epochs)
-
-    checkpoints = Checkpoints(folder / "checkpoints", config.train.checkpoints_kept)
     # The state is donated to the step: it must not share buffers with what the caller still holds.
-    state = init_state(jax.tree.map(jnp.copy, params), optimizer)
-    best: dict[str, Any] = {"step": 0, "metrics": None, "t1": None}
-    selected = params
-    start = 0
-    if saved := checkpoints.restore_latest(Snapshot(state, selected, {})):
-        state, selected, best = saved.state, saved.selected, saved.position["best"]
-        batches.set_state(saved.position["data"])
-        start = int(state.step)
-    log = MetricsLog(workdir.metrics_file, workdir.tensorboard, name, start)
-    bar = progress(num_steps, name, "step", initial=start)
+    state = init_state(jax.tree.map(jnp.copy, params), make_optimizer(config))
+    selection = Selection(config.selection.metric, params)
+    batches = _batches(phase, config)
+    checkpoints = Checkpoints(folder / "checkpoints", config.train.checkpoints_kept)
     try:
-        for step in range(start + 1, num_steps + 1):
-            features, labels = next(batches)
-            batch = Batch(jnp.asarray(features), jnp.asarray(labels))
-            state, terms = train_step(state, batch, classes)
-            bar.update()
-            last = step == num_steps
-            if step % config.train.log_every == 0 or last:
-                values = {k: float(v) for k, v in terms.items()}
-                log.training(step, values)
-                bar.set_postfix_str(_postfix(values, best), refresh=False)
-                _check_finite(name, step, values)
-            if evaluation_label and (step % interval == 0 or last):
-                metrics = evaluate_task(
-                    predictor, state.params, task, classes, config.evaluate.batch_size
-                )
-                log.evaluation(step, evaluation_label, metrics)
-                if _update_best(best, step, metrics, config.selection.metric):
-                    selected = jax.tree.map(jnp.copy, state.params)
-                bar.set_postfix_str(_postfix(None, best), refresh=False)
-            if step % config.train.checkpoint_every == 0 or last or stop.signal_number:
-                position = {"data": batches.get_state(), "best": best}
-                checkpoints.save(step, Snapshot(state, selected, position))
-            if stop.signal_number and not last:
-                raise Interrupted(
-                    stop.signal_number,
-                    f"stopped at step {step} of {num_steps} of phase {name}; "
-                    "give the same command to resume",
-                )
+        if saved := checkpoints.restore_latest(Snapshot(state, params, {})):
+            state, selection.params = saved.state, saved.selected
+            selection.best = saved.position["best"]
+            batches.set_state(saved.position["data"])
+        state = _train(phase, state, selection, batches, checkpoints, config, workdir, stop)
     finally:
-        bar.close()
-        log.close()
         checkpoints.close()
 
-    if evaluation_label is None:
-        best, selected = {"step": num_steps, "metrics": None, "t1": None}, state.params
-    save_params(folder / "selected", selected)
+    if phase.evaluation_label is None:
+        selection.take(phase.num_steps, state.params)
+    best = selection.best
+    save_params(folder / "selected", selection.params)
     write_json(
         folder / "result.json",
         {
-            "steps": num_steps,
+            "steps": phase.num_steps,
             "selected_step": best["step"],
-            "evaluated_on": evaluation_label,
+            "evaluated_on": phase.evaluation_label,
             "selected_metrics": best["metrics"],
             "best_t1": best["t1"],
         },
     )
-    return PhaseResult(num_steps, best["step"], best["metrics"], best["t1"], selected)
+    return PhaseResult(phase.num_steps, best["step"], best["metrics"], best["t1"], selection.params)
 
 
 def _finished(folder: Path, like: nnx.State) -> PhaseResult:
@@ -177,23 +172,71 @@ def _finished(folder: Path, like: nnx.State) -> PhaseResult:
     )
 
 
-def _update_best(best: dict[str, Any], step: int, metrics: Metrics, metric: str) -> bool:
-    """Keeps the best so far of the fused score in `best`; True when `metrics` is the new best."""
-    key = {"harmonic_mean": "H", "t1": "T1"}[metric]
-    fused = metrics["fused"]
-    if best["t1"] is None or fused["T1"] > best["t1"]["T1"]:
-        best["t1"] = {"T1": fused["T1"], "step": step}
-    if best["metrics"] is not None and fused[key] <= best["metrics"]["fused"][key]:
-        return False
-    best["step"], best["metrics"] = step, metrics
-    return True
+def _batches(phase: Phase, config: ConfigDict) -> grain.DatasetIterator:
+    task = phase.task
+    sampler = Sampler(
+        task.train,
+        task.labels[task.train],
+        config.train.batch_size,
+        config.train.balanced,
+        config.seed,
+        _STREAMS[phase.name],
+    )
+    return train_batches(task, sampler, phase.num_steps)
 
 
-def _postfix(terms: dict[str, float] | None, best: dict[str, Any]) -> str:
-    parts = [f"loss {terms['loss']:.3f}"] if terms else []
-    if best["metrics"]:
-        parts.append(f"best H {best['metrics']['fused']['H']:.1f} at {best['step']}")
-    return ", ".join(parts)
+def _train(
+    phase: Phase,
+    state: TrainState,
+    selection: Selection,
+    batches: grain.DatasetIterator,
+    checkpoints: Checkpoints,
+    config: ConfigDict,
+    workdir: Workdir,
+    stop: StopRequest,
+) -> TrainState:
+    """The training loop, from the state's step to the last."""
+    optimizer = make_optimizer(config)
+    train_step = jax.jit(
+        make_train_step(phase.model, Objective.from_config(config), optimizer), donate_argnums=0
+    )
+    predictor = make_predictor(phase.model, Mixing.from_config(config))
+    classes = make_class_space(phase.task.class_embeddings, phase.task.seen, phase.groups)
+    interval = config.train.evaluate_every or max(1, phase.num_steps // config.train.epochs)
+    start = int(state.step)
+    log = MetricsLog(workdir.metrics_file, workdir.tensorboard, phase.name, start)
+    bar = progress(phase.num_steps, phase.name, "step", initial=start)
+    try:
+        for step in range(start + 1, phase.num_steps + 1):
+            features, labels = next(batches)
+            batch = Batch(jnp.asarray(features), jnp.asarray(labels))
+            state, terms = train_step(state, batch, classes)
+            bar.update()
+            last = step == phase.num_steps
+            if step % config.train.log_every == 0 or last:
+                values = {k: float(v) for k, v in terms.items()}
+                log.training(step, values)
+                bar.set_postfix_str(f"loss {values['loss']:.3f} {selection}", refresh=False)
+                _check_finite(phase.name, step, values)
+            if phase.evaluation_label and (step % interval == 0 or last):
+                metrics = evaluate_task(
+                    predictor, state.params, phase.task, classes, config.evaluate.batch_size
+                )
+                log.evaluation(step, phase.evaluation_label, metrics)
+                selection.update(step, metrics, state.params)
+            if step % config.train.checkpoint_every == 0 or last or stop.signal_number:
+                position = {"data": batches.get_state(), "best": selection.best}
+                checkpoints.save(step, Snapshot(state, selection.params, position))
+            if stop.signal_number and not last:
+                raise Interrupted(
+                    stop.signal_number,
+                    f"stopped at step {step} of {phase.num_steps} of phase {phase.name}; "
+                    "give the same command to resume",
+                )
+    finally:
+        bar.close()
+        log.close()
+    return state
 
 
 def _check_finite(name: str, step: int, terms: dict[str, float]) -> None:

@@ -16,7 +16,7 @@ from dedn_jax.files import write_json
 from dedn_jax.groups import AttributeGroups, resolve_groups
 from dedn_jax.interrupt import stop_on_signals
 from dedn_jax.model.experts import DualExpert
-from dedn_jax.phase import PhaseResult, run_phase
+from dedn_jax.phase import Phase, PhaseResult, run_phase
 from dedn_jax.step import Mixing, make_class_space
 from dedn_jax.workdir import Workdir
 
@@ -65,25 +65,15 @@ def train(config: ConfigDict, workdir_path: str | Path) -> dict[str, object]:
                 config.selection.validation_images,
                 config.seed,
             )
-            selection = run_phase(
-                "validation",
-                candidate,
-                groups,
-                model,
-                params,
-                num_steps(candidate, config, config.train.epochs),
-                config,
-                workdir,
-                stop,
-                VALIDATION_LABEL,
-            )
+            length = num_steps(candidate, config, config.train.epochs)
+            phase = Phase("validation", candidate, groups, model, length, VALIDATION_LABEL)
+            selection = run_phase(phase, params, config, workdir, stop)
             epochs = selection.selected_step * config.train.batch_size / len(candidate.train)
             if config.selection.refit == "continue":
                 params, epochs = selection.params, epochs * config.selection.continue_epochs
             steps = num_steps(task, config, epochs)
-        final = run_phase(
-            "final", task, groups, model, params, steps, config, workdir, stop, label
-        )
+        phase = Phase("final", task, groups, model, steps, label)
+        final = run_phase(phase, params, config, workdir, stop)
         metrics = evaluate_params(config, dataset, groups, model, final.params)
     result = _result(config, dataset, selection, final, metrics)
     write_json(workdir.result_file, result)

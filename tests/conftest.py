@@ -12,7 +12,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data for development; see the README's section on tests."""
+    """The folder of real data: `DEDN_TEST_DATA`, else `shared/data` beside the checkout."""
     named = os.environ.get("DEDN_TEST_DATA")
     folder = Path(named) if named else _ROOT.parent / "shared" / "data"
     if not folder.is_dir():

@@ -78,6 +78,9 @@ class MappedFeatures:
     threads: each process opens the file for itself.
     """
 
+    _handle: h5py.Dataset | None  # of this process; None until rows are first read
+    _map: np.memmap | None
+
     def __init__(self, path: str | Path, dtype: Any, *, field: str = "feature_map") -> None:
         """Opens the file.
 
@@ -93,21 +96,21 @@ class MappedFeatures:
         self._field = field
         self._dtype = np.dtype(dtype)
         self._reset()
-        dataset = self._open()
+        dataset, self._stored = self._open()
         self._shape: tuple[int, ...] = dataset.shape
-        self._stored = floating_dtype(dataset)
         self._offset = contiguous_offset(dataset)
-        if self._offset is not None:  # the map needs no open HDF5 file
+        if self._offset is None:
+            self._handle = dataset
+        else:  # the map needs no open HDF5 file
             dataset.file.close()
-            self._handle = None
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._handle: h5py.Dataset | None = None
-        self._map: np.memmap | None = None
+        self._handle = None
+        self._map = None
         self._process = os.getpid()
 
-    def _open(self) -> h5py.Dataset:
+    def _open(self) -> tuple[h5py.Dataset, np.dtype]:
         try:
             dataset = h5py.File(self._path, "r", locking="best-effort")[self._field]
             stored = floating_dtype(dataset)
@@ -118,8 +121,7 @@ class MappedFeatures:
                 f"{self._path}: {self._field} has type {dataset.dtype} and shape {dataset.shape}, "
                 "expected floating-point numbers [images, channels, height, width]"
             )
-        self._handle = dataset
-        return dataset
+        return dataset, stored
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -180,7 +182,9 @@ class MappedFeatures:
             self._reset()
         unique, inverse = np.unique(indices, return_inverse=True)
         with self._lock:
-            dataset = self._handle or self._open()
+            if self._handle is None:
+                self._handle, _ = self._open()
+            dataset = self._handle
             raw = np.empty((len(unique), *self._shape[1:]), dataset.dtype)
             try:
                 for row, image in enumerate(unique):

@@ -12,6 +12,7 @@ is executed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,6 @@ from dedn_jax.data.features import (
     FeatureMaps,
     InMemoryFeatures,
     MappedFeatures,
-    contiguous_offset,
     floating_dtype,
     normalize,
 )
@@ -314,22 +314,16 @@ def available_memory() -> int | None:
     container or batch job.
     """
     limits = []
-    try:
+    with contextlib.suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 limits.append(int(line.split()[1]) * 1024)
-    except (OSError, ValueError, IndexError):
-        pass
     if not limits:
-        try:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-        except (OSError, ValueError, AttributeError):
-            pass
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
+        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
             limits.append(int(Path(file).read_text()))
-        except (OSError, ValueError):  # not there, or "max"
-            pass
     return min(limits, default=None)
 
 

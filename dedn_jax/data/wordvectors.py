@@ -25,14 +25,17 @@ _NUMBER = re.compile(r"[<>=|]?([fiu][1248])")
 
 # What pickles of an array consist of, protocols 0 to 5. Left out: lists, dicts, object creation,
 # persistent ids, extension registry, buffers from outside.
-_OPCODES = frozenset(
-    "PROTO FRAME STOP MARK GLOBAL STACK_GLOBAL REDUCE BUILD "
-    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWTRUE NEWFALSE "
-    "INT LONG LONG1 BININT BININT1 BININT2 "
-    "STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
-    "BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 "
-    "PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET MEMOIZE".split()
-)
+# fmt: off
+_OPCODES = frozenset((
+    "PROTO", "FRAME", "STOP", "MARK", "GLOBAL", "STACK_GLOBAL",
+    "REDUCE", "BUILD", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2",
+    "TUPLE3", "NONE", "NEWTRUE", "NEWFALSE", "INT", "LONG",
+    "LONG1", "BININT", "BININT1", "BININT2", "STRING", "BINSTRING",
+    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES",
+    "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "PUT", "BINPUT", "LONG_BINPUT",
+    "GET", "BINGET", "LONG_BINGET", "MEMOIZE",
+))
+# fmt: on
 
 
 def read_word_vectors(
@@ -77,7 +80,7 @@ def _checked(array: np.ndarray, path: Path, expected: int | None) -> np.ndarray:
     if array.dtype.kind not in "fiu":
         raise InputError(f"{path}: word vectors have type {array.dtype}, expected numbers")
     with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(array, np.float32)
+        array = np.array(array, np.float32, order="C")  # a copy: not a view of the file
     if not np.isfinite(array).all():
         row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
         raise InputError(f"{path}: word vector {row} (0-based) holds NaN or infinite values")
@@ -202,8 +205,8 @@ def _check_opcodes(data: bytes) -> None:
         if opcode.name not in _OPCODES:
             raise pickle.UnpicklingError(f"it holds {opcode.name}")
         # The unpickler sizes its memo by the largest index: one opcode could ask for 64 GB.
-        memo = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > _MAX_OPCODES
-        if memo or count > _MAX_OPCODES:
+        memo = argument if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") else 0
+        if (memo or 0) > _MAX_OPCODES or count > _MAX_OPCODES:
             raise pickle.UnpicklingError("it holds more than one array")
 
 

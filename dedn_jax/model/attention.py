@@ -92,7 +92,7 @@ def _pool_dense(rows: BranchRows, features: jax.Array) -> jax.Array:
 
 
 def _image_products(rows: BranchRows, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Scores and attention logits, `[attributes, positions]` each, of `image` `[dim, positions]`."""
+    """Scores and logits, `[attributes, positions]` each, of an image `[dim, positions]`."""
     return (
         jnp.matmul(rows.score, image, preferred_element_type=jnp.float32),
         jnp.matmul(rows.attention, image, preferred_element_type=jnp.float32),
@@ -138,7 +138,7 @@ def _pool_per_image_backward(
         jnp.einsum("ba,bda->ad", cotangent, by_attention).astype(rows.attention.dtype),
     )
 
-    # Needed only while a backbone is fine-tuned; with frozen features it is unused and XLA drops it.
+    # Needed only while a backbone is fine-tuned; with frozen features XLA drops it, unused.
     def one(image_and_cotangent: tuple[jax.Array, jax.Array]) -> jax.Array:
         image, c = image_and_cotangent
         _, vjp = jax.vjp(lambda x: _softmax_pool(*_image_products(rows, x)), image)

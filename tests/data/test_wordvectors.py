@@ -111,9 +111,12 @@ def object_array_by_state() -> bytes:
     """A plain array's pickle whose type and values are replaced by Python objects."""
     return (
         b"\x80\x03cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
-        b"(K\x01K\x01K\x01\x86cnumpy\ndtype\n" + text("O8") + b"K\x00K\x01\x87R(K\x03"
+        b"(K\x01K\x01K\x01\x86cnumpy\ndtype\n"
+        + text("O8")
+        + b"K\x00K\x01\x87R(K\x03"
         # Claims objects, gives addresses.
-        + text("|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb\x89C\x08AAAAAAAAtb."
+        + text("|")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb\x89C\x08AAAAAAAAtb."
     )
 
 
@@ -136,7 +139,10 @@ def hostile(marker: Path) -> dict[str, bytes]:
         "runstring": raw_call("numpy.testing._private.utils", "runstring", text(touch)),
         "nested attribute": b"\x80\x04\x8c\x05numpy\x8c\x0dndarray.dumps\x93.",
         "codecs gadget": raw_call("_codecs", "lookup", text("latin1")),
-        "encode to something else": b"\x80\x02c_codecs\nencode\n" + text("x") + text("zlib") + b"\x86R.",
+        "encode to something else": b"\x80\x02c_codecs\nencode\n"
+        + text("x")
+        + text("zlib")
+        + b"\x86R.",
         "object array": pickle.dumps(np.array([["a", 1]], dtype=object)),
         "object array by state": object_array_by_state(),
         "text array": pickle.dumps(np.array([["a", "b"]])),
@@ -144,7 +150,6 @@ def hostile(marker: Path) -> dict[str, bytes]:
         "dates": pickle.dumps(np.zeros((2, 2), "datetime64[s]")),
         "complex": pickle.dumps(np.zeros((2, 2), complex)),
         "masked array": pickle.dumps(np.ma.masked_array(VECTORS)),
-        "matrix": pickle.dumps(np.matrix(VECTORS)),
         "list": pickle.dumps(VECTORS.tolist()),
         "dict": pickle.dumps({"w2v": VECTORS}),
         "tuple of arrays": pickle.dumps((VECTORS, VECTORS)),
@@ -202,7 +207,10 @@ def test_the_hostile_cases_are_hostile(tmp_path):
         (VECTORS[:3], r"word vectors have shape \(3, 4\), expected \[7, word_dim\]$"),
         (VECTORS.T, r"shape \(4, 7\), expected \[7, word_dim\]; it looks transposed"),
         (np.zeros((7, 0)), r"shape \(7, 0\)"),
-        (np.where(VECTORS == VECTORS[3, 2], np.nan, VECTORS), "word vector 3 .0-based. holds NaN"),
+        (
+            np.where(np.arange(7)[:, None] == 3, np.nan, VECTORS),
+            r"word vector 3 \(0-based\) holds NaN",
+        ),
         (VECTORS * 1e300, r"word vector 0 \(0-based\) holds NaN or infinite"),
         (VECTORS.astype(bool), "expected numbers"),
         (VECTORS.astype(complex), "expected numbers"),

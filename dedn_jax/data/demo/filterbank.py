@@ -11,6 +11,10 @@ hand-designed ones, each a map over the picture that is then pooled to side x si
 - colour x texture: how much of a colour lies where brightness is flat, or busy on each octave;
 - a second layer of oriented energy on top of the first, as in scattering networks (Bruna and
   Mallat 2013), which tells stripes, spots and scales apart.
+
+Last, each channel's mean over the picture is taken off and only what exceeds it is kept, a plain
+form of surround suppression (Heeger 1992), which makes the maps sparse: a picture that is the same
+everywhere has a feature map of zeros.
 """
 
 from __future__ import annotations
@@ -116,7 +120,10 @@ def _features(images: jax.Array, side: int) -> jax.Array:
         *(4 * peak(x) for x in blobs),
         *(16 * mean(x) for x in second),
     ]
-    return jnp.moveaxis(jnp.concatenate(groups, axis=-1), -1, 1)
+    cells = jnp.concatenate(groups, axis=-1)
+    # What is everywhere in a picture tells no part from another: keep what stands out.
+    cells = jax.nn.relu(cells - cells.mean(axis=(1, 2), keepdims=True))
+    return jnp.moveaxis(cells, -1, 1)
 
 
 def _cielab(rgb: jax.Array) -> jax.Array:

@@ -1,0 +1,169 @@
+"""The whole train step, from a batch in memory to updated parameters: published code and ours.
+
+  python -m benchmarks.train_step --reference-dir=DIR [--recipe=cub_gzsl] [--channels=1024]
+      [--side=7] [--classes=75,25] [--rounds=15] [--json=OUT]
+
+Both sides get the same weights and batches and take turns, so that noise hits both alike. The
+published step normalises its features itself; ours is timed on features normalised when they were
+loaded, as training does, and once more with the normalisation counted in. Without
+`--reference-dir` only ours is timed. The peak is a float32 matrix product measured between rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dedn_jax.compare import OurSide, Problem, build_published, random_problem
+from dedn_jax.config import load_config
+from dedn_jax.data.features import normalize
+from dedn_jax.errors import InputError
+from dedn_jax.files import write_json
+
+_PEAK_SIZE = 3072
+
+
+def step_flops(problem: Problem, word_dim: int) -> float:
+    """Floating-point operations of the matrix products of one step, forward and backward.
+
+    Scores and attention of both branches and experts, and their gradients: four products of
+    `2 · batch · rows · channels · regions` per branch; folding V·H: one forward, two backward.
+    """
+    batch, channels, side, _ = problem.batches[0][0].shape
+    rows = 2 * problem.word_vectors.shape[0]
+    regions = side * side
+    attention = 2 * 4 * 2.0 * batch * rows * channels * regions
+    folding = 3 * 2.0 * rows * word_dim * 2 * (channels + regions)
+    return attention + folding
+
+
+def _timed(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return 1e3 * (time.perf_counter() - start)
+
+
+def measure(
+    recipe: str,
+    reference_dir: Path | None,
+    channels: int,
+    side: int,
+    classes: tuple[int, int],
+    rounds: int,
+) -> dict[str, Any]:
+    """Times all sides in turn; milliseconds per step, and the matrix-product peak in FLOP/s."""
+    config = load_config(recipe)
+    problem = random_problem(config, channels=channels, side=side, batches=2, classes=classes)
+    theirs = build_published(reference_dir, config, problem) if reference_dir else None
+    ours = OurSide(config, problem, theirs.params() if theirs else None)
+    batches = [ours.batch(*pair) for pair in problem.batches]
+    square = jnp.asarray(np.random.default_rng(0).random((_PEAK_SIZE, _PEAK_SIZE), np.float32))
+    product = jax.jit(lambda x: x @ x).lower(square).compile()
+
+    def with_normalisation(index: int) -> None:
+        features, _ = problem.batches[index]
+        flat = features.reshape(*features.shape[:2], -1)
+        ours.step(batches[index]._replace(features=jnp.asarray(normalize(flat, np.float32))))
+
+    calls: dict[str, Callable[[int], Any]] = {}
+    if theirs:
+        theirs.make_optimizer()
+        calls["published"] = lambda i: theirs.step(*problem.batches[i]).item()
+    calls["ours"] = lambda i: ours.step(batches[i])
+    calls["ours, normalising"] = with_normalisation
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    products = []
+    for turn in range(rounds + 2):  # the first two turns warm up
+        for name, call in calls.items():
+            elapsed = _timed(lambda call=call, turn=turn: call(turn % 2))
+            if turn >= 2:
+                times[name].append(elapsed)
+        products.append(_timed(lambda: product(square)))
+    flops = step_flops(problem, problem.word_vectors.shape[1])
+    peak = 2.0 * _PEAK_SIZE**3 / (1e-3 * median(products))
+    rows = {
+        name: {
+            "median_ms": median(values),
+            "quartiles_ms": quantiles(values, n=4)[::2],
+            "peak_share": flops / (1e-3 * median(values)) / peak,
+        }
+        for name, values in times.items()
+    }
+    report = {
+        "environment": environment(),
+        "problem": problem.description,
+        "rounds": rounds,
+        "gflop": flops / 1e9,
+        "peak_gflop_per_s": peak / 1e9,
+        "sides": rows,
+    }
+    if "published" in rows:
+        base = rows["published"]["median_ms"]
+        report["ratio"] = {name: base / row["median_ms"] for name, row in rows.items()}
+    return report
+
+
+def environment() -> str:
+    """One line on the machine and the versions."""
+    device = jax.devices()[0]
+    return (
+        f"{platform.machine()}, {os.cpu_count()} cores, {jax.device_count()} x "
+        f"{device.device_kind}, Python {platform.python_version()}, JAX {jax.__version__}"
+    )
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as text."""
+    lines = [
+        report["environment"],
+        report["problem"],
+        f"{report['gflop']:.1f} GFLOP a step in matrix products; measured peak "
+        f"{report['peak_gflop_per_s']:.0f} GFLOP/s",
+        f"{'':<20}{'median':>10}{'quartiles':>20}{'of peak':>10}{'ratio':>8}",
+    ]
+    for name, row in report["sides"].items():
+        low, high = row["quartiles_ms"]
+        ratio = report.get("ratio", {}).get(name)
+        lines.append(
+            f"{name:<20}{row['median_ms']:7.0f} ms{low:11.0f} - {high:.0f} ms"
+            f"{100 * row['peak_share']:9.0f}%" + (f"{ratio:8.2f}" if ratio else "")
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--reference-dir", type=Path, help="a checkout of zjrao/DEDN")
+    parser.add_argument("--recipe", default="cub_gzsl", help="a published recipe")
+    parser.add_argument("--channels", type=int, default=1024)
+    parser.add_argument("--side", type=int, default=7, help="regions are side x side")
+    parser.add_argument("--classes", default="75,25", help="seen,unseen")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path, help="write the report here as well")
+    args = parser.parse_args(argv)
+    seen, unseen = (int(n) for n in args.classes.split(","))
+    report = measure(
+        args.recipe, args.reference_dir, args.channels, args.side, (seen, unseen), args.rounds
+    )
+    print(table(report))
+    if args.json:
+        write_json(args.json, report)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"train_step: {error}")

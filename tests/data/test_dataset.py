@@ -1,0 +1,178 @@
+"""The validated structure, and the tasks made from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dedn_jax.data.dataset import (
+    GZSLDataset,
+    fingerprint_difference,
+    trainval_task,
+    validation_task,
+)
+from dedn_jax.data.features import InMemoryFeatures, normalize
+from dedn_jax.errors import InputError
+from dedn_jax.groups import AttributeGroups
+
+SEEN = np.array([0, 2, 3, 5, 6, 8, 9, 11, 12, 13])
+UNSEEN = np.array([1, 4, 7, 10])
+PER_CLASS = 10
+TRAINED = 7  # of a seen class; the others are test-seen
+
+
+def parts(**changes: Any) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    classes, attributes = 14, 5
+    labels = rng.permutation(np.repeat(np.arange(classes), PER_CLASS)).astype(np.int32)
+    by_class = [np.flatnonzero(labels == k) for k in range(classes)]
+    maps = rng.random((len(labels), 4, 3), np.float32)
+    return {
+        "source": "here",
+        "features": InMemoryFeatures(normalize(maps, "float32")),
+        "labels": labels,
+        "class_embeddings": rng.random((classes, attributes), np.float32),
+        "word_vectors": rng.random((attributes, 3), np.float32),
+        "trainval": rng.permutation(np.concatenate([by_class[k][:TRAINED] for k in SEEN])),
+        "test_seen": np.concatenate([by_class[k][TRAINED:] for k in SEEN]),
+        "test_unseen": np.concatenate([by_class[k] for k in UNSEEN]),
+        "class_names": tuple(f"c{k}" for k in range(classes)),
+        "attribute_names": tuple("vwxyz"),
+    } | changes
+
+
+def make(**changes: Any) -> GZSLDataset:
+    return GZSLDataset(**parts(**changes))
+
+
+def test_classes():
+    data = make()
+    assert (data.num_classes, data.num_attributes) == (14, 5)
+    np.testing.assert_array_equal(data.seen_classes, SEEN)
+    np.testing.assert_array_equal(data.unseen_classes, UNSEEN)
+
+
+def test_trainval_task():
+    data = make()
+    task = trainval_task(data)
+    assert task.name == "test"
+    np.testing.assert_array_equal(task.train, data.trainval)
+    np.testing.assert_array_equal(task.eval_seen, data.test_seen)
+    np.testing.assert_array_equal(task.eval_unseen, data.test_unseen)
+    np.testing.assert_array_equal(task.labels, data.labels)
+    np.testing.assert_array_equal(task.class_embeddings, data.class_embeddings)
+    np.testing.assert_array_equal(np.flatnonzero(task.seen), SEEN)
+    assert task.class_names == data.class_names
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("held", [None, [2, 13]], ids=["drawn", "given"])
+def test_validation_task(held, seed):
+    data = make(validation_classes=None if held is None else np.array(held))
+    task = validation_task(data, class_share=0.3, image_share=0.25, seed=seed)
+    assert task.name == "validation"
+
+    # The true unseen classes and every test image are out of it.
+    np.testing.assert_array_equal(task.class_ids, SEEN)
+    images = np.concatenate([task.train, task.eval_seen, task.eval_unseen])
+    assert not np.isin(images, np.concatenate([data.test_seen, data.test_unseen])).any()
+    assert not np.isin(data.labels[images], UNSEEN).any()
+    np.testing.assert_array_equal(np.sort(images), np.sort(data.trainval))  # each one once
+    np.testing.assert_array_equal(task.labels == -1, np.isin(data.labels, UNSEEN))
+
+    # Class ids are remapped, and everything that goes by class with them.
+    inside = task.labels >= 0
+    np.testing.assert_array_equal(task.class_ids[task.labels[inside]], data.labels[inside])
+    np.testing.assert_array_equal(task.class_embeddings, data.class_embeddings[SEEN])
+    assert task.class_names == tuple(f"c{k}" for k in SEEN)
+
+    # Validation classes are unseen to the task: 3 of 10, or the data set's own two.
+    unseen = task.class_ids[~task.seen]
+    assert len(unseen) == (3 if held is None else 2)
+    if held is not None:
+        np.testing.assert_array_equal(unseen, held)
+    np.testing.assert_array_equal(np.unique(data.labels[task.eval_unseen]), unseen)
+    assert len(task.eval_unseen) == len(unseen) * TRAINED
+
+    # A quarter of the 7 training images of every other class, rounded: 2.
+    kept = np.setdiff1d(SEEN, unseen)
+    np.testing.assert_array_equal(np.bincount(data.labels[task.eval_seen], minlength=14)[kept], 2)
+    np.testing.assert_array_equal(np.bincount(data.labels[task.train], minlength=14)[kept], 5)
+
+
+def test_validation_task_is_deterministic():
+    data = make()
+    first = validation_task(data, 0.3, 0.25, seed=1)
+    again = validation_task(make(), 0.3, 0.25, seed=1)
+    other = validation_task(data, 0.3, 0.25, seed=2)
+    for field in ("train", "eval_seen", "eval_unseen", "seen"):
+        np.testing.assert_array_equal(getattr(first, field), getattr(again, field))
+    assert not np.array_equal(first.train, other.train)
+
+
+@pytest.mark.parametrize(("share", "evaluated"), [(0.01, 1), (0.5, 4), (0.99, 6)])
+def test_validation_images_are_some_but_not_all(share, evaluated):
+    task = validation_task(make(), 0.2, share, seed=0)
+    assert np.unique(task.labels[task.eval_seen], return_counts=True)[1].tolist() == [evaluated] * 8
+    assert np.unique(task.labels[task.train], return_counts=True)[1].tolist() == [7 - evaluated] * 8
+
+
+def test_validation_task_refuses_too_little():
+    base = parts()
+    trainval = base["trainval"]
+    labels = base["labels"]
+    two = np.isin(labels[trainval], [0, 2])
+    data = make(
+        trainval=trainval[two],
+        test_seen=base["test_seen"][np.isin(labels[base["test_seen"]], [0, 2])],
+    )
+    with pytest.raises(InputError, match=r"^here: 2 seen classes with 1 for validation.*=last"):
+        validation_task(data, 0.2, 0.2, seed=0)
+    one_each = np.array([trainval[labels[trainval] == k][0] for k in SEEN])
+    with pytest.raises(InputError, match=r"^here: every class has one training image.*=last"):
+        validation_task(make(trainval=one_each), 0.2, 0.2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: {"labels": p["labels"][:-1]}, "labels: 139 of them for 140 images"),
+        (lambda p: {"labels": p["labels"] + 1}, "labels run from 1 to 14.*subtract 1"),
+        (lambda p: {"labels": p["labels"][:, None]}, r"labels has shape \(140, 1\)"),
+        (lambda p: {"test_seen": p["trainval"][:3]}, "3 images are in both trainval_loc and test"),
+        (lambda p: {"test_unseen": p["test_unseen"] + 200}, "test_unseen_loc runs from"),
+        (lambda p: {"word_vectors": p["word_vectors"][:4]}, r"w2v_att has shape \(4, 3\)"),
+        (lambda p: {"class_embeddings": p["class_embeddings"] * np.nan}, "att holds NaN"),
+        (lambda p: {"class_names": ("a",)}, "1 class names and 5 attribute names for 14"),
+        (lambda p: {"validation_classes": np.array([0, 4])}, "validation class 4 is not a seen"),
+        (
+            lambda p: {"groups": AttributeGroups(("g",), ((0, 1),))},
+            "groups cover 2 attributes of 5",
+        ),
+    ],
+)
+def test_construction_checks(change, message):
+    with pytest.raises(InputError, match=f"^here: {message}") as caught:
+        make(**change(parts()))
+    assert "\n" not in str(caught.value)
+
+
+def test_fingerprint():
+    data = make()
+    fingerprint = data.fingerprint()
+    assert fingerprint == make().fingerprint()
+    sizes = [fingerprint[k] for k in ("images", "channels", "regions", "classes", "attributes")]
+    assert sizes == [140, 4, 3, 14, 5]
+    changes = {
+        "class_embeddings": {"class_embeddings": data.class_embeddings + 1},
+        "word_vectors": {"word_vectors": data.word_vectors + 1},
+        "splits": {"trainval": data.trainval[:-1]},
+        "feature_sample": {"features": InMemoryFeatures(data.features[np.arange(140)[::-1]])},
+    }
+    for field, change in changes.items():
+        other = dataclasses.replace(data, **change).fingerprint()
+        assert fingerprint_difference(fingerprint, other) == [field]
+    assert fingerprint_difference(fingerprint, fingerprint) == []

@@ -1,0 +1,177 @@
+"""Recipes: the published constants, overrides, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from dedn_jax.config import base_config, find_config, load_config
+from dedn_jax.errors import InputError
+
+# The table of published recipes: epochs, calibration weight, balanced, region mix (c_mix), expert
+# mix (e_mix), rank (h), margin (t), groups, clipped embeddings.
+PUBLISHED = {
+    "cub_gzsl": (80, 0.0, True, 0.8, 0.9, 0, 3.0, "cub", False),
+    "cub_zsl": (80, 0.18, True, 0.6, 0.9, 0, 3.0, "cub", False),
+    "sun_gzsl": (80, 0.0, False, 0.95, 0.3, 256, 2.0, "sun_released", False),
+    "sun_zsl": (80, 0.0, False, 0.95, 0.3, 128, 2.0, "sun_released", False),
+    "awa2_gzsl": (20, 0.11, True, 0.8, 0.5, 0, 2.0, "awa2", True),
+    "awa2_zsl": (20, 0.11, False, 0.8, 0.5, 0, 2.0, "awa2", True),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_recipes(name):
+    config = load_config(name)
+    found = (
+        config.train.epochs,
+        config.loss.calibration_weight,
+        config.train.balanced,
+        config.predict.region_mix,
+        config.predict.expert_mix,
+        config.model.rank,
+        config.loss.margin,
+        config.data.groups,
+        config.data.clip_negative_embeddings,
+    )
+    assert found == PUBLISHED[name]
+    assert config.selection.metric == ("t1" if name.endswith("_zsl") else "harmonic_mean")
+    # What all six share.
+    assert config.train.batch_size == 50
+    assert (config.loss.bias, config.loss.margin_aware) == (1.0, True)
+    assert (config.loss.agreement_weight, config.loss.alignment_weight) == (0.1, 0.001)
+    assert config.loss.kl_weight == 0
+    assert config.optimizer.to_dict() == {
+        "learning_rate": 1e-4,
+        "decay": 0.99,
+        "epsilon": 1e-8,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+    }
+
+
+def test_recipes_do_not_share_state():
+    one, other = base_config(), base_config()
+    one.train.epochs = 3
+    assert other.train.epochs == 80
+
+
+def test_overrides():
+    config = load_config(
+        "cub_gzsl",
+        [
+            "--config.train.epochs=3",
+            "--config.optimizer.learning_rate=1e-3",
+            "--config.data.path=a b.hdf5",
+            "--config.train.balanced=false",
+            "--noconfig.loss.margin_aware",
+            "--config.data.groups=0-8,9-11;12-311",
+        ],
+    )
+    assert config.train.epochs == 3
+    assert config.optimizer.learning_rate == 1e-3
+    assert config.data.path == "a b.hdf5"
+    assert config.train.balanced is False
+    assert config.loss.margin_aware is False
+    assert config.data.groups == "0-8,9-11;12-311"
+    assert load_config("cub_gzsl").train.epochs == 80
+
+
+def test_config_is_locked():
+    with pytest.raises(AttributeError):
+        load_config("cub_gzsl").train.epoch = 3
+
+
+def test_find_config(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("def get_config(): ...\n")
+    assert find_config(str(path)) == path
+    assert find_config("cub_zsl").name == "cub_zsl.py"
+    assert find_config("cub_zsl.py") == find_config("configs/cub_zsl.py").resolve()
+
+
+def test_own_recipe(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from dedn_jax.config import base_config\n"
+        "def get_config():\n"
+        "    config = base_config()\n"
+        "    config.train.epochs = 7\n"
+        "    return config\n"
+    )
+    assert load_config(str(path)).train.epochs == 7
+    assert list(tmp_path.iterdir()) == [path]  # no bytecode beside the user's file
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.train.epoch=3", "epoch"),
+        ("--config.nothing.epochs=3", "nothing"),
+        ("--config.train.epochs=many", "many"),
+        ("--config.train.epochs=1.5", "1.5"),
+        ("--config.train.balanced=perhaps", "perhaps"),
+        ("--other=3", "other"),
+        ("stray", "stray"),
+        ("--config.train.epochs=0", "config.train.epochs=0, expected at least 1"),
+        ("--config.train.batch_size=-1", "config.train.batch_size=-1, expected at least 1"),
+        ("--config.evaluate.batch_size=0", "config.evaluate.batch_size=0, expected at least 1"),
+        ("--config.train.log_every=-1", "config.train.log_every=-1, expected at least 1"),
+        ("--config.train.checkpoints_kept=0", "train.checkpoints_kept=0, expected at least 1"),
+        ("--config.train.evaluate_every=-1", r"train.evaluate_every=-1, expected 0 \(once"),
+        ("--config.seed=-1", "config.seed=-1, expected 0 or more"),
+        ("--config.model.rank=-1", "model.rank=-1, expected 0"),
+        ("--config.loss.kl_temperature=0", "loss.kl_temperature=0.0, expected more than 0"),
+        ("--config.loss.agreement_weight=-0.1", "loss.agreement_weight=-0.1, expected 0 or more"),
+        ("--config.predict.region_mix=1.1", "predict.region_mix=1.1, expected a number from 0"),
+        ("--config.predict.expert_mix=nan", "predict.expert_mix=nan, expected a finite number"),
+        ("--config.optimizer.learning_rate=0", "learning_rate=0.0, expected more than 0"),
+        ("--config.optimizer.momentum=1", "momentum=1.0, expected a number from 0 to below 1"),
+        ("--config.selection.validation_classes=1", "=1.0, expected a share between 0 and 1"),
+        ("--config.data.format=csv", "data.format='csv', expected one of published_hdf5, demo"),
+        ("--config.data.dtype=float64", "data.dtype='float64', expected one of float32, bf"),
+        ("--config.selection.protocol=best", "'best', expected one of validation, last, test-b"),
+        ("--config.selection.metric=h", "'h', expected one of harmonic_mean, t1"),
+        ("--config.selection.refit=no", "'no', expected one of retrain, continue"),
+        ("--config.loss.agreement_weight=nan", "agreement_weight=nan, expected a finite number"),
+        ("--config.optimizer.learning_rate=inf", "learning_rate=inf, expected a finite number"),
+    ],
+)
+def test_refused_overrides(override, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_config("cub_gzsl", [override])
+    assert "cub_gzsl.py" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["nothing", "configs/nothing.py", "elsewhere/cub_gzsl", ""])
+def test_unknown_recipe(name):
+    with pytest.raises(InputError, match=r"^--config: no file .*one of awa2_gzsl, .*sun_zsl"):
+        load_config(name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("x = 1\n", "has no function get_config"),
+        ("def get_config(:\n", "mine.py cannot be run: SyntaxError: "),
+        ("import no_such_module\n", "mine.py cannot be run: ModuleNotFoundError: No module"),
+        ("def get_config():\n    return 3\n", "mine.py"),
+        ("def get_config():\n    raise ValueError('no')\n", "mine.py.*no"),
+    ],
+)
+def test_broken_recipe(tmp_path, content, message):
+    path = tmp_path / "mine.py"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_config(str(path))
+
+
+def test_recipe_without_a_section(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    return ConfigDict({'a': 1})\n"
+    )
+    with pytest.raises(InputError, match=r"mine.py: config.data is missing; start the recipe"):
+        load_config(str(path))
