@@ -48,9 +48,9 @@ def step_flops(problem: Problem, word_dim: int) -> float:
     return attention + folding
 
 
-def _timed(call: Callable[[], Any]) -> float:
+def _timed(call: Callable[[Any], Any], argument: Any) -> float:
     start = time.perf_counter()
-    jax.block_until_ready(call())
+    jax.block_until_ready(call(argument))
     return 1e3 * (time.perf_counter() - start)
 
 
@@ -86,13 +86,13 @@ def measure(
     products = []
     for turn in range(rounds + 2):  # the first two turns warm up
         for name, call in calls.items():
-            elapsed = _timed(lambda call=call, turn=turn: call(turn % 2))
+            elapsed = _timed(call, turn % 2)
             if turn >= 2:
                 times[name].append(elapsed)
-        products.append(_timed(lambda: product(square)))
+        products.append(_timed(product, square))
     flops = step_flops(problem, problem.word_vectors.shape[1])
     peak = 2.0 * _PEAK_SIZE**3 / (1e-3 * median(products))
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         name: {
             "median_ms": median(values),
             "quartiles_ms": quantiles(values, n=4)[::2],

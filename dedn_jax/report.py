@@ -94,7 +94,9 @@ def draw_contact_sheet(run: Run, predictions: np.ndarray, path: Path) -> None:
       predictions: `[unseen test images]` class ids.
       path: PNG to write.
     """
-    from dedn_jax.data.load import load_demo_pictures  # the demo's drawing code, for demos only
+    from dedn_jax.data.demo.dataset import (
+        load_demo_pictures,
+    )  # the demo's drawing code, for demos only
 
     dataset = run.dataset
     images = load_demo_pictures(run.config.data).images

@@ -157,12 +157,12 @@ def test_a_patch_of_a_colour_activates_its_channel_where_it_is(name: str) -> Non
 
 def test_shifting_a_picture_by_a_cell_shifts_its_map() -> None:
     patch = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    images = np.full((2, 64, 64, 3), 128, np.uint8)
-    images[0, 24:40, 16:32] = patch
-    images[1, 24:40, 32:48] = patch  # a cell, 16 pixels, to the right
-    here, there = filter_bank(images, side=4)
+    images = np.full((2, 96, 96, 3), 128, np.uint8)
+    images[0, 40:56, 32:48] = patch
+    images[1, 40:56, 48:64] = patch  # a cell, 16 pixels, to the right
+    here, there = filter_bank(images, side=6)
     assert here.max() > 0.1
-    np.testing.assert_allclose(there[:, :, 2], here[:, :, 1], atol=0.02)
+    np.testing.assert_allclose(there[:, 1:-1, 2:5], here[:, 1:-1, 1:4], atol=0.02)
     assert np.abs(there - here).max() > 0.1
 
 

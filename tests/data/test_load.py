@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from dedn_jax.config import base_config
-from dedn_jax.data import demo as demo_package
-from dedn_jax.data import load
+from dedn_jax.data.demo import dataset as demo_dataset
+from dedn_jax.data.demo.dataset import demo_cache_dir
 from dedn_jax.data.features import InMemoryFeatures, MappedFeatures, normalize
-from dedn_jax.data.load import demo_cache_dir, load_dataset
+from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
 
 
@@ -59,7 +59,7 @@ def test_unknown_format():
 
 
 @functools.cache
-def two_a_class(draw=demo_package.demo_pictures):
+def two_a_class(draw=demo_dataset.demo_pictures):
     return draw(0, None, image_size=32, images_per_class=2)
 
 
@@ -78,8 +78,8 @@ def small_demo(monkeypatch):
         cells = images[:, : 4 * side, : 4 * side].reshape(len(images), side, 4, side, 4, 3)
         return np.moveaxis(cells.mean((2, 4)), -1, 1).astype(np.float32)
 
-    monkeypatch.setattr(demo_package, "demo_pictures", demo_pictures)
-    monkeypatch.setattr(demo_package, "filter_bank", filter_bank)
+    monkeypatch.setattr(demo_dataset, "demo_pictures", demo_pictures)
+    monkeypatch.setattr(demo_dataset.filterbank, "filter_bank", filter_bank)
     calls.expected = lambda: normalize(
         filter_bank(two_a_class().images).reshape(-1, 3, 49), "float32"
     )
@@ -134,7 +134,7 @@ def test_demo_options(small_demo, tmp_path):
 
 
 def test_demo_without_a_cache(small_demo, monkeypatch):
-    monkeypatch.setattr(load, "demo_cache_dir", lambda path: None)
+    monkeypatch.setattr(demo_dataset, "demo_cache_dir", lambda path: None)
     data = load_dataset(config_with(format="demo"))
     np.testing.assert_array_equal(data.features[np.arange(len(data.labels))], small_demo.expected())
 

@@ -1,0 +1,24 @@
+"""The built-in demo set: drawn creatures, feature maps from a fixed filter bank."""
+
+from ml_collections import ConfigDict
+
+from dedn_jax.config import base_config
+
+
+def get_config() -> ConfigDict:
+    """A recipe for a small set and weak features, over `base.py`.
+
+    Few images make few steps, so the learning rate is ten times the published one.
+    """
+    config = base_config()
+    config.data.format = "demo"
+    config.data.groups = "data"
+    config.loss.margin = 2.0
+    config.loss.calibration_weight = 0.1
+    config.optimizer.learning_rate = 1e-3
+    config.train.epochs = 40
+    config.train.balanced = False
+    config.train.checkpoint_every = 100
+    config.predict.region_mix = 0.8
+    config.predict.expert_mix = 0.5
+    return config
