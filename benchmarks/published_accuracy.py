@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -30,7 +29,9 @@ from ml_collections import ConfigDict
 
 from dedn_jax.config import load_config
 from dedn_jax.errors import InputError
-from dedn_jax.interop.reference import PublishedModel, Recipe, Reference, load_reference, quiet
+from dedn_jax.files import write_json
+from dedn_jax.interop.published_model import PublishedModel, Recipe
+from dedn_jax.interop.reference import Reference, load_reference, quiet
 
 METRICS = ("U", "S", "H", "T1")
 
@@ -143,13 +144,6 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
             deviation = statistics.stdev(values) if len(values) > 1 else 0.0
             summary[kind][metric] = {"mean": statistics.fmean(values), "std": deviation}
     return summary
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes the file whole or not at all, so that an interrupted run can be resumed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(temporary, path)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

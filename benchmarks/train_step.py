@@ -25,11 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dedn_jax.compare import OurSide, Problem, build_published, random_problem
+from dedn_jax.compare import OurSide, build_published
 from dedn_jax.config import load_config
 from dedn_jax.data.features import normalize
 from dedn_jax.errors import InputError
 from dedn_jax.files import write_json
+from dedn_jax.interop.problem import Problem, random_problem
 
 _PEAK_SIZE = 3072
 

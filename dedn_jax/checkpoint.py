@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,7 +61,7 @@ class Checkpoints:
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(_copy(snapshot.state)),
                 selected=ocp.args.StandardSave(_copy(snapshot.selected)),
-                position=ocp.args.JsonSave(snapshot.position),
+                position=ocp.args.JsonSave(copy.deepcopy(snapshot.position)),
             ),
         )
 

@@ -74,7 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--reference-dir", required=True, type=Path, help="the checkout")
     compare.add_argument("--recipe", default="cub_gzsl", help="which recipe (default: cub_gzsl)")
     compare.add_argument("--features", type=Path, help="published HDF5; default: random features")
+    compare.add_argument("--channels", type=int, default=1024, help="of random features")
+    compare.add_argument("--side", type=int, default=7, help="of random features: side x side")
     compare.add_argument("--steps", type=int, default=20, help="optimiser steps (default: 20)")
+    compare.add_argument(
+        "--float64",
+        action="store_true",
+        help="also run the published code in float64, to see how far its own rounding carries it",
+    )
     compare.add_argument("--json", type=Path, help="write the report here as well")
     compare.set_defaults(run=_compare, overrides=True)
     return parser
@@ -128,10 +135,18 @@ def _compare(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.config import load_config
     from dedn_jax.files import write_json
 
-    if args.steps < 1:
-        raise InputError(f"--steps={args.steps}, expected at least 1")
-    config = load_config(args.recipe, overrides)
-    report = compare(args.reference_dir, config, features=args.features, steps=args.steps)
+    for name in ("steps", "channels", "side"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name}={getattr(args, name)}, expected at least 1")
+    report = compare(
+        args.reference_dir,
+        load_config(args.recipe, overrides),
+        features=args.features,
+        steps=args.steps,
+        channels=args.channels,
+        side=args.side,
+        float64=args.float64,
+    )
     print(comparison_text(report))
     if args.json:
         write_json(args.json, report)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from ml_collections import ConfigDict
 
 from dedn_jax import losses
 from dedn_jax.data.features import normalize
-from dedn_jax.data.load import load_dataset
-from dedn_jax.data.sampler import Sampler
-from dedn_jax.errors import InputError
 from dedn_jax.groups import AttributeGroups, resolve_groups
 from dedn_jax.interop.convert import nested_to_state, state_to_nested
+from dedn_jax.interop.problem import Problem, file_problem, published_model_name, random_problem
 from dedn_jax.interop.published import Params
-from dedn_jax.interop.reference import PublishedModel, Recipe, load_reference
+from dedn_jax.interop.published_model import PublishedModel, Recipe
+from dedn_jax.interop.reference import load_reference
 from dedn_jax.model.experts import DualExpert
 from dedn_jax.optimizer import make_optimizer
 from dedn_jax.progress import progress
@@ -35,110 +34,7 @@ from dedn_jax.step import (
     make_train_step,
 )
 
-# Classes (seen, unseen) of the proposed splits, for comparisons on random features.
-_PUBLISHED_CLASSES = {"cub": (150, 50), "sun": (645, 72), "awa2": (40, 10)}
-_MODEL_OF_GROUPS = {"cub": "cub", "sun_released": "sun", "awa2": "awa2"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """What both sides are given.
-
-    Attributes:
-      description: where it came from.
-      batches: `(features [batch, channels, side, side] float32 not normalised, labels [batch])`.
-      word_vectors: `[attributes, word_dim]`.
-      class_embeddings: `[classes, attributes]`.
-      seen: `[classes]` bool.
-    """
-
-    description: str
-    batches: list[tuple[np.ndarray, np.ndarray]]
-    word_vectors: np.ndarray
-    class_embeddings: np.ndarray
-    seen: np.ndarray
-
-
-def random_problem(
-    config: ConfigDict, *, channels: int, side: int, batches: int, classes: tuple[int, int] | None
-) -> Problem:
-    """Features, embeddings and word vectors drawn at random, at a recipe's attribute count.
-
-    Args:
-      config: a published recipe; its groups decide the attribute and class counts.
-      channels: C.
-      side: regions are side x side.
-      batches: how many.
-      classes: seen and unseen; None: as in the proposed splits.
-    """
-    rng = np.random.default_rng(config.seed)
-    dataset = published_model_name(config)
-    seen, unseen = classes or _PUBLISHED_CLASSES[dataset]
-    attributes = {"cub": 312, "sun": 102, "awa2": 85}[dataset]
-    # As after a ReLU: non-negative, about half of it zero.
-    shape = (config.train.batch_size, channels, side, side)
-
-    def batch() -> tuple[np.ndarray, np.ndarray]:
-        features = np.maximum(rng.standard_normal(shape, np.float32), 0)
-        return features, rng.integers(0, seen, shape[0])
-
-    return Problem(
-        f"random features {list(shape)}, {attributes} attributes, {seen} + {unseen} classes",
-        [batch() for _ in range(batches)],
-        rng.standard_normal((attributes, 300), np.float32),
-        rng.random((seen + unseen, attributes), np.float32),
-        np.arange(seen + unseen) < seen,
-    )
-
-
-def file_problem(config: ConfigDict, features: Path, batches: int) -> Problem:
-    """Batches of a feature file, drawn by the recipe's sampler.
-
-    Raises:
-      InputError: the file is not usable, or its maps are not square.
-    """
-    config = config.copy_and_resolve_references()
-    config.data.path = str(features)
-    dataset = load_dataset(config)
-    side = round(dataset.features.regions**0.5)
-    if side * side != dataset.features.regions:
-        raise InputError(f"{features}: feature maps are not square; the published code needs that")
-    sampler = Sampler(
-        dataset.trainval,
-        dataset.labels[dataset.trainval],
-        config.train.batch_size,
-        config.train.balanced,
-        config.seed,
-        0,
-    )
-    drawn = []
-    for step in range(batches):
-        images = sampler(step)
-        maps = np.asarray(dataset.features[images], np.float32)
-        drawn.append((maps.reshape(len(images), -1, side, side), dataset.labels[images]))
-    seen = np.isin(np.arange(dataset.num_classes), dataset.seen_classes)
-    return Problem(
-        f"{features.name}, batches of {sampler.size}",
-        drawn,
-        dataset.word_vectors,
-        dataset.class_embeddings,
-        seen,
-    )
-
-
-def published_model_name(config: ConfigDict) -> str:
-    """`cub`, `sun` or `awa2`: the published model a recipe is for.
-
-    Raises:
-      InputError: the recipe's groups are not those of a published model.
-    """
-    name = _MODEL_OF_GROUPS.get(config.data.groups)
-    if name is None:
-        raise InputError(
-            f"config.data.groups={config.data.groups!r}: the published code has models for "
-            f"{', '.join(_MODEL_OF_GROUPS)} only; choose such a recipe to compare"
-        )
-    return name
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 class OurSide:
@@ -201,19 +97,22 @@ class OurSide:
 def relative_difference(ours: Any, theirs: Any) -> float:
     """Largest absolute difference over the largest magnitude in `theirs`."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), np.finfo(np.float32).tiny))
+    return float(np.abs(ours - theirs).max()) / max(float(np.abs(theirs).max()), _TINY)
 
 
-def _differences(ours: Params, theirs: Params) -> dict[str, float]:
-    """Relative difference of every tensor, by name."""
-    found = {
-        f"coarse.{k}": relative_difference(ours["coarse"][k], v)
-        for k, v in theirs["coarse"].items()
-    }
+def relative_rms(ours: Any, theirs: Any) -> float:
+    """Root mean square difference over the root mean square of `theirs`."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    return float(np.linalg.norm(ours - theirs)) / max(float(np.linalg.norm(theirs)), _TINY)
+
+
+def _differences(
+    ours: Params, theirs: Params, measure: Callable[[Any, Any], float] = relative_difference
+) -> dict[str, float]:
+    """`measure` of every tensor, by name."""
+    found = {f"coarse.{k}": measure(ours["coarse"][k], v) for k, v in theirs["coarse"].items()}
     for g, network in enumerate(theirs["fine"]):
-        found |= {
-            f"fine[{g}].{k}": relative_difference(ours["fine"][g][k], v) for k, v in network.items()
-        }
+        found |= {f"fine[{g}].{k}": measure(ours["fine"][g][k], v) for k, v in network.items()}
     return found
 
 
@@ -264,6 +163,7 @@ def compare(
     channels: int = 1024,
     side: int = 7,
     classes: tuple[int, int] | None = None,
+    float64: bool = False,
 ) -> dict[str, Any]:
     """Runs both codes and measures how far apart they are.
 
@@ -274,10 +174,16 @@ def compare(
       steps: optimiser steps of the trajectory and of the timing.
       channels, side, classes: sizes of random features; classes are (seen, unseen), None for the
         proposed splits' counts.
+      float64: also walk the published code in float64, to see its own rounding.
 
     Returns:
       `outputs_max_rel`, `losses_max_rel`, `gradients_max_rel`, `trajectory_max_rel`: largest
       absolute difference over the largest magnitude in the published tensor, the worst tensor;
+      `trajectory_rms_rel`: root mean square difference over root mean square, worst tensor;
+      `rounding_max_rel` and `rounding_rms_rel` with `float64`: the published code in float32
+      against itself in float64 after as many steps, as for the trajectory. RMSprop's first steps
+      are nearly `sign(gradient)`, so that a few elements with gradients of rounding size take
+      another way in any two float32 programs;
       `details`: the same by tensor; `step_ms`: median of `ours` and of `reference`, steps
       interleaved; `ratio`: reference over ours; `problem`, `recipe_model`, `steps`.
 
@@ -292,8 +198,9 @@ def compare(
         )
     )
     theirs = build_published(reference_dir, config, problem)
+    initial = theirs.params()
     with jax.default_matmul_precision(config.model.precision):
-        ours = OurSide(config, problem, theirs.params())
+        ours = OurSide(config, problem, initial)
         first, labels = problem.batches[0]
         batch = ours.batch(first, labels)
         expected = theirs.outputs(first, training=True)
@@ -304,8 +211,10 @@ def compare(
         loss_terms = {k: relative_difference(terms[k], v) for k, v in published_terms.items()}
         gradient = _differences(gradients, theirs.gradients(first, labels))
         step_ms = _walk(ours, theirs, problem, steps)
-    trajectory = _differences(state_to_nested(ours.state.params), theirs.params())
-    return {
+    after = theirs.params()
+    trajectory = _differences(state_to_nested(ours.state.params), after)
+    spread = _differences(state_to_nested(ours.state.params), after, relative_rms)
+    report = {
         "recipe_model": theirs.reference.dataset,
         "problem": problem.description,
         "steps": steps,
@@ -313,6 +222,7 @@ def compare(
         "losses_max_rel": max(loss_terms.values()),
         "gradients_max_rel": max(gradient.values()),
         "trajectory_max_rel": max(trajectory.values()),
+        "trajectory_rms_rel": max(spread.values()),
         "step_ms": step_ms,
         "ratio": step_ms["reference"] / step_ms["ours"],
         "details": {
@@ -322,6 +232,27 @@ def compare(
             "trajectory": trajectory,
         },
     }
+    if float64:
+        theirs.load_params(initial)
+        exact = _walk_float64(theirs, problem, steps)
+        report["rounding_max_rel"] = max(_differences(after, exact).values())
+        report["rounding_rms_rel"] = max(_differences(after, exact, relative_rms).values())
+    return report
+
+
+def _walk_float64(theirs: PublishedModel, problem: Problem, steps: int) -> Params:
+    """The published code's parameters after `steps` steps in float64."""
+    import torch
+
+    theirs.module.double()
+    theirs.make_optimizer()
+    bar = progress(steps, "published, float64", "step", delay=2)
+    for step in range(steps):
+        features, labels = problem.batches[step % len(problem.batches)]
+        theirs.step(torch.from_numpy(features).double(), labels)
+        bar.update()
+    bar.close()
+    return theirs.params()
 
 
 def _walk(ours: OurSide, theirs: PublishedModel, problem: Problem, steps: int) -> dict[str, float]:
@@ -354,6 +285,13 @@ def comparison_text(report: dict[str, Any]) -> str:
         worst = max(details, key=details.get)
         after = f" after {report['steps']} steps" if name == "trajectory" else ""
         lines.append(f"  {name + after:<28}{report[name + '_max_rel']:9.1e}  ({worst})")
+    lines.append(f"  {'(root mean square)':<28}{report['trajectory_rms_rel']:9.1e}")
+    if "rounding_max_rel" in report:
+        lines.append(
+            f"Published code in float32 against itself in float64 after {report['steps']} steps: "
+            f"{report['rounding_max_rel']:.1e} (root mean square "
+            f"{report['rounding_rms_rel']:.1e})"
+        )
     ms = report["step_ms"]
     lines.append(
         f"Train step, median of {report['steps']}, interleaved: published "

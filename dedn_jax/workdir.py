@@ -65,7 +65,7 @@ class Workdir:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--workdir: {self.path} is a file, expected a directory")
         if not self.config_file.exists():
-            if self.path.is_dir() and any(self.path.iterdir()):
+            if self.path.is_dir() and not all(map(self._unfinished_claim, self.path.iterdir())):
                 raise InputError(
                     f"--workdir: {self.path} is not empty and holds no run; choose another"
                 )
@@ -88,6 +88,11 @@ class Workdir:
                 f"--workdir: {self.path} holds a run on another data set (differs in "
                 f"{', '.join(differing)}); choose another directory"
             )
+
+    def _unfinished_claim(self, file: Path) -> bool:
+        """Whether `file` was left by a run that was killed in `claim`."""
+        ours = (self.dataset_file.name, self.config_file.name)
+        return file == self.dataset_file or file.name.startswith(tuple(f".{n}." for n in ours))
 
     def load_config(self) -> ConfigDict:
         """The resolved config of the run.

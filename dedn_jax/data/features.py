@@ -115,7 +115,9 @@ class MappedFeatures:
             dataset = h5py.File(self._path, "r", locking="best-effort")[self._field]
             stored = floating_dtype(dataset)
         except (OSError, KeyError, AttributeError) as error:
-            raise InputError(f"{self._path}: cannot read {self._field}: {_line(error)}") from error
+            raise InputError(
+                f"{self._path}: cannot read {self._field}: {one_line(error)}"
+            ) from error
         if stored is None or len(dataset.shape) != 4:
             raise InputError(
                 f"{self._path}: {self._field} has type {dataset.dtype} and shape {dataset.shape}, "
@@ -173,7 +175,7 @@ class MappedFeatures:
                 )
             except (OSError, ValueError) as error:
                 raise InputError(
-                    f"{self._path}: cannot map {self._field}: {_line(error)}"
+                    f"{self._path}: cannot map {self._field}: {one_line(error)}"
                 ) from error
         return self._map.take(indices, axis=0)
 
@@ -191,7 +193,7 @@ class MappedFeatures:
                     dataset.read_direct(raw, np.s_[int(image)], np.s_[row])
             except (OSError, RuntimeError, TypeError, ValueError) as error:
                 raise InputError(
-                    f"{self._path}: cannot read {self._field}: {_line(error)}"
+                    f"{self._path}: cannot read {self._field}: {one_line(error)}"
                 ) from error
         return raw.view(self._stored)[inverse]
 
@@ -280,6 +282,6 @@ def _checked(indices: np.ndarray, images: int) -> np.ndarray:
     return indices.astype(np.int64, copy=False)
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """The message of a library's error, on one line."""
     return " ".join(str(error).split()) or type(error).__name__

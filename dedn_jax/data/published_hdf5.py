@@ -12,31 +12,21 @@ is executed.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from tqdm import tqdm
 
 from dedn_jax.data.dataset import GZSLDataset, check_labels, check_splits
-from dedn_jax.data.features import (
-    FeatureMaps,
-    InMemoryFeatures,
-    MappedFeatures,
-    floating_dtype,
-    normalize,
-)
+from dedn_jax.data.features import FeatureMaps, MappedFeatures, floating_dtype, one_line
+from dedn_jax.data.hdf5_features import READ_ERRORS, check_chunks, read_features
 from dedn_jax.data.wordvectors import read_word_vectors
 from dedn_jax.errors import InputError
 
 SPLITS = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
-_BLOCK_BYTES = 32 * 2**20  # features are read in pieces of about this size
 _SMALL_FIELD_BYTES = 2**30  # no field but feature_map has any business being larger
-_READ_ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError)
 
 
 def read_published_hdf5(
@@ -86,10 +76,10 @@ def read_published_hdf5(
         feature_map = _feature_map(file, where, len(labels))
         features: FeatureMaps
         if memory_map:
-            _check_chunks(feature_map, where)
+            check_chunks(feature_map, where)
             features = MappedFeatures(path, dtype)
         else:
-            features = _read_features(feature_map, where, np.dtype(dtype))
+            features = read_features(feature_map, where, np.dtype(dtype))
     if clip_negative_embeddings:
         class_embeddings = np.maximum(class_embeddings, 0)
     return GZSLDataset(
@@ -105,9 +95,6 @@ def read_published_hdf5(
         attribute_names=attribute_names,
         validation_classes=held,
     )
-
-
-# --- the file and its fields -----------------------------------------------------------------
 
 
 def _open(path: Path) -> h5py.File:
@@ -126,7 +113,7 @@ def _open(path: Path) -> h5py.File:
         return h5py.File(path, "r", locking="best-effort")
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be opened: {_line(error)}; a download that was cut short? fetch it "
+            f"{path}: cannot be opened: {one_line(error)}; a download that was cut short? fetch it "
             "again"
         ) from error
 
@@ -142,8 +129,8 @@ def _field(file: h5py.File, where: str, name: str, required: bool = True) -> h5p
                 "itself are read: copy it in"
             )
         dataset = None if link is None else file[name]
-    except _READ_ERRORS as error:
-        raise InputError(f"{where}: {name} cannot be read: {_line(error)}") from error
+    except READ_ERRORS as error:
+        raise InputError(f"{where}: {name} cannot be read: {one_line(error)}") from error
     if dataset is None:
         if not required:
             return None
@@ -170,8 +157,8 @@ def _values(dataset: h5py.Dataset, where: str, name: str) -> np.ndarray:
                 "build the file again"
             )
         return np.asarray(dataset[()])
-    except (*_READ_ERRORS, MemoryError) as error:
-        raise InputError(f"{where}: {name} cannot be read: {_line(error)}") from error
+    except (*READ_ERRORS, MemoryError) as error:
+        raise InputError(f"{where}: {name} cannot be read: {one_line(error)}") from error
 
 
 def _matrix(file: h5py.File, where: str, name: str, expected: str) -> np.ndarray:
@@ -230,9 +217,6 @@ def _names(file: h5py.File, where: str, name: str, kind: str, count: int) -> tup
     text = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in array]
     # Names end up on terminals and in reports: no control characters.
     return tuple("".join(c for c in t if c.isprintable()) for t in text)
-
-
-# --- checks across fields ----------------------------------------------------------------------
 
 
 def _check_attributes(where: str, att: np.ndarray, w2v: np.ndarray) -> None:
@@ -294,133 +278,8 @@ def _feature_map(file: h5py.File, where: str, images: int) -> h5py.Dataset:
     return dataset
 
 
-def _check_chunks(dataset: h5py.Dataset, where: str) -> None:
-    """Refuses to read single images from a file in which that cannot end well."""
-    if dataset.chunks is None:
-        return
-    touched = dataset.chunks[0] * _image_bytes(dataset)
-    if touched > _BLOCK_BYTES:
-        raise InputError(
-            f"{where}: feature_map is stored in chunks of {dataset.chunks[0]} images, so that "
-            f"every image read would unpack {_size(touched)}; use --config.data.memory_map=false, "
-            "or rewrite the file: h5repack -f feature_map:NONE -l feature_map:CONTI OLD NEW"
-        )
-
-
-def available_memory() -> int | None:
-    """Bytes of host memory a new array can have; None where the system does not say.
-
-    What the kernel calls available (free, or a cache that can go), within the limit of the
-    container or batch job.
-    """
-    limits = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                limits.append(int(line.split()[1]) * 1024)
-    if not limits:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
-            limits.append(int(Path(file).read_text()))
-    return min(limits, default=None)
-
-
-def _check_memory(needed: int, where: str, dtype: np.dtype) -> None:
-    available = available_memory()
-    if available is None or needed <= available:
-        return
-    smaller = " or --config.data.dtype=float16" if dtype.itemsize > 2 else ""
-    raise InputError(
-        f"{where}: feature_map takes {_size(needed)} of memory as {dtype}, {_size(available)} are "
-        f"available; use --config.data.memory_map=true{smaller}"
-    )
-
-
-# --- reading the features ----------------------------------------------------------------------
-
-
-def _read_features(dataset: h5py.Dataset, where: str, dtype: np.dtype) -> InMemoryFeatures:
-    """Reads, checks, normalises and converts `feature_map`, image block by image block."""
-    images, channels, height, width = dataset.shape
-    regions = height * width
-    rows, columns = _block(dataset)
-    in_place = dtype == np.float32
-    block_values = 0 if in_place else rows * channels * regions
-    needed = images * channels * regions * dtype.itemsize + block_values * 4 + 2 * _BLOCK_BYTES
-    _check_memory(needed, where, dtype)
-    stored = floating_dtype(dataset)
-    try:
-        out = np.empty((images, channels, regions), dtype)
-        # float32 results are normalised where they lie; others pass through a block of float32.
-        buffer = out if in_place else np.empty((rows, channels, regions), np.float32)
-    except MemoryError as error:
-        raise InputError(
-            f"{where}: {_size(needed)} of memory for feature_map cannot be had; use "
-            "--config.data.memory_map=true"
-        ) from error
-    bar = tqdm(total=images, unit=" images", desc="reading features", delay=2, leave=False)
-    with bar, np.errstate(over="ignore", invalid="ignore"):
-        for start, stop in _ranges(images, rows):
-            block = buffer[start:stop] if in_place else buffer[: stop - start]
-            for left, right in _ranges(channels, columns):
-                try:
-                    part = dataset[start:stop, left:right]
-                except _READ_ERRORS as error:
-                    raise InputError(
-                        f"{where}: feature_map cannot be read from image {start} on: "
-                        f"{_line(error)}; fetch the file again"
-                    ) from error
-                block[:, left:right] = part.view(stored).reshape(stop - start, -1, regions)
-                del part  # else it would still be there while the next one is read
-                bar.update(start + (stop - start) * right // channels - bar.n)
-            normalize(
-                block,
-                dtype,
-                out=out[start:stop],
-                source=f"{where}: feature_map",
-                images=np.arange(start, stop),
-            )
-    return InMemoryFeatures(out)
-
-
-def _block(dataset: h5py.Dataset) -> tuple[int, int]:
-    """How many images, and how many of their channels, to read at once.
-
-    Whole chunks, so that none is unpacked twice: published files compressed with h5py's defaults
-    have chunks of some 700 images by 128 channels by one region.
-    """
-    images, channels = dataset.shape[:2]
-    least_rows, least_columns = (dataset.chunks or (1, channels))[:2]
-    image = _image_bytes(dataset)
-    rows = least_rows * max(1, _BLOCK_BYTES // (least_rows * image))
-    if least_rows * image <= _BLOCK_BYTES:
-        return min(rows, images), channels
-    column = max(1, min(rows, images) * image // channels)
-    columns = least_columns * max(1, _BLOCK_BYTES // (least_columns * column))
-    return min(rows, images), min(columns, channels)
-
-
-def _ranges(total: int, step: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, total, step):
-        yield start, min(start + step, total)
-
-
-def _image_bytes(dataset: h5py.Dataset) -> int:
-    return int(np.prod(dataset.shape[1:], dtype=np.int64)) * dataset.dtype.itemsize
-
-
 def _type_name(dataset: h5py.Dataset) -> str:
     try:
         return str(dataset.dtype)
     except TypeError:
         return "unknown"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -13,9 +13,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dedn_jax.data import published_hdf5
+from dedn_jax.data import hdf5_features, published_hdf5
 from dedn_jax.data.features import normalize
-from dedn_jax.data.published_hdf5 import available_memory, read_published_hdf5
+from dedn_jax.data.hdf5_features import available_memory
+from dedn_jax.data.published_hdf5 import read_published_hdf5
 from dedn_jax.errors import InputError
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -58,7 +59,7 @@ def test_features(write_published, fields, monkeypatch, stored, target, layout, 
     path = write_published(feature_map=raw, layout=LAYOUTS[layout])
     in_memory = read_published_hdf5(path, dtype=target.name, memory_map=False)
     mapped = read_published_hdf5(path, dtype=target.name, memory_map=True)
-    monkeypatch.setattr(published_hdf5, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(hdf5_features, "_BLOCK_BYTES", block_bytes)
     in_blocks = read_published_hdf5(path, dtype=target.name)
     everything = np.arange(24)
     expected = normalize(raw.reshape(24, 8, 6), target)
@@ -345,7 +346,7 @@ def test_enormous_small_field(write_published):
 
 def test_not_enough_memory(write_published, monkeypatch):
     path = write_published()
-    monkeypatch.setattr(published_hdf5, "available_memory", lambda: 10**7)
+    monkeypatch.setattr(hdf5_features, "available_memory", lambda: 10**7)
     with pytest.raises(InputError) as caught:
         read_published_hdf5(path)
     assert re.search(
@@ -369,7 +370,7 @@ def test_sparse_file_of_terabytes(write_published):
 
 def test_mapping_refuses_chunks_of_many_images(write_published, monkeypatch):
     path = write_published(layout=LAYOUTS["gzip, many images a chunk"])
-    monkeypatch.setattr(published_hdf5, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(hdf5_features, "_BLOCK_BYTES", 1000)
     with pytest.raises(InputError, match=r"chunks of 7 images.*memory_map=false.*h5repack"):
         read_published_hdf5(path, memory_map=True)
 
@@ -434,7 +435,7 @@ def test_one_copy_in_memory(tmp_path, write_published, target, layout):
     if target == "float32":
         assert peak < 1.5 * array
     else:  # 100 MB pass through a block of float32; what is read is never there as a whole
-        assert peak < array + 4 * published_hdf5._BLOCK_BYTES
+        assert peak < array + 4 * hdf5_features._BLOCK_BYTES
 
 
 def test_real_file(shared_data):

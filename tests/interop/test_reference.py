@@ -16,7 +16,8 @@ from dedn_jax.errors import InputError
 torch = pytest.importorskip("torch")
 
 from dedn_jax.interop import published  # noqa: E402
-from dedn_jax.interop.reference import PublishedModel, Recipe, load_reference  # noqa: E402
+from dedn_jax.interop.published_model import PublishedModel, Recipe  # noqa: E402
+from dedn_jax.interop.reference import load_reference  # noqa: E402
 from tests.parity.port import accuracies, make_port  # noqa: E402
 
 REFERENCE = os.environ.get("DEDN_REFERENCE_DIR", "")

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
 from dedn_jax.config import load_config
 
-pytest.importorskip("torch", reason="needs PyTorch: pip install 'dedn-jax[torch]'")
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'dedn-jax[torch]'")
 
 from dedn_jax.compare import compare, comparison_text  # noqa: E402
 
 REFERENCE = os.environ.get("DEDN_REFERENCE_DIR", "")
+EXPERTS = ("coarse", "fine")
 pytestmark = pytest.mark.skipif(
     not REFERENCE, reason="DEDN_REFERENCE_DIR does not name a checkout of zjrao/DEDN"
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """PyTorch spins while its threads wait: a hundred times slower on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +57,3 @@ def test_published_code(recipe: str, overrides: list[str]) -> None:
     tensors = networks * (6 if config.model.rank else 5)
     assert len(details["gradients"]) == len(details["trajectory"]) == tensors
     assert f"Published {report['recipe_model']} model" in comparison_text(report)
-
-
-EXPERTS = ("coarse", "fine")

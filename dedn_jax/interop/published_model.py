@@ -1,0 +1,328 @@
+"""The published model, driven in our names and parameter layout."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from dedn_jax.errors import InputError
+from dedn_jax.interop import published
+from dedn_jax.interop.reference import Reference, quiet
+
+if TYPE_CHECKING:
+    import torch
+    from ml_collections import ConfigDict
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What the published training script takes as flags. Defaults: what all its recipes share."""
+
+    calibration_weight: float = 0.0
+    region_mix: float = 0.8
+    margin_aware: bool = True
+    bias: float = 1.0
+    rank: int = 0
+    agreement_weight: float = 0.1
+    alignment_weight: float = 0.001
+    learning_rate: float = 1e-4
+    decay: float = 0.99
+    epsilon: float = 1e-8
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+
+    @classmethod
+    def from_config(cls, config: ConfigDict, reference: Reference) -> Recipe:
+        """The published flags that a `configs/` recipe stands for.
+
+        Raises:
+          InputError: the recipe asks for what the published code cannot do.
+        """
+        loss, optimizer = config.loss, config.optimizer
+        if loss.margin_aware and loss.margin != reference.margin:
+            raise InputError(
+                f"config.loss.margin={loss.margin}: the published {reference.dataset} code has "
+                f"{reference.margin} written into its loss; set that to compare"
+            )
+        if loss.kl_weight:
+            raise InputError(
+                f"config.loss.kl_weight={loss.kl_weight}: the published code has no bidirectional "
+                "KL; set 0 to compare"
+            )
+        return cls(
+            calibration_weight=loss.calibration_weight,
+            region_mix=config.predict.region_mix,
+            margin_aware=loss.margin_aware,
+            bias=loss.bias,
+            rank=config.model.rank,
+            agreement_weight=loss.agreement_weight,
+            alignment_weight=loss.alignment_weight,
+            learning_rate=optimizer.learning_rate,
+            decay=optimizer.decay,
+            epsilon=optimizer.epsilon,
+            momentum=optimizer.momentum,
+            weight_decay=optimizer.weight_decay,
+        )
+
+
+class PublishedModel:
+    """The published model, its losses and its training step, in our names and layout.
+
+    `coarse` is the expert over all attributes, `fine` the one of attribute groups.
+    """
+
+    def __init__(
+        self, reference: Reference, module: torch.nn.Module, recipe: Recipe, device: torch.device
+    ):
+        """Wraps a model that is already built; `PublishedModel.build` makes one."""
+        self.reference = reference
+        self.module = module
+        self.recipe = recipe
+        self.device = device
+        self.optimizer: torch.optim.Optimizer | None = None
+
+    @classmethod
+    def build(
+        cls,
+        reference: Reference,
+        recipe: Recipe,
+        *,
+        word_vectors: np.ndarray,
+        class_embeddings: np.ndarray,
+        seen: np.ndarray,
+        unseen: np.ndarray,
+        channels: int,
+        side: int,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> PublishedModel:
+        """Seeds torch as the published script does and builds its model.
+
+        Args:
+          reference: the published code.
+          recipe: its flags.
+          word_vectors: [attributes, v] in the dataset's attribute order, any row norm.
+          class_embeddings: [classes, attributes] in the dataset's attribute order, any row norm.
+          seen: [seen classes] class ids.
+          unseen: [unseen classes] class ids.
+          channels: C of the feature maps.
+          side: regions are side x side.
+          seed: torch's global generator starts from it and is left where building ends, because
+            the published script draws its unbalanced batches from there.
+          device: torch device.
+
+        Raises:
+          InputError: arrays whose shapes do not fit the dataset or one another.
+        """
+        attributes = reference.groups.shape[0]
+        for field, found, axis in (
+            ("word_vectors", word_vectors.shape[0], "rows"),
+            ("class_embeddings", class_embeddings.shape[1], "columns"),
+        ):
+            if found != attributes:
+                raise InputError(
+                    f"{field}: found {found} {axis}, the published {reference.dataset} code is "
+                    f"written for {attributes} attributes"
+                )
+        if (recipe.rank > 0) != (reference.dataset == "sun"):
+            raise InputError(
+                f"config.model.rank={recipe.rank}: the published code factors the region score "
+                "for sun only"
+            )
+        import torch
+
+        torch.manual_seed(seed)
+        if torch.cuda.is_available():
+            torch.cuda.manual_seed_all(seed)
+        target = torch.device(device)
+        vectors = torch.from_numpy(np.asarray(word_vectors, np.float32))
+        embeddings = torch.from_numpy(np.asarray(class_embeddings, np.float32))
+        # The script's flag is an integer, and it decides the dtype of an entry of the state_dict.
+        bias = int(recipe.bias) if float(recipe.bias).is_integer() else recipe.bias
+        with quiet():
+            module = reference.model_class(
+                dim_f=channels,
+                dim_v=vectors.shape[1],
+                dim_r=side,
+                hidd_f=recipe.rank,
+                init_w2v_att=vectors,
+                att=embeddings,
+                normalize_att=embeddings,
+                seenclass=torch.from_numpy(np.asarray(seen, np.int64)).to(target),
+                unseenclass=torch.from_numpy(np.asarray(unseen, np.int64)).to(target),
+                lambda_=recipe.calibration_weight,
+                trainable_w2v=True,
+                normalize_V=False,
+                normalize_F=True,
+                is_bias=True,
+                bias=bias,
+                mixcr=recipe.region_mix,
+                mal=recipe.margin_aware,
+            ).to(target)
+        return cls(reference, module, recipe, target)
+
+    def params(self) -> published.Params:
+        """The trained parameters, in our layout (copies)."""
+        state = {k: v.detach().cpu().numpy().copy() for k, v in self.module.state_dict().items()}
+        return published.from_published(state, source="the published model")
+
+    def load_params(self, params: published.Params) -> None:
+        """Replaces the trained parameters; class embeddings and bias stay the model's own."""
+        import torch
+
+        state = dict(self.module.state_dict())
+        for key, value in published.learned_entries(params).items():
+            state[key] = torch.from_numpy(np.array(value))
+        self.module.load_state_dict(state, strict=True)
+
+    def outputs(self, features: np.ndarray | torch.Tensor, training: bool) -> dict[str, np.ndarray]:
+        """Scores of both experts.
+
+        Args:
+          features: [batch, channels, side, side], not yet normalised.
+          training: attribute scores add both branches; otherwise they are mixed by `region_mix`.
+
+        Returns:
+          `class_scores_{coarse,fine}` [batch, classes], bias `d` included, and
+          `{region,channel,attribute}_scores_{coarse,fine}` [batch, attributes] in group order.
+        """
+        import torch
+
+        branches: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+        def keep(name: str) -> Callable[..., None]:
+            def hook(_module: Any, _inputs: Any, output: Any) -> None:
+                branches[name] = (output[0].sum(2), output[1].sum(2))
+
+            return hook
+
+        # The published forward returns no channel scores; its subnetworks do.
+        subnets = [
+            n for n, _ in self.module.named_children() if n == "GNet" or n.startswith("Snet")
+        ]
+        handles = [getattr(self.module, n).register_forward_hook(keep(n)) for n in subnets]
+        self.module.train(training)
+        try:
+            with torch.no_grad(), quiet():
+                coarse, fine = self.module(self._features(features))
+        finally:
+            for handle in handles:
+                handle.remove()
+        order = torch.from_numpy(np.argsort(self.reference.groups, kind="stable")).to(self.device)
+        fine_names = sorted(name for name in branches if name != "GNet")
+        result: dict[str, torch.Tensor] = {}
+        for index, branch in enumerate(("region", "channel")):
+            result[f"{branch}_scores_coarse"] = branches["GNet"][index][:, order]
+            parts = [branches[name][index] for name in fine_names]
+            result[f"{branch}_scores_fine"] = torch.cat(parts, dim=1)
+        for expert, package in (("coarse", coarse), ("fine", fine)):
+            result[f"class_scores_{expert}"] = package["S_pp"]
+            result[f"attribute_scores_{expert}"] = package["S_p"]
+        return {name: value.cpu().numpy() for name, value in result.items()}
+
+    def losses(
+        self, features: np.ndarray | torch.Tensor, labels: np.ndarray | torch.Tensor
+    ) -> dict[str, float]:
+        """Every loss term of a training batch, unweighted, and `total`.
+
+        Args:
+          features: [batch, channels, side, side], not yet normalised.
+          labels: [batch] class ids.
+
+        Returns:
+          `cross_entropy_{coarse,fine}`, `calibration_{coarse,fine}`, `agreement`,
+          `alignment_{coarse,fine}`, `total`.
+        """
+        import torch
+
+        with torch.no_grad():
+            return {name: value.item() for name, value in self._losses(features, labels).items()}
+
+    def gradients(
+        self, features: np.ndarray | torch.Tensor, labels: np.ndarray | torch.Tensor
+    ) -> published.Params:
+        """Gradients of the total loss, in the layout of the parameters."""
+        self.module.zero_grad()
+        self._losses(features, labels)["total"].backward()
+        grads = {
+            name: cast("torch.Tensor", value.grad).cpu().numpy().copy()
+            for name, value in self.module.named_parameters()
+            if value.requires_grad
+        }
+        self.module.zero_grad()
+        return published.from_published(grads, source="the published gradients")
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """A fresh RMSprop as the published script makes it; `step` uses it from then on."""
+        import torch
+
+        recipe = self.recipe
+        self.optimizer = torch.optim.RMSprop(
+            [value for value in self.module.parameters() if value.requires_grad],
+            lr=recipe.learning_rate,
+            alpha=recipe.decay,
+            eps=recipe.epsilon,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+        return self.optimizer
+
+    def step(
+        self, features: np.ndarray | torch.Tensor, labels: np.ndarray | torch.Tensor
+    ) -> torch.Tensor:
+        """One published training step: forward, losses, backward, update.
+
+        Returns:
+          The total loss before the update, a scalar on the device. It is not brought to the host,
+          so that timing measures the step as published, which does not wait for it either.
+        """
+        optimizer = self.optimizer if self.optimizer is not None else self.make_optimizer()
+        optimizer.zero_grad()
+        loss = self._losses(features, labels)["total"]
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    def _features(self, features: np.ndarray | torch.Tensor) -> torch.Tensor:
+        import torch
+
+        if isinstance(features, np.ndarray):
+            features = torch.from_numpy(np.asarray(features, np.float32))
+        return features.to(self.device)
+
+    def _losses(
+        self, features: np.ndarray | torch.Tensor, labels: np.ndarray | torch.Tensor
+    ) -> Mapping[str, torch.Tensor]:
+        """The published loop's losses, in its order of operations."""
+        import torch
+
+        if isinstance(labels, np.ndarray):
+            labels = torch.from_numpy(np.asarray(labels, np.int64))
+        labels = labels.to(self.device)
+        module = cast(Any, self.module)
+        module.train()
+        with quiet():
+            coarse, fine = module(self._features(features))
+            coarse["batch_label"] = fine["batch_label"] = labels
+            first, second = module.compute_loss(coarse), module.compute_loss(fine)
+            agreement = module.compute_contrastive_loss(coarse, fine)
+        recipe = self.recipe
+        total = (
+            first["loss"]
+            + second["loss"]
+            + recipe.agreement_weight * agreement
+            + recipe.alignment_weight * (coarse["Con_loss"] + fine["Con_loss"])
+        )
+        return {
+            "cross_entropy_coarse": first["loss_CE"],
+            "cross_entropy_fine": second["loss_CE"],
+            "calibration_coarse": first["loss_cal"],
+            "calibration_fine": second["loss_cal"],
+            "agreement": agreement,
+            "alignment_coarse": coarse["Con_loss"],
+            "alignment_fine": fine["Con_loss"],
+            "total": total,
+        }

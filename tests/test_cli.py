@@ -1,0 +1,195 @@
+"""The `dedn` command: help without JAX, mistakes in one line, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dedn_jax
+from dedn_jax import cli
+from dedn_jax.errors import InputError
+from dedn_jax.interrupt import Interrupted
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("jax", "flax", "torch", "numpy", "orbax", "grain", "tensorflow")
+_HELP = """
+import contextlib, io, json, sys
+from dedn_jax.cli import main
+
+def run(*argv):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        try:
+            status = main(list(argv))
+        except SystemExit as end:
+            status = end.code
+    return [status, out.getvalue()]
+
+first = run("--help")
+jobs = sys.argv[1].split(",")
+print(json.dumps({"": first, **{job: run(job, "--help") for job in jobs}}))
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+def all_jobs() -> dict[str, str]:
+    """The jobs and their options, as the parser has them."""
+    parser = cli._parser()
+    action = next(a for a in parser._actions if a.dest == "job")
+    return {name: sub.format_help() for name, sub in action.choices.items()}  # type: ignore[union-attr]
+
+
+def test_help_of_every_job_without_jax() -> None:
+    jobs = all_jobs()
+    assert {"train", "evaluate", "demo", "export", "compare"} <= set(jobs)
+    done = python("-c", _HELP, ",".join(jobs))
+    assert done.returncode == 0, done.stderr
+    helps, modules = (json.loads(line) for line in done.stdout.splitlines())
+    for job, (status, text) in helps.items():
+        assert status == 0
+        assert text.startswith("usage: dedn")
+        if job:
+            assert job in helps[""][1]
+            assert "--" in text
+    assert not {m.split(".")[0] for m in modules} & set(HEAVY)
+
+
+def test_importing_the_package_imports_no_jax() -> None:
+    done = python("-c", "import dedn_jax, sys; print(*sys.modules)")
+    assert done.returncode == 0, done.stderr
+    assert not {m.split(".")[0] for m in done.stdout.split()} & set(HEAVY)
+
+
+def test_module_and_version() -> None:
+    done = python("-m", "dedn_jax", "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        f"dedn-jax {dedn_jax.__version__}\n",
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "arguments are required: JOB"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["train", "--config=base"], "required: --workdir"),
+        (
+            ["train", "--config=base", "--workdir=w", "--epochs=3"],
+            "unrecognized arguments: --epochs",
+        ),
+        # An override in two words would leave its value over.
+        (
+            ["train", "--config=base", "--workdir=w", "--config.seed", "3"],
+            "unrecognized arguments: 3",
+        ),
+        (["evaluate", "--workdir=w", "--config.seed=3"], "unrecognized arguments: --config.seed=3"),
+        (["evaluate", "--workdir=w", "--batch-size=many"], "invalid int value: 'many'"),
+        (["export", "--workdir=w"], "required: --out"),
+    ],
+)
+def test_unknown_and_missing_flags(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(argv)
+    assert end.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["train", "--config=cup_gzsl", "--workdir={w}"],
+            "--config: no file 'cup_gzsl'; give a path",
+        ),
+        (["train", "--config=base", "--workdir={w}"], "config.data.path is empty"),
+        (
+            ["train", "--config=base", "--workdir={w}", "--config.data.path=nowhere.hdf5"],
+            "nowhere.hdf5",
+        ),
+        (["train", "--config=base", "--workdir={w}", "--config.train.epoch=3"], "train.epoch"),
+        (["train", "--config=base", "--workdir={w}", "--config.train.epochs=0"], "at least 1"),
+        (["train", "--config=base", "--workdir={w}", "--config.train.epochs=x"], "cannot apply"),
+        (["evaluate", "--workdir={w}"], "holds no run (no config.json)"),
+        (["evaluate", "--workdir={w}", "--batch-size=0"], "--batch-size=0, expected at least 1"),
+        (["export", "--workdir={w}", "--out={w}/model.pt"], "holds no run (no config.json)"),
+        (["compare", "--reference-dir={w}", "--steps=0"], "--steps=0, expected at least 1"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(
+    argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workdir = tmp_path / "run"
+    assert cli.main([a.format(w=workdir) for a in argv]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("dedn: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.err.endswith("\n")
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "printed"),
+    [
+        (InputError("a.hdf5: labels are missing"), 2, "dedn: a.hdf5: labels are missing\n"),
+        (Interrupted(15, "stopped at step 3"), 143, "dedn: stopped at step 3\n"),
+        (Interrupted(2, "stopped at step 3"), 130, "dedn: stopped at step 3\n"),
+        (FloatingPointError("loss not finite"), 1, "dedn: loss not finite\n"),
+        (
+            OSError(28, "No space left on device", "/x/y"),
+            2,
+            "dedn: /x/y: No space left on device\n",
+        ),
+        (OSError("odd"), 2, "dedn: odd\n"),
+    ],
+)
+def test_exit_status(
+    error: Exception,
+    status: int,
+    printed: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "_evaluate", fail)
+    assert cli.main(["evaluate", "--workdir=w"]) == status
+    assert capsys.readouterr() == ("", printed)
+
+
+def test_a_mistake_of_ours_keeps_its_stack_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(cli, "_evaluate", fail)
+    with pytest.raises(ValueError, match="a bug"):
+        cli.main(["evaluate", "--workdir=w"])
+
+
+def test_overrides_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(cli, "_train", lambda args, overrides: seen.extend([args, overrides]))
+    flags = ["--config.seed=3", "--config.train.epochs=2"]
+    assert cli.main(["train", "--config=base", flags[0], "--workdir=w", flags[1]]) == 0
+    args, overrides = seen
+    assert args.workdir == Path("w")  # type: ignore[attr-defined]
+    assert args.config == "base"  # type: ignore[attr-defined]
+    assert overrides == flags
