@@ -212,22 +212,26 @@ def _train(
             batch = Batch(jnp.asarray(features), jnp.asarray(labels))
             state, terms = train_step(state, batch, classes)
             bar.update()
-            last = step == phase.num_steps
-            if step % config.train.log_every == 0 or last:
+            # Read once: a signal that comes later in this turn is answered in the next.
+            last, stopping = step == phase.num_steps, bool(stop.signal_number)
+            saves = step % config.train.checkpoint_every == 0 or last or stopping
+            logs = step % config.train.log_every == 0 or last
+            if logs or saves:
                 values = {k: float(v) for k, v in terms.items()}
+                _check_finite(phase.name, step, values)  # so that no checkpoint holds a NaN
+            if logs:
                 log.training(step, values)
                 bar.set_postfix_str(f"loss {values['loss']:.3f} {selection}", refresh=False)
-                _check_finite(phase.name, step, values)
             if phase.evaluation_label and (step % interval == 0 or last):
                 metrics = evaluate_task(
                     predictor, state.params, phase.task, classes, config.evaluate.batch_size
                 )
                 log.evaluation(step, phase.evaluation_label, metrics)
                 selection.update(step, metrics, state.params)
-            if step % config.train.checkpoint_every == 0 or last or stop.signal_number:
+            if saves:
                 position = {"data": batches.get_state(), "best": selection.best}
                 checkpoints.save(step, Snapshot(state, selection.params, position))
-            if stop.signal_number and not last:
+            if stopping and not last:
                 raise Interrupted(
                     stop.signal_number,
                     f"stopped at step {step} of {phase.num_steps} of phase {phase.name}; "
@@ -240,9 +244,12 @@ def _train(
 
 
 def _check_finite(name: str, step: int, terms: dict[str, float]) -> None:
-    if not math.isfinite(terms["loss"]):
-        bad = [k for k, v in terms.items() if not math.isfinite(v)]
+    """Raises FloatingPointError where the loss or the gradient is no longer a number to go on."""
+    bad = [k for k in ("loss", "gradient_norm") if not math.isfinite(terms[k])]
+    if bad:
+        bad += [k for k, v in terms.items() if k not in bad and not math.isfinite(v)]
         raise FloatingPointError(
-            f"phase {name}, step {step}: {', '.join(bad)} not finite; checkpoints before this step "
-            "are intact. Lower config.optimizer.learning_rate, or check the features"
+            f"phase {name}, step {step}: {', '.join(bad)} not finite; the checkpoints are from "
+            "before that. Check the features, or lower config.optimizer.learning_rate in a new "
+            "--workdir"
         )
