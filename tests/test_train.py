@@ -500,7 +500,7 @@ def test_a_loss_that_is_not_finite(
             lambda _config: dataclasses.replace(dataset, features=spoiled),
         )
         with pytest.raises(
-            FloatingPointError, match=r"phase final, step 1\d: .*loss.* not finite; checkpoints"
+            FloatingPointError, match=r"phase final, step 1\d: .*loss.* not finite; the checkpoints"
         ):
             train(config, path)
     assert not (path / "result.json").exists()
