@@ -23,7 +23,7 @@ setup(
     install_requires=[
         "jax>=0.10,<0.12",
         "flax>=0.12",
-        "optax>=0.2.5",
+        "optax>=0.2.6",
         "orbax-checkpoint>=0.11",
         "grain>=0.2.12",
         "tensorflow-datasets>=4.9.9",

@@ -159,7 +159,7 @@ def make_train_step(
         terms, gradients = loss_and_gradients(model, state.params, batch, classes, objective)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        terms["gradient_norm"] = optax.global_norm(gradients)
+        terms["gradient_norm"] = optax.tree.norm(gradients)
         return TrainState(state.step + 1, params, optimizer_state), terms
 
     return train_step

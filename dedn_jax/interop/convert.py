@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -62,6 +63,6 @@ def nested_to_state(params: Params, like: nnx.State, source: str) -> nnx.State:
         "coarse": arrays(params["coarse"]),
         "fine": {g: arrays(network) for g, network in enumerate(params["fine"])},
     }
-    state = nnx.State.merge(like)  # a copy: the caller's parameters stay as they are
+    state = jax.tree.map(lambda leaf: leaf, like)  # a copy: the caller keeps its own
     nnx.replace_by_pure_dict(state, pure)
     return state
