@@ -42,4 +42,4 @@ $(VENV)/.torch: $(VENV)/.dev requirements-torch.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs/demo build *.egg-info

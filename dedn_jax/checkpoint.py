@@ -116,7 +116,10 @@ def load_params(directory: Path, like: nnx.State) -> nnx.State:
       InputError: nothing there, or parameters of another shape.
     """
     if not directory.is_dir():
-        raise InputError(f"{directory}: no trained model here yet; finish `dedn train` first")
+        raise InputError(
+            f"{directory}: no trained model here; finish `dedn train` first, or remove "
+            f"{directory.parent} if it was finished"
+        )
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(directory.resolve(), like)

@@ -30,20 +30,21 @@ def _parser() -> argparse.ArgumentParser:
         "interrupted run. Override any field: --config.train.epochs=40",
     )
     _add_config(train)
-    train.add_argument("--workdir", required=True, type=Path, help="directory of the run")
+    train.add_argument("--workdir", required=True, type=_path, help="directory of the run")
     train.set_defaults(run=_train, overrides=True)
 
     evaluate = jobs.add_parser(
         "evaluate",
         help="U, S, H, T1 of a trained run on its test sets",
         description="Evaluates a finished run, or with --weights a state_dict of the published "
-        "code under the run's config.",
+        "code under the run's config. Fields that change no number can be overridden: "
+        "--config.data.path=FILE",
     )
-    evaluate.add_argument("--workdir", required=True, type=Path, help="directory of the run")
-    evaluate.add_argument("--weights", type=Path, help="published state_dict (.pt) to evaluate")
+    evaluate.add_argument("--workdir", required=True, type=_path, help="directory of the run")
+    evaluate.add_argument("--weights", type=_path, help="published state_dict (.pt) to evaluate")
     evaluate.add_argument("--batch-size", type=int, help="images at a time; changes no number")
-    evaluate.add_argument("--json", type=Path, help="write the numbers here as well")
-    evaluate.set_defaults(run=_evaluate, overrides=False)
+    evaluate.add_argument("--json", type=_path, help="write the numbers here as well")
+    evaluate.set_defaults(run=_evaluate, overrides=True)
 
     demo = jobs.add_parser(
         "demo",
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Runs configs/demo.py from pictures to a report.",
     )
     demo.add_argument(
-        "--workdir", type=Path, default=Path("runs/demo"), help="directory of the run"
+        "--workdir", type=_path, default=Path("runs/demo"), help="directory of the run"
     )
     demo.set_defaults(run=_demo, overrides=True)
 
@@ -61,9 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Writes the selected parameters of a run so that the published PyTorch code "
         "loads them.",
     )
-    export.add_argument("--workdir", required=True, type=Path, help="directory of the run")
-    export.add_argument("--out", required=True, type=Path, help="the .pt file to write")
-    export.set_defaults(run=_export, overrides=False)
+    export.add_argument("--workdir", required=True, type=_path, help="directory of the run")
+    export.add_argument("--out", required=True, type=_path, help="the .pt file to write")
+    export.set_defaults(run=_export, overrides=True)
 
     compare = jobs.add_parser(
         "compare",
@@ -71,9 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Runs a checkout of the published code (zjrao/DEDN) beside ours on the same "
         "weights and batches: outputs, losses, gradients, parameters after some steps, step times.",
     )
-    compare.add_argument("--reference-dir", required=True, type=Path, help="the checkout")
+    compare.add_argument("--reference-dir", required=True, type=_path, help="the checkout")
     compare.add_argument("--recipe", default="cub_gzsl", help="which recipe (default: cub_gzsl)")
-    compare.add_argument("--features", type=Path, help="published HDF5; default: random features")
+    compare.add_argument("--features", type=_path, help="published HDF5; default: random features")
     compare.add_argument("--channels", type=int, default=1024, help="of random features")
     compare.add_argument("--side", type=int, default=7, help="of random features: side x side")
     compare.add_argument("--steps", type=int, default=20, help="optimiser steps (default: 20)")
@@ -82,9 +83,17 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also run the published code in float64, to see how far its own rounding carries it",
     )
-    compare.add_argument("--json", type=Path, help="write the report here as well")
+    compare.add_argument("--json", type=_path, help="write the report here as well")
     compare.set_defaults(run=_compare, overrides=True)
     return parser
+
+
+def _path(text: str) -> Path:
+    """A path flag; the shell leaves the `~` of `--flag=~/x` to us."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -100,12 +109,14 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     print(result_text(train(load_config(args.config, overrides), args.workdir)))
 
 
-def _evaluate(args: argparse.Namespace, _: list[str]) -> None:
+def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.evaluate import metrics_table
-    from dedn_jax.files import write_json
+    from dedn_jax.files import check_output, write_json
     from dedn_jax.run import evaluate_run
 
-    report = evaluate_run(args.workdir, weights=args.weights, batch_size=args.batch_size)
+    if args.json:
+        check_output(args.json)
+    report = evaluate_run(args.workdir, overrides, weights=args.weights, batch_size=args.batch_size)
     print(f"Test sets ({report['protocol']}), percent:")
     print(metrics_table(report["test"]))
     print(json.dumps(report))
@@ -123,18 +134,22 @@ def _demo(args: argparse.Namespace, overrides: list[str]) -> None:
     print(f"Report: {write_report(args.workdir)}")
 
 
-def _export(args: argparse.Namespace, _: list[str]) -> None:
+def _export(args: argparse.Namespace, overrides: list[str]) -> None:
+    from dedn_jax.files import check_output
     from dedn_jax.run import export_run
 
-    export_run(args.workdir, args.out)
+    check_output(args.out, ".pt")
+    export_run(args.workdir, args.out, overrides)
     print(f"Wrote {args.out}")
 
 
 def _compare(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.compare import compare, comparison_text
     from dedn_jax.config import load_config
-    from dedn_jax.files import write_json
+    from dedn_jax.files import check_output, write_json
 
+    if args.json:
+        check_output(args.json)
     for name in ("steps", "channels", "side"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name}={getattr(args, name)}, expected at least 1")
@@ -171,6 +186,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         print(f"dedn: {error}", file=sys.stderr)
         return 128 + error.signal_number
+    except KeyboardInterrupt:
+        print("dedn: stopped", file=sys.stderr)
+        return 130
     except FloatingPointError as error:
         print(f"dedn: {error}", file=sys.stderr)
         return 1

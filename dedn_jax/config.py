@@ -23,9 +23,9 @@ DATA_FORMATS = ("published_hdf5", "demo")
 
 
 def _configs_dir() -> Path:
-    """The folder of recipes: beside the package in a checkout, inside it when installed."""
+    """The folder of recipes: inside the package when installed, beside it in a checkout."""
     package = Path(__file__).resolve().parent
-    for folder in (package.parent / "configs", package / "configs"):
+    for folder in (package / "configs", package.parent / "configs"):
         if (folder / "base.py").is_file():
             return folder
     raise InputError(
@@ -44,7 +44,8 @@ def find_config(name_or_path: str) -> Path:
         return path
     known = _configs_dir()
     candidate = known / f"{path.stem}.py"
-    if candidate.is_file() and path.parent in (Path("."), Path("configs")):
+    bare = path.parent in (Path("."), Path("configs")) and path.suffix in ("", ".py")
+    if bare and candidate.is_file():
         return candidate
     names = ", ".join(sorted(p.stem for p in known.glob("*.py")))
     raise InputError(f"--config: no file {name_or_path!r}; give a path, or one of {names}")
@@ -72,8 +73,12 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def base_config() -> ConfigDict:
-    """A fresh copy of `configs/base.py`, which every recipe starts from."""
-    return _import_file(_configs_dir() / "base.py").get_config()
+    """A fresh copy of `configs/base.py`, which every recipe starts from.
+
+    Locked: setting a field that is not there is an error, not a new field.
+    """
+    config: ConfigDict = _import_file(_configs_dir() / "base.py").get_config()
+    return config.lock()
 
 
 def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -87,26 +92,46 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
       InputError: unknown recipe, unknown field, a value of the wrong type or outside its range.
     """
     path = find_config(name_or_path)
+    module = _import_file(path)
+    try:
+        config = module.get_config()
+    except Exception as error:  # the user's code may raise anything
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: get_config(): {type(error).__name__}: {reason}") from error
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"{path}: get_config() returns a {type(config).__name__}, no ConfigDict")
+    return apply_overrides(config, overrides, str(path))
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[str], where: str) -> ConfigDict:
+    """`config` with `--config.section.field=value` flags applied, and checked.
+
+    Raises:
+      InputError: unknown field, a value of the wrong type or outside its range.
+    """
+    check_config(config, where)
     values = flags.FlagValues()
     argv = ["dedn", *overrides]
     try:
-        config_flags.DEFINE_config_dict(
-            "config", _import_file(path).get_config(), flag_values=values, sys_argv=argv
-        )
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         rest = values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot apply {' '.join(overrides)}: {reason}") from error
+        raise InputError(f"{where}: cannot apply {' '.join(overrides)}: {reason}") from error
     if rest[1:]:
-        raise InputError(f"{path}: unexpected arguments {' '.join(rest[1:])}")
-    # Locked: a field that is not there is an error, not a new field.
-    config: ConfigDict = values["config"].value
-    check_config(config, str(path))
-    return config
+        raise InputError(f"{where}: unexpected arguments {' '.join(rest[1:])}")
+    changed: ConfigDict = values["config"].value
+    check_config(changed, where)
+    return changed
 
 
 def _check_fields(config: ConfigDict, base: ConfigDict, where: str, prefix: str = "") -> None:
-    """Raises InputError unless `config` has every field of `base`, and its numbers are finite."""
+    """Raises InputError unless `config` has just the fields of `base`, of their types."""
+    if extra := sorted(set(config) - set(base)):
+        raise InputError(
+            f"{where}: config.{prefix}{extra[0]} is no field; known: "
+            f"{', '.join(prefix + name for name in base)}"
+        )
     for name, default in base.items():
         field = f"{prefix}{name}"
         if name not in config or isinstance(default, ConfigDict) > isinstance(
@@ -116,10 +141,17 @@ def _check_fields(config: ConfigDict, base: ConfigDict, where: str, prefix: str 
                 f"{where}: config.{field} is missing; start the recipe from "
                 "dedn_jax.config.base_config()"
             )
+        value = config[name]
         if isinstance(default, ConfigDict):
-            _check_fields(config[name], default, where, f"{field}.")
-        elif isinstance(config[name], float) and not math.isfinite(config[name]):
-            raise InputError(f"{where}: config.{field}={config[name]}, expected a finite number")
+            _check_fields(value, default, where, f"{field}.")
+        elif type(value) is not type(default) and not (
+            isinstance(default, float) and type(value) is int
+        ):
+            raise InputError(
+                f"{where}: config.{field}={value!r}, expected a {type(default).__name__}"
+            )
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{where}: config.{field}={value}, expected a finite number")
 
 
 def check_config(config: ConfigDict, where: str) -> None:
@@ -149,7 +181,7 @@ def check_config(config: ConfigDict, where: str) -> None:
     one_of("selection.metric", SELECTION_METRICS)
     one_of("selection.refit", REFITS)
     one_of("model.precision", PRECISIONS)
-    require(config.seed >= 0, "seed", "0 or more")
+    require(0 <= config.seed < 2**32, "seed", "0 to 2**32 - 1")
     for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "checkpoints_kept"):
         require(config.train[name] >= 1, f"train.{name}", "at least 1")
     require(config.train.evaluate_every >= 0, "train.evaluate_every", "0 (once an epoch) or more")

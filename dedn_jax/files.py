@@ -5,24 +5,59 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from dedn_jax.errors import InputError
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes `path` through a temporary file beside it, so that a crash leaves old or new."""
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that takes its name only once it is written whole.
+
+    It is written beside its final place and moved there: a crash leaves the old file or the new
+    one, a reader never meets half of one, and an error leaves nothing behind. The folder is made if
+    missing.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)  # made private; others in a team read runs as well
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes `data` to `path`, whole or not at all."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+def check_output(path: Path, suffix: str = ".json") -> None:
+    """Checks a path the user wants a result in, before the work for it is done.
+
+    Raises:
+      InputError: not named as such a file, or something else than an earlier result is there.
+    """
+    if path.suffix != suffix:
+        raise InputError(f"{path}: expected a name that ends in {suffix}")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError(f"{path}: is no regular file; choose another name")
+    parent = path.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: {parent} is no folder that can be written to")
 
 
 def write_json(path: Path, value: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 
 import numpy as np
 
@@ -174,8 +175,13 @@ def _clusters(word_vectors: np.ndarray, count: int, seed: int) -> AttributeGroup
         )
     vectors = np.asarray(word_vectors, np.float64)
     vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    _, label = kmeans2(vectors, count, minit="++", rng=np.random.default_rng(seed), iter=50)
-    # k-means may leave a cluster empty; a subnetwork without attributes would be dead weight.
-    members = [tuple(np.flatnonzero(label == g).tolist()) for g in range(count)]
-    members = sorted(m for m in members if m)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy warns of an empty cluster, which is an error below
+        _, label = kmeans2(vectors, count, minit="++", rng=np.random.default_rng(seed), iter=50)
+    members = sorted(tuple(np.flatnonzero(label == g).tolist()) for g in range(count))
+    if not all(members):
+        raise InputError(
+            f"config.data.groups='clusters:{count}': the word vectors form fewer clusters; use a "
+            "smaller number"
+        )
     return AttributeGroups(tuple(f"cluster {g}" for g in range(len(members))), tuple(members))

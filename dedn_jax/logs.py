@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-
-from tensorboardX import SummaryWriter
 
 from dedn_jax.evaluate import Metrics
 from dedn_jax.files import write_atomically
@@ -23,6 +22,8 @@ class MetricsLog:
     """
 
     def __init__(self, lines: Path, tensorboard: Path, phase: str, resumed_at: int) -> None:
+        from tensorboardX import SummaryWriter  # here: it imports torch where that is installed
+
         self._phase = phase
         _drop_after(lines, phase, resumed_at)
         self._lines = lines.open("a")
@@ -39,9 +40,10 @@ class MetricsLog:
     def evaluation(self, step: int, label: str, metrics: Metrics) -> None:
         """Metrics in percent; `label` says on which images, and is written with every number."""
         self._write({"phase": self._phase, "step": step, "evaluated_on": label, **metrics})
+        tag = re.sub(r"[^\w-]+", "_", label).strip("_")  # all that TensorBoard takes in a tag
         for expert, values in metrics.items():
             for name, value in values.items():
-                self._board.add_scalar(f"{label}/{expert}/{name}", value, step)
+                self._board.add_scalar(f"{tag}/{expert}/{name}", value, step)
 
     def _write(self, line: dict[str, object]) -> None:
         self._lines.write(json.dumps(line) + "\n")
@@ -57,11 +59,13 @@ def read_lines(path: Path) -> list[dict]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
             continue  # the last line of a run that was killed while writing it
+        if isinstance(record, dict) and {"phase", "step"} <= set(record):
+            records.append(record)
     return records
 
 

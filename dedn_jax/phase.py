@@ -17,6 +17,7 @@ from dedn_jax.checkpoint import Checkpoints, Snapshot, load_params, save_params
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import train_batches
 from dedn_jax.data.sampler import Sampler
+from dedn_jax.errors import InputError
 from dedn_jax.evaluate import Metrics, evaluate_task, make_predictor
 from dedn_jax.files import read_json, write_json
 from dedn_jax.groups import AttributeGroups
@@ -97,7 +98,9 @@ class Selection:
         best, fused = self.best, metrics["fused"]
         if best["t1"] is None or fused["T1"] > best["t1"]["T1"]:
             best["t1"] = {"T1": fused["T1"], "step": step}
-        if best["metrics"] is None or fused[self._key] > best["metrics"]["fused"][self._key]:
+        # While the best is 0 nothing was learned yet, and a later look is the better guess.
+        so_far = best["metrics"]["fused"][self._key] if best["metrics"] else 0.0
+        if fused[self._key] > so_far or so_far == 0:
             best["step"], best["metrics"] = step, metrics
             self.params = jax.tree.map(jnp.copy, params)
 
@@ -163,13 +166,14 @@ def run_phase(
 
 def _finished(folder: Path, like: nnx.State) -> PhaseResult:
     result = read_json(folder / "result.json")
-    return PhaseResult(
-        result["steps"],
-        result["selected_step"],
-        result["selected_metrics"],
-        result["best_t1"],
-        load_params(folder / "selected", like),
-    )
+    try:
+        steps, selected = result["steps"], result["selected_step"]
+        metrics, best_t1 = result["selected_metrics"], result["best_t1"]
+    except KeyError as error:
+        raise InputError(
+            f"{folder / 'result.json'}: has no {error}; remove {folder} to train that phase again"
+        ) from error
+    return PhaseResult(steps, selected, metrics, best_t1, load_params(folder / "selected", like))
 
 
 def _batches(phase: Phase, config: ConfigDict) -> grain.DatasetIterator:
@@ -244,8 +248,8 @@ def _train(
 
 
 def _check_finite(name: str, step: int, terms: dict[str, float]) -> None:
-    """Raises FloatingPointError where the loss or the gradient is no longer a number to go on."""
-    bad = [k for k in ("loss", "gradient_norm") if not math.isfinite(terms[k])]
+    """Raises FloatingPointError where loss, gradient or parameters are no numbers to go on from."""
+    bad = [k for k in ("loss", "gradient_norm", "parameter_norm") if not math.isfinite(terms[k])]
     if bad:
         bad += [k for k, v in terms.items() if k not in bad and not math.isfinite(v)]
         raise FloatingPointError(

@@ -58,8 +58,8 @@ def write_report(workdir_path: str | Path) -> Path:
 
 
 def chance(dataset: GZSLDataset) -> float:
-    """H in percent of choosing uniformly among all classes: U = S = H = 100 / classes."""
-    return 100.0 / dataset.num_classes
+    """H in percent of a uniform choice among seen and unseen classes: U = S = H = 100/classes."""
+    return 100.0 / (len(dataset.seen_classes) + len(dataset.unseen_classes))
 
 
 def draw_curve(workdir: Workdir, path: Path) -> bool:
@@ -94,9 +94,8 @@ def draw_contact_sheet(run: Run, predictions: np.ndarray, path: Path) -> None:
       predictions: `[unseen test images]` class ids.
       path: PNG to write.
     """
-    from dedn_jax.data.demo.dataset import (
-        load_demo_pictures,
-    )  # the demo's drawing code, for demos only
+    # Here: only the demo's report needs its drawing code.
+    from dedn_jax.data.demo.dataset import load_demo_pictures
 
     dataset = run.dataset
     images = load_demo_pictures(run.config.data).images
@@ -141,7 +140,7 @@ def _predict(run: Run, params: object, images: np.ndarray) -> np.ndarray:
         for features, count in evaluation_batches(task, images, run.config.evaluate.batch_size):
             among_all, _ = predictor(params, jnp.asarray(features), classes)
             parts.append(np.asarray(among_all)[EXPERTS.index("fused"), :count])
-    return np.concatenate(parts)
+    return task.class_ids[np.concatenate(parts)]
 
 
 def _page(run: Run, pictures: list[tuple[str, str]]) -> str:

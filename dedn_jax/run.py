@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from dedn_jax.checkpoint import load_params
-from dedn_jax.data.dataset import GZSLDataset, trainval_task
+from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
 from dedn_jax.groups import AttributeGroups, resolve_groups
@@ -42,14 +43,18 @@ class Run(NamedTuple):
     params: nnx.State
 
 
-def open_run(path: str | Path) -> Run:
+def open_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
     """Loads what a work directory names.
+
+    Args:
+      path: work directory.
+      overrides: `--config.data.path=...` and the like, see `Workdir.load_config`.
 
     Raises:
       InputError: no run there, or its data set has changed.
     """
     workdir = Workdir(path)
-    config = workdir.load_config()
+    config = workdir.load_config(overrides)
     dataset = load_dataset(config)
     workdir.check_fingerprint(dataset.fingerprint())
     groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
@@ -67,12 +72,17 @@ def load_selected(run: Run) -> nnx.State:
 
 
 def evaluate_run(
-    path: str | Path, *, weights: Path | None = None, batch_size: int | None = None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    weights: Path | None = None,
+    batch_size: int | None = None,
 ) -> dict:
     """U, S, H and T1 on the test sets.
 
     Args:
       path: work directory.
+      overrides: see `open_run`.
       weights: a state_dict of the published code to evaluate instead of the run's own model.
       batch_size: images at a time; None: the config's.
 
@@ -81,13 +91,13 @@ def evaluate_run(
     """
     if batch_size is not None and batch_size < 1:
         raise InputError(f"--batch-size={batch_size}, expected at least 1")
-    run = open_run(path)
+    run = open_run(path, overrides)
     if batch_size:
         run.config.evaluate.batch_size = batch_size
     if weights is None:
         params, protocol = load_selected(run), run.config.selection.protocol
     else:
-        nested = from_published(read_state_dict(weights))
+        nested = from_published(read_state_dict(weights), str(weights))
         params, protocol = nested_to_state(nested, run.params, str(weights)), "given weights"
     with jax.default_matmul_precision(run.config.model.precision):
         metrics = evaluate_params(run.config, run.dataset, run.groups, run.model, params)
@@ -99,15 +109,16 @@ def evaluate_run(
     }
 
 
-def export_run(path: str | Path, out: Path) -> None:
+def export_run(path: str | Path, out: Path, overrides: Sequence[str] = ()) -> None:
     """Writes a run's selected parameters as a state_dict of the published code."""
-    run = open_run(path)
-    task = trainval_task(run.dataset)
-    classes = make_class_space(task.class_embeddings, task.seen, run.groups)
+    run = open_run(path, overrides)
+    seen_classes = run.dataset.seen_classes
+    seen = np.isin(np.arange(run.dataset.num_classes), seen_classes)
+    classes = make_class_space(run.dataset.class_embeddings, seen, run.groups)
     state_dict = to_published(
         state_to_nested(load_selected(run)),
         class_embeddings=np.asarray(classes.embeddings),
-        seen=np.flatnonzero(task.seen),
+        seen=seen_classes,
         bias=run.config.loss.bias,
     )
     write_state_dict(out, state_dict)

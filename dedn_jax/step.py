@@ -160,6 +160,7 @@ def make_train_step(
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         terms["gradient_norm"] = optax.tree.norm(gradients)
+        terms["parameter_norm"] = optax.tree.norm(params)
         return TrainState(state.step + 1, params, optimizer_state), terms
 
     return train_step

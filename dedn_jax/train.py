@@ -12,16 +12,16 @@ from ml_collections import ConfigDict
 from dedn_jax.data.dataset import GZSLDataset, Task, trainval_task, validation_task
 from dedn_jax.data.load import load_dataset
 from dedn_jax.evaluate import Metrics, evaluate_task, make_predictor, metrics_table
-from dedn_jax.files import write_json
+from dedn_jax.files import read_json, write_json
 from dedn_jax.groups import AttributeGroups, resolve_groups
-from dedn_jax.interrupt import stop_on_signals
+from dedn_jax.interrupt import StopRequest, stop_on_signals
 from dedn_jax.model.experts import DualExpert
 from dedn_jax.phase import Phase, PhaseResult, run_phase
 from dedn_jax.step import Mixing, make_class_space
 from dedn_jax.workdir import Workdir
 
 VALIDATION_LABEL = "validation classes"
-TEST_BEST_LABEL = "test sets (test-best: selection by test)"
+TEST_BEST_LABEL = "test sets (test-best: selected by test)"
 
 
 def train(config: ConfigDict, workdir_path: str | Path) -> dict[str, object]:
@@ -49,35 +49,53 @@ def train(config: ConfigDict, workdir_path: str | Path) -> dict[str, object]:
       Interrupted: SIGTERM or Ctrl-C; everything is saved.
     """
     workdir = Workdir(workdir_path)
+    workdir.check_config(config)
     dataset = load_dataset(config)
     groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
-    workdir.claim(config, dataset.fingerprint())
-    with stop_on_signals() as stop, jax.default_matmul_precision(config.model.precision):
-        model, params = make_model(config, dataset, groups)
-        selection: PhaseResult | None = None
-        task = trainval_task(dataset)
-        steps = num_steps(task, config, config.train.epochs)
-        label = TEST_BEST_LABEL if config.selection.protocol == "test-best" else None
-        if config.selection.protocol == "validation":
-            candidate = validation_task(
-                dataset,
-                config.selection.validation_classes,
-                config.selection.validation_images,
-                config.seed,
-            )
-            length = num_steps(candidate, config, config.train.epochs)
-            phase = Phase("validation", candidate, groups, model, length, VALIDATION_LABEL)
-            selection = run_phase(phase, params, config, workdir, stop)
-            epochs = selection.selected_step * config.train.batch_size / len(candidate.train)
-            if config.selection.refit == "continue":
-                params, epochs = selection.params, epochs * config.selection.continue_epochs
-            steps = num_steps(task, config, epochs)
-        phase = Phase("final", task, groups, model, steps, label)
-        final = run_phase(phase, params, config, workdir, stop)
-        metrics = evaluate_params(config, dataset, groups, model, final.params)
-    result = _result(config, dataset, selection, final, metrics)
-    write_json(workdir.result_file, result)
+    with workdir.locked():
+        workdir.claim(config, dataset.fingerprint())
+        if workdir.result_file.exists():
+            return read_json(workdir.result_file)
+        with stop_on_signals() as stop, jax.default_matmul_precision(config.model.precision):
+            result = _run_phases(config, workdir, dataset, groups, stop)
+        write_json(workdir.result_file, result)
     return result
+
+
+def _run_phases(
+    config: ConfigDict,
+    workdir: Workdir,
+    dataset: GZSLDataset,
+    groups: AttributeGroups,
+    stop: StopRequest,
+) -> dict[str, object]:
+    model, params = make_model(config, dataset, groups)
+    protocol = config.selection.protocol
+    task = trainval_task(dataset)
+    steps = num_steps(task, config, config.train.epochs)
+    selection: PhaseResult | None = None
+    held: np.ndarray | None = None
+    if protocol == "validation":
+        candidate = validation_task(
+            dataset,
+            config.selection.validation_classes,
+            config.selection.validation_images,
+            config.seed,
+        )
+        held = candidate.class_ids[~candidate.seen]
+        length = num_steps(candidate, config, config.train.epochs)
+        phase = Phase("validation", candidate, groups, model, length, VALIDATION_LABEL)
+        selection = run_phase(phase, params, config, workdir, stop)
+        epochs = selection.selected_step * config.train.batch_size / len(candidate.train)
+        if config.selection.refit == "continue":
+            params, epochs = selection.params, epochs * config.selection.continue_epochs
+        steps = num_steps(task, config, epochs)
+    label = TEST_BEST_LABEL if protocol == "test-best" else None
+    final = run_phase(
+        Phase("final", task, groups, model, steps, label), params, config, workdir, stop
+    )
+    metrics = evaluate_params(config, dataset, groups, model, final.params)
+    return _result(config, dataset, selection, held, final, metrics)
 
 
 def make_model(
@@ -118,6 +136,7 @@ def _result(
     config: ConfigDict,
     dataset: GZSLDataset,
     selection: PhaseResult | None,
+    held: np.ndarray | None,
     final: PhaseResult,
     metrics: Metrics,
 ) -> dict[str, object]:
@@ -137,7 +156,11 @@ def _result(
         "selected_step": final.selected_step,
         "test": metrics,
     }
-    if selection is not None:
+    if selection is not None and held is not None:
+        result["validation_classes"] = {
+            "chosen_by": "the data set" if dataset.validation_classes is not None else "the seed",
+            "names": [dataset.class_names[k] for k in held],
+        }
         result["validation"] = {
             "selected_step": selection.selected_step,
             "steps": selection.steps,
@@ -152,6 +175,8 @@ def _result(
 def result_text(result: dict) -> str:
     """What a training prints at its end."""
     lines = [f"Selected by {result['selected_by']}, step {result['selected_step']}."]
+    if held := result.get("validation_classes"):
+        lines.append(f"{len(held['names'])} validation classes, chosen by {held['chosen_by']}.")
     if validation := result.get("validation"):
         fused = validation["fused"]
         lines.append(

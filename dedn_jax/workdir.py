@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from dedn_jax.config import apply_overrides, base_config
 from dedn_jax.data.dataset import fingerprint_difference
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json, write_json
 
+_LOCK = ".lock"
 # Fields that may change between a start and its resumption: none of them changes a number.
-_FREE_FIELDS = frozenset(
+FREE_FIELDS = frozenset(
     {
         "data.path",
+        "data.word_vectors",
         "data.memory_map",
+        "evaluate.batch_size",
         "train.log_every",
         "train.checkpoint_every",
         "train.checkpoints_kept",
@@ -56,60 +64,120 @@ class Workdir:
         """The folder of one training phase, `validation` or `final`."""
         return self.path / name
 
-    def claim(self, config: ConfigDict, fingerprint: dict[str, object]) -> None:
-        """Takes an empty directory for this config and data set, or checks that they are the same.
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second process out of the directory; the lock goes with its process.
 
         Raises:
-          InputError: the directory holds a run of another config or data set, or other files.
+          InputError: another process trains here, or the directory cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / _LOCK).open("a")
+        except OSError as error:
+            raise InputError(
+                f"--workdir: {self.path} cannot be written to ({error.strerror}); choose another"
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(
+                    f"--workdir: another process trains in {self.path}; wait for it, or choose "
+                    "another directory"
+                ) from error
+            yield
+
+    def check_config(self, config: ConfigDict) -> None:
+        """Checks, before any data are read, that the directory is empty or holds this run.
+
+        Raises:
+          InputError: it holds a run of another config, or other files.
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--workdir: {self.path} is a file, expected a directory")
+        if self.path.exists() and not os.access(self.path, os.W_OK | os.X_OK):
+            raise InputError(f"--workdir: {self.path} cannot be written to; choose another")
         if not self.config_file.exists():
-            if self.path.is_dir() and not all(map(self._unfinished_claim, self.path.iterdir())):
+            # `claim` writes the config last: without it, a killed `claim` is all there can be.
+            if any(p.name not in (_LOCK, self.dataset_file.name) for p in self._visible()):
                 raise InputError(
                     f"--workdir: {self.path} is not empty and holds no run; choose another"
                 )
-            write_json(self.dataset_file, fingerprint)
-            write_json(self.config_file, config.to_dict())
             return
         saved, now = _flat(read_json(self.config_file)), _flat(config.to_dict())
         changed = [
             f"{k}={saved.get(k)!r} there, {now.get(k)!r} now"
             for k in sorted(saved | now)
-            if saved.get(k) != now.get(k) and k not in _FREE_FIELDS
+            if saved.get(k) != now.get(k) and k not in FREE_FIELDS
         ]
         if changed:
             raise InputError(
                 f"--workdir: {self.path} holds a run of another config ({'; '.join(changed[:4])}); "
-                "choose another directory, or give the same config to resume"
-            )
-        if differing := fingerprint_difference(read_json(self.dataset_file), fingerprint):
-            raise InputError(
-                f"--workdir: {self.path} holds a run on another data set (differs in "
-                f"{', '.join(differing)}); choose another directory"
+                "choose another directory, remove this one, or give the same config to resume"
             )
 
-    def _unfinished_claim(self, file: Path) -> bool:
-        """Whether `file` was left by a run that was killed in `claim`."""
-        ours = (self.dataset_file.name, self.config_file.name)
-        return file == self.dataset_file or file.name.startswith(tuple(f".{n}." for n in ours))
+    def claim(self, config: ConfigDict, fingerprint: dict[str, object]) -> None:
+        """Takes the directory for this config and data set, or checks that they are the same.
 
-    def load_config(self) -> ConfigDict:
-        """The resolved config of the run.
+        Free fields, such as where the data are, are kept as they are now.
 
         Raises:
-          InputError: no run here.
+          InputError: as `check_config`, or the directory holds a run on another data set.
+        """
+        self.check_config(config)
+        if self.dataset_file.exists():
+            self.check_fingerprint(fingerprint)
+        else:
+            write_json(self.dataset_file, fingerprint)
+        resolved = config.to_dict()
+        if not self.config_file.exists() or read_json(self.config_file) != resolved:
+            write_json(self.config_file, resolved)
+
+    def _visible(self) -> list[Path]:
+        """What is in the directory but for temporary files of a write that was killed."""
+        names = (self.dataset_file.name, self.config_file.name)
+        temporary = tuple(f".{name}." for name in names)
+        if not self.path.exists():
+            return []
+        return [p for p in self.path.iterdir() if not p.name.startswith(temporary)]
+
+    def load_config(self, overrides: Sequence[str] = ()) -> ConfigDict:
+        """The resolved config of the run.
+
+        Args:
+          overrides: `--config.section.field=value` flags, for free fields only.
+
+        Raises:
+          InputError: no run here, a damaged config, or an override that would change the run.
         """
         if not self.config_file.is_file():
             raise InputError(f"--workdir: {self.path} holds no run (no {self.config_file.name})")
-        return ConfigDict(read_json(self.config_file))
+        # What an older version did not have yet was then as the base has it now.
+        config = base_config()
+        saved = read_json(self.config_file)
+        try:
+            config.update(saved)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{self.config_file}: is no config of this version: {reason}"
+            ) from error
+        for flag in overrides:
+            field = flag.removeprefix("--config.").split("=")[0]
+            if field not in FREE_FIELDS:
+                raise InputError(
+                    f"{flag}: would make it another run; only {', '.join(sorted(FREE_FIELDS))} can "
+                    "be set here"
+                )
+        return apply_overrides(config, overrides, str(self.config_file))
 
     def check_fingerprint(self, fingerprint: dict[str, object]) -> None:
         """Raises InputError unless `fingerprint` is that of the run's data set."""
         if differing := fingerprint_difference(read_json(self.dataset_file), fingerprint):
             raise InputError(
-                f"--workdir: {self.path} was trained on another data set (differs in "
-                f"{', '.join(differing)})"
+                f"--workdir: {self.path} holds a run on another data set (differs in "
+                f"{', '.join(differing)}); choose another directory"
             )
 
 

@@ -33,24 +33,22 @@ def make_task(seen_images: int, unseen_images: int) -> Task:
     order = rng.permutation(images)
     labels = labels[order]
     return Task(
-        name="test",
         features=InMemoryFeatures(rng.standard_normal((images, CHANNELS, REGIONS), np.float32)),
         labels=labels,
         class_ids=np.arange(CLASSES),
         class_embeddings=rng.standard_normal((CLASSES, ATTRIBUTES)).astype(np.float32),
-        word_vectors=rng.standard_normal((ATTRIBUTES, 4)).astype(np.float32),
         seen=SEEN,
         train=np.arange(1),
         eval_seen=np.flatnonzero(SEEN[labels]),
         eval_unseen=np.flatnonzero(~SEEN[labels]),
-        class_names=tuple("abcdefg"),
     )
 
 
 def make_model(task: Task) -> tuple[nnx.GraphDef, nnx.State, ClassSpace]:
-    groups = resolve_groups("3,0;1-2,4", task.word_vectors)
+    vectors = np.random.default_rng(5).standard_normal((ATTRIBUTES, 4)).astype(np.float32)
+    groups = resolve_groups("3,0;1-2,4", vectors)
     model = DualExpert(
-        task.word_vectors, groups, channels=CHANNELS, regions=REGIONS, rank=0, rngs=nnx.Rngs(0)
+        vectors, groups, channels=CHANNELS, regions=REGIONS, rank=0, rngs=nnx.Rngs(0)
     )
     return *nnx.split(model), make_class_space(task.class_embeddings, task.seen, groups)
 
@@ -174,20 +172,18 @@ def test_a_tiny_example_by_hand() -> None:
     labels = np.array([0, 1, 2, 2, 1], np.int32)
     seen = np.array([True, True, False])
     task = Task(
-        name="test",
         features=InMemoryFeatures(maps),
         labels=labels,
         class_ids=np.arange(3),
         class_embeddings=z,
-        word_vectors=np.eye(2, dtype=np.float32),
         seen=seen,
         train=np.arange(1),
         eval_seen=np.array([0, 1, 4]),
         eval_unseen=np.array([2, 3]),
-        class_names=("a", "b", "c"),
     )
-    groups = resolve_groups("1;0", task.word_vectors)  # attribute 1 first
-    model = DualExpert(task.word_vectors, groups, channels=2, regions=1, rank=0, rngs=nnx.Rngs(0))
+    vectors = np.eye(2, dtype=np.float32)
+    groups = resolve_groups("1;0", vectors)  # attribute 1 first
+    model = DualExpert(vectors, groups, channels=2, regions=1, rank=0, rngs=nnx.Rngs(0))
     for net in (model.coarse, *model.fine):
         net.region_score[...] = jnp.eye(2)
         net.channel_score[...] = jnp.zeros((2, 1))

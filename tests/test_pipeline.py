@@ -20,17 +20,14 @@ def make_task() -> Task:
     maps = np.broadcast_to(np.arange(IMAGES, dtype=np.float32)[:, None, None], (60, 3, 2))
     labels = (np.arange(IMAGES) % 6).astype(np.int32)
     return Task(
-        name="test",
         features=InMemoryFeatures(maps),
         labels=labels,
         class_ids=np.arange(6),
         class_embeddings=np.eye(6, dtype=np.float32),
-        word_vectors=np.eye(6, dtype=np.float32),
         seen=np.arange(6) < 4,
         train=np.flatnonzero(labels < 4),
         eval_seen=np.arange(3),
         eval_unseen=np.flatnonzero(labels >= 4),
-        class_names=tuple("abcdef"),
     )
 
 

@@ -21,10 +21,12 @@ from dedn_jax.config import load_config
 from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
 from dedn_jax.evaluate import EXPERTS, METRICS
+from dedn_jax.files import write_json
 from dedn_jax.interop.convert import state_to_nested
 from dedn_jax.logs import read_lines
 from dedn_jax.run import evaluate_run, export_run, load_selected, open_run
 from dedn_jax.train import TEST_BEST_LABEL, VALIDATION_LABEL, result_text, train
+from dedn_jax.workdir import Workdir
 
 SEEN, UNSEEN, PER_CLASS, TRAINVAL = 6, 2, 12, 8
 ATTRIBUTES, WORD_DIM, CHANNELS, SIDE = 6, 5, 8, 2
@@ -332,8 +334,13 @@ def test_a_finished_run_is_left_as_it_is(
     fields = {"train__log_every": 1, "train__checkpoint_every": 1, "data__memory_map": True}
     again = train(tiny_config(Path(moved), **fields), run.path)
     assert again == run.result
+    # The config keeps the free fields as they are now: the data may have moved.
+    assert evaluate_run(run.path)["test"] == run.result["test"]
     after = snapshot(run.path)
-    assert {k: v[0] for k, v in after.items()} == {k: v[0] for k, v in before.items()}
+    kept = before.keys() - {"config.json"}
+    assert {k: after[k] for k in kept} == {k: before[k] for k in kept}
+    train(run.config, run.path)
+    assert snapshot(run.path)["config.json"] == before["config.json"]
 
 
 @pytest.mark.parametrize(
@@ -368,7 +375,7 @@ def test_another_data_set_is_refused(
     # `dedn evaluate` looks as well: the file may have been changed under the run.
     dataset = load_dataset(other)
     monkeypatch.setattr(dedn_jax.run, "load_dataset", lambda _config: dataset)
-    with pytest.raises(InputError, match=r"trained on another data set \(differs in"):
+    with pytest.raises(InputError, match=r"a run on another data set \(differs in"):
         evaluate_run(run.path)
     assert snapshot(run.path) == before
 
@@ -391,17 +398,53 @@ def test_killed_while_claiming_the_directory(data: Path, tmp_path: Path) -> None
     config = tiny_config(data, selection__protocol="last", train__epochs=1)
     path = tmp_path / "run"
     path.mkdir()
-    for leftover in ("dataset.json", ".dataset.json.abc", ".config.json.abc"):
+    for leftover in (".dataset.json.abc", ".config.json.abc"):
         (path / leftover).write_text("{")
+    write_json(path / "dataset.json", load_dataset(config).fingerprint())
     result = train(config, path)
     assert result["steps"] == 4
     assert train(config, path) == result
     # Beside anything else they are no sign of a run.
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "dataset.json").write_text("{}")
+    (tmp_path / "other" / "dataset.json").write_text('{"images": 3}')
+    with pytest.raises(InputError, match="another data set"):  # somebody else's file
+        train(config, tmp_path / "other")
+    assert (tmp_path / "other" / "dataset.json").read_text() == '{"images": 3}'
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="holds no run"):
         train(config, tmp_path / "other")
+
+
+def test_one_process_at_a_time(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, selection__protocol="last", train__epochs=1)
+    with (
+        Workdir(tmp_path / "run").locked(),
+        pytest.raises(InputError, match="another process trains in"),
+    ):
+        train(config, tmp_path / "run")
+    assert train(config, tmp_path / "run")["steps"] == 4
+
+
+def test_evaluate_takes_free_fields_only(finished: Callable[[str], Finished]) -> None:
+    run = finished("last")
+    again = evaluate_run(run.path, ["--config.evaluate.batch_size=3"])
+    assert again["test"] == run.result["test"]
+    with pytest.raises(InputError, match=r"would make it another run; only .*data\.path"):
+        evaluate_run(run.path, ["--config.loss.bias=3"])
+
+
+def test_an_older_config_is_filled_up(finished: Callable[[str], Finished], tmp_path: Path) -> None:
+    """A field that came later is taken as the base has it; a strange one is named."""
+    path = tmp_path / "run"
+    shutil.copytree(finished("last").path, path)
+    config = json.loads((path / "config.json").read_text())
+    del config["loss"]["kl_temperature"]
+    (path / "config.json").write_text(json.dumps(config))
+    assert evaluate_run(path)["test"] == finished("last").result["test"]
+    config["loss"]["strange"] = 1
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"config.json: is no config of this version: .*strange"):
+        evaluate_run(path)
 
 
 def test_evaluate_gives_the_trainings_numbers(finished: Callable[[str], Finished]) -> None:
@@ -424,7 +467,7 @@ def test_evaluate_needs_a_finished_run(finished: Callable[[str], Finished], tmp_
     run = finished("last")
     for name in ("config.json", "dataset.json"):
         shutil.copy(run.path / name, tmp_path / name)
-    with pytest.raises(InputError, match=r"no trained model here yet; finish `dedn train` first"):
+    with pytest.raises(InputError, match=r"no trained model here; finish `dedn train` first"):
         evaluate_run(tmp_path)
 
 

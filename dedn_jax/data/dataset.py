@@ -66,6 +66,10 @@ class GZSLDataset:
         """Ascending ids of the classes with unseen test images."""
         return np.unique(self.labels[self.test_unseen])
 
+    @property
+    def _group_sizes(self) -> np.ndarray:
+        return np.asarray(self.groups.sizes if self.groups else (), np.int64)
+
     def fingerprint(self) -> dict[str, object]:
         """Sizes and hashes that tell this data set from any other; JSON-ready.
 
@@ -91,6 +95,10 @@ class GZSLDataset:
             "splits": digest(self.trainval, self.test_seen, self.test_unseen),
             "class_embeddings": digest(self.class_embeddings),
             "word_vectors": digest(self.word_vectors),
+            "validation_classes": (
+                None if self.validation_classes is None else digest(self.validation_classes)
+            ),
+            "groups": None if self.groups is None else digest(self.groups.order, self._group_sizes),
             "feature_sample": digest(np.asarray(self.features[sample], np.float32)),
         }
 
@@ -102,32 +110,25 @@ class Task:
     Class ids are positions in `class_ids`; classes outside the task do not exist for it.
 
     Attributes:
-      name: `validation` or `test`: what the evaluation images are.
       features: the data set's feature maps, indexed by the data set's image indices.
       labels: `[images]` int32 task class ids; -1 for images of classes outside the task.
       class_ids: `[task classes]` the data set's ids.
       class_embeddings: `[task classes, attributes]` float32.
-      word_vectors: `[attributes, word_dim]` float32.
       seen: `[task classes]` bool, the classes with training images.
       train, eval_seen, eval_unseen: image indices.
-      class_names: one per task class.
     """
 
-    name: str
     features: FeatureMaps
     labels: np.ndarray
     class_ids: np.ndarray
     class_embeddings: np.ndarray
-    word_vectors: np.ndarray
     seen: np.ndarray
     train: np.ndarray
     eval_seen: np.ndarray
     eval_unseen: np.ndarray
-    class_names: tuple[str, ...]
 
 
 def make_task(
-    name: str,
     dataset: GZSLDataset,
     train: np.ndarray,
     eval_seen: np.ndarray,
@@ -140,29 +141,28 @@ def make_task(
     seen = np.zeros(len(class_ids), bool)
     seen[to_task[dataset.labels[train]]] = True
     return Task(
-        name=name,
         features=dataset.features,
         labels=to_task[dataset.labels],
         class_ids=class_ids,
         class_embeddings=dataset.class_embeddings[class_ids],
-        word_vectors=dataset.word_vectors,
         seen=seen,
         train=train,
         eval_seen=eval_seen,
         eval_unseen=eval_unseen,
-        class_names=tuple(dataset.class_names[i] for i in class_ids),
     )
 
 
 def trainval_task(dataset: GZSLDataset) -> Task:
-    """Train on all of trainval, evaluate on the test sets, all classes in play."""
+    """Train on all of trainval, evaluate on the test sets; seen and unseen classes are in play.
+
+    Classes without any image are left out: they could only draw predictions that cannot be right.
+    """
     return make_task(
-        "test",
         dataset,
         dataset.trainval,
         dataset.test_seen,
         dataset.test_unseen,
-        np.arange(dataset.num_classes),
+        np.union1d(dataset.seen_classes, dataset.unseen_classes),
     )
 
 
@@ -210,7 +210,6 @@ def validation_task(
             "validation; use --config.selection.protocol=last"
         )
     return make_task(
-        "validation",
         dataset,
         np.sort(np.concatenate(train)),
         np.sort(np.concatenate(eval_seen)),

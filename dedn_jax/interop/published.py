@@ -8,9 +8,7 @@ a file may carry is run.
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import TypedDict
 import numpy as np
 
 from dedn_jax.errors import InputError
+from dedn_jax.files import atomic_file
 
 # Ours -> published. Shapes in `_SHAPES`; A_g attributes of the subnetwork, v word-vector size,
 # C channels, R regions, h rank.
@@ -156,7 +155,7 @@ def to_published(
     Args:
       params: our parameters.
       class_embeddings: [classes, attributes] Z as scores use it: columns in group order, rows
-        L2-normalised (`published_class_embeddings` makes it from the raw matrix).
+        L2-normalised (`dedn_jax.step.make_class_space` makes it).
       seen: [seen classes] class ids.
       bias: d, an integer as published unless it has a fraction.
 
@@ -183,21 +182,6 @@ def to_published(
     entries["bias"] = np.asarray(bias, np.int64 if whole else np.float32)
     entries["mask_bias"] = signs
     return entries
-
-
-def published_class_embeddings(attributes: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Z of the published model: columns put in group order, then rows L2-normalised.
-
-    Args:
-      attributes: [classes, attributes] in the dataset's order.
-      groups: [attributes] the group of each attribute.
-
-    Returns:
-      [classes, attributes] float32.
-    """
-    ordered = np.asarray(attributes, np.float32)[:, np.argsort(groups, kind="stable")]
-    norms = np.linalg.norm(ordered, axis=1, keepdims=True)
-    return ordered / np.maximum(norms, np.float32(1e-12))
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
@@ -259,21 +243,10 @@ def write_state_dict(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> 
     path = Path(path)
     tensors = {key: torch.from_numpy(np.array(value)) for key, value in state_dict.items()}
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as f:
-            temporary = Path(f.name)
+        with atomic_file(path) as file:
+            torch.save(tensors, file)
     except OSError as error:
         raise InputError(f"{path}: cannot write there ({error.strerror})") from error
-    try:
-        torch.save(tensors, temporary)
-        # The temporary file was made private; give it the mode a newly made file would have.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_archive(path: Path) -> None:

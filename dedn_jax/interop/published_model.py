@@ -47,6 +47,11 @@ class Recipe:
                 f"config.loss.margin={loss.margin}: the published {reference.dataset} code has "
                 f"{reference.margin} written into its loss; set that to compare"
             )
+        if loss.margin_aware and loss.seen_margin != 1:
+            raise InputError(
+                f"config.loss.seen_margin={loss.seen_margin}: the published code has 1 written "
+                "into its loss; set that to compare"
+            )
         if loss.kl_weight:
             raise InputError(
                 f"config.loss.kl_weight={loss.kl_weight}: the published code has no bidirectional "

@@ -15,9 +15,11 @@ from dedn_jax.errors import InputError
 
 torch = pytest.importorskip("torch")
 
+from dedn_jax.groups import AttributeGroups  # noqa: E402
 from dedn_jax.interop import published  # noqa: E402
 from dedn_jax.interop.published_model import PublishedModel, Recipe  # noqa: E402
 from dedn_jax.interop.reference import load_reference  # noqa: E402
+from dedn_jax.step import make_class_space  # noqa: E402
 from tests.parity.port import accuracies, make_port  # noqa: E402
 
 REFERENCE = os.environ.get("DEDN_REFERENCE_DIR", "")
@@ -251,8 +253,10 @@ def test_class_embeddings_as_published(dataset):
         channels=4,
         side=1,
     )
-    z = published.published_class_embeddings(raw, reference.groups)
-    np.testing.assert_allclose(z, model.module.att.numpy(), rtol=1e-6)
+    members = [tuple(np.flatnonzero(reference.groups == g)) for g in np.unique(reference.groups)]
+    groups = AttributeGroups(tuple(map(str, range(len(members)))), tuple(members))
+    classes = make_class_space(raw, np.zeros(CLASSES, bool), groups)
+    np.testing.assert_allclose(classes.embeddings, model.module.att.numpy(), rtol=1e-6)
 
 
 @needs_reference

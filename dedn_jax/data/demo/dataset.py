@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from dedn_jax.data.demo.pictures import DemoPictures, demo_pictures
 from dedn_jax.data.features import InMemoryFeatures, normalize
 from dedn_jax.data.wordvectors import read_word_vectors
 from dedn_jax.errors import InputError
+from dedn_jax.files import atomic_file
 from dedn_jax.groups import AttributeGroups
 
 # The pictures are one fixed set: `config.seed` is for training alone, so that seeds are comparable.
@@ -121,14 +121,10 @@ def _demo_maps(images: np.ndarray, cache_dir: Path | None) -> np.ndarray:
         pass
     with _on_cpu():
         maps = filterbank.filter_bank(images)
-    # Written beside its final place and moved there: no reader meets half a file.
-    handle, temporary = tempfile.mkstemp(dir=cache_dir, prefix=path.stem, suffix=".tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with atomic_file(path) as file:
             np.save(file, maps)
-        os.replace(temporary, path)
     except OSError as error:
-        os.unlink(temporary)
         raise InputError(
             f"{path}: the demo features cannot be written: {error.strerror}; set "
             "--config.data.path to a folder with 50 MB to spare"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import tempfile
 import zipfile
 
 import numpy as np
 
 from dedn_jax.data.demo import anatomy
 from dedn_jax.data.demo.drawing import draw_creature
+from dedn_jax.files import atomic_file
 
 # Goes into the name of the cache file: raise it whenever the same seed gives other pictures.
 _VERSION = 1
@@ -111,7 +111,9 @@ def _cached_images(
     images = _load(path, shape)
     if images is None:
         images = _draw_images(seed, image_size, images_per_class)
-        _save(path, images)
+        # Of two processes drawing at the same time the last one wins, with equal bytes.
+        with atomic_file(path) as file:
+            np.savez(file, images=images)
     return images
 
 
@@ -124,17 +126,3 @@ def _load(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray | None:
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return None
     return images if images.shape == shape and images.dtype == np.uint8 else None
-
-
-def _save(path: pathlib.Path, images: np.ndarray) -> None:
-    # Written beside its final place and moved there: a reader never sees half a file, and of two
-    # processes drawing at the same time the last one wins with equal bytes.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, images=images)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -1,0 +1,58 @@
+"""Files that are whole or absent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dedn_jax.errors import InputError
+from dedn_jax.files import atomic_file, check_output, read_json, write_json
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"a": 1})
+
+    def write_half() -> None:
+        with atomic_file(path) as file:
+            file.write(b"{")
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        write_half()
+    assert read_json(path) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_others_can_read_what_the_umask_lets_them(tmp_path: Path) -> None:
+    umask = os.umask(0o022)
+    try:
+        write_json(tmp_path / "new" / "value.json", {})
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "new" / "value.json").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", ""])
+def test_what_is_no_json_object_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "value.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"value\.json: "):
+        read_json(path)
+
+
+def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
+    check_output(tmp_path / "new" / "report.json")
+    (tmp_path / "features.h5").write_text("precious")
+    (tmp_path / "link.json").symlink_to(tmp_path / "features.h5")
+    (tmp_path / "folder.json").mkdir()
+    for name, reason in (
+        ("features.h5", "ends in .json"),
+        ("link.json", "no regular file"),
+        ("folder.json", "no regular file"),
+        ("features.h5/report.json", "no folder that can be written to"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            check_output(tmp_path / name)
