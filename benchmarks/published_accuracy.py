@@ -2,7 +2,7 @@
 
 This is what our accuracies are compared with, on the same features:
 
-  python benchmarks/published_accuracy.py --reference-dir=DIR --features=FILE.hdf5 \
+  python -m benchmarks.published_accuracy --reference-dir=DIR --features=FILE.hdf5 \
       --recipe=cub_gzsl --seeds=214,1,2,3,4 --out=DIR
 
 The model, data loader, sampler and evaluation are the published classes, seeded and called in the
@@ -27,13 +27,13 @@ import h5py
 import numpy as np
 from ml_collections import ConfigDict
 
+from benchmarks.arguments import integers
 from dedn_jax.config import load_config
 from dedn_jax.errors import InputError
+from dedn_jax.evaluate import METRICS
 from dedn_jax.files import write_json
 from dedn_jax.interop.published_model import PublishedModel, Recipe
 from dedn_jax.interop.reference import Reference, load_reference, quiet
-
-METRICS = ("U", "S", "H", "T1")
 
 
 @contextlib.contextmanager
@@ -164,10 +164,7 @@ def main(argv: list[str] | None = None) -> None:
     overrides = [f"--config.train.epochs={args.epochs}"] if args.epochs else []
     config = load_config(args.recipe, overrides)
     dataset = Path(args.recipe).stem.split("_")[0]
-    try:
-        seeds = [int(seed) for seed in args.seeds.split(",")]
-    except ValueError as error:
-        raise InputError(f"--seeds: {args.seeds!r} is not a list such as 214,1,2") from error
+    seeds = integers("--seeds", args.seeds)
     reference = load_reference(args.reference_dir, dataset)
     args.out.mkdir(parents=True, exist_ok=True)
     import torch

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.arguments import integers, positive
 from dedn_jax.compare import OurSide, build_published
 from dedn_jax.config import load_config
 from dedn_jax.data.features import normalize
@@ -96,7 +97,9 @@ def measure(
     rows: dict[str, dict[str, Any]] = {
         name: {
             "median_ms": median(values),
-            "quartiles_ms": quantiles(values, n=4)[::2],
+            "quartiles_ms": quantiles(values, n=4, method="inclusive")[::2]
+            if len(values) > 1
+            else values * 2,
             "peak_share": flops / (1e-3 * median(values)) / peak,
         }
         for name, values in times.items()
@@ -154,9 +157,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path, help="write the report here as well")
     args = parser.parse_args(argv)
-    seen, unseen = (int(n) for n in args.classes.split(","))
+    seen, unseen = integers("--classes", args.classes, 2)
     report = measure(
-        args.recipe, args.reference_dir, args.channels, args.side, (seen, unseen), args.rounds
+        args.recipe,
+        args.reference_dir,
+        positive("--channels", args.channels),
+        positive("--side", args.side),
+        (positive("--classes", seen), positive("--classes", unseen)),
+        positive("--rounds", args.rounds),
     )
     print(table(report))
     if args.json:

@@ -127,6 +127,11 @@ def resolve_groups(
     )
 
 
+def published_attributes(name: str) -> int:
+    """How many attributes the published groups `name` (`cub`, `awa2`, ...) are for."""
+    return _TABLES[name][0]
+
+
 def _from_table(
     table: tuple[tuple[str, tuple[tuple[int, int], ...] | None], ...], num_attributes: int
 ) -> AttributeGroups:

@@ -41,6 +41,7 @@ pass_on() {
 trap pass_on TERM INT
 
 for attempt in $(seq "$attempts"); do
+  [ -z "$asked_to_stop" ] || exit 143
   dedn train "$@" &
   child=$!
   status=0

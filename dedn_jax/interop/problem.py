@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 from dedn_jax.data.load import load_dataset
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.errors import InputError
+from dedn_jax.groups import published_attributes
 
 # Classes (seen, unseen) of the proposed splits, for comparisons on random features.
 _PUBLISHED_CLASSES = {"cub": (150, 50), "sun": (645, 72), "awa2": (40, 10)}
@@ -23,7 +25,8 @@ class Problem:
 
     Attributes:
       description: where it came from.
-      batches: `(features [batch, channels, side, side] float32 not normalised, labels [batch])`.
+      batches: `(features [batch, channels, side, side] float32, labels [batch])`; features of any
+        norm, both sides normalise them.
       word_vectors: `[attributes, word_dim]`.
       class_embeddings: `[classes, attributes]`.
       seen: `[classes]` bool.
@@ -51,7 +54,7 @@ def random_problem(
     rng = np.random.default_rng(config.seed)
     dataset = published_model_name(config)
     seen, unseen = classes or _PUBLISHED_CLASSES[dataset]
-    attributes = {"cub": 312, "sun": 102, "awa2": 85}[dataset]
+    attributes = published_attributes(config.data.groups)
     # As after a ReLU: non-negative, about half of it zero.
     shape = (config.train.batch_size, channels, side, side)
 
@@ -77,9 +80,12 @@ def file_problem(config: ConfigDict, features: Path, batches: int) -> Problem:
     config = config.copy_and_resolve_references()
     config.data.path = str(features)
     dataset = load_dataset(config)
-    side = round(dataset.features.regions**0.5)
+    side = math.isqrt(dataset.features.regions)
     if side * side != dataset.features.regions:
-        raise InputError(f"{features}: feature maps are not square; the published code needs that")
+        raise InputError(
+            f"{features}: {dataset.features.regions} regions are no square; the published code "
+            "needs side x side"
+        )
     sampler = Sampler(
         dataset.trainval,
         dataset.labels[dataset.trainval],
