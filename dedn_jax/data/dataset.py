@@ -324,6 +324,34 @@ def check_splits(where: str, splits: dict[str, np.ndarray], labels: np.ndarray) 
         )
 
 
+def validation_classes(
+    labels: np.ndarray, trainval: np.ndarray, train_loc: np.ndarray, val_loc: np.ndarray
+) -> np.ndarray | None:
+    """The classes of `val_loc`, where `train_loc` and `val_loc` part the seen classes in two.
+
+    The proposed splits define both fields over all images of seen classes, test-seen images
+    included; only the classes are taken from them. Copies circulate in which the fields mean
+    something else: None then.
+
+    Args:
+      labels: `[images]` class ids.
+      trainval, train_loc, val_loc: 0-based image indices; the last two may hold anything.
+
+    Returns:
+      Ascending int64 class ids, or None.
+    """
+    seen = np.unique(labels[trainval])
+    parts = []
+    for location in (train_loc, val_loc):
+        if not len(location) or location.min() < 0 or location.max() >= len(labels):
+            return None
+        parts.append(np.unique(labels[location]))
+        if len(np.setdiff1d(parts[-1], seen)):
+            return None
+    train, held = parts
+    return None if len(np.intersect1d(train, held)) else held.astype(np.int64)
+
+
 def fingerprint_difference(saved: dict[str, object], now: dict[str, object]) -> list[str]:
     """The fields in which two fingerprints differ."""
     keys = sorted(set(saved) | set(now))

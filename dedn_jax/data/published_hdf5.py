@@ -19,7 +19,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from dedn_jax.data.dataset import GZSLDataset, check_labels, check_splits
+from dedn_jax.data.dataset import (
+    GZSLDataset,
+    check_labels,
+    check_splits,
+    validation_classes,
+)
 from dedn_jax.data.features import FeatureMaps, MappedFeatures, floating_dtype, one_line
 from dedn_jax.data.hdf5_features import READ_ERRORS, check_chunks, read_features
 from dedn_jax.data.wordvectors import read_word_vectors
@@ -236,25 +241,12 @@ def _check_attributes(where: str, att: np.ndarray, w2v: np.ndarray) -> None:
 def _validation_classes(
     file: h5py.File, where: str, labels: np.ndarray, trainval: np.ndarray
 ) -> np.ndarray | None:
-    """The classes of `val_loc`, where `train_loc` and `val_loc` part the seen classes in two.
-
-    The proposed splits define both fields over all images of seen classes, test-seen images
-    included; only the classes are taken from them. Copies circulate in which the fields are
-    missing or mean something else: None then.
-    """
-    classes = []
-    seen = np.unique(labels[trainval])
-    for name in ("train_loc", "val_loc"):
-        location = _integers(file, where, name, required=False)
-        if location is None or not len(location):
-            return None
-        if location.min() < 0 or location.max() >= len(labels):
-            return None
-        classes.append(np.unique(labels[location]))
-        if len(np.setdiff1d(classes[-1], seen)):
-            return None
-    train, held = classes
-    return None if len(np.intersect1d(train, held)) else held.astype(np.int64)
+    """The data set's own validation classes, where the file names some that can be used."""
+    train_loc = _integers(file, where, "train_loc", required=False)
+    val_loc = _integers(file, where, "val_loc", required=False)
+    if train_loc is None or val_loc is None:
+        return None
+    return validation_classes(labels, trainval, train_loc, val_loc)
 
 
 def _feature_map(file: h5py.File, where: str, images: int) -> h5py.Dataset:

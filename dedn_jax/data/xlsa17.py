@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dedn_jax.data.dataset import check_splits
+from dedn_jax.data.dataset import check_splits, validation_classes
 from dedn_jax.data.matfile import MatValue, read_mat
 from dedn_jax.errors import InputError
 
@@ -197,34 +197,6 @@ def count_differences(data: Xlsa17, name: str) -> list[str]:
         unseen = len(np.unique(data.labels[data.test_unseen]))
         counts += [("seen classes", seen, known.seen), ("unseen classes", unseen, known.unseen)]
     return [f"{what}: {n}, published {m}" for what, n, m in counts if n != m]
-
-
-def validation_classes(
-    labels: np.ndarray, trainval: np.ndarray, train_loc: np.ndarray, val_loc: np.ndarray
-) -> np.ndarray | None:
-    """The classes of `val_loc`, where `train_loc` and `val_loc` part the seen classes in two.
-
-    The proposed splits define both fields over all images of seen classes, test-seen images
-    included; only the classes are taken from them. Copies circulate in which the fields mean
-    something else: None then.
-
-    Args:
-      labels: `[images]` class ids.
-      trainval, train_loc, val_loc: 0-based image indices; the last two may hold anything.
-
-    Returns:
-      Ascending int64 class ids, or None.
-    """
-    seen = np.unique(labels[trainval])
-    parts = []
-    for location in (train_loc, val_loc):
-        if not len(location) or location.min() < 0 or location.max() >= len(labels):
-            return None
-        parts.append(np.unique(labels[location]))
-        if len(np.setdiff1d(parts[-1], seen)):
-            return None
-    train, held = parts
-    return None if len(np.intersect1d(train, held)) else held.astype(np.int64)
 
 
 def relative_picture(path: str, picture_folders: dict[str, str]) -> str | None:
