@@ -66,6 +66,28 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, type=_path, help="the .pt file to write")
     export.set_defaults(run=_export, overrides=True)
 
+    data = jobs.add_parser("data", help="check splits, build word vectors")
+    data_jobs = data.add_subparsers(dest="data_job", required=True, metavar="JOB")
+    check = data_jobs.add_parser(
+        "check",
+        help="read a data set's xlsa17 files and compare its splits with the published ones",
+        description="Reads att_splits.mat and res101.mat, checks them, and compares the number of "
+        "images of every split with the published one.",
+    )
+    check.add_argument("name", help="CUB, SUN, AWA2, AWA1 or APY")
+    check.add_argument("--xlsa17", required=True, type=_path, help="the folder xlsa17/data")
+    check.set_defaults(run=_data_check, overrides=False)
+    vectors = data_jobs.add_parser(
+        "wordvectors",
+        help="word vectors of attributes from a GloVe text file",
+        description="Averages the GloVe vectors of the words of every attribute name; the result "
+        "is for --config.data.word_vectors.",
+    )
+    vectors.add_argument("--glove", required=True, type=_path, help="a GloVe text file")
+    vectors.add_argument("--attributes", required=True, type=_path, help="text, one name a line")
+    vectors.add_argument("--out", required=True, type=_path, help="the .npy file to write")
+    vectors.set_defaults(run=_data_wordvectors, overrides=False)
+
     compare = jobs.add_parser(
         "compare",
         help="run the published PyTorch code beside ours and report the differences",
@@ -141,6 +163,34 @@ def _export(args: argparse.Namespace, overrides: list[str]) -> None:
     check_output(args.out, ".pt")
     export_run(args.workdir, args.out, overrides)
     print(f"Wrote {args.out}")
+
+
+def _data_check(args: argparse.Namespace, _: list[str]) -> None:
+    from dedn_jax.data.xlsa17 import count_differences, read_xlsa17
+
+    splits = read_xlsa17(args.xlsa17, args.name)
+    for name in ("trainval", "test_seen", "test_unseen"):
+        print(f"{name:<12}{len(getattr(splits, name)):6d} images")
+    differences = count_differences(splits, args.name)
+    print("\n".join(differences) or "as published")
+
+
+def _data_wordvectors(args: argparse.Namespace, _: list[str]) -> None:
+    import numpy as np
+
+    from dedn_jax.data.attribute_names import read_attribute_names
+    from dedn_jax.data.glove import word_vectors_from_glove
+    from dedn_jax.files import atomic_file, check_output
+
+    check_output(args.out, ".npy")
+    found = word_vectors_from_glove(args.glove, read_attribute_names(args.attributes))
+    with atomic_file(args.out) as file:
+        np.save(file, found.vectors)
+    print(f"Wrote {args.out}: {found.vectors.shape[0]} vectors of {found.vectors.shape[1]}")
+    for word, parts in found.compounds.items():
+        print(f"{word!r} is not in the file; taken as {' + '.join(parts)}")
+    for name, words in found.unknown_words.items():
+        print(f"{name!r}: not in the file, left out: {', '.join(words)}")
 
 
 def _compare(args: argparse.Namespace, overrides: list[str]) -> None:

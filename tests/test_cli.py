@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dedn_jax
 from dedn_jax import cli
+from dedn_jax.cli import main
+from dedn_jax.data.wordvectors import read_word_vectors
 from dedn_jax.errors import InputError
 from dedn_jax.interrupt import Interrupted
 
@@ -192,3 +195,35 @@ def test_overrides_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     assert args.workdir == Path("w")  # type: ignore[attr-defined]
     assert args.config == "base"  # type: ignore[attr-defined]
     assert overrides == flags
+
+
+def test_data_wordvectors_and_training_takes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "glove.txt").write_text("blue 1 2\nwing 3 4\nlong 5 6\nleg 7 8\n")
+    (tmp_path / "names.txt").write_text("1 has_wing_color::blue\n2 longleg\n")
+    out = tmp_path / "vectors.npy"
+    flags = [f"--glove={tmp_path}/glove.txt", f"--attributes={tmp_path}/names.txt", f"--out={out}"]
+    assert main(["data", "wordvectors", *flags]) == 0
+    text = capsys.readouterr().out
+    assert "2 vectors of 2" in text
+    assert "'longleg' is not in the file; taken as long + leg" in text
+    assert "'has_wing_color::blue': not in the file, left out: color" in text
+    np.testing.assert_allclose(read_word_vectors(out, 2), [[2, 3], [6, 7]])
+    assert main(["data", "wordvectors", *flags[:2], f"--out={tmp_path}/glove.txt"]) == 2
+    assert "ends in .npy" in capsys.readouterr().err
+
+
+def test_data_check_on_real_splits(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", "AWA2", f"--xlsa17={shared_data}/xlsa17/data"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:3]] == [
+        ["trainval", "23527", "images"],
+        ["test_seen", "5882", "images"],
+        ["test_unseen", "7913", "images"],
+    ]
+    assert lines[3:] == ["as published"]
+    cub40 = shared_data / "cub40" / "xlsa17" / "data"
+    assert main(["data", "check", "CUB", f"--xlsa17={cub40}"]) == 0
+    assert "trainval images: 600, published 7057" in capsys.readouterr().out
+    assert main(["data", "check", "NABirds", f"--xlsa17={cub40}"]) == 2
