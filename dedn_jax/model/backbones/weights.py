@@ -1,0 +1,316 @@
+"""Trained weights from a file into a backbone, checked before anything is changed.
+
+The file's format (`.pth`/`.pt`, `.safetensors`, `.npz`) follows from its name, the names inside it
+from the backbone: torchvision's for a ResNet, Keras's for MobileNet. `_TORCHVISION` and `_KERAS`
+are the whole of the naming. No code that a file may carry is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dedn_jax.errors import InputError
+from dedn_jax.interop.published import read_state_dict, require_torch
+from dedn_jax.model.backbones.layers import Backbone, ConvNorm
+from dedn_jax.model.backbones.mobilenet import MobileNet
+from dedn_jax.model.backbones.resnet import ResNet
+
+_MAX_BYTES = 2**30  # the largest ResNet takes 0.23 GiB
+_FLOATS = (np.float16, np.float32, np.float64)
+_PARTS = ("kernel", "scale", "bias", "mean", "variance")
+
+# Axes of a stored kernel in our order: [height, width, in, out].
+_HWIO = (0, 1, 2, 3)
+_FROM_OIHW = (2, 3, 1, 0)
+_FROM_HWCM = (0, 1, 3, 2)  # Keras's depthwise: [height, width, channels, 1]
+
+
+class _Layer(NamedTuple):
+    """Names of a convolution and of its batch norm in a file, `{}` for each index.
+
+    Attributes:
+      first: the number of the first of its kind, one for each index; ours start at 0.
+    """
+
+    conv: str
+    norm: str
+    first: tuple[int, ...] = ()
+
+
+class _Naming(NamedTuple):
+    """How a kind of file names and lays out what is in it.
+
+    Attributes:
+      origin: for messages.
+      layers: our path of a `ConvNorm` -> its names.
+      kernel, depthwise: name and axes of a kernel under its convolution's name.
+      norm: names of scale, bias, mean and variance under the batch norm's.
+      separator: between a layer's name and its array's.
+      ignored: whether a name that belongs to no layer of ours may be there.
+    """
+
+    origin: str
+    layers: Mapping[str, _Layer]
+    kernel: tuple[str, tuple[int, ...]]
+    depthwise: tuple[str, tuple[int, ...]]
+    norm: tuple[str, str, str, str]
+    separator: str
+    ignored: Callable[[str], bool]
+
+
+_TORCHVISION = _Naming(
+    origin="the state_dict of a torchvision ResNet",
+    layers={
+        "stem": _Layer("conv1", "bn1"),
+        "stages.{}.{}.convs.{}": _Layer("layer{}.{}.conv{}", "layer{}.{}.bn{}", (1, 0, 1)),
+        "stages.{}.{}.shortcut": _Layer(
+            "layer{}.{}.downsample.0", "layer{}.{}.downsample.1", (1, 0)
+        ),
+    },
+    kernel=("weight", _FROM_OIHW),
+    depthwise=("weight", _FROM_OIHW),
+    norm=("weight", "bias", "running_mean", "running_var"),
+    separator=".",
+    ignored=lambda key: key.startswith("fc.") or key.endswith(".num_batches_tracked"),
+)
+_KERAS = _Naming(
+    origin="MobileNet-v1 under Keras's names",
+    layers={
+        "stem": _Layer("conv1", "conv1_bn"),
+        "depthwise.{}": _Layer("conv_dw_{}", "conv_dw_{}_bn", (1,)),
+        "pointwise.{}": _Layer("conv_pw_{}", "conv_pw_{}_bn", (1,)),
+    },
+    kernel=("kernel", _HWIO),
+    depthwise=("depthwise_kernel", _FROM_HWCM),
+    norm=("gamma", "beta", "moving_mean", "moving_variance"),
+    separator="/",
+    # What comes after conv_pw_12 in the whole network.
+    ignored=lambda key: key.startswith(("conv_dw_13", "conv_pw_13", "conv_preds")),
+)
+
+
+class WeightsFile(NamedTuple):
+    """What a run records about the weights it used.
+
+    Attributes:
+      path: as given.
+      sha256: of the file's bytes, hexadecimal.
+    """
+
+    path: str
+    sha256: str
+
+
+class _Slot(NamedTuple):
+    """Where one array of a file goes."""
+
+    layer: ConvNorm
+    part: str
+    axes: tuple[int, ...]
+    shape: tuple[int, ...]  # as stored
+
+
+def load_weights(backbone: Backbone, path: str | Path) -> WeightsFile:
+    """Reads trained weights and running statistics into `backbone`, all of them or none.
+
+    Args:
+      backbone: changed in place; values become float32.
+      path: `.pth` or `.pt` (needs PyTorch), `.safetensors` (needs the package of that name) or
+        `.npz`.
+
+    Raises:
+      InputError: no such file, another format, a damaged file, or names, sizes or types that are
+        not this backbone's.
+    """
+    path = Path(path).expanduser()
+    arrays, digest = read_weights(path)
+    assign_weights(backbone, arrays, source=str(path))
+    return WeightsFile(str(path), digest)
+
+
+def read_weights(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """Every array of a file by its name there, and the SHA-256 of the file.
+
+    Raises:
+      InputError: see `load_weights`.
+    """
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"{path}: expected a file of weights named {', '.join(_READERS)}")
+    try:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file of backbone weights")
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
+            raise InputError(f"{path}: {size} bytes, expected weights of at most {_MAX_BYTES}")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return reader(path), digest
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def assign_weights(
+    backbone: Backbone, arrays: Mapping[str, np.ndarray], source: str = "weights"
+) -> None:
+    """Puts arrays under their names of origin into `backbone`, all of them or none.
+
+    Args:
+      backbone: a `ResNet` (torchvision's names, kernels OIHW) or `MobileNet` (Keras's, HWIO).
+      arrays: float16, float32 or float64, by name.
+      source: what to call the origin in messages, for example the file.
+
+    Raises:
+      InputError: a name is missing or unexpected, or an array is misshapen, not of floating-point
+        type, not finite, or a variance below zero.
+    """
+    naming = _naming(backbone)
+    slots = _slots(backbone, naming)
+    missing = [key for key in slots if key not in arrays]
+    unexpected = [key for key in arrays if key not in slots and not naming.ignored(key)]
+    for problem, keys in (("lacks", missing), ("has unexpected", unexpected)):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise InputError(
+                f"{source}: {problem} {', '.join(keys[:3])}{more}; expected {naming.origin} with "
+                f"{len(slots)} arrays; check that the file is for the backbone in the config"
+            )
+    values = {key: _checked(arrays[key], key, slot, source) for key, slot in slots.items()}
+    for key, slot in slots.items():
+        getattr(slot.layer, slot.part)[...] = jnp.asarray(values[key])
+
+
+def expected_arrays(backbone: Backbone) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the arrays that a file for `backbone` holds."""
+    return {key: slot.shape for key, slot in _slots(backbone, _naming(backbone)).items()}
+
+
+def _naming(backbone: Backbone) -> _Naming:
+    if isinstance(backbone, ResNet):
+        return _TORCHVISION
+    if isinstance(backbone, MobileNet):
+        return _KERAS
+    raise TypeError(f"no names of weights are known for {type(backbone).__name__}")
+
+
+def _slots(backbone: Backbone, naming: _Naming) -> dict[str, _Slot]:
+    """Name in the file -> where it goes, for every parameter and statistic of the backbone."""
+    slots = {}
+    for path, layer in nnx.iter_modules(backbone):
+        if not isinstance(layer, ConvNorm):
+            continue
+        indices = [step for step in path if isinstance(step, int)]
+        pattern = ".".join("{}" if isinstance(step, int) else str(step) for step in path)
+        conv, norm, first = naming.layers[pattern]
+        numbers = [start + index for start, index in zip(first, indices, strict=True)]
+        kernel, axes = naming.depthwise if layer.depthwise else naming.kernel
+        names = [f"{conv}{naming.separator}{kernel}"]
+        names += [f"{norm}{naming.separator}{name}" for name in naming.norm]
+        for part, name in zip(_PARTS, names, strict=True):
+            ours = getattr(layer, part).shape
+            order = axes if part == "kernel" else (0,)
+            stored = tuple(int(ours[order.index(axis)]) for axis in range(len(order)))
+            slots[name.format(*numbers)] = _Slot(layer, part, order, stored)
+    return slots
+
+
+def _checked(array: np.ndarray, key: str, slot: _Slot, source: str) -> np.ndarray:
+    """The array as float32 in our layout."""
+    if array.dtype.type not in _FLOATS:
+        raise InputError(f"{source}: {key} is {array.dtype}, expected float16, float32 or float64")
+    if array.shape != slot.shape:
+        raise InputError(f"{source}: {key} has shape {array.shape}, expected {slot.shape}")
+    with np.errstate(over="ignore"):
+        ours = np.ascontiguousarray(array.transpose(slot.axes), np.float32)
+    if not np.isfinite(ours).all():
+        raise InputError(f"{source}: {key} holds NaN or infinite values; get the file again")
+    if slot.part == "variance" and ours.min() < 0:
+        raise InputError(f"{source}: {key} holds {ours.min()}, a variance is not below 0")
+    return ours
+
+
+# --- formats -----------------------------------------------------------------------------------
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    require_torch()
+    if zipfile.is_zipfile(path):
+        return read_state_dict(path)
+    # torchvision still serves weights in the format before PyTorch 1.6, which is no archive.
+    import torch
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = {str(key): value.detach() for key, value in loaded.items()}
+        # A few stored bytes can stand for a huge tensor (stride 0): count before copying.
+        size = sum(value.numel() * value.element_size() for value in tensors.values())
+        if size > _MAX_BYTES:
+            raise ValueError(f"tensors of {size} bytes")
+        return {key: np.array(value.numpy()) for key, value in tensors.items()}
+    except Exception as error:  # whatever a damaged or hostile file raises is the file's fault
+        raise InputError(
+            f"{path}: refused by PyTorch's weights-only reader ({type(error).__name__}); it is "
+            "damaged or holds more than tensors; save it again with torch.save(model.state_dict())"
+        ) from error
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        from safetensors.numpy import load_file
+    except ImportError as error:
+        raise InputError(
+            f"{path}: reading it needs the package safetensors; run: pip install safetensors"
+        ) from error
+    try:
+        return load_file(path)
+    except Exception as error:  # the reader's own exceptions differ between its versions
+        raise InputError(f"{path}: not a readable .safetensors file ({_line(error)})") from error
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    arrays = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+            if size > _MAX_BYTES:
+                raise ValueError(f"{size} bytes unpacked, expected at most {_MAX_BYTES}")
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                arrays[name] = _read_npy(archive.read(member), name)
+    except Exception as error:  # NumPy parses headers as Python: many kinds of error
+        raise InputError(f"{path}: not a readable .npz file ({_line(error)})") from error
+    return arrays
+
+
+def _read_npy(data: bytes, name: str) -> np.ndarray:
+    """Unlike `numpy.load`, allocates nothing on the word of a header."""
+    stream = io.BytesIO(data)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError(f"{name} is not in version 1.0 of the .npy format")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    values = data[stream.tell() :]
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(values):
+        raise ValueError(f"{name} has {len(values)} bytes for shape {shape} of {dtype}")
+    return np.frombuffer(values, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+_READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+    ".pth": _read_torch,
+    ".pt": _read_torch,
+    ".safetensors": _read_safetensors,
+    ".npz": _read_npz,
+}
