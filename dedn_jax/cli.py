@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dedn_jax import __version__
 from dedn_jax.errors import InputError
@@ -22,7 +23,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dedn-jax {__version__}")
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
+    for add in (_add_train, _add_evaluate, _add_demo, _add_export, _add_data, _add_compare):
+        add(jobs)
+    return parser
 
+
+def _add_train(jobs: Any) -> None:
     train = jobs.add_parser(
         "train",
         help="train by a recipe, or resume",
@@ -33,6 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--workdir", required=True, type=_path, help="directory of the run")
     train.set_defaults(run=_train, overrides=True)
 
+
+def _add_evaluate(jobs: Any) -> None:
     evaluate = jobs.add_parser(
         "evaluate",
         help="U, S, H, T1 of a trained run on its test sets",
@@ -46,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", type=_path, help="write the numbers here as well")
     evaluate.set_defaults(run=_evaluate, overrides=True)
 
+
+def _add_demo(jobs: Any) -> None:
     demo = jobs.add_parser(
         "demo",
         help="draw the built-in data set, train, evaluate, report",
@@ -56,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(run=_demo, overrides=True)
 
+
+def _add_export(jobs: Any) -> None:
     export = jobs.add_parser(
         "export",
         help="write a run's model as a state_dict of the published code",
@@ -66,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, type=_path, help="the .pt file to write")
     export.set_defaults(run=_export, overrides=True)
 
+
+def _add_data(jobs: Any) -> None:
     data = jobs.add_parser("data", help="check splits, build word vectors")
     data_jobs = data.add_subparsers(dest="data_job", required=True, metavar="JOB")
     check = data_jobs.add_parser(
@@ -88,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     vectors.add_argument("--out", required=True, type=_path, help="the .npy file to write")
     vectors.set_defaults(run=_data_wordvectors, overrides=False)
 
+
+def _add_compare(jobs: Any) -> None:
     compare = jobs.add_parser(
         "compare",
         help="run the published PyTorch code beside ours and report the differences",
@@ -107,7 +123,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--json", type=_path, help="write the report here as well")
     compare.set_defaults(run=_compare, overrides=True)
-    return parser
 
 
 def _path(text: str) -> Path:
