@@ -201,36 +201,19 @@ def compare(
     initial = theirs.params()
     with jax.default_matmul_precision(config.model.precision):
         ours = OurSide(config, problem, initial)
-        first, labels = problem.batches[0]
-        batch = ours.batch(first, labels)
-        expected = theirs.outputs(first, training=True)
-        found = ours.outputs(batch)
-        outputs = {k: relative_difference(found[k], v) for k, v in expected.items()}
-        terms, gradients = ours.losses_and_gradients(batch)
-        published_terms = theirs.losses(first, labels)
-        loss_terms = {k: relative_difference(terms[k], v) for k, v in published_terms.items()}
-        gradient = _differences(gradients, theirs.gradients(first, labels))
+        details = _one_batch(ours, theirs, *problem.batches[0])
         step_ms = _walk(ours, theirs, problem, steps)
-    after = theirs.params()
-    trajectory = _differences(state_to_nested(ours.state.params), after)
-    spread = _differences(state_to_nested(ours.state.params), after, relative_rms)
-    report = {
+    after, ours_after = theirs.params(), state_to_nested(ours.state.params)
+    details["trajectory"] = _differences(ours_after, after)
+    report: dict[str, Any] = {
         "recipe_model": theirs.reference.dataset,
         "problem": problem.description,
         "steps": steps,
-        "outputs_max_rel": max(outputs.values()),
-        "losses_max_rel": max(loss_terms.values()),
-        "gradients_max_rel": max(gradient.values()),
-        "trajectory_max_rel": max(trajectory.values()),
-        "trajectory_rms_rel": max(spread.values()),
+        **{f"{name}_max_rel": max(values.values()) for name, values in details.items()},
+        "trajectory_rms_rel": max(_differences(ours_after, after, relative_rms).values()),
         "step_ms": step_ms,
         "ratio": step_ms["reference"] / step_ms["ours"],
-        "details": {
-            "outputs": outputs,
-            "losses": loss_terms,
-            "gradients": gradient,
-            "trajectory": trajectory,
-        },
+        "details": details,
     }
     if float64:
         theirs.load_params(initial)
@@ -238,6 +221,22 @@ def compare(
         report["rounding_max_rel"] = max(_differences(after, exact).values())
         report["rounding_rms_rel"] = max(_differences(after, exact, relative_rms).values())
     return report
+
+
+def _one_batch(
+    ours: OurSide, theirs: PublishedModel, features: np.ndarray, labels: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Relative differences of every output, loss term and gradient of one training batch."""
+    batch = ours.batch(features, labels)
+    found = ours.outputs(batch)
+    terms, gradients = ours.losses_and_gradients(batch)
+    outputs = theirs.outputs(features, training=True)
+    losses_there = theirs.losses(features, labels)
+    return {
+        "outputs": {k: relative_difference(found[k], v) for k, v in outputs.items()},
+        "losses": {k: relative_difference(terms[k], v) for k, v in losses_there.items()},
+        "gradients": _differences(gradients, theirs.gradients(features, labels)),
+    }
 
 
 def _walk_float64(theirs: PublishedModel, problem: Problem, steps: int) -> Params:

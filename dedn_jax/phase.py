@@ -178,14 +178,8 @@ def _finished(folder: Path, like: nnx.State) -> PhaseResult:
 
 def _batches(phase: Phase, config: ConfigDict) -> grain.DatasetIterator:
     task = phase.task
-    sampler = Sampler(
-        task.train,
-        task.labels[task.train],
-        config.train.batch_size,
-        config.train.balanced,
-        config.seed,
-        _STREAMS[phase.name],
-    )
+    labels = task.labels[task.train]
+    sampler = Sampler.from_config(task.train, labels, config, _STREAMS[phase.name])
     return train_batches(task, sampler, phase.num_steps)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from ml_collections import ConfigDict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,14 @@ class Sampler:
     def __post_init__(self) -> None:
         by_class = tuple(self.images[self.labels == k] for k in np.unique(self.labels))
         object.__setattr__(self, "_by_class", by_class)
+
+    @classmethod
+    def from_config(
+        cls, images: np.ndarray, labels: np.ndarray, config: ConfigDict, stream: int
+    ) -> Sampler:
+        """The sampler of a recipe over `images`, whose class ids are `labels`."""
+        train = config.train
+        return cls(images, labels, train.batch_size, train.balanced, config.seed, stream)
 
     @property
     def size(self) -> int:

@@ -86,14 +86,8 @@ def file_problem(config: ConfigDict, features: Path, batches: int) -> Problem:
             f"{features}: {dataset.features.regions} regions are no square; the published code "
             "needs side x side"
         )
-    sampler = Sampler(
-        dataset.trainval,
-        dataset.labels[dataset.trainval],
-        config.train.batch_size,
-        config.train.balanced,
-        config.seed,
-        0,
-    )
+    labels = dataset.labels[dataset.trainval]
+    sampler = Sampler.from_config(dataset.trainval, labels, config, stream=0)
     drawn = []
     for step in range(batches):
         images = sampler(step)

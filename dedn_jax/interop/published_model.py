@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What the published training script takes as flags. Defaults: what all its recipes share."""
+    """What the published training script takes as flags."""
 
-    calibration_weight: float = 0.0
-    region_mix: float = 0.8
-    margin_aware: bool = True
-    bias: float = 1.0
-    rank: int = 0
-    agreement_weight: float = 0.1
-    alignment_weight: float = 0.001
-    learning_rate: float = 1e-4
-    decay: float = 0.99
-    epsilon: float = 1e-8
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    calibration_weight: float
+    region_mix: float
+    margin_aware: bool
+    bias: float
+    rank: int
+    agreement_weight: float
+    alignment_weight: float
+    learning_rate: float
+    decay: float
+    epsilon: float
+    momentum: float
+    weight_decay: float
 
     @classmethod
     def from_config(cls, config: ConfigDict, reference: Reference) -> Recipe:
@@ -51,6 +51,11 @@ class Recipe:
             raise InputError(
                 f"config.loss.seen_margin={loss.seen_margin}: the published code has 1 written "
                 "into its loss; set that to compare"
+            )
+        if loss.margin_aware and loss.bias != 1 and reference.dataset == "awa2":
+            raise InputError(
+                f"config.loss.bias={loss.bias}: the published awa2 code makes its margins of the "
+                "bias; set 1 to compare"
             )
         if loss.kl_weight:
             raise InputError(

@@ -268,10 +268,13 @@ def test_recipes_the_published_code_cannot_run_are_named():
     ):
         with pytest.raises(InputError, match=message):
             Recipe.from_config(load_config("cub_gzsl", [change]), reference)
+    awa2 = load_reference(REFERENCE, "awa2")
+    with pytest.raises(InputError, match=r"config.loss.bias=2.0: the published awa2 code"):
+        Recipe.from_config(load_config("awa2_gzsl", ["--config.loss.bias=2.0"]), awa2)
     with pytest.raises(InputError, match=r"word_vectors: found 5 rows.*for 312 attributes"):
         PublishedModel.build(
             reference,
-            Recipe(),
+            recipe_for(reference),
             word_vectors=np.ones((5, V)),
             class_embeddings=np.ones((CLASSES, 312)),
             seen=SEEN,

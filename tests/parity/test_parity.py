@@ -62,15 +62,6 @@ CASES = {
 TRAJECTORIES = ("cub", "sun, low rank", "awa2, stopped KL")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """PyTorch spins while its threads wait: a hundred times slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def difference(ours: object, theirs: object) -> float:
     a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     assert a.shape == b.shape
