@@ -105,8 +105,8 @@ def make_model(
     model = DualExpert(
         dataset.word_vectors,
         groups,
-        channels=dataset.features.channels,
-        regions=dataset.features.regions,
+        channels=dataset.inputs.channels,
+        regions=dataset.inputs.regions,
         rank=config.model.rank,
         rngs=nnx.Rngs(params=config.seed),
     )

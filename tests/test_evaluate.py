@@ -33,7 +33,7 @@ def make_task(seen_images: int, unseen_images: int) -> Task:
     order = rng.permutation(images)
     labels = labels[order]
     return Task(
-        features=InMemoryFeatures(rng.standard_normal((images, CHANNELS, REGIONS), np.float32)),
+        inputs=InMemoryFeatures(rng.standard_normal((images, CHANNELS, REGIONS), np.float32)),
         labels=labels,
         class_ids=np.arange(CLASSES),
         class_embeddings=rng.standard_normal((CLASSES, ATTRIBUTES)).astype(np.float32),
@@ -77,7 +77,7 @@ def test_any_batch_size_gives_the_metrics_of_single_images(
     model, params, classes = make_model(task)
     mixing = Mixing(region_mix=0.7, expert_mix=0.4, bias=1.0)
     scores = predict_scores(
-        model, params, jnp.asarray(task.features[np.arange(len(task.labels))]), classes, mixing
+        model, params, jnp.asarray(task.inputs[np.arange(len(task.labels))]), classes, mixing
     )
     expected = {name: by_hand(task, np.asarray(s)) for name, s in zip(EXPERTS, scores, strict=True)}
     predictor = make_predictor(model, mixing)
@@ -91,7 +91,7 @@ def test_any_batch_size_gives_the_metrics_of_single_images(
 def test_fused_is_the_mixture_and_scores_hold_the_bias() -> None:
     task = make_task(9, 9)
     model, params, classes = make_model(task)
-    features = jnp.asarray(task.features[np.arange(18)])
+    features = jnp.asarray(task.inputs[np.arange(18)])
     with_bias = predict_scores(model, params, features, classes, Mixing(0.7, 0.25, 1.5))
     without = predict_scores(model, params, features, classes, Mixing(0.7, 0.25, 0.0))
     np.testing.assert_allclose(
@@ -125,7 +125,7 @@ def test_every_image_counts_once(batch_size: int) -> None:
     task = Task(
         **{
             **vars(task),
-            "features": InMemoryFeatures(maps),
+            "inputs": InMemoryFeatures(maps),
             "labels": labels,
             "eval_seen": np.arange(11, 14),
             "eval_unseen": np.arange(11),
@@ -147,7 +147,7 @@ def test_t1_is_chosen_among_unseen_classes_alone() -> None:
     task = make_task(20, 40)
     model, params, classes = make_model(task)
     predictor = make_predictor(model, Mixing(0.5, 0.5, bias=-1e4))  # +1e4 on every seen class
-    features = jnp.asarray(task.features[task.eval_unseen])
+    features = jnp.asarray(task.inputs[task.eval_unseen])
     everything, among_unseen = predictor(params, features, classes)
     assert SEEN[np.asarray(everything)].all()
     assert not SEEN[np.asarray(among_unseen)].any()
@@ -172,7 +172,7 @@ def test_a_tiny_example_by_hand() -> None:
     labels = np.array([0, 1, 2, 2, 1], np.int32)
     seen = np.array([True, True, False])
     task = Task(
-        features=InMemoryFeatures(maps),
+        inputs=InMemoryFeatures(maps),
         labels=labels,
         class_ids=np.arange(3),
         class_embeddings=z,

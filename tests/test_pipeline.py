@@ -20,7 +20,7 @@ def make_task() -> Task:
     maps = np.broadcast_to(np.arange(IMAGES, dtype=np.float32)[:, None, None], (60, 3, 2))
     labels = (np.arange(IMAGES) % 6).astype(np.int32)
     return Task(
-        features=InMemoryFeatures(maps),
+        inputs=InMemoryFeatures(maps),
         labels=labels,
         class_ids=np.arange(6),
         class_embeddings=np.eye(6, dtype=np.float32),

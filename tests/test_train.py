@@ -245,6 +245,9 @@ class Recorder:
         self.read.setdefault(self._when(), []).extend(np.asarray(indices).tolist())
         return self._features[indices]
 
+    def training(self, indices: np.ndarray, seeds: list[tuple[int, ...]]) -> np.ndarray:
+        return self[indices]
+
 
 @pytest.mark.parametrize("protocol", ["validation", "last"])
 def test_test_images_are_read_once_at_the_end(
@@ -261,8 +264,8 @@ def test_test_images_are_read_once_at_the_end(
         return "before"
 
     dataset = load_dataset(tiny_config(data))
-    recorder = Recorder(dataset.features, when)
-    dataset = dataclasses.replace(dataset, features=recorder)
+    recorder = Recorder(dataset.inputs, when)
+    dataset = dataclasses.replace(dataset, inputs=recorder)
     monkeypatch.setattr(dedn_jax.train, "load_dataset", lambda _config: dataset)
     train(tiny_config(data, selection__protocol=protocol, train__epochs=3), path)
 
@@ -510,6 +513,9 @@ class Spoiled:
             self._left -= 1
         return maps if self._left >= 0 else np.full_like(maps, np.nan)
 
+    def training(self, indices: np.ndarray, seeds: list[tuple[int, ...]]) -> np.ndarray:
+        return self[indices]
+
 
 @pytest.mark.parametrize(
     ("log_every", "checkpoint_every"),
@@ -535,12 +541,12 @@ def test_a_loss_that_is_not_finite(
     )
     path = tmp_path / "run"
     dataset = load_dataset(config)
-    spoiled = Spoiled(dataset.features, 12, good=11)
+    spoiled = Spoiled(dataset.inputs, 12, good=11)
     with monkeypatch.context() as patch:
         patch.setattr(
             dedn_jax.train,
             "load_dataset",
-            lambda _config: dataclasses.replace(dataset, features=spoiled),
+            lambda _config: dataclasses.replace(dataset, inputs=spoiled),
         )
         with pytest.raises(
             FloatingPointError, match=r"phase final, step 1\d: .*loss.* not finite; the checkpoints"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import abc
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import h5py
 import ml_dtypes
 import numpy as np
 
+from dedn_jax.data.annotations import digest
 from dedn_jax.errors import InputError
 
 # Below this a region's norm counts as this, so that an all-zero region stays zero.
@@ -21,7 +24,7 @@ _OPAQUE_PAIR = np.dtype("V2")
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
-class FeatureMaps(Protocol):
+class FeatureMaps(abc.ABC):
     """Feature maps of all images, L2-normalised over channels in every region.
 
     `features[indices]`, with int `[batch]` in any order and with repeats, gives
@@ -29,20 +32,42 @@ class FeatureMaps(Protocol):
     """
 
     @property
+    @abc.abstractmethod
     def dtype(self) -> np.dtype: ...
 
     @property
+    @abc.abstractmethod
     def channels(self) -> int: ...
 
     @property
+    @abc.abstractmethod
     def regions(self) -> int: ...
 
+    @abc.abstractmethod
     def __len__(self) -> int: ...
 
+    @abc.abstractmethod
     def __getitem__(self, indices: np.ndarray) -> np.ndarray: ...
 
+    def training(self, indices: np.ndarray, seeds: Sequence[tuple[int, ...]]) -> np.ndarray:
+        """The same: feature maps are not augmented."""
+        return self[indices]
 
-class InMemoryFeatures:
+    def fingerprint(self) -> dict[str, object]:
+        """What tells these feature maps from any other; JSON-ready.
+
+        Their shape and a sample of 64 images spread over the set, so that a 19 GB file is not read
+        to the end.
+        """
+        sample = np.unique(np.linspace(0, len(self) - 1, 64).astype(np.int64))
+        return {
+            "channels": self.channels,
+            "regions": self.regions,
+            "feature_sample": digest(np.asarray(self[sample], np.float32)),
+        }
+
+
+class InMemoryFeatures(FeatureMaps):
     """One array in host memory."""
 
     def __init__(self, array: np.ndarray) -> None:
@@ -70,7 +95,7 @@ class InMemoryFeatures:
         return self._array.take(_checked(indices, len(self)), axis=0)
 
 
-class MappedFeatures:
+class MappedFeatures(FeatureMaps):
     """The field of an HDF5 file that is left on disk; every batch is read and normalised anew.
 
     Values that lie in one piece, uncompressed, are memory-mapped; else rows are read through h5py.

@@ -30,7 +30,8 @@ def train_batches(task: Task, sampler: Sampler, num_steps: int) -> grain.Dataset
 
     def gather(step: int) -> tuple[np.ndarray, np.ndarray]:
         indices = sampler(int(step))
-        return task.features[indices], task.labels[indices]
+        seeds = [(*sampler.key(int(step)), row) for row in range(len(indices))]
+        return task.inputs.training(indices, seeds), task.labels[indices]
 
     dataset: Any = grain.MapDataset.range(num_steps).map(gather)
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READ_AHEAD)
@@ -53,4 +54,4 @@ def evaluation_batches(
     for start in range(0, len(images), batch_size):
         chosen = images[start : start + batch_size]
         filled = np.concatenate([chosen, np.full(batch_size - len(chosen), chosen[0])])
-        yield task.features[filled], len(chosen)
+        yield task.inputs[filled], len(chosen)

@@ -19,12 +19,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from dedn_jax.data.dataset import (
-    GZSLDataset,
-    check_labels,
-    check_splits,
-    validation_classes,
-)
+from dedn_jax.data.annotations import check_labels, check_splits, validation_classes
+from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.features import FeatureMaps, MappedFeatures, floating_dtype, one_line
 from dedn_jax.data.hdf5_features import READ_ERRORS, check_chunks, read_features
 from dedn_jax.data.wordvectors import read_word_vectors
@@ -89,7 +85,7 @@ def read_published_hdf5(
         class_embeddings = np.maximum(class_embeddings, 0)
     return GZSLDataset(
         source=where,
-        features=features,
+        inputs=features,
         labels=labels,
         class_embeddings=class_embeddings,
         word_vectors=vectors,

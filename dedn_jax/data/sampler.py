@@ -52,9 +52,13 @@ class Sampler:
         classes = len(self._by_class)
         return min(classes, self.batch_size) * max(self.batch_size // classes, 1)
 
+    def key(self, step: int) -> tuple[int, int, int]:
+        """What seeds all that is random about step `step`."""
+        return (self.seed, self.stream, step)
+
     def __call__(self, step: int) -> np.ndarray:
         """Image indices of step `step` (0-based), `[size]` int64."""
-        rng = np.random.default_rng([self.seed, self.stream, step])
+        rng = np.random.default_rng(self.key(step))
         if not self.balanced:
             return rng.choice(self.images, self.size, replace=False)
         classes = len(self._by_class)

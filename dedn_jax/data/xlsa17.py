@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dedn_jax.data.dataset import check_splits, validation_classes
+from dedn_jax.data.annotations import check_splits, validation_classes
 from dedn_jax.data.matfile import MatValue, read_mat
 from dedn_jax.errors import InputError
 

@@ -32,7 +32,7 @@ def parts(**changes: Any) -> dict[str, Any]:
     maps = rng.random((len(labels), 4, 3), np.float32)
     return {
         "source": "here",
-        "features": InMemoryFeatures(normalize(maps, "float32")),
+        "inputs": InMemoryFeatures(normalize(maps, "float32")),
         "labels": labels,
         "class_embeddings": rng.random((classes, attributes), np.float32),
         "word_vectors": rng.random((attributes, 3), np.float32),
@@ -166,7 +166,7 @@ def test_fingerprint():
         "class_embeddings": {"class_embeddings": data.class_embeddings + 1},
         "word_vectors": {"word_vectors": data.word_vectors + 1},
         "splits": {"trainval": data.trainval[:-1]},
-        "feature_sample": {"features": InMemoryFeatures(data.features[np.arange(140)[::-1]])},
+        "feature_sample": {"inputs": InMemoryFeatures(data.inputs[np.arange(140)[::-1]])},
     }
     for field, change in changes.items():
         other = dataclasses.replace(data, **change).fingerprint()

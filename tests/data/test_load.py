@@ -28,8 +28,8 @@ def test_published_hdf5(write_published, fields, tmp_path):
     np.save(tmp_path / "v.npy", np.arange(10.0).reshape(5, 2))
     path = str(write_published())
     data = load_dataset(config_with(path=path))
-    assert isinstance(data.features, InMemoryFeatures)
-    assert data.features.dtype == np.float32
+    assert isinstance(data.inputs, InMemoryFeatures)
+    assert data.inputs.dtype == np.float32
     np.testing.assert_array_equal(data.word_vectors, fields["w2v_att"].astype(np.float32))
     assert data.class_embeddings.min() < 0
 
@@ -42,8 +42,8 @@ def test_published_hdf5(write_published, fields, tmp_path):
             word_vectors=str(tmp_path / "v.npy"),
         )
     )
-    assert isinstance(data.features, MappedFeatures)
-    assert data.features.dtype == np.dtype(ml_dtypes.bfloat16)
+    assert isinstance(data.inputs, MappedFeatures)
+    assert data.inputs.dtype == np.dtype(ml_dtypes.bfloat16)
     np.testing.assert_array_equal(data.word_vectors, np.arange(10.0).reshape(5, 2))
     assert data.class_embeddings.min() == 0
 
@@ -91,8 +91,8 @@ def test_demo(small_demo, tmp_path):
     data = load_dataset(config)
     images = len(data.labels)
     assert data.source == "demo"
-    assert (len(data.features), data.features.channels, data.features.regions) == (images, 3, 49)
-    np.testing.assert_array_equal(data.features[np.arange(images)], small_demo.expected())
+    assert (len(data.inputs), data.inputs.channels, data.inputs.regions) == (images, 3, 49)
+    np.testing.assert_array_equal(data.inputs[np.arange(images)], small_demo.expected())
     assert small_demo.cache_dirs == [tmp_path / "cache"]
     assert data.groups is not None
     assert sorted(data.groups.order) == list(range(data.num_attributes))
@@ -129,14 +129,14 @@ def test_demo_options(small_demo, tmp_path):
             word_vectors=str(tmp_path / "v.npy"),
         )
     )
-    assert data.features.dtype == np.float16
+    assert data.inputs.dtype == np.float16
     np.testing.assert_array_equal(data.word_vectors, vectors)
 
 
 def test_demo_without_a_cache(small_demo, monkeypatch):
     monkeypatch.setattr(demo_dataset, "demo_cache_dir", lambda path: None)
     data = load_dataset(config_with(format="demo"))
-    np.testing.assert_array_equal(data.features[np.arange(len(data.labels))], small_demo.expected())
+    np.testing.assert_array_equal(data.inputs[np.arange(len(data.labels))], small_demo.expected())
 
 
 def test_cache_dir(tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ def test_reads_every_field(write_published, fields):
     data = read_published_hdf5(path)
     assert data.source == str(path)
     assert (data.num_classes, data.num_attributes) == (6, 5)
-    assert (len(data.features), data.features.channels, data.features.regions) == (24, 8, 6)
+    assert (len(data.inputs), data.inputs.channels, data.inputs.regions) == (24, 8, 6)
     np.testing.assert_array_equal(data.labels, fields["labels"])
     assert data.labels.dtype == np.int32
     np.testing.assert_array_equal(data.trainval, fields["trainval_loc"])
@@ -64,8 +64,8 @@ def test_features(write_published, fields, monkeypatch, stored, target, layout, 
     everything = np.arange(24)
     expected = normalize(raw.reshape(24, 8, 6), target)
     for data in (in_memory, mapped, in_blocks):
-        assert data.features.dtype == target
-        np.testing.assert_array_equal(data.features[everything], expected)
+        assert data.inputs.dtype == target
+        np.testing.assert_array_equal(data.inputs[everything], expected)
     assert mapped.fingerprint() == in_memory.fingerprint()
 
 
@@ -257,7 +257,7 @@ def test_bad_fields(write_published, fields, case, memory_map):
     path = write_published(**change(fields))
 
     def read_all() -> None:  # mapped features are checked when they are read
-        read_published_hdf5(path, memory_map=memory_map).features[np.arange(24)]
+        read_published_hdf5(path, memory_map=memory_map).inputs[np.arange(24)]
 
     with pytest.raises(InputError) as caught:
         read_all()
@@ -298,9 +298,9 @@ def test_damaged_chunk(write_published):
     with pytest.raises(InputError, match="feature_map cannot be read from image 0 on: "):
         read_published_hdf5(path)
     data = read_published_hdf5(path, memory_map=True)
-    data.features[np.array([0, 23])]
+    data.inputs[np.array([0, 23])]
     with pytest.raises(InputError, match="cannot read feature_map: "):
-        data.features[np.array([9])]
+        data.inputs[np.array([9])]
 
 
 @pytest.mark.parametrize("name", ["feature_map", "att", "val_loc"])
@@ -356,7 +356,7 @@ def test_not_enough_memory(write_published, monkeypatch):
     )
     with pytest.raises(InputError, match=r"memory_map=true$"):
         read_published_hdf5(path, dtype="bfloat16")
-    assert len(read_published_hdf5(path, memory_map=True).features) == 24
+    assert len(read_published_hdf5(path, memory_map=True).inputs) == 24
 
 
 def test_sparse_file_of_terabytes(write_published):
@@ -394,7 +394,7 @@ def peak():
 
 before = peak()
 data = read_published_hdf5(sys.argv[1], dtype=sys.argv[2])
-print(peak() - before, float(np.abs(data.features[np.array([3, 100])].astype(np.float32)).sum()))
+print(peak() - before, float(np.abs(data.inputs[np.array([3, 100])].astype(np.float32)).sum()))
 """
 
 
@@ -441,7 +441,7 @@ def test_one_copy_in_memory(tmp_path, write_published, target, layout):
 def test_real_file(shared_data):
     path = shared_data / "cub40" / "feature_map_mobilenet_CUB.hdf5"
     data = read_published_hdf5(path)
-    assert (len(data.features), data.features.channels, data.features.regions) == (960, 384, 49)
+    assert (len(data.inputs), data.inputs.channels, data.inputs.regions) == (960, 384, 49)
     assert (data.num_classes, data.num_attributes) == (40, 312)
     assert data.word_vectors.shape == (312, 300)
     splits = (data.trainval, data.test_seen, data.test_unseen)
@@ -453,7 +453,7 @@ def test_real_file(shared_data):
         some = [5, 500, 959]
         raw = f["feature_map"][some].astype(np.float64).reshape(3, 384, 49)
     expected = raw / np.maximum(np.sqrt((raw**2).sum(1, keepdims=True)), 1e-12)
-    np.testing.assert_allclose(data.features[np.array(some)], expected, atol=2e-7)
+    np.testing.assert_allclose(data.inputs[np.array(some)], expected, atol=2e-7)
     mapped = read_published_hdf5(path, memory_map=True)
     batch = np.random.default_rng(0).permutation(960)[:50]
-    np.testing.assert_array_equal(mapped.features[batch], data.features[batch])
+    np.testing.assert_array_equal(mapped.inputs[batch], data.inputs[batch])

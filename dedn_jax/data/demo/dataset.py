@@ -41,7 +41,7 @@ def load_demo(data: ConfigDict) -> GZSLDataset:
         word_vectors = read_word_vectors(data.word_vectors, class_embeddings.shape[1])
     return GZSLDataset(
         source="demo",
-        features=InMemoryFeatures(features),
+        inputs=InMemoryFeatures(features),
         labels=demo.labels,
         class_embeddings=class_embeddings,
         word_vectors=word_vectors,

@@ -1,0 +1,241 @@
+"""What a GZSL data set says about its images, whatever form these have; checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from dedn_jax.errors import InputError
+from dedn_jax.groups import AttributeGroups
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Annotations:
+    """Labels, splits, classes and attributes of a data set for generalized zero-shot learning.
+
+    Checked on construction, so that no later step meets a half-valid one.
+
+    Attributes:
+      source: file or name the data came from; errors begin with it.
+      labels: `[images]` int32 class ids in `[0, classes)`.
+      class_embeddings: `[classes, attributes]` float32, as published (not normalised).
+      word_vectors: `[attributes, word_dim]` float32.
+      trainval, test_seen, test_unseen: int64 image indices, disjoint.
+      class_names, attribute_names: strings, for reports.
+      validation_classes: int64 ids of seen classes the data set sets apart for validation, or None.
+      groups: attribute groups that come with the data, or None.
+      unpictured_classes: int64 ids of unseen classes to choose among that have no image, or None.
+    """
+
+    source: str
+    labels: np.ndarray
+    class_embeddings: np.ndarray
+    word_vectors: np.ndarray
+    trainval: np.ndarray
+    test_seen: np.ndarray
+    test_unseen: np.ndarray
+    class_names: tuple[str, ...]
+    attribute_names: tuple[str, ...]
+    validation_classes: np.ndarray | None = None
+    groups: AttributeGroups | None = None
+    unpictured_classes: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        check_annotations(self)
+
+    @property
+    def num_classes(self) -> int:
+        return self.class_embeddings.shape[0]
+
+    @property
+    def num_attributes(self) -> int:
+        return self.class_embeddings.shape[1]
+
+    @property
+    def seen_classes(self) -> np.ndarray:
+        """Ascending ids of the classes with training images."""
+        return np.unique(self.labels[self.trainval])
+
+    @property
+    def unseen_classes(self) -> np.ndarray:
+        """Ascending ids of the classes with unseen test images, and of those without any image."""
+        pictured = np.unique(self.labels[self.test_unseen])
+        return (
+            pictured
+            if self.unpictured_classes is None
+            else np.union1d(pictured, self.unpictured_classes)
+        )
+
+    def annotations_fingerprint(self) -> dict[str, object]:
+        """Sizes and hashes that tell these annotations from any other; JSON-ready."""
+        sizes = np.asarray(self.groups.sizes if self.groups else (), np.int64)
+        result: dict[str, object] = {
+            "images": len(self.labels),
+            "classes": self.num_classes,
+            "attributes": self.num_attributes,
+            "labels": digest(self.labels),
+            "splits": digest(self.trainval, self.test_seen, self.test_unseen),
+            "class_embeddings": digest(self.class_embeddings),
+            "word_vectors": digest(self.word_vectors),
+            "validation_classes": (
+                None if self.validation_classes is None else digest(self.validation_classes)
+            ),
+            "groups": None if self.groups is None else digest(self.groups.order, sizes),
+        }
+        if self.unpictured_classes is not None:
+            result["unpictured_classes"] = digest(self.unpictured_classes)
+        return result
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """16 hexadecimal digits that change with any value, shape or type."""
+    h = hashlib.sha256()
+    for a in arrays:
+        h.update(repr((a.shape, a.dtype.str)).encode())
+        h.update(np.ascontiguousarray(a).tobytes())
+    return h.hexdigest()[:16]
+
+
+def check_annotations(data: Annotations) -> None:
+    """Checks that all fields fit together.
+
+    Raises:
+      InputError: names the source, the field, what was found and what to do.
+    """
+    where = data.source
+    classes, attributes = data.num_classes, data.num_attributes
+    check_labels(where, data.labels, classes)
+    splits = {
+        "trainval_loc": data.trainval,
+        "test_seen_loc": data.test_seen,
+        "test_unseen_loc": data.test_unseen,
+    }
+    if data.unpictured_classes is not None:
+        pictured = np.intersect1d(data.unpictured_classes, data.labels)
+        if len(pictured):
+            raise InputError(f"{where}: class {pictured[0]} is said to have no image, but has some")
+    check_splits(where, splits, data.labels, unseen_images=data.unpictured_classes is None)
+    for field, array, shape in (
+        ("att", data.class_embeddings, (classes, attributes)),
+        ("w2v_att", data.word_vectors, (attributes, data.word_vectors.shape[-1])),
+    ):
+        if array.shape != shape:
+            raise InputError(f"{where}: {field} has shape {array.shape}, expected {shape}")
+        if not np.isfinite(array).all():
+            raise InputError(f"{where}: {field} holds NaN or infinite values; build the file again")
+    if len(data.class_names) != classes or len(data.attribute_names) != attributes:
+        raise InputError(
+            f"{where}: {len(data.class_names)} class names and {len(data.attribute_names)} "
+            f"attribute names for {classes} classes and {attributes} attributes"
+        )
+    if data.validation_classes is not None:
+        strange = np.setdiff1d(data.validation_classes, data.seen_classes)
+        if len(strange):
+            raise InputError(
+                f"{where}: validation class {strange[0]} is not a seen class; validation classes "
+                "must have training images"
+            )
+    if data.groups is not None and data.groups.num_attributes != attributes:
+        raise InputError(
+            f"{where}: groups cover {data.groups.num_attributes} attributes of {attributes}"
+        )
+
+
+def check_labels(where: str, labels: np.ndarray, classes: int) -> None:
+    """Raises InputError unless every label is a class id in `[0, classes)`."""
+    if labels.ndim != 1 or not len(labels):
+        raise InputError(f"{where}: labels has shape {labels.shape}, expected [images]")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        hint = "; they look 1-based: subtract 1" if low == 1 and high == classes else ""
+        raise InputError(
+            f"{where}: labels run from {low} to {high}, expected 0 to {classes - 1} "
+            f"(att has {classes} classes){hint}"
+        )
+
+
+def check_splits(
+    where: str,
+    splits: dict[str, np.ndarray],
+    labels: np.ndarray,
+    *,
+    unseen_images: bool = True,
+) -> None:
+    """Raises InputError unless the splits are in range, disjoint, and seen/unseen as they must be.
+
+    Args:
+      where: what the message begins with.
+      splits: `trainval_loc`, `test_seen_loc`, `test_unseen_loc`: 0-based image indices.
+      labels: `[images]` class ids.
+      unseen_images: whether `test_unseen_loc` must name any.
+    """
+    images = len(labels)
+    for field, split in splits.items():
+        may_be_empty = field == "test_unseen_loc" and not unseen_images
+        if split.ndim != 1 or not (len(split) or may_be_empty):
+            raise InputError(f"{where}: {field} has shape {split.shape}, expected [n] with n > 0")
+        if not len(split):
+            continue
+        if split.min() < 0 or split.max() >= images:
+            base = " (1-based locations? subtract 1)" if split.max() == images else ""
+            raise InputError(
+                f"{where}: {field} runs from {split.min()} to {split.max()}, expected image "
+                f"indices 0 to {images - 1}{base}"
+            )
+        if len(np.unique(split)) != len(split):
+            raise InputError(f"{where}: {field} names an image twice")
+    names = list(splits)
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            both = np.intersect1d(splits[a], splits[b])
+            if len(both):
+                raise InputError(
+                    f"{where}: {len(both)} images are in both {a} and {b} (first: {both[0]}); "
+                    "splits must not overlap"
+                )
+    seen = np.unique(labels[splits["trainval_loc"]])
+    unseen = np.unique(labels[splits["test_unseen_loc"]])
+    everything = np.sort(np.concatenate(list(splits.values())))
+    # Locations one too high still look like a valid split, but for the class at each border.
+    shifted = everything[0] == 1 and np.array_equal(everything, np.arange(1, len(everything) + 1))
+    hint = "; the locations look 1-based: subtract 1" if shifted else ""
+    if len(common := np.intersect1d(seen, unseen)):
+        raise InputError(
+            f"{where}: class {common[0]} has images in both trainval_loc and test_unseen_loc: an "
+            f"unseen class must not be trained on{hint}"
+        )
+    if len(strange := np.setdiff1d(np.unique(labels[splits["test_seen_loc"]]), seen)):
+        raise InputError(
+            f"{where}: test_seen_loc holds class {strange[0]}, which has no image in "
+            f"trainval_loc{hint}"
+        )
+
+
+def validation_classes(
+    labels: np.ndarray, trainval: np.ndarray, train_loc: np.ndarray, val_loc: np.ndarray
+) -> np.ndarray | None:
+    """The classes of `val_loc`, where `train_loc` and `val_loc` part the seen classes in two.
+
+    The proposed splits define both fields over all images of seen classes, test-seen images
+    included; only the classes are taken from them. Copies circulate in which the fields mean
+    something else: None then.
+
+    Args:
+      labels: `[images]` class ids.
+      trainval, train_loc, val_loc: 0-based image indices; the last two may hold anything.
+
+    Returns:
+      Ascending int64 class ids, or None.
+    """
+    seen = np.unique(labels[trainval])
+    parts = []
+    for location in (train_loc, val_loc):
+        if not len(location) or location.min() < 0 or location.max() >= len(labels):
+            return None
+        parts.append(np.unique(labels[location]))
+        if len(np.setdiff1d(parts[-1], seen)):
+            return None
+    train, held = parts
+    return None if len(np.intersect1d(train, held)) else held.astype(np.int64)

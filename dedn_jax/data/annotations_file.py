@@ -1,0 +1,94 @@
+"""Annotations on disk: one `.npz` of plain arrays, read without unpickling."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from dedn_jax.data.annotations import Annotations
+from dedn_jax.errors import InputError
+from dedn_jax.files import atomic_file
+from dedn_jax.groups import AttributeGroups
+
+ANNOTATIONS_FILE = "annotations.npz"
+_LIMIT_BYTES = 2**31  # 20,000 classes by 3,000 attributes are 240 MB
+_REQUIRED = ("labels", "class_embeddings", "word_vectors", "trainval", "test_seen", "test_unseen")
+_OPTIONAL = ("validation_classes", "unpictured_classes")
+_DTYPES = {"labels": np.int32, "class_embeddings": np.float32, "word_vectors": np.float32}
+
+
+def save_annotations(directory: Path, annotations: Annotations) -> None:
+    """Writes `annotations.npz` into `directory`, whole or not at all; equal ones give equal bytes.
+
+    `source` is not kept: it is a path of the machine they were read on.
+    """
+    arrays = {name: getattr(annotations, name) for name in _REQUIRED}
+    for name in _OPTIONAL:
+        if (value := getattr(annotations, name)) is not None:
+            arrays[name] = value
+    groups = annotations.groups
+    text = {
+        "class_names": annotations.class_names,
+        "attribute_names": annotations.attribute_names,
+        "groups": None if groups is None else list(zip(groups.names, groups.members, strict=True)),
+    }
+    arrays["text"] = np.frombuffer(json.dumps(text).encode(), np.uint8)
+    with atomic_file(directory / ANNOTATIONS_FILE) as file:
+        np.savez_compressed(file, **arrays)
+
+
+def load_annotations(directory: Path, source: str = "") -> Annotations:
+    """Reads and checks what `save_annotations` wrote.
+
+    Args:
+      directory: where the file is.
+      source: of the result; "" for the directory.
+
+    Raises:
+      InputError: the file is missing, damaged, or its fields do not fit together.
+    """
+    path = directory / ANNOTATIONS_FILE
+    try:
+        fields = _read(path)
+        text = json.loads(fields.pop("text").tobytes())
+        groups = None
+        if text["groups"] is not None:
+            names, members = zip(*text["groups"], strict=True)
+            groups = AttributeGroups(tuple(names), tuple(tuple(map(int, m)) for m in members))
+        return Annotations(
+            source=source or str(directory),
+            class_names=tuple(map(str, text["class_names"])),
+            attribute_names=tuple(map(str, text["attribute_names"])),
+            groups=groups,
+            **fields,
+        )
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: no such file; {directory} is no folder that `dedn data build` or `dedn "
+            "features` wrote"
+        ) from error
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{path}: is damaged ({reason}); make it again") from error
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        sizes = {Path(i.filename).stem: i.file_size for i in archive.infolist()}
+        if sum(sizes.values()) > _LIMIT_BYTES:
+            raise ValueError(f"{sum(sizes.values())} bytes unpacked")
+        names = [*_REQUIRED, *(n for n in _OPTIONAL if n in sizes), "text"]
+        fields = {
+            # Reading a zip member checks its CRC.
+            name: np.load(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
+            for name in names
+        }
+    for name, array in fields.items():
+        expected = np.uint8 if name == "text" else _DTYPES.get(name, np.int64)
+        if array.dtype != expected:
+            raise ValueError(f"{name} has type {array.dtype}, expected {np.dtype(expected)}")
+    return fields
