@@ -1,0 +1,167 @@
+"""Encoded pictures to RGB arrays."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from dedn_jax.data.features import one_line
+from dedn_jax.errors import InputError
+
+# What data sets of photographs come in. Pillow knows many more formats, some of which call other
+# programs; none of those is ever tried.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+# Larger pictures are taken for decompression bombs. Just below where Pillow begins to warn.
+MAX_PIXELS = 80_000_000
+# A strip thinner than this would become huge once its short side is resized.
+MAX_ASPECT = 100
+# What files in these formats begin with; BMP's two letters could begin a text as well.
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"II*\0", b"MM\0*")
+# A broken download may leave the rest of its file as zeros, which a JPEG decoder takes for data.
+_ZEROS = bytes(512)
+_JPEG_END = b"\xff\xd9"
+
+
+class PictureError(InputError):
+    """A picture cannot be decoded.
+
+    `truncated` tells a file that was cut short from one that is damaged otherwise, or no picture.
+    """
+
+    def __init__(self, message: str, *, truncated: bool = False) -> None:
+        super().__init__(message)
+        self.truncated = truncated
+
+
+def decode(encoded: bytes, name: str) -> np.ndarray:
+    """The pixels of a picture file.
+
+    Greyscale, palette, alpha and CMYK become RGB as Pillow's `convert("RGB")` makes them (alpha is
+    dropped, not composed); of 16 bits the upper 8 are kept; EXIF orientation is not applied; of an
+    animation the first frame is taken. Source: the features of the published code are extracted
+    from pictures read this way. Pillow is the decoder: others give the same numbers and save about
+    a tenth of decoding and resizing (`benchmarks/decoding.py`), too little for a dependency.
+
+    Args:
+      encoded: the file's content.
+      name: by which errors call the picture.
+
+    Returns:
+      uint8 `[height, width, 3]`, RGB, read-only.
+
+    Raises:
+      PictureError: no picture of `FORMATS`, cut short, damaged, empty, or too large. Damage within
+        a JPEG's data that libjpeg mends, and within formats without checksums, goes unnoticed.
+    """
+    with load(encoded, name) as picture:
+        return rgb(picture, name)
+
+
+def load(encoded: bytes, name: str) -> Image.Image:
+    """The decoded picture in its own mode, for what needs to know more than its pixels.
+
+    Raises:
+      PictureError: as `decode`.
+    """
+    picture = _open(encoded, name)
+    try:
+        _check(picture, encoded, name)
+        picture.load()
+    except PictureError:
+        picture.close()
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise anything on damaged bytes
+        picture.close()
+        raise _damaged(name, error) from error
+    return picture
+
+
+def _open(encoded: bytes, name: str) -> Image.Image:
+    if not encoded:
+        raise PictureError(f"{name}: the file is empty (0 bytes); fetch it again", truncated=True)
+    try:
+        return Image.open(io.BytesIO(encoded), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(name, one_line(error)) from error
+    except UnidentifiedImageError as error:
+        if encoded.startswith(_SIGNATURES):
+            raise PictureError(
+                f"{name}: the header of the picture is damaged or cut short ({len(encoded)} bytes "
+                "in all); fetch the file again"
+            ) from error
+        raise PictureError(
+            f"{name}: no picture in a known format (begins with {encoded[:12]!r}), expected "
+            f"{', '.join(FORMATS)}; fetch the file again, or convert it"
+        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _damaged(name, error) from error
+
+
+def _check(picture: Image.Image, encoded: bytes, name: str) -> None:
+    """What can be told from the header, before any pixel is decoded."""
+    width, height = picture.size
+    if width < 1 or height < 1:
+        raise PictureError(f"{name}: a picture of {width} x {height} pixels; remove it")
+    if width * height > MAX_PIXELS:
+        raise _too_large(name, f"{width} x {height} pixels, expected at most {MAX_PIXELS}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise PictureError(
+            f"{name}: {width} x {height} pixels, expected sides that differ by a factor of at "
+            f"most {MAX_ASPECT}; crop or remove it"
+        )
+    # PNG's 16-bit greyscale is mode "I" in older versions of Pillow.
+    if picture.mode == "F" or (picture.mode == "I" and picture.format != "PNG"):
+        raise PictureError(
+            f"{name}: has 32 bits a sample, of which the range is unknown; save it with 8 bits"
+        )
+    if picture.format in ("JPEG", "MPO") and _ends_in_zeros(encoded):
+        raise PictureError(
+            f"{name}: the picture ends in zeros instead of its last rows; fetch the file again",
+            truncated=True,
+        )
+
+
+def _ends_in_zeros(jpeg: bytes) -> bool:
+    return jpeg.endswith(_ZEROS) and not jpeg.rstrip(b"\0").endswith(_JPEG_END)
+
+
+def rgb(picture: Image.Image, name: str) -> np.ndarray:
+    """The pixels of a loaded picture, as `decode`.
+
+    Raises:
+      PictureError: its colours cannot be made RGB.
+    """
+    if picture.mode == "RGB":
+        return np.asarray(picture)
+    if picture.mode == "I" or picture.mode.startswith("I;16"):  # convert() would clip at 255
+        grey = (np.asarray(picture) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    # Says only which pixels to blend, which RGB does not; Pillow would warn of its loss.
+    picture.info.pop("transparency", None)
+    try:
+        return np.asarray(picture.convert("RGB"))
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the colour management behind some modes raises
+        raise PictureError(
+            f"{name}: colours of mode {picture.mode} cannot be made RGB; save it as RGB"
+        ) from error
+
+
+def _too_large(name: str, found: str) -> PictureError:
+    return PictureError(f"{name}: too large ({found}); scale it down or remove it")
+
+
+def _damaged(name: str, error: Exception) -> PictureError:
+    text = one_line(error)
+    truncated = isinstance(error, EOFError) or "truncated" in text.lower()
+    state = "cut short" if truncated else "damaged"
+    return PictureError(
+        f"{name}: the picture is {state} ({text}); fetch the file again", truncated=truncated
+    )
