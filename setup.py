@@ -35,6 +35,7 @@ setup(
         "ml_dtypes>=0.5",
         "numpy>=1.26",
         "pillow>=10.3",
+        "requests>=2.32",
         "safetensors>=0.5",
         "scipy>=1.15",
         "tensorboardX>=2.6",
