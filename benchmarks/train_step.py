@@ -76,7 +76,7 @@ def measure(
     def with_normalisation(index: int) -> None:
         features, _ = problem.batches[index]
         flat = features.reshape(*features.shape[:2], -1)
-        ours.step(batches[index]._replace(features=jnp.asarray(normalize(flat, np.float32))))
+        ours.step(batches[index]._replace(inputs=jnp.asarray(normalize(flat, np.float32))))
 
     calls: dict[str, Callable[[int], Any]] = {}
     if theirs:

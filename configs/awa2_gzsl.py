@@ -17,4 +17,6 @@ def get_config() -> ConfigDict:
     config.train.balanced = True
     config.predict.region_mix = 0.8
     config.predict.expert_mix = 0.5
+    config.picture.resize = 224
+    config.picture.crop = 224
     return config

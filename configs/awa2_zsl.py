@@ -18,4 +18,6 @@ def get_config() -> ConfigDict:
     config.selection.metric = "t1"
     config.predict.region_mix = 0.8
     config.predict.expert_mix = 0.5
+    config.picture.resize = 224
+    config.picture.crop = 224
     return config

@@ -12,15 +12,33 @@ def get_config() -> ConfigDict:
     config.seed = 0
 
     config.data = ConfigDict()
-    config.data.format = "published_hdf5"  # or "demo": the built-in set, drawn on first use
-    config.data.path = ""  # published_hdf5: the file; demo: a cache folder, "" for the usual one
-    config.data.word_vectors = ""  # .npy or pickled array; "" takes the file's own
+    config.data.source = "features"  # or "images": a backbone runs in the graph
+    config.data.format = "published_hdf5"  # or "prepared" (by `dedn data build`), "demo"
+    # published_hdf5: the file; prepared: the folder; demo: a cache folder, "" for the usual one.
+    config.data.path = ""
+    config.data.features = ""  # prepared: the store of `dedn features`, for source "features"
+    config.data.workers = 0  # processes that decode pictures; 0: threads of this one
+    config.data.word_vectors = ""  # .npy or pickled array; "" takes the data set's own
     config.data.dtype = "float32"  # of the features in host memory: float32, bfloat16, float16
     config.data.memory_map = False  # leave the features on disk and read each batch from there
     config.data.clip_negative_embeddings = False  # negative class-by-attribute entries become 0
     config.data.groups = (
         "single"  # cub, awa2, sun, sun_released, single, data, clusters:N, or 0-8,9-11;12-20
     )
+
+    config.picture = ConfigDict()
+    config.picture.resize = 448  # pixels, short side
+    config.picture.crop = 448  # pixels, a square from the middle
+    config.picture.augment = False  # while training: random part, mirrored at random
+    config.picture.smallest_area = 0.08  # of the picture, for a random part
+    config.picture.flip_probability = 0.5
+
+    config.backbone = ConfigDict()
+    config.backbone.name = "resnet101"  # resnet18 to 152, mobilenet_v1, small
+    config.backbone.weights = ""  # .pth, .safetensors (torchvision's names) or .npz (Keras's)
+    config.backbone.dtype = "float32"  # of its products: float32 or bfloat16
+    config.backbone.trained = False  # fine-tuned with the experts, or frozen
+    config.backbone.learning_rate = 1e-6  # its own, when trained
 
     config.model = ConfigDict()
     config.model.rank = 0  # h of a low-rank region score matrix; 0: full rank

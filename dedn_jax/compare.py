@@ -69,7 +69,7 @@ class OurSide:
 
     def outputs(self, batch: Batch) -> dict[str, np.ndarray]:
         """Scores under the names of `PublishedModel.outputs`, in training mode."""
-        coarse, fine = nnx.merge(self.model, self.params)(batch.features)
+        coarse, fine = nnx.merge(self.model, self.params)(batch.inputs)
         result: dict[str, jax.Array] = {}
         for name, p in (("coarse", coarse), ("fine", fine)):
             result[f"region_scores_{name}"] = p.region

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +19,9 @@ SELECTION_METRICS = ("harmonic_mean", "t1")
 REFITS = ("retrain", "continue")
 PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 FEATURE_DTYPES = ("float32", "bfloat16", "float16")
-DATA_FORMATS = ("published_hdf5", "demo")
+DATA_SOURCES = ("features", "images")
+DATA_FORMATS = ("published_hdf5", "prepared", "demo")
+BACKBONE_DTYPES = ("float32", "bfloat16")
 
 
 def _configs_dir() -> Path:
@@ -154,6 +156,31 @@ def _check_fields(config: ConfigDict, base: ConfigDict, where: str, prefix: str 
             raise InputError(f"{where}: config.{field}={value}, expected a finite number")
 
 
+def _check_pictures(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:
+    pictures = config.data.source == "images"
+    by_format = {"published_hdf5": ("features",), "prepared": DATA_SOURCES, "demo": ("images",)}
+    sources = by_format[config.data.format]
+    require(
+        config.data.source in sources,
+        "data.source",
+        f"{' or '.join(sources)} with config.data.format={config.data.format}",
+    )
+    require(
+        config.data.workers == 0 or (pictures and config.data.workers > 0),
+        "data.workers",
+        "0, or with config.data.source=images more: only pictures have work for them",
+    )
+    p = config.picture
+    require(p.crop >= 32, "picture.crop", "at least 32 pixels")
+    require(p.resize >= p.crop, "picture.resize", f"at least config.picture.crop={p.crop}")
+    require(0 < p.smallest_area <= 1, "picture.smallest_area", "a share above 0, at most 1")
+    require(0 <= p.flip_probability <= 1, "picture.flip_probability", "a number from 0 to 1")
+    require(not (p.augment and not pictures), "picture.augment", "false: features are not changed")
+    trained = config.backbone.trained
+    require(not (trained and not pictures), "backbone.trained", "false: features are given")
+    require(config.backbone.learning_rate > 0, "backbone.learning_rate", "more than 0")
+
+
 def check_config(config: ConfigDict, where: str) -> None:
     """Checks ranges and choices of every field that has them.
 
@@ -175,7 +202,10 @@ def check_config(config: ConfigDict, where: str) -> None:
         require(value in choices, field, "one of " + ", ".join(choices))
 
     _check_fields(config, base_config(), where)
+    one_of("data.source", DATA_SOURCES)
     one_of("data.format", DATA_FORMATS)
+    one_of("backbone.dtype", BACKBONE_DTYPES)
+    _check_pictures(config, require)
     one_of("data.dtype", FEATURE_DTYPES)
     one_of("selection.protocol", SELECTION_PROTOCOLS)
     one_of("selection.metric", SELECTION_METRICS)

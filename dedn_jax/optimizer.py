@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import optax
 from ml_collections import ConfigDict
 
@@ -11,11 +14,25 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
     L2 weight decay is added to the gradient; the second moment has no bias correction and ε stands
     outside its root; momentum runs over the scaled gradient. Source: torch.optim.RMSprop.
+
+    A backbone that is trained has a learning rate of its own, `config.backbone.learning_rate`.
     """
-    o = config.optimizer
+    experts = _rmsprop(config.optimizer, config.optimizer.learning_rate)
+    if not (config.data.source == "images" and config.backbone.trained):
+        return experts
+    backbone = _rmsprop(config.optimizer, config.backbone.learning_rate)
+    return optax.multi_transform({"experts": experts, "backbone": backbone}, _module_names)
+
+
+def _rmsprop(o: ConfigDict, learning_rate: float) -> optax.GradientTransformation:
     return optax.chain(
         optax.add_decayed_weights(o.weight_decay),
         optax.scale_by_rms(decay=o.decay, eps=o.epsilon, eps_in_sqrt=False),
         optax.trace(decay=o.momentum),
-        optax.scale_by_learning_rate(o.learning_rate),
+        optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def _module_names(params: Any) -> Any:
+    """For every parameter the name of the module at the top that owns it."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: str(path[0].key), params)

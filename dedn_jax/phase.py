@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import grain.python as grain
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -15,14 +14,16 @@ from ml_collections import ConfigDict
 
 from dedn_jax.checkpoint import Checkpoints, Snapshot, load_params, save_params
 from dedn_jax.data.dataset import Task
-from dedn_jax.data.pipeline import train_batches
+from dedn_jax.data.pipeline import Reading, TrainBatches
 from dedn_jax.data.sampler import Sampler
+from dedn_jax.distributed import replicate, shard_batch
 from dedn_jax.errors import InputError
 from dedn_jax.evaluate import Metrics, evaluate_task, make_predictor
 from dedn_jax.files import read_json, write_json
 from dedn_jax.groups import AttributeGroups
 from dedn_jax.interrupt import Interrupted, StopRequest
 from dedn_jax.logs import MetricsLog
+from dedn_jax.network import Network
 from dedn_jax.optimizer import make_optimizer
 from dedn_jax.progress import progress
 from dedn_jax.step import (
@@ -48,7 +49,7 @@ class Phase:
       name: `validation` or `final`; the phase's folder in the work directory.
       task: images and classes.
       groups: attribute groups of the model.
-      model: the model's definition.
+      network: the model's definition and what of it is not trained.
       num_steps: steps to do.
       evaluation_label: names the images evaluated on wherever their numbers appear; None: the last
         step's parameters are taken without any evaluation.
@@ -57,7 +58,7 @@ class Phase:
     name: str
     task: Task
     groups: AttributeGroups
-    model: nnx.GraphDef
+    network: Network
     num_steps: int
     evaluation_label: str | None
 
@@ -134,7 +135,8 @@ def run_phase(
         return _finished(folder, params)
 
     # The state is donated to the step: it must not share buffers with what the caller still holds.
-    state = init_state(jax.tree.map(jnp.copy, params), make_optimizer(config))
+    params = replicate(params)
+    state = replicate(init_state(jax.tree.map(jnp.copy, params), make_optimizer(config)))
     selection = Selection(config.selection.metric, params)
     batches = _batches(phase, config)
     checkpoints = Checkpoints(folder / "checkpoints", config.train.checkpoints_kept)
@@ -176,18 +178,18 @@ def _finished(folder: Path, like: nnx.State) -> PhaseResult:
     return PhaseResult(steps, selected, metrics, best_t1, load_params(folder / "selected", like))
 
 
-def _batches(phase: Phase, config: ConfigDict) -> grain.DatasetIterator:
+def _batches(phase: Phase, config: ConfigDict) -> TrainBatches:
     task = phase.task
     labels = task.labels[task.train]
     sampler = Sampler.from_config(task.train, labels, config, _STREAMS[phase.name])
-    return train_batches(task, sampler, phase.num_steps)
+    return TrainBatches(task, sampler, phase.num_steps, Reading(config.data.workers))
 
 
 def _train(
     phase: Phase,
     state: TrainState,
     selection: Selection,
-    batches: grain.DatasetIterator,
+    batches: TrainBatches,
     checkpoints: Checkpoints,
     config: ConfigDict,
     workdir: Workdir,
@@ -196,19 +198,23 @@ def _train(
     """The training loop, from the state's step to the last."""
     optimizer = make_optimizer(config)
     train_step = jax.jit(
-        make_train_step(phase.model, Objective.from_config(config), optimizer), donate_argnums=0
+        make_train_step(phase.network.definition, Objective.from_config(config), optimizer),
+        donate_argnums=0,
     )
-    predictor = make_predictor(phase.model, Mixing.from_config(config))
-    classes = make_class_space(phase.task.class_embeddings, phase.task.seen, phase.groups)
+    predictor = make_predictor(phase.network.definition, Mixing.from_config(config))
+    frozen = replicate(phase.network.frozen)
+    classes = replicate(
+        make_class_space(phase.task.class_embeddings, phase.task.seen, phase.groups)
+    )
     interval = config.train.evaluate_every or max(1, phase.num_steps // config.train.epochs)
     start = int(state.step)
     log = MetricsLog(workdir.metrics_file, workdir.tensorboard, phase.name, start)
     bar = progress(phase.num_steps, phase.name, "step", initial=start)
     try:
         for step in range(start + 1, phase.num_steps + 1):
-            features, labels = next(batches)
-            batch = Batch(jnp.asarray(features), jnp.asarray(labels))
-            state, terms = train_step(state, batch, classes)
+            # The step before is still running on the device while this batch is fetched and sent.
+            batch = Batch(*shard_batch(next(batches)))
+            state, terms = train_step(state, batch, classes, frozen)
             bar.update()
             # Read once: a signal that comes later in this turn is answered in the next.
             last, stopping = step == phase.num_steps, bool(stop.signal_number)
@@ -222,7 +228,13 @@ def _train(
                 bar.set_postfix_str(f"loss {values['loss']:.3f} {selection}", refresh=False)
             if phase.evaluation_label and (step % interval == 0 or last):
                 metrics = evaluate_task(
-                    predictor, state.params, phase.task, classes, config.evaluate.batch_size
+                    predictor,
+                    state.params,
+                    phase.task,
+                    classes,
+                    config.evaluate.batch_size,
+                    frozen=frozen,
+                    reading=Reading(config.data.workers),
                 )
                 log.evaluation(step, phase.evaluation_label, metrics)
                 selection.update(step, metrics, state.params)

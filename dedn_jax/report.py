@@ -6,12 +6,13 @@ import html
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
 from dedn_jax.data.dataset import GZSLDataset, trainval_task
+from dedn_jax.data.pictures import Pictures
 from dedn_jax.data.pipeline import evaluation_batches
+from dedn_jax.distributed import replicate, shard_batch
 from dedn_jax.evaluate import EXPERTS, METRICS, make_predictor
 from dedn_jax.files import read_json, write_atomically
 from dedn_jax.logs import read_lines
@@ -21,13 +22,14 @@ from dedn_jax.workdir import Workdir
 
 _COLORS = {"U": "#d1495b", "S": "#00798c", "H": "#2e4057", "T1": "#edae49"}
 _PICTURES_PER_CLASS = 6
+_CLASSES_SHOWN = 12
 _DPI = 110
 
 
 def write_report(workdir_path: str | Path) -> Path:
     """Writes `report/index.html` and its pictures into a finished run's directory.
 
-    The contact sheet is drawn where the data set has pictures at hand (the demo set).
+    The contact sheet is drawn where the run was trained from pictures.
 
     Returns:
       The page.
@@ -42,7 +44,7 @@ def write_report(workdir_path: str | Path) -> Path:
     pictures = []
     if draw_curve(run.workdir, folder / "curve.png"):
         pictures.append(("curve.png", "U, S, H and T1 of the fused score while training"))
-    if run.config.data.format == "demo":
+    if isinstance(run.dataset.inputs, Pictures) and len(run.dataset.test_unseen):
         predictions = _predict(run, params, run.dataset.test_unseen)
         draw_contact_sheet(run, predictions, folder / "contact_sheet.png")
         pictures.append(
@@ -90,16 +92,13 @@ def draw_contact_sheet(run: Run, predictions: np.ndarray, path: Path) -> None:
     """Pictures of every unseen class with their predicted classes.
 
     Args:
-      run: a run on the demo set.
+      run: a run that was trained from pictures.
       predictions: `[unseen test images]` class ids.
       path: PNG to write.
     """
-    # Here: only the demo's report needs its drawing code.
-    from dedn_jax.data.demo.dataset import load_demo_pictures
-
     dataset = run.dataset
-    images = load_demo_pictures(run.config.data).images
-    classes = dataset.unseen_classes
+    # Not one that has no picture, nor a row for every class of a large data set.
+    classes = np.unique(dataset.labels[dataset.test_unseen])[:_CLASSES_SHOWN]
     labels = dataset.labels[dataset.test_unseen]
     figure = Figure(figsize=(1.75 * _PICTURES_PER_CLASS, 2.0 * len(classes)), layout="constrained")
     grid = figure.subplots(len(classes), _PICTURES_PER_CLASS, squeeze=False)
@@ -109,7 +108,7 @@ def draw_contact_sheet(run: Run, predictions: np.ndarray, path: Path) -> None:
             axes.axis("off")
         for column, i in enumerate(chosen):
             axes = row[column]
-            axes.imshow(images[dataset.test_unseen[i]])
+            axes.imshow(dataset.inputs[dataset.test_unseen[i : i + 1]][0])
             right = predictions[i] == k
             axes.set_title(
                 dataset.class_names[predictions[i]],
@@ -134,13 +133,20 @@ def _predict(run: Run, params: object, images: np.ndarray) -> np.ndarray:
     """Class ids that the fused score chooses among all classes."""
     task = trainval_task(run.dataset)
     classes = make_class_space(task.class_embeddings, task.seen, run.groups)
-    predictor = make_predictor(run.model, Mixing.from_config(run.config))
+    params, classes, frozen = replicate((params, classes, run.network.frozen))
+    predictor = make_predictor(run.network.definition, Mixing.from_config(run.config))
     parts = []
     with jax.default_matmul_precision(run.config.model.precision):
-        for features, count in evaluation_batches(task, images, run.config.evaluate.batch_size):
-            among_all, _ = predictor(params, jnp.asarray(features), classes)
+        for inputs, count in evaluation_batches(
+            task.inputs, images, run.config.evaluate.batch_size
+        ):
+            among_all, _ = predictor(params, shard_batch(inputs), classes, frozen)
             parts.append(np.asarray(among_all)[EXPERTS.index("fused"), :count])
     return task.class_ids[np.concatenate(parts)]
+
+
+def _cell(value: float | None) -> str:
+    return "<td>-</td>" if value is None else f"<td>{value:.1f}</td>"
 
 
 def _page(run: Run, pictures: list[tuple[str, str]]) -> str:
@@ -149,7 +155,7 @@ def _page(run: Run, pictures: list[tuple[str, str]]) -> str:
     head = "".join(f"<th>{m}</th>" for m in METRICS)
     rows = "".join(
         f"<tr><th>{expert}</th>"
-        + "".join(f"<td>{result['test'][expert][m]:.1f}</td>" for m in METRICS)
+        + "".join(_cell(result["test"][expert].get(m)) for m in METRICS)
         + "</tr>"
         for expert in EXPERTS
     )

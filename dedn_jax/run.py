@@ -16,15 +16,16 @@ from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
 from dedn_jax.groups import AttributeGroups, resolve_groups
-from dedn_jax.interop.convert import nested_to_state, state_to_nested
+from dedn_jax.interop.convert import state_to_nested
 from dedn_jax.interop.published import (
     from_published,
     read_state_dict,
     to_published,
     write_state_dict,
 )
+from dedn_jax.network import Network, experts_of, make_network, with_experts
 from dedn_jax.step import make_class_space
-from dedn_jax.train import evaluate_params, make_model
+from dedn_jax.train import evaluate_params
 from dedn_jax.workdir import Workdir
 
 
@@ -32,15 +33,15 @@ class Run(NamedTuple):
     """A run's config, data and model definition, with parameters of the right structure.
 
     Attributes:
-      params: initial parameters: structure and shapes for loading the trained ones.
+      network: definition, what is not trained, and initial parameters, whose structure and shapes
+        are those of the trained ones.
     """
 
     workdir: Workdir
     config: ConfigDict
     dataset: GZSLDataset
     groups: AttributeGroups
-    model: nnx.GraphDef
-    params: nnx.State
+    network: Network
 
 
 def open_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
@@ -56,10 +57,10 @@ def open_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
     workdir = Workdir(path)
     config = workdir.load_config(overrides)
     dataset = load_dataset(config)
-    workdir.check_fingerprint(dataset.fingerprint())
     groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
-    model, params = make_model(config, dataset, groups)
-    return Run(workdir, config, dataset, groups, model, params)
+    network = make_network(config, dataset, groups)
+    workdir.check_fingerprint(dataset.fingerprint() | network.fingerprint())
+    return Run(workdir, config, dataset, groups, network)
 
 
 def load_selected(run: Run) -> nnx.State:
@@ -68,7 +69,7 @@ def load_selected(run: Run) -> nnx.State:
     Raises:
       InputError: the run is not finished.
     """
-    return load_params(run.workdir.phase("final") / "selected", run.params)
+    return load_params(run.workdir.phase("final") / "selected", run.network.params)
 
 
 def evaluate_run(
@@ -98,9 +99,10 @@ def evaluate_run(
         params, protocol = load_selected(run), run.config.selection.protocol
     else:
         nested = from_published(read_state_dict(weights), str(weights))
-        params, protocol = nested_to_state(nested, run.params, str(weights)), "given weights"
+        params = with_experts(run.network.params, nested, str(weights))
+        protocol = "given weights"
     with jax.default_matmul_precision(run.config.model.precision):
-        metrics = evaluate_params(run.config, run.dataset, run.groups, run.model, params)
+        metrics = evaluate_params(run.config, run.dataset, run.groups, run.network, params)
     return {
         "protocol": protocol,
         "weights": str(weights) if weights else "selected",
@@ -116,7 +118,7 @@ def export_run(path: str | Path, out: Path, overrides: Sequence[str] = ()) -> No
     seen = np.isin(np.arange(run.dataset.num_classes), seen_classes)
     classes = make_class_space(run.dataset.class_embeddings, seen, run.groups)
     state_dict = to_published(
-        state_to_nested(load_selected(run)),
+        state_to_nested(experts_of(load_selected(run))),
         class_embeddings=np.asarray(classes.embeddings),
         seen=seen_classes,
         bias=run.config.loss.bias,

@@ -17,6 +17,9 @@ from dedn_jax import losses
 from dedn_jax.groups import AttributeGroups
 from dedn_jax.model.experts import AttributeScores
 
+# What a model without a backbone has besides its parameters.
+NOTHING = nnx.State({})
+
 
 class ClassSpace(NamedTuple):
     """The classes a model chooses among.
@@ -31,9 +34,15 @@ class ClassSpace(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images of one step: `features` `[batch, channels, regions]`, `labels` `[batch]` int32."""
+    """Images of one step.
 
-    features: jax.Array
+    Attributes:
+      inputs: `[batch, channels, regions]` feature maps, or `[batch, height, width, 3]` uint8
+        pictures where the model has a backbone.
+      labels: `[batch]` int32.
+    """
+
+    inputs: jax.Array
     labels: jax.Array
 
 
@@ -133,11 +142,12 @@ def loss_and_gradients(
     batch: Batch,
     classes: ClassSpace,
     objective: Objective,
+    frozen: nnx.State = NOTHING,
 ) -> tuple[dict[str, jax.Array], nnx.State]:
-    """Loss terms, and the gradient of their weighted sum in `params`."""
+    """Loss terms, and the gradient of their weighted sum in `params`; none in `frozen`."""
 
     def loss(params: nnx.State) -> tuple[jax.Array, dict[str, jax.Array]]:
-        coarse, fine = nnx.merge(model, params)(batch.features)
+        coarse, fine = nnx.merge(model, params, frozen)(batch.inputs)
         terms = objective_terms(coarse, fine, batch.labels, classes, objective)
         return terms["loss"], terms
 
@@ -145,18 +155,23 @@ def loss_and_gradients(
     return terms, gradients
 
 
-TrainStep = Callable[[TrainState, Batch, ClassSpace], tuple[TrainState, dict[str, jax.Array]]]
+TrainStep = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 
 
 def make_train_step(
     model: nnx.GraphDef, objective: Objective, optimizer: optax.GradientTransformation
 ) -> TrainStep:
-    """The step `(state, batch, classes) -> (state, metrics)`; pure, not compiled."""
+    """The step `(state, batch, classes, frozen) -> (state, metrics)`; pure, not compiled.
+
+    `frozen` holds what the model has besides `state.params`; it may be left out if that is nothing.
+    """
 
     def train_step(
-        state: TrainState, batch: Batch, classes: ClassSpace
+        state: TrainState, batch: Batch, classes: ClassSpace, frozen: nnx.State = NOTHING
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        terms, gradients = loss_and_gradients(model, state.params, batch, classes, objective)
+        terms, gradients = loss_and_gradients(
+            model, state.params, batch, classes, objective, frozen
+        )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         terms["gradient_norm"] = optax.tree.norm(gradients)
@@ -195,16 +210,17 @@ class ClassScores(NamedTuple):
 def predict_scores(
     model: nnx.GraphDef,
     params: nnx.State,
-    features: jax.Array,
+    inputs: jax.Array,
     classes: ClassSpace,
     mixing: Mixing,
+    frozen: nnx.State = NOTHING,
 ) -> ClassScores:
     """Class scores for evaluation: branches mixed by `region_mix`, experts by `expert_mix`."""
     coarse, fine = (
         losses.class_scores(
             p.for_evaluation(mixing.region_mix), classes.embeddings, classes.seen, mixing.bias
         )
-        for p in nnx.merge(model, params)(features)
+        for p in nnx.merge(model, params, frozen)(inputs)
     )
     fused = mixing.expert_mix * coarse + (1.0 - mixing.expert_mix) * fine
     return ClassScores(coarse, fine, fused)

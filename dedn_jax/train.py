@@ -11,11 +11,14 @@ from ml_collections import ConfigDict
 
 from dedn_jax.data.dataset import GZSLDataset, Task, trainval_task, validation_task
 from dedn_jax.data.load import load_dataset
+from dedn_jax.data.pipeline import Reading
+from dedn_jax.distributed import replicate
+from dedn_jax.errors import InputError
 from dedn_jax.evaluate import Metrics, evaluate_task, make_predictor, metrics_table
 from dedn_jax.files import read_json, write_json
 from dedn_jax.groups import AttributeGroups, resolve_groups
 from dedn_jax.interrupt import StopRequest, stop_on_signals
-from dedn_jax.model.experts import DualExpert
+from dedn_jax.network import Network, make_network
 from dedn_jax.phase import Phase, PhaseResult, run_phase
 from dedn_jax.step import Mixing, make_class_space
 from dedn_jax.workdir import Workdir
@@ -52,12 +55,14 @@ def train(config: ConfigDict, workdir_path: str | Path) -> dict[str, object]:
     workdir.check_config(config)
     dataset = load_dataset(config)
     groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
+    network = make_network(config, dataset, groups)
+    _check_protocol(config, dataset)
     with workdir.locked():
-        workdir.claim(config, dataset.fingerprint())
+        workdir.claim(config, dataset.fingerprint() | network.fingerprint())
         if workdir.result_file.exists():
             return read_json(workdir.result_file)
         with stop_on_signals() as stop, jax.default_matmul_precision(config.model.precision):
-            result = _run_phases(config, workdir, dataset, groups, stop)
+            result = _run_phases(config, workdir, dataset, groups, network, stop)
         write_json(workdir.result_file, result)
     return result
 
@@ -67,9 +72,10 @@ def _run_phases(
     workdir: Workdir,
     dataset: GZSLDataset,
     groups: AttributeGroups,
+    network: Network,
     stop: StopRequest,
 ) -> dict[str, object]:
-    model, params = make_model(config, dataset, groups)
+    params = network.params
     protocol = config.selection.protocol
     task = trainval_task(dataset)
     steps = num_steps(task, config, config.train.epochs)
@@ -84,7 +90,7 @@ def _run_phases(
         )
         held = candidate.class_ids[~candidate.seen]
         length = num_steps(candidate, config, config.train.epochs)
-        phase = Phase("validation", candidate, groups, model, length, VALIDATION_LABEL)
+        phase = Phase("validation", candidate, groups, network, length, VALIDATION_LABEL)
         selection = run_phase(phase, params, config, workdir, stop)
         epochs = selection.selected_step * config.train.batch_size / len(candidate.train)
         if config.selection.refit == "continue":
@@ -92,25 +98,10 @@ def _run_phases(
         steps = num_steps(task, config, epochs)
     label = TEST_BEST_LABEL if protocol == "test-best" else None
     final = run_phase(
-        Phase("final", task, groups, model, steps, label), params, config, workdir, stop
+        Phase("final", task, groups, network, steps, label), params, config, workdir, stop
     )
-    metrics = evaluate_params(config, dataset, groups, model, final.params)
+    metrics = evaluate_params(config, dataset, groups, network, final.params)
     return _result(config, dataset, selection, held, final, metrics)
-
-
-def make_model(
-    config: ConfigDict, dataset: GZSLDataset, groups: AttributeGroups
-) -> tuple[nnx.GraphDef, nnx.State]:
-    """The model's definition and its initial parameters, drawn by `config.seed`."""
-    model = DualExpert(
-        dataset.word_vectors,
-        groups,
-        channels=dataset.inputs.channels,
-        regions=dataset.inputs.regions,
-        rank=config.model.rank,
-        rngs=nnx.Rngs(params=config.seed),
-    )
-    return nnx.split(model)
 
 
 def num_steps(task: Task, config: ConfigDict, epochs: float) -> int:
@@ -122,14 +113,28 @@ def evaluate_params(
     config: ConfigDict,
     dataset: GZSLDataset,
     groups: AttributeGroups,
-    model: nnx.GraphDef,
+    network: Network,
     params: nnx.State,
 ) -> Metrics:
     """U, S, H and T1 of `params` on the test sets."""
     task = trainval_task(dataset)
-    classes = make_class_space(task.class_embeddings, task.seen, groups)
-    predictor = make_predictor(model, Mixing.from_config(config))
-    return evaluate_task(predictor, params, task, classes, config.evaluate.batch_size)
+    return evaluate_task(
+        make_predictor(network.definition, Mixing.from_config(config)),
+        replicate(params),
+        task,
+        replicate(make_class_space(task.class_embeddings, task.seen, groups)),
+        config.evaluate.batch_size,
+        frozen=replicate(network.frozen),
+        reading=Reading(config.data.workers),
+    )
+
+
+def _check_protocol(config: ConfigDict, dataset: GZSLDataset) -> None:
+    if config.selection.protocol == "test-best" and not len(dataset.test_unseen):
+        raise InputError(
+            f"{dataset.source}: no unseen class has pictures, so config.selection.protocol="
+            "test-best has nothing to select by; use validation or last"
+        )
 
 
 def _result(

@@ -19,7 +19,10 @@ _LOCK = ".lock"
 # Fields that may change between a start and its resumption: none of them changes a number.
 FREE_FIELDS = frozenset(
     {
+        "backbone.weights",
+        "data.features",
         "data.path",
+        "data.workers",
         "data.word_vectors",
         "data.memory_map",
         "evaluate.batch_size",

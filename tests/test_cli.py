@@ -13,6 +13,7 @@ import pytest
 import dedn_jax
 from dedn_jax import cli
 from dedn_jax.cli import main
+from dedn_jax.commands import runs
 from dedn_jax.data.wordvectors import read_word_vectors
 from dedn_jax.errors import InputError
 from dedn_jax.interrupt import Interrupted
@@ -172,7 +173,7 @@ def test_exit_status(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "_evaluate", fail)
+    monkeypatch.setattr(runs, "_evaluate", fail)
     assert cli.main(["evaluate", "--workdir=w"]) == status
     assert capsys.readouterr() == ("", printed)
 
@@ -181,14 +182,14 @@ def test_a_mistake_of_ours_keeps_its_stack_trace(monkeypatch: pytest.MonkeyPatch
     def fail(*_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(cli, "_evaluate", fail)
+    monkeypatch.setattr(runs, "_evaluate", fail)
     with pytest.raises(ValueError, match="a bug"):
         cli.main(["evaluate", "--workdir=w"])
 
 
 def test_overrides_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
-    monkeypatch.setattr(cli, "_train", lambda args, overrides: seen.extend([args, overrides]))
+    monkeypatch.setattr(runs, "_train", lambda args, overrides: seen.extend([args, overrides]))
     flags = ["--config.seed=3", "--config.train.epochs=2"]
     assert cli.main(["train", "--config=base", flags[0], "--workdir=w", flags[1]]) == 0
     args, overrides = seen
@@ -215,7 +216,8 @@ def test_data_wordvectors_and_training_takes_them(
 
 
 def test_data_check_on_real_splits(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", "check", "AWA2", f"--xlsa17={shared_data}/xlsa17/data"]) == 0
+    flags = ["--splits-only", f"--xlsa17={shared_data}/xlsa17/data"]
+    assert main(["data", "check", "AWA2", *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[:3]] == [
         ["trainval", "23527", "images"],
@@ -223,7 +225,9 @@ def test_data_check_on_real_splits(shared_data: Path, capsys: pytest.CaptureFixt
         ["test_unseen", "7913", "images"],
     ]
     assert lines[3:] == ["as published"]
-    cub40 = shared_data / "cub40" / "xlsa17" / "data"
-    assert main(["data", "check", "CUB", f"--xlsa17={cub40}"]) == 0
-    assert "trainval images: 600, published 7057" in capsys.readouterr().out
-    assert main(["data", "check", "NABirds", f"--xlsa17={cub40}"]) == 2
+    flags = [f"--root={shared_data}/cub40", f"--word-vectors={shared_data}/w2v/CUB_attribute.pkl"]
+    assert main(["data", "check", "CUB", *flags]) == 0
+    text = capsys.readouterr().out
+    assert "trainval images: 600, published 7057" in text
+    assert "960 pictures" in text
+    assert main(["data", "check", "NABirds", *flags]) == 2

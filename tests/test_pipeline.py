@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from dedn_jax.data.dataset import Task
+from dedn_jax.data.annotations import Annotations
+from dedn_jax.data.builders.picture_set import Picture, PictureSet
+from dedn_jax.data.builders.tfds_builder import build
+from dedn_jax.data.dataset import Task, trainval_task, with_inputs
 from dedn_jax.data.features import InMemoryFeatures
-from dedn_jax.data.pipeline import evaluation_batches, train_batches
+from dedn_jax.data.pictures import Pictures, PictureTransform
+from dedn_jax.data.pipeline import READ_HERE, Reading, Shard, TrainBatches, evaluation_batches
+from dedn_jax.data.prepared import open_prepared
 from dedn_jax.data.sampler import Sampler
+from dedn_jax.errors import InputError
 
 IMAGES, CHANNELS, REGIONS, STEPS = 60, 3, 2, 25
 
@@ -43,7 +58,7 @@ def as_lists(batches: object) -> list[tuple[list, list]]:
 def test_batches_are_the_samplers(balanced: bool) -> None:
     task = make_task()
     sampler = make_sampler(task, balanced)
-    batches = list(train_batches(task, sampler, STEPS))
+    batches = list(TrainBatches(task, sampler, STEPS))
     assert len(batches) == STEPS
     for step, (features, labels) in enumerate(batches):
         images = sampler(step)
@@ -56,21 +71,21 @@ def test_batches_are_the_samplers(balanced: bool) -> None:
 
 def test_deterministic() -> None:
     task = make_task()
-    first = as_lists(train_batches(task, make_sampler(task), STEPS))
-    assert as_lists(train_batches(task, make_sampler(task), STEPS)) == first
-    assert as_lists(train_batches(task, make_sampler(task, seed=4), STEPS)) != first
+    first = as_lists(TrainBatches(task, make_sampler(task), STEPS))
+    assert as_lists(TrainBatches(task, make_sampler(task), STEPS)) == first
+    assert as_lists(TrainBatches(task, make_sampler(task, seed=4), STEPS)) != first
 
 
 @pytest.mark.parametrize("stop", [0, 1, 2, 3, 13, STEPS - 1, STEPS])
 def test_position_is_restored_in_another_iterator(stop: int) -> None:
     task = make_task()
-    whole = as_lists(train_batches(task, make_sampler(task), STEPS))
-    iterator = train_batches(task, make_sampler(task), STEPS)
+    whole = as_lists(TrainBatches(task, make_sampler(task), STEPS))
+    iterator = TrainBatches(task, make_sampler(task), STEPS)
     head = as_lists(next(iterator) for _ in range(stop))
     # As a checkpoint keeps it: through JSON. Batches that were read ahead are not lost.
     state = json.loads(json.dumps(iterator.get_state()))
     assert head == whole[:stop]
-    fresh = train_batches(task, make_sampler(task), STEPS)
+    fresh = TrainBatches(task, make_sampler(task), STEPS)
     fresh.set_state(state)
     assert as_lists(fresh) == whole[stop:]
     # The first iterator goes on undisturbed, and can be set back.
@@ -81,10 +96,10 @@ def test_position_is_restored_in_another_iterator(stop: int) -> None:
 
 def test_an_interrupted_run_that_is_interrupted_again() -> None:
     task = make_task()
-    whole = as_lists(train_batches(task, make_sampler(task), STEPS))
+    whole = as_lists(TrainBatches(task, make_sampler(task), STEPS))
     found, state = [], None
     while len(found) < STEPS:
-        iterator = train_batches(task, make_sampler(task), STEPS)
+        iterator = TrainBatches(task, make_sampler(task), STEPS)
         if state is not None:
             iterator.set_state(state)
         found += as_lists(next(iterator) for _ in range(min(4, STEPS - len(found))))
@@ -97,8 +112,246 @@ def test_an_interrupted_run_that_is_interrupted_again() -> None:
 def test_evaluation_batches(count: int, batch_size: int) -> None:
     images = np.random.default_rng(0).permutation(IMAGES)[:count]
     found: list[float] = []
-    for features, valid in evaluation_batches(make_task(), images, batch_size):
+    for features, valid in evaluation_batches(make_task().inputs, images, batch_size):
         assert features.shape == (batch_size, CHANNELS, REGIONS)  # one shape: compiled once
         assert 1 <= valid <= batch_size
         found += features[:valid, 0, 0].tolist()
     assert found == images.tolist()
+
+
+# Pictures, read by worker processes and by several processes.
+
+AUGMENTED = PictureTransform(40, 32, True, 0.08, 0.5)
+PICTURE_STEPS = 8
+READ_A_SHARD = """
+import sys
+import numpy as np
+from dedn_jax.data.pictures import Pictures, PictureTransform
+from dedn_jax.data.pipeline import Reading, Shard, TrainBatches
+from dedn_jax.data.dataset import trainval_task, with_inputs
+from dedn_jax.data.prepared import open_prepared
+from dedn_jax.data.sampler import Sampler
+
+folder, out, process, processes = sys.argv[1:]
+prepared = open_prepared(folder)
+pictures = Pictures(
+    prepared.pictures, PictureTransform(40, 32, True, 0.08, 0.5), prepared.digest
+)
+task = trainval_task(with_inputs(prepared.annotations, pictures))
+sampler = Sampler(task.train, task.labels[task.train], 7, False, 3, 0)
+shard = Shard(int(process), int(processes))
+batches = list(TrainBatches(task, sampler, 8, Reading(shard=shard)))
+np.savez(out, inputs=[x for x, _ in batches], labels=[y for _, y in batches])
+"""
+WAIT_WITH_WORKERS = """
+import time
+import numpy as np
+from dedn_jax.data.features import InMemoryFeatures
+from dedn_jax.data.pipeline import Reading, evaluation_batches
+
+maps = InMemoryFeatures(np.zeros((4, 3, 2), np.float32))
+batches = evaluation_batches(maps, np.zeros(1000, int), 1, Reading(workers=2))
+next(batches), next(batches)
+print("reading", flush=True)
+time.sleep(100)
+"""
+
+
+def picture_files() -> list[tuple[bytes, str]]:
+    """A picture of its own colours for each image."""
+    files = []
+    for i in range(IMAGES):
+        pixels = np.random.default_rng(i).integers(0, 256, (4, 5, 3), np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).resize((60, 48)).save(file, "JPEG")
+        files.append((file.getvalue(), f"{i}.jpg"))
+    return files
+
+
+@pytest.fixture(scope="module")
+def prepared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    task = make_task()
+    unseen = task.eval_unseen
+    annotations = Annotations(
+        source="made up",
+        labels=task.labels,
+        class_embeddings=task.class_embeddings,
+        word_vectors=np.eye(6, dtype=np.float32),
+        trainval=task.train[4:],
+        test_seen=task.train[:4],
+        test_unseen=unseen,
+        class_names=tuple("abcdef"),
+        attribute_names=tuple("uvwxyz"),
+    )
+    pictures = [Picture(name, encoded=data) for data, name in picture_files()]
+    return build(PictureSet("made_up", annotations, pictures), tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture(scope="module")
+def picture_task(prepared_folder: Path) -> Task:
+    prepared = open_prepared(prepared_folder)
+    pictures = Pictures(prepared.pictures, AUGMENTED, prepared.digest)
+    return trainval_task(with_inputs(prepared.annotations, pictures))
+
+
+def picture_batches(task: Task, reading: Reading = READ_HERE) -> TrainBatches:
+    sampler = Sampler(task.train, task.labels[task.train], 7, False, 3, 0)
+    return TrainBatches(task, sampler, PICTURE_STEPS, reading)
+
+
+def assert_equal_batches(found: Any, expected: Any) -> None:
+    found, expected = list(found), list(expected)
+    assert len(found) == len(expected)
+    for own, other in zip(found, expected, strict=True):
+        for a, b in zip(own, other, strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+
+
+def test_pictures_are_augmented_anew_in_every_step(picture_task: Task) -> None:
+    seen: dict[int, set[bytes]] = {}
+    sampler = picture_batches(picture_task)._batch.sampler
+    for step, (inputs, labels) in enumerate(picture_batches(picture_task)):
+        assert inputs.shape == (7, 32, 32, 3)
+        assert inputs.dtype == np.uint8
+        images = sampler(step)
+        np.testing.assert_array_equal(labels, picture_task.labels[images])
+        for image, picture in zip(images.tolist(), inputs, strict=True):
+            assert picture.tobytes() not in seen.setdefault(image, set())
+            seen[image].add(picture.tobytes())
+    assert max(map(len, seen.values())) > 1
+
+
+def test_workers_change_nothing(picture_task: Task) -> None:
+    whole = list(picture_batches(picture_task))
+    one = picture_batches(picture_task, Reading(workers=1))
+    head = [next(one) for _ in range(3)]
+    state = json.loads(json.dumps(one.get_state()))
+    assert state == {"next_index": 3}
+    assert_equal_batches([*head, *one], whole)
+    # Saved with one number of workers, restored with others.
+    for workers in (2, 0):
+        other = picture_batches(picture_task, Reading(workers=workers))
+        other.set_state(state)
+        found = [next(other), next(other)]
+        state = other.get_state()
+        assert state == {"next_index": 5 if workers else 7}
+        assert_equal_batches(found, whole[state["next_index"] - 2 : state["next_index"]])
+    two = picture_batches(picture_task, Reading(workers=2))
+    assert_equal_batches(two, whole)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 9])  # 9: more than images in a batch
+def test_shards_put_together_are_the_whole(picture_task: Task, processes: int) -> None:
+    parts = [
+        list(picture_batches(picture_task, Reading(shard=Shard(process, processes))))
+        for process in range(processes)
+    ]
+    assert {len(p[0][1]) for p in parts} <= {7 // processes, 7 // processes + 1}
+    together = [
+        tuple(np.concatenate([p[step][i] for p in parts]) for i in range(2))
+        for step in range(PICTURE_STEPS)
+    ]
+    assert_equal_batches(together, picture_batches(picture_task))
+
+
+def test_processes_that_each_read_their_shard(
+    picture_task: Task, prepared_folder: Path, tmp_path: Path
+) -> None:
+    files = [tmp_path / f"{process}.npz" for process in range(2)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", READ_A_SHARD, str(prepared_folder), str(file), str(i), "2"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i, file in enumerate(files)
+    ]
+    for process in started:
+        _, messages = process.communicate(timeout=60)
+        assert process.returncode == 0, messages
+    first, second = (np.load(file) for file in files)
+    assert first["inputs"].shape == (PICTURE_STEPS, 3, 32, 32, 3)
+    assert second["inputs"].shape == (PICTURE_STEPS, 4, 32, 32, 3)
+    together = [
+        tuple(np.concatenate([part[name][step] for part in (first, second)]) for name in first)
+        for step in range(PICTURE_STEPS)
+    ]
+    assert_equal_batches(together, picture_batches(picture_task))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_picture_in_a_worker_is_one_line(workers: int) -> None:
+    files = picture_files()
+    files[9] = (files[9][0][:200], "class/broken.jpg")
+    pictures = Pictures(files, AUGMENTED, "")
+    batches = evaluation_batches(pictures, np.arange(20), 4, Reading(workers))
+    found = [next(batches)[0], next(batches)[0]]
+    np.testing.assert_array_equal(np.concatenate(found), pictures[np.arange(8)])
+    with pytest.raises(InputError) as caught:
+        next(batches)
+    assert str(caught.value).startswith("class/broken.jpg: the ")
+    assert "\n" not in str(caught.value)
+    assert not multiprocessing.active_children()  # the error has ended them
+
+
+def test_evaluation_batches_of_workers() -> None:
+    """Every image once; workers leave JAX's devices and this process's signals alone, and end."""
+
+    class Spy:  # defined here, it is sent to the workers whole: they cannot import tests
+        def __len__(self) -> int:
+            return IMAGES
+
+        def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+            import os
+            import sys
+
+            import numpy as np
+
+            bridge = sys.modules.get("jax._src.xla_bridge")
+            devices = len(bridge._backends) if bridge else 0
+            tools = [name in sys.modules for name in ("tensorflow", "torch")]
+            row = [os.getpid(), devices, sum(tools)]
+            return np.asarray([[i, *row] for i in indices.tolist()])
+
+    images = np.random.default_rng(0).permutation(IMAGES)[:47]
+    batches = evaluation_batches(Spy(), images, 4, Reading(workers=2))  # type: ignore[arg-type]
+    found, workers = [], set()
+    for inputs, valid in batches:
+        assert inputs.shape == (4, 4)
+        found += inputs[:valid, 0].tolist()
+        assert not inputs[:, 2:].any()
+        workers |= set(inputs[:, 1].tolist())
+        if len(found) == 12:
+            assert len(workers) == 2 and os.getpid() not in workers
+            for worker in workers:  # as Ctrl-C in a terminal, and schedulers, do
+                os.kill(worker, signal.SIGINT)
+                os.kill(worker, signal.SIGTERM)
+    assert found == images.tolist()
+    assert not multiprocessing.active_children()
+
+
+def test_workers_end_when_batches_are_dropped() -> None:
+    task = make_task()
+    batches = TrainBatches(task, make_sampler(task), 10**6, Reading(workers=1))
+    next(batches)
+    assert len(multiprocessing.active_children()) == 1
+    batches.set_state({"next_index": 5})
+    assert not multiprocessing.active_children()
+    next(batches)
+    assert len(multiprocessing.active_children()) == 1
+    del batches
+    assert not multiprocessing.active_children()
+
+
+def test_workers_end_when_their_parent_is_killed() -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", WAIT_WITH_WORKERS],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "reading\n"
+    parent.kill()
+    parent.communicate(timeout=20)  # until nobody is left who could print: workers neither

@@ -321,7 +321,7 @@ def test_refit_continue(data: Path, tmp_path: Path) -> None:
 
 
 def arrays_of_initial(path: Path) -> dict[str, np.ndarray]:
-    nested = state_to_nested(open_run(path).params)
+    nested = state_to_nested(open_run(path).network.params)
     networks = {"coarse": nested["coarse"]}
     networks |= {f"fine{g}": network for g, network in enumerate(nested["fine"])}
     return {f"{n}.{k}": v for n, network in networks.items() for k, v in network.items()}

@@ -92,7 +92,7 @@ class InMemoryFeatures(FeatureMaps):
         return len(self._array)
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
-        return self._array.take(_checked(indices, len(self)), axis=0)
+        return self._array.take(checked_indices(indices, len(self)), axis=0)
 
 
 class MappedFeatures(FeatureMaps):
@@ -186,7 +186,7 @@ class MappedFeatures(FeatureMaps):
         Raises:
           InputError: the file has gone or is damaged, or an image has NaN or infinite values.
         """
-        indices = _checked(indices, len(self))
+        indices = checked_indices(indices, len(self))
         raw = self._mapped_rows(indices) if self._offset is not None else self._rows(indices)
         raw = raw.reshape(len(indices), self.channels, self.regions)
         where = f"{self._path}: {self._field}"
@@ -298,7 +298,8 @@ def contiguous_offset(dataset: h5py.Dataset) -> int | None:
     return dataset.id.get_offset()
 
 
-def _checked(indices: np.ndarray, images: int) -> np.ndarray:
+def checked_indices(indices: np.ndarray, images: int) -> np.ndarray:
+    """The indices as int64; IndexError unless they are `[batch]` of whole numbers in range."""
     indices = np.asarray(indices)
     if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
         raise IndexError(f"expected [batch] integers, got {indices.dtype} {indices.shape}")

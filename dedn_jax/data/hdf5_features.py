@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -51,7 +52,8 @@ def available_memory() -> int | None:
     return min(limits, default=None)
 
 
-def _check_memory(needed: int, where: str, dtype: np.dtype) -> None:
+def check_memory(needed: int, where: str, dtype: np.dtype) -> None:
+    """Raises InputError unless `needed` bytes for features as `dtype` are available."""
     available = available_memory()
     if available is None or needed <= available:
         return
@@ -66,12 +68,11 @@ def read_features(dataset: h5py.Dataset, where: str, dtype: np.dtype) -> InMemor
     """Reads, checks, normalises and converts `feature_map`, image block by image block."""
     images, channels, height, width = dataset.shape
     regions = height * width
-    rows, columns = _block(dataset)
+    rows, _ = _block(dataset)
     in_place = dtype == np.float32
     block_values = 0 if in_place else rows * channels * regions
     needed = images * channels * regions * dtype.itemsize + block_values * 4 + 2 * _BLOCK_BYTES
-    _check_memory(needed, where, dtype)
-    stored = floating_dtype(dataset)
+    check_memory(needed, where, dtype)
     try:
         out = np.empty((images, channels, regions), dtype)
         # float32 results are normalised where they lie; others pass through a block of float32.
@@ -83,19 +84,9 @@ def read_features(dataset: h5py.Dataset, where: str, dtype: np.dtype) -> InMemor
         ) from error
     bar = progress(images, "reading features", "image", delay=2)
     with bar, np.errstate(over="ignore", invalid="ignore"):
-        for start, stop in _ranges(images, rows):
+        for start, stop in _ranges(0, images, rows):
             block = buffer[start:stop] if in_place else buffer[: stop - start]
-            for left, right in _ranges(channels, columns):
-                try:
-                    part = dataset[start:stop, left:right]
-                except READ_ERRORS as error:
-                    raise InputError(
-                        f"{where}: feature_map cannot be read from image {start} on: "
-                        f"{one_line(error)}; fetch the file again"
-                    ) from error
-                block[:, left:right] = part.view(stored).reshape(stop - start, -1, regions)
-                del part  # else it would still be there while the next one is read
-                bar.update(start + (stop - start) * right // channels - bar.n)
+            read_raw(dataset, where, start, stop, block, bar)
             normalize(
                 block,
                 dtype,
@@ -104,6 +95,39 @@ def read_features(dataset: h5py.Dataset, where: str, dtype: np.dtype) -> InMemor
                 images=np.arange(start, stop),
             )
     return InMemoryFeatures(out)
+
+
+def read_raw(
+    dataset: h5py.Dataset, where: str, start: int, stop: int, out: np.ndarray, bar: Any
+) -> None:
+    """Reads images `start` to `stop` of `feature_map` as they are, in pieces of about 32 MB.
+
+    Args:
+      dataset: `[images, channels, height, width]`.
+      where: what an error message begins with.
+      start, stop: which images.
+      out: `[stop - start, channels, regions]` to write to.
+      bar: a progress bar that counts images.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    channels, stored = dataset.shape[1], floating_dtype(dataset)
+    rows, columns = _block(dataset)
+    for first, last in _ranges(start, stop, rows):
+        for left, right in _ranges(0, channels, columns):
+            try:
+                part = dataset[first:last, left:right]
+            except READ_ERRORS as error:
+                raise InputError(
+                    f"{where}: feature_map cannot be read from image {first} on: "
+                    f"{one_line(error)}; fetch the file again"
+                ) from error
+            shape = (last - first, right - left, -1)
+            out[first - start : last - start, left:right] = part.view(stored).reshape(shape)
+            del part  # else it would still be there while the next one is read
+            count = last - first
+            bar.update(count * right // channels - count * left // channels)
 
 
 def _block(dataset: h5py.Dataset) -> tuple[int, int]:
@@ -123,9 +147,12 @@ def _block(dataset: h5py.Dataset) -> tuple[int, int]:
     return min(rows, images), min(columns, channels)
 
 
-def _ranges(total: int, step: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, total, step):
-        yield start, min(start + step, total)
+def _ranges(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
+    """Cuts `[start, stop)` at the multiples of `step`: pieces then are whole chunks."""
+    while start < stop:
+        end = min(start - start % step + step, stop)
+        yield start, end
+        start = end
 
 
 def _image_bytes(dataset: h5py.Dataset) -> int:

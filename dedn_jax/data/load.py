@@ -1,37 +1,120 @@
-"""From `config.data` to a checked data set."""
+"""From a config to a checked data set."""
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 from ml_collections import ConfigDict
 
-from dedn_jax.data.dataset import GZSLDataset
+from dedn_jax.data.annotations import Annotations
+from dedn_jax.data.dataset import GZSLDataset, with_inputs
+from dedn_jax.data.demo.cache import demo_cache_dir
+from dedn_jax.data.features import FeatureMaps
+from dedn_jax.data.pictures import Pictures, PictureTransform
+from dedn_jax.data.prepared import Prepared, open_prepared
 from dedn_jax.data.published_hdf5 import read_published_hdf5
+from dedn_jax.data.store.reader import Store, check_store, open_store
+from dedn_jax.data.wordvectors import read_word_vectors
 from dedn_jax.errors import InputError
+from dedn_jax.model.backbones import weights_sha256
 
 
 def load_dataset(config: ConfigDict) -> GZSLDataset:
-    """Loads the data set that `config.data` names.
+    """Loads the data set that `config.data` names, as feature maps or as pictures.
 
     Raises:
-      InputError: no path, or a file that cannot be used (see `read_published_hdf5`).
+      InputError: no path, or a file that cannot be used.
+    """
+    data = config.data
+    if data.format == "published_hdf5":
+        if not data.path:
+            raise InputError(
+                "config.data.path is empty; set --config.data.path to the HDF5 file of feature "
+                "maps, or use --config.data.format=prepared or demo"
+            )
+        return read_published_hdf5(
+            data.path,
+            dtype=data.dtype,
+            memory_map=data.memory_map,
+            clip_negative_embeddings=data.clip_negative_embeddings,
+            word_vectors=data.word_vectors,
+        )
+    prepared = load_prepared(config)
+    if data.source == "images":
+        assert prepared is not None
+        pictures = open_pictures(prepared, config)
+        return with_inputs(_changed(prepared.annotations, data), pictures)
+    store = _matching_store(config, prepared)
+    annotations = prepared.annotations if prepared else store.annotations
+    return with_inputs(_changed(annotations, data), _features(store, data))
+
+
+def load_prepared(config: ConfigDict) -> Prepared | None:
+    """The pictures and annotations that `config.data` names; the demo's are drawn if need be.
+
+    Returns:
+      None where only a feature store is named, which has annotations of its own.
+
+    Raises:
+      InputError: no path, or a folder that cannot be used.
     """
     data = config.data
     if data.format == "demo":
-        # Here: only the demo needs the drawing code and, for its filter bank, JAX.
-        from dedn_jax.data.demo.dataset import load_demo
+        # Here: only the demo needs the drawing code and tfds.
+        from dedn_jax.data.builders.demo import prepare_demo
 
-        return load_demo(data)
-    if data.format != "published_hdf5":
-        raise InputError(f"config.data.format={data.format!r}, expected published_hdf5 or demo")
-    if not data.path:
+        return open_prepared(prepare_demo(demo_cache_dir(data.path)))
+    if data.path:
+        return open_prepared(data.path)
+    if data.source == "images" or not data.features:
         raise InputError(
-            "config.data.path is empty; set --config.data.path to the HDF5 file of feature maps, "
-            "or use --config.data.format=demo"
+            "config.data.path is empty; set --config.data.path to the folder that `dedn data "
+            "build` wrote"
         )
-    return read_published_hdf5(
-        data.path,
-        dtype=data.dtype,
-        memory_map=data.memory_map,
-        clip_negative_embeddings=data.clip_negative_embeddings,
-        word_vectors=data.word_vectors,
-    )
+    return None
+
+
+def open_pictures(prepared: Prepared, config: ConfigDict) -> Pictures:
+    """Its pictures, decoded and resized as `config.picture` says."""
+    return Pictures(prepared.pictures, PictureTransform.from_config(config), prepared.digest)
+
+
+def _matching_store(config: ConfigDict, prepared: Prepared | None) -> Store:
+    """The store of `config.data.features`, made from these pictures by this backbone."""
+    if not config.data.features:
+        raise InputError(
+            "config.data.features is empty; set --config.data.features to the store that `dedn "
+            "features extract` wrote, or train from pictures: --config.data.source=images"
+        )
+    store = open_store(config.data.features)
+    if prepared is not None:
+        backbone = {"name": config.backbone.name}
+        if config.backbone.weights:
+            backbone["sha256"] = weights_sha256(config.backbone.weights)
+        check_store(
+            store,
+            pictures=prepared.digest,
+            transform=PictureTransform.from_config(config).fixed(),
+            backbone=backbone,
+        )
+    return store
+
+
+def _features(store: Store, data: ConfigDict) -> FeatureMaps:
+    features = store.features(np.dtype(data.dtype))
+    return features if data.memory_map else features.load_into_memory()
+
+
+def _changed(annotations: Annotations, data: ConfigDict) -> Annotations:
+    """With the word vectors and the clipping that `config.data` asks for."""
+    changes: dict[str, Any] = {}
+    if data.word_vectors:
+        changes["word_vectors"] = read_word_vectors(
+            Path(data.word_vectors), annotations.num_attributes
+        )
+    if data.clip_negative_embeddings:
+        changes["class_embeddings"] = np.maximum(annotations.class_embeddings, 0)
+    return dataclasses.replace(annotations, **changes)

@@ -1,57 +1,199 @@
-"""Batches for training, read ahead by grain; batches for evaluation, each image exactly once."""
+"""Batches for training and evaluation, read ahead by grain.
+
+Which images make up which batch depends on the seed and the step alone, so batches are the same for
+any number of worker processes, and those of several processes put together are the batches of one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import grain.python as grain
 import numpy as np
+from absl import flags
 
-from dedn_jax.data.dataset import Task
+from dedn_jax.data.dataset import Inputs, Task
+from dedn_jax.data.pictures import cores, limit_threads
 from dedn_jax.data.sampler import Sampler
+from dedn_jax.errors import InputError
 
 _READ_AHEAD = 2  # batches; a CUB batch is 80 MB in float32
 _THREADS = 2
 
 
-def train_batches(task: Task, sampler: Sampler, num_steps: int) -> grain.DatasetIterator:
-    """An iterator over `(features, labels)` of every step; its position can be saved and set.
+class Shard(NamedTuple):
+    """Which part of every batch is read here: that of one process of several."""
 
-    Args:
-      task: where the images are.
-      sampler: which of them each step takes.
-      num_steps: length.
+    process: int = 0
+    processes: int = 1
 
-    Returns:
-      A grain iterator with `get_state()` and `set_state()`. Features are `[batch, channels,
-      regions]` in the data set's dtype, labels `[batch]` int32.
+    def part(self, rows: int) -> slice:
+        """The rows of a batch; parts differ by one row at most where they cannot be equal."""
+        first, end = (rows * p // self.processes for p in (self.process, self.process + 1))
+        return slice(first, end)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How batches are read; changes no number.
+
+    Attributes:
+      workers: processes that read ahead; 0: threads of this one.
+      shard: the part of every batch that this process reads.
     """
 
-    def gather(step: int) -> tuple[np.ndarray, np.ndarray]:
-        indices = sampler(int(step))
-        seeds = [(*sampler.key(int(step)), row) for row in range(len(indices))]
-        return task.inputs.training(indices, seeds), task.labels[indices]
+    workers: int = 0
+    shard: Shard = dataclasses.field(default_factory=Shard)
 
-    dataset: Any = grain.MapDataset.range(num_steps).map(gather)
-    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READ_AHEAD)
-    return iter(dataset.to_iter_dataset(options))
+
+READ_HERE = Reading()
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainBatch:
+    inputs: Inputs
+    labels: np.ndarray
+    sampler: Sampler
+    shard: Shard
+
+    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        indices = self.sampler(int(step))
+        key = self.sampler.key(int(step))
+        seeds = [(*key, row) for row in range(len(indices))]
+        part = self.shard.part(len(indices))
+        return self.inputs.training(indices[part], seeds[part]), self.labels[indices[part]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvaluationBatch:
+    inputs: Inputs
+    images: np.ndarray
+    batch_size: int
+
+    def __call__(self, number: int) -> tuple[np.ndarray, int]:
+        chosen = self.images[int(number) * self.batch_size :][: self.batch_size]
+        filled = np.concatenate([chosen, np.full(self.batch_size - len(chosen), chosen[0])])
+        return self.inputs[filled], len(chosen)
+
+
+class TrainBatches:
+    """An iterator over `(inputs, labels)` of every step, whose position can be saved and set.
+
+    Inputs are `[batch, ...]` as the data set gives them, labels `[batch]` int32.
+    """
+
+    def __init__(
+        self, task: Task, sampler: Sampler, num_steps: int, reading: Reading = READ_HERE
+    ) -> None:
+        """Reads nothing yet.
+
+        Args:
+          task: where the images are.
+          sampler: which of them each step takes.
+          num_steps: length.
+          reading: how.
+        """
+        self._batch = _TrainBatch(task.inputs, task.labels, sampler, reading.shard)
+        self._num_steps = num_steps
+        self._workers = reading.workers
+        self._next = 0
+        self._iterator: Iterator[tuple[np.ndarray, np.ndarray]] | None = None
+
+    def __iter__(self) -> TrainBatches:
+        return self
+
+    def __next__(self) -> tuple[np.ndarray, np.ndarray]:
+        """The next step's batch.
+
+        Raises:
+          InputError: an image cannot be read.
+        """
+        if self._iterator is None:
+            steps = grain.MapDataset.range(self._next, self._num_steps)
+            self._iterator = _read_ahead(steps.map(_Guarded(self._batch)), self._workers)
+        batch = next(self._iterator)
+        self._next += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """The position; JSON-ready, and the same however the batches are read."""
+        return {"next_index": self._next}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes on from a position that `get_state` gave."""
+        self._next = int(state["next_index"])
+        self._iterator = None
 
 
 def evaluation_batches(
-    task: Task, images: np.ndarray, batch_size: int
+    inputs: Inputs, images: np.ndarray, batch_size: int, reading: Reading = READ_HERE
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Features of `images` in order, in batches of one size.
+    """Inputs of `images` in order, in batches of one size.
 
     Args:
-      task: where the images are.
+      inputs: feature maps or pictures.
       images: image indices.
       batch_size: of every batch; the last one is filled up by repeating its first image.
+      reading: how; every process reads all of them.
 
     Yields:
-      `[batch_size, channels, regions]` features and how many of them count.
+      `[batch_size, ...]` inputs and how many of them count.
     """
-    for start in range(0, len(images), batch_size):
-        chosen = images[start : start + batch_size]
-        filled = np.concatenate([chosen, np.full(batch_size - len(chosen), chosen[0])])
-        yield task.inputs[filled], len(chosen)
+    numbers = grain.MapDataset.range(-(-len(images) // batch_size))
+    read = _Guarded(_EvaluationBatch(inputs, images, batch_size))
+    yield from _read_ahead(numbers.map(read), reading.workers)
+
+
+def _read_ahead(batches: Any, workers: int) -> Iterator[Any]:
+    """The elements of a grain data set in order, read ahead by threads or by processes."""
+    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READ_AHEAD)
+    dataset = batches.to_iter_dataset(options)
+    if workers:
+        if not flags.FLAGS.is_parsed():  # by whoever runs this; grain looks up some of its own
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(num_workers=workers)
+        dataset = dataset.mp_prefetch(options, _start_worker)
+    iterator = iter(dataset)
+    try:
+        for element in iterator:
+            if isinstance(element, InputError):
+                raise element
+            yield element
+    finally:
+        iterator.close()  # ends the workers
+
+
+def _start_worker(number: int, workers: int) -> None:
+    """Called in each worker process before it reads."""
+    # Meant for the process that trains, which may need more batches before it can stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    limit_threads(max(1, cores() // workers))
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its workers; they would wait for it forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class _Guarded:
+    """Hands an InputError on as an element: worker processes turn exceptions into stack traces."""
+
+    def __init__(self, read: Callable[[int], Any]) -> None:
+        self._read = read
+
+    def __call__(self, number: int) -> Any:
+        try:
+            return self._read(number)
+        except InputError as error:
+            return error

@@ -19,8 +19,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from dedn_jax.data.annotations import check_labels, check_splits, validation_classes
-from dedn_jax.data.dataset import GZSLDataset
+from dedn_jax.data.annotations import (
+    Annotations,
+    check_labels,
+    check_splits,
+    validation_classes,
+)
+from dedn_jax.data.dataset import GZSLDataset, with_inputs
 from dedn_jax.data.features import FeatureMaps, MappedFeatures, floating_dtype, one_line
 from dedn_jax.data.hdf5_features import READ_ERRORS, check_chunks, read_features
 from dedn_jax.data.wordvectors import read_word_vectors
@@ -58,47 +63,66 @@ def read_published_hdf5(
     """
     path = Path(path).expanduser()
     where = str(path)
-    with _open(path) as file:
-        class_embeddings = _matrix(file, where, "att", "[classes, attributes]")
-        classes, attributes = class_embeddings.shape
-        if word_vectors:
-            vectors = read_word_vectors(word_vectors, attributes)
-        else:
-            vectors = _matrix(file, where, "w2v_att", "[attributes, word_dim]")
-            _check_attributes(where, class_embeddings, vectors)
-        labels = _integers(file, where, "labels").astype(np.int32)
-        check_labels(where, labels, classes)
-        splits = {field: _integers(file, where, field) for field in SPLITS}
-        check_splits(where, splits, labels)
-        held = _validation_classes(file, where, labels, splits["trainval_loc"])
-        class_names = _names(file, where, "allclasses_names", "class", classes)
-        attribute_names = _names(file, where, "attribute_names", "attribute", attributes)
-
-        feature_map = _feature_map(file, where, len(labels))
+    with open_published(path) as file:
+        annotations = published_annotations(
+            file,
+            where,
+            clip_negative_embeddings=clip_negative_embeddings,
+            word_vectors=word_vectors,
+        )
+        feature_map = published_feature_map(file, where, len(annotations.labels))
         features: FeatureMaps
         if memory_map:
             check_chunks(feature_map, where)
             features = MappedFeatures(path, dtype)
         else:
             features = read_features(feature_map, where, np.dtype(dtype))
+    return with_inputs(annotations, features)
+
+
+def published_annotations(
+    file: h5py.File,
+    where: str,
+    *,
+    clip_negative_embeddings: bool = False,
+    word_vectors: str | os.PathLike[str] = "",
+) -> Annotations:
+    """Reads and checks all but `feature_map`.
+
+    Args:
+      file: from `open_published`.
+      where: what an error message begins with.
+      clip_negative_embeddings, word_vectors: as in `read_published_hdf5`.
+    """
+    class_embeddings = _matrix(file, where, "att", "[classes, attributes]")
+    classes, attributes = class_embeddings.shape
+    if word_vectors:
+        vectors = read_word_vectors(word_vectors, attributes)
+    else:
+        vectors = _matrix(file, where, "w2v_att", "[attributes, word_dim]")
+        _check_attributes(where, class_embeddings, vectors)
+    labels = _integers(file, where, "labels").astype(np.int32)
+    check_labels(where, labels, classes)
+    splits = {field: _integers(file, where, field) for field in SPLITS}
+    check_splits(where, splits, labels)
     if clip_negative_embeddings:
         class_embeddings = np.maximum(class_embeddings, 0)
-    return GZSLDataset(
+    return Annotations(
         source=where,
-        inputs=features,
         labels=labels,
         class_embeddings=class_embeddings,
         word_vectors=vectors,
         trainval=splits["trainval_loc"],
         test_seen=splits["test_seen_loc"],
         test_unseen=splits["test_unseen_loc"],
-        class_names=class_names,
-        attribute_names=attribute_names,
-        validation_classes=held,
+        class_names=_names(file, where, "allclasses_names", "class", classes),
+        attribute_names=_names(file, where, "attribute_names", "attribute", attributes),
+        validation_classes=_validation_classes(file, where, labels, splits["trainval_loc"]),
     )
 
 
-def _open(path: Path) -> h5py.File:
+def open_published(path: Path) -> h5py.File:
+    """Opens the file; InputError where it is none or is cut short."""
     if path.is_dir():
         raise InputError(f"{path}: a folder, expected an HDF5 file; set --config.data.path")
     if not path.is_file():
@@ -245,7 +269,8 @@ def _validation_classes(
     return validation_classes(labels, trainval, train_loc, val_loc)
 
 
-def _feature_map(file: h5py.File, where: str, images: int) -> h5py.Dataset:
+def published_feature_map(file: h5py.File, where: str, images: int) -> h5py.Dataset:
+    """The feature maps, not yet read; InputError unless they are floats for `images` images."""
     dataset = _field(file, where, "feature_map")
     assert dataset is not None
     if floating_dtype(dataset) is None:

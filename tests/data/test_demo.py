@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import pathlib
-
 import numpy as np
 import pytest
 
-from dedn_jax.data.demo import DemoPictures, demo_pictures, filter_bank
-from dedn_jax.data.demo.filterbank import COLOR_NAMES
+from dedn_jax.data.demo import DemoPictures, demo_pictures
 
 
 @pytest.fixture(scope="module")
@@ -87,38 +84,6 @@ def test_attributes_that_share_a_word_have_related_vectors(small: DemoPictures) 
     assert same_trait > 0.5 and same_value > 0.5 and abs(unrelated) < 0.25
 
 
-def _only_cache_file(folder: pathlib.Path) -> pathlib.Path:
-    (path,) = folder.iterdir()  # nothing temporary is left behind
-    return path
-
-
-def test_cache_is_used_and_recovers_from_damage(tmp_path: pathlib.Path) -> None:
-    def draw() -> np.ndarray:
-        return demo_pictures(1, tmp_path / "new", image_size=32, images_per_class=2).images
-
-    first = draw()
-    path = _only_cache_file(tmp_path / "new")
-    intact = path.read_bytes()
-    written = path.stat().st_mtime_ns
-    np.testing.assert_array_equal(draw(), first)
-    assert path.stat().st_mtime_ns == written  # read, not drawn again
-
-    middle = len(intact) // 2
-    flipped = intact[:middle] + bytes([intact[middle] ^ 0xFF]) + intact[middle + 1 :]
-    for damaged in (b"", b"not an archive", intact[:-100], flipped):
-        path.write_bytes(damaged)
-        np.testing.assert_array_equal(draw(), first)
-        assert _only_cache_file(tmp_path / "new").read_bytes() == intact
-
-
-def test_caches_of_different_sets_are_kept_apart(tmp_path: pathlib.Path) -> None:
-    demo_pictures(1, tmp_path, image_size=32, images_per_class=2)
-    other = demo_pictures(2, tmp_path, image_size=32, images_per_class=2)
-    assert len(list(tmp_path.iterdir())) == 2
-    fresh = demo_pictures(2, image_size=32, images_per_class=2)
-    np.testing.assert_array_equal(other.images, fresh.images)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -130,71 +95,3 @@ def test_caches_of_different_sets_are_kept_apart(tmp_path: pathlib.Path) -> None
 def test_arguments_out_of_range(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         demo_pictures(**arguments)  # type: ignore[arg-type]
-
-
-def test_filter_bank_shape_and_sign(small: DemoPictures) -> None:
-    features = filter_bank(small.images[:5], side=4)
-    assert features.shape[0] == 5 and features.shape[2:] == (4, 4)
-    assert features.dtype == np.float32
-    assert np.isfinite(features).all() and features.min() >= 0
-    # A picture's features do not depend on the pictures it shares a batch with.
-    np.testing.assert_allclose(filter_bank(small.images[3:4], side=4)[0], features[3], atol=1e-5)
-    assert filter_bank(small.images[:0], side=4).shape == (0, *features.shape[1:])
-
-
-@pytest.mark.parametrize("name", ["red", "yellow", "green", "blue", "purple", "black", "white"])
-def test_a_patch_of_a_colour_activates_its_channel_where_it_is(name: str) -> None:
-    image = np.full((1, 64, 64, 3), COLOR_NAMES["gray"], np.uint8)
-    image[0, 16:32, 32:48] = COLOR_NAMES[name]
-    # The first channels are the colour names.
-    colors = filter_bank(image, side=4)[0, : len(COLOR_NAMES)]
-    channel = list(COLOR_NAMES).index(name)
-    assert np.unravel_index(colors[channel].argmax(), (4, 4)) == (1, 2)
-    assert colors[:, 1, 2].argmax() == channel
-    # Black and white differ from grey in brightness alone, which counts half.
-    assert colors[channel, 1, 2] > (0.25 if name in ("black", "white") else 0.4)
-
-
-def test_shifting_a_picture_by_a_cell_shifts_its_map() -> None:
-    patch = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    images = np.full((2, 96, 96, 3), 128, np.uint8)
-    images[0, 40:56, 32:48] = patch
-    images[1, 40:56, 48:64] = patch  # a cell, 16 pixels, to the right
-    here, there = filter_bank(images, side=6)
-    assert here.max() > 0.1
-    np.testing.assert_allclose(there[:, 1:-1, 2:5], here[:, 1:-1, 1:4], atol=0.02)
-    assert np.abs(there - here).max() > 0.1
-
-
-def test_orientation_channels_follow_the_stripes() -> None:
-    columns = np.broadcast_to(np.arange(32)[None, :] // 2 % 2 * 255, (32, 32)).astype(np.uint8)
-    image = np.full((2, 64, 64, 3), 128, np.uint8)
-    image[0, 16:48, 16:48] = columns[..., None]
-    image[1, 16:48, 16:48] = columns.T[..., None]
-    upright, lying = filter_bank(image, side=4)
-    np.testing.assert_allclose(upright.sum((1, 2))[:24], lying.sum((1, 2))[:24], atol=0.01)
-    # After six times the twelve colours come six orientations of the finest octave, 0 and 90
-    # degrees being the first and the fourth.
-    across, along = upright[72].sum(), upright[75].sum()
-    assert across > 3 * along
-    assert lying[75].sum() > 3 * lying[72].sum()
-
-
-def test_a_uniform_picture_has_an_empty_map() -> None:
-    image = np.full((1, 64, 64, 3), (205, 58, 50), np.uint8)
-    np.testing.assert_allclose(filter_bank(image, side=4), 0, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("images", "side"),
-    [
-        (np.zeros((1, 64, 64, 3), np.float32), 4),
-        (np.zeros((64, 64, 3), np.uint8), 4),
-        (np.zeros((1, 16, 16, 3), np.uint8), 4),
-        (np.zeros((1, 64, 64, 3), np.uint8), 0),
-        (np.zeros((1, 64, 64, 3), np.uint8), 32),
-    ],
-)
-def test_filter_bank_rejects_what_it_cannot_use(images: np.ndarray, side: int) -> None:
-    with pytest.raises(ValueError, match="filter_bank: images"):
-        filter_bank(images, side=side)

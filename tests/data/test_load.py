@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import types
 from pathlib import Path
 
 import ml_dtypes
@@ -11,10 +10,13 @@ import numpy as np
 import pytest
 
 from dedn_jax.config import base_config
-from dedn_jax.data.demo import dataset as demo_dataset
-from dedn_jax.data.demo.dataset import demo_cache_dir
+from dedn_jax.data.builders import demo as demo_builder
+from dedn_jax.data.demo.cache import demo_cache_dir
 from dedn_jax.data.features import InMemoryFeatures, MappedFeatures, normalize
-from dedn_jax.data.load import load_dataset
+from dedn_jax.data.load import load_dataset, load_prepared
+from dedn_jax.data.pictures import Pictures
+from dedn_jax.data.store.manifest import StorePlan
+from dedn_jax.data.store.writer import StoreWriter
 from dedn_jax.errors import InputError
 
 
@@ -49,94 +51,110 @@ def test_published_hdf5(write_published, fields, tmp_path):
 
 
 def test_no_path():
-    with pytest.raises(InputError, match=r"config\.data\.path is empty.*data\.format=demo"):
+    with pytest.raises(InputError, match=r"config\.data\.path is empty.*=prepared or demo"):
         load_dataset(config_with(path=""))
 
 
-def test_unknown_format():
-    with pytest.raises(InputError, match=r"config\.data\.format='tar', expected published_hdf5"):
-        load_dataset(config_with(format="tar"))
-
-
-@functools.cache
-def two_a_class(draw=demo_dataset.demo_pictures):
-    return draw(0, None, image_size=32, images_per_class=2)
-
-
 @pytest.fixture
-def small_demo(monkeypatch):
-    """The demo with two pictures a class and a filter bank that takes no time."""
-    calls = types.SimpleNamespace(filter_bank=0, cache_dirs=[])
-
-    def demo_pictures(seed, cache_dir):
-        assert seed == 0
-        calls.cache_dirs.append(cache_dir)
-        return two_a_class()
-
-    def filter_bank(images, *, side=7):
-        calls.filter_bank += 1
-        cells = images[:, : 4 * side, : 4 * side].reshape(len(images), side, 4, side, 4, 3)
-        return np.moveaxis(cells.mean((2, 4)), -1, 1).astype(np.float32)
-
-    monkeypatch.setattr(demo_dataset, "demo_pictures", demo_pictures)
-    monkeypatch.setattr(demo_dataset.filterbank, "filter_bank", filter_bank)
-    calls.expected = lambda: normalize(
-        filter_bank(two_a_class().images).reshape(-1, 3, 49), "float32"
+def demo(monkeypatch, tmp_path):
+    """The config of the demo with two pictures a class, of 32 by 32."""
+    monkeypatch.setattr(
+        demo_builder,
+        "demo_pictures",
+        functools.partial(demo_builder.demo_pictures, image_size=32, images_per_class=2),
     )
-    return calls
+    config = config_with(format="demo", source="images", path=str(tmp_path / "cache"))
+    config.picture.resize = config.picture.crop = 32
+    return config
 
 
-def test_demo(small_demo, tmp_path):
-    config = config_with(format="demo", path=str(tmp_path / "cache"))
-    data = load_dataset(config)
-    images = len(data.labels)
-    assert data.source == "demo"
-    assert (len(data.inputs), data.inputs.channels, data.inputs.regions) == (images, 3, 49)
-    np.testing.assert_array_equal(data.inputs[np.arange(images)], small_demo.expected())
-    assert small_demo.cache_dirs == [tmp_path / "cache"]
+def test_demo(demo):
+    data = load_dataset(demo)
+    assert isinstance(data.inputs, Pictures)
+    assert data.inputs[np.arange(3)].shape == (3, 32, 32, 3)
+    assert len(data.inputs) == len(data.labels) == 100
     assert data.groups is not None
     assert sorted(data.groups.order) == list(range(data.num_attributes))
     assert data.validation_classes is not None
     assert np.isin(data.validation_classes, data.seen_classes).all()
     assert not np.isin(data.unseen_classes, data.seen_classes).any()
     assert data.class_embeddings.dtype == data.word_vectors.dtype == np.float32
+    first = data.fingerprint()
+    assert load_dataset(demo).fingerprint() == first
+    demo.picture.resize = 48
+    assert load_dataset(demo).fingerprint() == first  # the same pictures; the config differs
 
 
-def test_demo_features_are_kept(small_demo, tmp_path):
-    config = config_with(format="demo", path=str(tmp_path))
-    first = load_dataset(config).fingerprint()
-    assert small_demo.filter_bank == 1
-    assert load_dataset(config).fingerprint() == first
-    assert small_demo.filter_bank == 1
-    (kept,) = tmp_path.glob("demo-features-*.npy")
-    kept.write_bytes(kept.read_bytes()[:-5])  # damaged: made again
-    assert load_dataset(config).fingerprint() == first
-    assert small_demo.filter_bank == 2
-    assert load_dataset(config).fingerprint() == first
-    assert small_demo.filter_bank == 2
-    assert len(list(tmp_path.iterdir())) == 1  # no temporary file is left
-
-
-def test_demo_options(small_demo, tmp_path):
-    attributes = load_dataset(config_with(format="demo", path=str(tmp_path))).num_attributes
+def test_changes_that_the_config_asks_for(demo, tmp_path):
+    attributes = load_dataset(demo).num_attributes
     vectors = np.random.default_rng(0).random((attributes, 4), np.float32)
     np.save(tmp_path / "v.npy", vectors)
-    data = load_dataset(
-        config_with(
-            format="demo",
-            path=str(tmp_path),
-            dtype="float16",
-            word_vectors=str(tmp_path / "v.npy"),
-        )
+    demo.data.word_vectors = str(tmp_path / "v.npy")
+    np.testing.assert_array_equal(load_dataset(demo).word_vectors, vectors)
+
+
+def test_a_store_with_its_pictures_and_alone(demo, tmp_path):
+    prepared = load_prepared(demo)
+    plan = StorePlan(
+        images=100,
+        channels=5,
+        grid=(1, 2),
+        dtype="float32",
+        normalized=True,
+        origin="extracted",
+        pictures=prepared.digest,
+        transform={"resize": 32, "crop": 32},
+        backbone={"name": "resnet18", "sha256": "0" * 64, "dtype": "float32"},
     )
-    assert data.inputs.dtype == np.float16
-    np.testing.assert_array_equal(data.word_vectors, vectors)
+    maps = normalize(np.random.default_rng(0).random((100, 5, 2), np.float32), "float32")
+    with StoreWriter(tmp_path / "store", plan, prepared.annotations) as writer:
+        for shard in writer.missing():
+            writer.write(shard, maps[writer.image_range(shard)])
+        writer.finish()
+    config = config_with(format="prepared", features=str(tmp_path / "store"))
+    for path in ("", str(prepared.path)):
+        config.data.path = path
+        config.backbone.name = "resnet18"
+        config.picture.resize = config.picture.crop = 32
+        for memory_map in (False, True):
+            config.data.memory_map = memory_map
+            data = load_dataset(config)
+            np.testing.assert_allclose(data.inputs[np.arange(100)], maps, atol=2e-7)
+            np.testing.assert_array_equal(data.labels, prepared.annotations.labels)
+    config.picture.resize = 40
+    with pytest.raises(InputError, match=r"transform.resize=32, asked is 40"):
+        load_dataset(config)
+    config.picture.resize = 32
+    config.backbone.name = "resnet50"
+    with pytest.raises(InputError, match=r'backbone.name="resnet18", asked is "resnet50"'):
+        load_dataset(config)
+    config.backbone.name = "resnet18"
+    (tmp_path / "w.npz").write_bytes(b"other weights")
+    config.backbone.weights = str(tmp_path / "w.npz")
+    with pytest.raises(InputError, match=r"backbone.sha256="):
+        load_dataset(config)
+    config.data.path = ""
+    assert len(load_dataset(config).inputs) == 100  # nothing to compare with
 
 
-def test_demo_without_a_cache(small_demo, monkeypatch):
-    monkeypatch.setattr(demo_dataset, "demo_cache_dir", lambda path: None)
-    data = load_dataset(config_with(format="demo"))
-    np.testing.assert_array_equal(data.inputs[np.arange(len(data.labels))], small_demo.expected())
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"source": "images"}, r"config\.data\.path is empty.*data build"),
+        ({}, r"config\.data\.path is empty"),
+        ({"path": "nowhere"}, "nowhere"),
+        ({"features": "nowhere"}, r"nowhere: no such folder, expected a feature store"),
+    ],
+)
+def test_prepared_paths(data, message):
+    with pytest.raises(InputError, match=message):
+        load_dataset(config_with(format="prepared", **data))
+
+
+def test_pictures_without_a_store(demo):
+    folder = load_prepared(demo).path
+    with pytest.raises(InputError, match=r"config\.data\.features is empty.*features extract"):
+        load_dataset(config_with(format="prepared", path=str(folder)))
 
 
 def test_cache_dir(tmp_path, monkeypatch):

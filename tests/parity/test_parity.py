@@ -168,7 +168,7 @@ def both(request: pytest.FixtureRequest) -> Both:
 
 
 def test_outputs(both: Both) -> None:
-    ours = jax.jit(lambda p, f: nnx.merge(both.model, p)(f))(both.params, both.batch(0).features)
+    ours = jax.jit(lambda p, f: nnx.merge(both.model, p)(f))(both.params, both.batch(0).inputs)
     theirs = both.port.scores(torch.from_numpy(both.raw[0]), training=True)
     for mine, other in zip(ours, theirs, strict=True):
         assert difference(mine.region, other.region.detach()) < SINGLE
@@ -226,7 +226,7 @@ def test_fused_scores_and_accuracies(both: Both) -> None:
     """Metrics of ours and of the port over the same images, and over clearly decided scores."""
     mixing = Mixing.from_config(both.config)
     predict = jax.jit(lambda p, f, c: predict_scores(both.model, p, f, c, mixing))
-    features = [both.batch(i).features for i in range(4)]
+    features = [both.batch(i).inputs for i in range(4)]
     fused = np.concatenate(
         [np.asarray(predict(both.params, f, both.classes).fused) for f in features]
     )

@@ -11,12 +11,11 @@ The table does not depend on the seed of the pictures: the classes are the same 
 
 from __future__ import annotations
 
-import hashlib
 from types import MappingProxyType
 
 import numpy as np
 
-WORD_VECTOR_SIZE = 300
+from dedn_jax.data.hashed_words import hashed_word_vectors
 
 # Part -> trait -> values. The parts are the attribute groups, one fine expert each.
 PARTS: MappingProxyType[str, MappingProxyType[str, tuple[str, ...]]] = MappingProxyType(
@@ -187,16 +186,4 @@ def word_vectors() -> np.ndarray:
     ("wing", "color", "red"), so attributes that share a word have related vectors: all reds, all
     colours, all that concerns the wing. Real word embeddings bring the same kind of relatedness.
     """
-    rows = []
-    for trait, value in ATTRIBUTES:
-        words = [*trait.split("_"), value]
-        rows.append(np.sum([_word_vector(word) for word in words], axis=0))
-    vectors = np.asarray(rows)
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-def _word_vector(word: str) -> np.ndarray:
-    # A hash seeds the generator, so a word's vector does not depend on which other words exist.
-    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
-    vector = np.random.default_rng(seed).standard_normal(WORD_VECTOR_SIZE)
-    return vector / np.linalg.norm(vector)
+    return hashed_word_vectors([[*trait.split("_"), value] for trait, value in ATTRIBUTES])

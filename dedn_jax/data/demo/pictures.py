@@ -1,20 +1,14 @@
-"""The demo set as a whole: pictures, labels, attributes and splits, kept on disk once drawn."""
+"""The demo set as a whole: pictures, labels, attributes and splits."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import pathlib
-import zipfile
 
 import numpy as np
 
 from dedn_jax.data.demo import anatomy
 from dedn_jax.data.demo.drawing import draw_creature
-from dedn_jax.files import atomic_file
 
-# Goes into the name of the cache file: raise it whenever the same seed gives other pictures.
-_VERSION = 1
 _TEST_SEEN_FRACTION = 0.25
 
 
@@ -42,7 +36,6 @@ class DemoPictures:
 
 def demo_pictures(
     seed: int = 0,
-    cache_dir: str | os.PathLike[str] | None = None,
     *,
     image_size: int = 96,
     images_per_class: int = 24,
@@ -51,8 +44,6 @@ def demo_pictures(
 
     Args:
         seed: of poses, light and backgrounds. Classes, attributes and splits do not depend on it.
-        cache_dir: where drawn pictures are kept, made if missing; None draws every time. A file
-            there that is damaged or does not fit is drawn again and replaced.
         image_size: height and width in pixels, 32 or more.
         images_per_class: 2 or more; of a seen class, a quarter (at least one) are test pictures.
 
@@ -67,7 +58,7 @@ def demo_pictures(
         if value < least:
             raise ValueError(f"demo_pictures: {name} is {value}; expected {least} or more")
 
-    images = _cached_images(seed, cache_dir, image_size, images_per_class)
+    images = _draw_images(seed, image_size, images_per_class)
     classes = len(anatomy.CLASSES)
     labels = np.repeat(np.arange(classes, dtype=np.int32), images_per_class)
     number = np.tile(np.arange(images_per_class), classes)  # of a picture within its class
@@ -98,31 +89,3 @@ def _draw_images(seed: int, image_size: int, images_per_class: int) -> np.ndarra
             for number in range(images_per_class)
         ]
     )
-
-
-def _cached_images(
-    seed: int, cache_dir: str | os.PathLike[str] | None, image_size: int, images_per_class: int
-) -> np.ndarray:
-    if cache_dir is None:
-        return _draw_images(seed, image_size, images_per_class)
-    name = f"demo-v{_VERSION}-seed{seed}-{image_size}px-{images_per_class}.npz"
-    path = pathlib.Path(cache_dir) / name
-    shape = (len(anatomy.CLASSES) * images_per_class, image_size, image_size, 3)
-    images = _load(path, shape)
-    if images is None:
-        images = _draw_images(seed, image_size, images_per_class)
-        # Of two processes drawing at the same time the last one wins, with equal bytes.
-        with atomic_file(path) as file:
-            np.savez(file, images=images)
-    return images
-
-
-def _load(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The pictures in a cache file, or None where it is missing, damaged or of another shape."""
-    try:
-        # Reading a zip member checks its CRC, so damage anywhere in the pixels is noticed.
-        with np.load(path, allow_pickle=False) as archive:
-            images = archive["images"]
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-        return None
-    return images if images.shape == shape and images.dtype == np.uint8 else None

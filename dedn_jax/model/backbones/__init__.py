@@ -10,19 +10,22 @@ from dedn_jax.errors import InputError
 from dedn_jax.model.backbones.layers import Backbone
 from dedn_jax.model.backbones.mobilenet import MOBILENET, MobileNet
 from dedn_jax.model.backbones.resnet import RESNETS, ResNet
-from dedn_jax.model.backbones.weights import WeightsFile, load_weights
+from dedn_jax.model.backbones.small import SMALL, SmallNet
+from dedn_jax.model.backbones.weights import WeightsFile, load_weights, weights_sha256
 
 __all__ = [
     "BACKBONES",
     "Backbone",
     "MobileNet",
     "ResNet",
+    "SmallNet",
     "WeightsFile",
     "load_weights",
     "make_backbone",
+    "weights_sha256",
 ]
 
-BACKBONES = (*RESNETS, MOBILENET)
+BACKBONES = (*RESNETS, MOBILENET, SMALL)
 _DTYPES = ("float32", "bfloat16")
 
 
@@ -50,4 +53,6 @@ def make_backbone(name: str, dtype: DTypeLike, rngs: nnx.Rngs) -> Backbone:
         raise InputError(f"backbone dtype {dtype!r}: expected one of {', '.join(_DTYPES)}")
     if name == MOBILENET:
         return MobileNet(dtype=dtype, rngs=rngs)
+    if name == SMALL:
+        return SmallNet(dtype=dtype, rngs=rngs)
     return ResNet(name, dtype=dtype, rngs=rngs)

@@ -147,6 +147,20 @@ def read_weights(path: Path) -> tuple[dict[str, np.ndarray], str]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path}: expected a file of weights named {', '.join(_READERS)}")
+    digest = weights_sha256(path)
+    try:
+        return reader(path), digest
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def weights_sha256(path: str | Path) -> str:
+    """The SHA-256 of a file of weights, hexadecimal.
+
+    Raises:
+      InputError: no such file, or one that is larger than any weights.
+    """
+    path = Path(path).expanduser()
     try:
         if not path.is_file():
             raise InputError(f"{path}: no such file of backbone weights")
@@ -154,8 +168,7 @@ def read_weights(path: Path) -> tuple[dict[str, np.ndarray], str]:
         if size > _MAX_BYTES:
             raise InputError(f"{path}: {size} bytes, expected weights of at most {_MAX_BYTES}")
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return reader(path), digest
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
 

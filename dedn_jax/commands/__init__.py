@@ -1,0 +1,1 @@
+"""The jobs of the `dedn` command: flags in, a library call, its result printed."""

@@ -1,0 +1,104 @@
+"""`dedn train`, `evaluate`, `demo`, `export`."""
+
+# Modules are imported when their job runs: `dedn --help` need not wait for JAX.
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from dedn_jax.commands.arguments import add_config, path_flag
+
+
+def add_train(jobs: Any) -> None:
+    train = jobs.add_parser(
+        "train",
+        help="train by a recipe, or resume",
+        description="Trains by a recipe into a work directory; the same command resumes an "
+        "interrupted run. Override any field: --config.train.epochs=40",
+    )
+    add_config(train)
+    train.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
+    train.set_defaults(run=_train, overrides=True)
+
+
+def add_evaluate(jobs: Any) -> None:
+    evaluate = jobs.add_parser(
+        "evaluate",
+        help="U, S, H, T1 of a trained run on its test sets",
+        description="Evaluates a finished run, or with --weights a state_dict of the published "
+        "code under the run's config. Fields that change no number can be overridden: "
+        "--config.data.path=FILE",
+    )
+    evaluate.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
+    evaluate.add_argument("--weights", type=path_flag, help="published state_dict (.pt) to take")
+    evaluate.add_argument("--batch-size", type=int, help="images at a time; changes no number")
+    evaluate.add_argument("--json", type=path_flag, help="write the numbers here as well")
+    evaluate.set_defaults(run=_evaluate, overrides=True)
+
+
+def add_demo(jobs: Any) -> None:
+    demo = jobs.add_parser(
+        "demo",
+        help="draw the built-in data set, train, evaluate, report",
+        description="Runs configs/demo.py from pictures to a report.",
+    )
+    demo.add_argument(
+        "--workdir", type=path_flag, default=Path("runs/demo"), help="directory of the run"
+    )
+    demo.set_defaults(run=_demo, overrides=True)
+
+
+def add_export(jobs: Any) -> None:
+    export = jobs.add_parser(
+        "export",
+        help="write a run's model as a state_dict of the published code",
+        description="Writes the selected parameters of a run so that the published PyTorch code "
+        "loads them.",
+    )
+    export.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
+    export.add_argument("--out", required=True, type=path_flag, help="the .pt file to write")
+    export.set_defaults(run=_export, overrides=True)
+
+
+def _train(args: argparse.Namespace, overrides: list[str]) -> None:
+    from dedn_jax.config import load_config
+    from dedn_jax.train import result_text, train
+
+    print(result_text(train(load_config(args.config, overrides), args.workdir)))
+
+
+def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
+    from dedn_jax.evaluate import metrics_table
+    from dedn_jax.files import check_output, write_json
+    from dedn_jax.run import evaluate_run
+
+    if args.json:
+        check_output(args.json)
+    report = evaluate_run(args.workdir, overrides, weights=args.weights, batch_size=args.batch_size)
+    print(f"Test sets ({report['protocol']}), percent:")
+    print(metrics_table(report["test"]))
+    print(json.dumps(report))
+    if args.json:
+        write_json(args.json, report)
+
+
+def _demo(args: argparse.Namespace, overrides: list[str]) -> None:
+    from dedn_jax.config import load_config
+    from dedn_jax.report import write_report
+    from dedn_jax.train import result_text, train
+
+    result = train(load_config("demo", overrides), args.workdir)
+    print(result_text(result))
+    print(f"Report: {write_report(args.workdir)}")
+
+
+def _export(args: argparse.Namespace, overrides: list[str]) -> None:
+    from dedn_jax.files import check_output
+    from dedn_jax.run import export_run
+
+    check_output(args.out, ".pt")
+    export_run(args.workdir, args.out, overrides)
+    print(f"Wrote {args.out}")

@@ -1,0 +1,274 @@
+"""Reads prepared sets: encoded pictures by image index, and the annotations beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dedn_jax.data.annotations import Annotations
+from dedn_jax.data.annotations_file import load_annotations
+from dedn_jax.data.features import one_line
+from dedn_jax.errors import InputError
+from dedn_jax.files import read_json
+
+VERSION = "1.0.0"  # the folder of a set that is built now
+PICTURES_FILE = "pictures.json"
+PICTURES_FORMAT = 1
+SPLITS = ("trainval", "test_seen", "test_unseen")
+# The process that first opened a record file. array_record starts threads then, which a process
+# forked later lacks: it would crash there, though not every time.
+_opened_in: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A prepared set.
+
+    Attributes:
+      path: the folder of its version.
+      name: of the set.
+      annotations: see there.
+      digest: 64 hexadecimal digits that change with any byte of any picture.
+      pictures: the encoded pictures.
+    """
+
+    path: Path
+    name: str
+    annotations: Annotations
+    digest: str
+    pictures: EncodedPictures
+
+
+def open_prepared(path: str | os.PathLike[str]) -> Prepared:
+    """Opens what `dedn data build` wrote.
+
+    Args:
+      path: `<out>/<name>/<version>`, or `<out>/<name>` for its highest version.
+
+    Raises:
+      InputError: no such folder, or files in it are missing, damaged, or do not fit together.
+    """
+    folder = _version_folder(Path(path).expanduser())
+    annotations = load_annotations(folder)
+    note = read_json(folder / PICTURES_FILE)
+    if note.get("format") != PICTURES_FORMAT:
+        raise InputError(
+            f"{folder / PICTURES_FILE}: format is {note.get('format')!r}, expected "
+            f"{PICTURES_FORMAT}; build the set again with this version"
+        )
+    name, digest = note.get("name"), note.get("digest")
+    if not isinstance(name, str) or not isinstance(digest, str) or len(digest) != 64:
+        raise InputError(f"{folder / PICTURES_FILE}: name or digest is missing; build it again")
+    return Prepared(folder, name, annotations, digest, EncodedPictures(folder, annotations))
+
+
+class _Shard(NamedTuple):
+    """One record file."""
+
+    file: str
+    records: int
+
+
+class _Reader:
+    """An open record file. Its threads take turns."""
+
+    def __init__(self, shard: _Shard) -> None:
+        # Here: not everyone who imports this module reads pictures.
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        global _opened_in
+        if _opened_in not in (None, os.getpid()):
+            raise _forked_too_late()
+        _opened_in = os.getpid()
+        # A picture at a time needs no threads of the library's.
+        self._reader = ArrayRecordReader(
+            shard.file,
+            options="readahead_buffer_size:0,max_parallelism:0",
+            file_reader_buffer_size=32768,
+        )
+        self._lock = threading.Lock()
+        if self._reader.num_records() != shard.records:
+            raise ValueError(f"{self._reader.num_records()} records, expected {shard.records}")
+
+    def read(self, row: int) -> bytes:
+        with self._lock:
+            self._reader.seek(row)
+            return self._reader.read()
+
+
+class EncodedPictures:
+    """Encoded pictures of a prepared set, by image index.
+
+    `pictures[i]` gives the bytes as they were in the picture's file, and the file's name. Safe to
+    pickle and to share between threads: each process opens the files for itself, when it first
+    reads from them. A process forked after that cannot read; one forked before, or spawned, can.
+    """
+
+    def __init__(self, folder: Path, annotations: Annotations) -> None:
+        """Looks up where each picture is.
+
+        Args:
+          folder: of a version.
+          annotations: of the same folder.
+
+        Raises:
+          InputError: the folder's files are missing, damaged, or do not fit the annotations.
+        """
+        self._folder = folder
+        images = len(annotations.labels)
+        self._shards: list[_Shard] = []
+        self._shard = np.full(images, -1, np.int32)  # of each image, as is the next
+        self._row = np.zeros(images, np.int32)
+        info = _tfds_info(folder)
+        for name in SPLITS:
+            split = getattr(annotations, name)
+            start = 0
+            for shard in _shards(folder, info, name, len(split)):
+                own = split[start : start + shard.records]
+                self._shard[own] = len(self._shards)
+                self._row[own] = np.arange(len(own))
+                self._shards.append(shard)
+                start += shard.records
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._readers: dict[int, _Reader] = {}
+        self._features: Any = None
+        self._process = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("_lock", "_readers", "_features", "_process")
+        return {k: v for k, v in self.__dict__.items() if k not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
+
+    def __len__(self) -> int:
+        return len(self._shard)
+
+    def __getitem__(self, index: int) -> tuple[bytes, str]:
+        """The encoded picture and its file's name.
+
+        Raises:
+          InputError: its record cannot be read or is not what it should be.
+          ForkedError: this process was forked from one that had read pictures.
+          IndexError: no such image, or one that is in no split: those are not kept.
+        """
+        index = int(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        number = int(self._shard[index])
+        if number < 0:
+            raise IndexError(f"image {index} is in no split; its picture is not kept")
+        try:
+            reader, features, decoders = self._open(number)
+            record = features.deserialize_example_np(
+                reader.read(int(self._row[index])), decoders=decoders
+            )
+            found, data, name = int(record["index"]), record["image"], record["file_name"]
+        except (MemoryError, InputError, ForkedError):
+            raise
+        except Exception as error:  # array_record and protobuf have many ways to say it
+            raise InputError(
+                f"{self._shards[number].file}: the picture of image {index} cannot be read "
+                f"({one_line(error)[:200]}); build the set again"
+            ) from error
+        if found != index:
+            raise InputError(
+                f"{self._shards[number].file}: holds image {found} in place of image {index}; "
+                "build the set again"
+            )
+        return bytes(data), bytes(name).decode()
+
+    def _open(self, number: int) -> tuple[_Reader, Any, Any]:
+        """The reader of a record file, and what takes a record apart."""
+        if self._process != os.getpid() and not self._readers:  # forked
+            self._reset()
+        if self._process != os.getpid():
+            raise _forked_too_late()
+        reader, features = self._readers.get(number), self._features
+        if reader is None or features is None:
+            with self._lock:
+                if self._features is None:
+                    import tensorflow_datasets as tfds
+
+                    decoders = {"image": tfds.decode.SkipDecoding()}
+                    self._features = (_tfds_info(self._folder).features, decoders)
+                if number not in self._readers:
+                    self._readers[number] = _Reader(self._shards[number])
+                reader, features = self._readers[number], self._features
+        return reader, *features
+
+
+class ForkedError(RuntimeError):
+    """Pictures are to be read in a process that was forked from one that had read some."""
+
+
+def _forked_too_late() -> ForkedError:
+    return ForkedError(
+        "this process was forked from one that had read pictures; start it by 'spawn', or fork "
+        "before the first picture is read"
+    )
+
+
+def _version_folder(path: Path) -> Path:
+    """The folder itself, or the highest version in it."""
+    if (path / PICTURES_FILE).exists():
+        return path
+    if not path.is_dir():
+        kind = "is a file, expected a folder" if path.exists() else "no such folder"
+        raise InputError(f"{path}: {kind}; give one that `dedn data build` wrote")
+    versions = {}
+    for child in path.iterdir():
+        parts = child.name.split(".")
+        if len(parts) == 3 and all(p.isascii() and p.isdigit() for p in parts) and child.is_dir():
+            versions[tuple(map(int, parts))] = child
+    if versions:
+        return versions[max(versions)]
+    if (path / "dataset_info.json").exists():
+        raise InputError(
+            f"{path / PICTURES_FILE}: no such file; the folder is damaged, or of another program: "
+            "build the set with `dedn data build`"
+        )
+    raise InputError(
+        f"{path}: holds no version of a prepared set, such as 1.0.0; give a folder that `dedn data "
+        "build` wrote"
+    )
+
+
+def _tfds_info(folder: Path) -> Any:
+    """tfds's `DatasetInfo` of a folder."""
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder_from_directory(folder).info
+    except Exception as error:  # JSON, protobuf, missing files, features of other versions
+        raise InputError(
+            f"{folder}: dataset_info.json or features.json is missing or damaged "
+            f"({one_line(error)[:200]}); build the set again"
+        ) from error
+
+
+def _shards(folder: Path, info: Any, split: str, images: int) -> list[_Shard]:
+    """The record files of a split, in order."""
+    if split not in info.splits:
+        lengths, files = [], []
+    else:
+        lengths = list(info.splits[split].shard_lengths)
+        files = [str(file) for file in info.splits[split].filepaths]
+    if sum(lengths) != images:
+        raise InputError(
+            f"{folder}: split {split} has {sum(lengths)} pictures, annotations.npz says {images}; "
+            "build the set again"
+        )
+    for file in files:
+        if not os.path.isfile(file):
+            raise InputError(f"{file}: no such file; build the set again")
+    return [_Shard(*pair) for pair in zip(files, lengths, strict=True)]

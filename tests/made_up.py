@@ -1,0 +1,56 @@
+"""Small made-up data for tests that go from pictures to a result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+from PIL import Image
+from safetensors.numpy import save_file
+
+from dedn_jax.data.builders.folder import read_folder
+from dedn_jax.data.builders.tfds_builder import build
+from dedn_jax.model.backbones import make_backbone
+from dedn_jax.model.backbones.weights import expected_arrays
+
+CLASSES, ATTRIBUTES = 8, 6
+
+
+def picture_folder(root: Path, pictures: int = 6, size: int = 40) -> Path:
+    """A folder for `dedn data build folder`: six seen classes, two unseen, noisy colours."""
+    rng = np.random.default_rng(0)
+    table = [",".join(["class", *(f"attribute {a}" for a in range(ATTRIBUTES)), "split"])]
+    for k in range(CLASSES):
+        values = rng.integers(0, 2, ATTRIBUTES)
+        values[k % ATTRIBUTES] = 1 - values[(k + 1) % ATTRIBUTES]
+        role = "unseen" if k >= CLASSES - 2 else "seen"
+        table.append(",".join([f"class {k}", *map(str, values), role]))
+        folder = root / "pictures" / f"class {k}"
+        folder.mkdir(parents=True)
+        for i in range(pictures):
+            noise = rng.integers(0, 120, (size + 3 * i, size, 3))
+            noise += (20 * values[:3] + 10 * k).astype(np.int64)
+            Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.jpg")
+    (root / "attributes.csv").write_text("\n".join(table) + "\n")
+    return root
+
+
+def prepared_folder(root: Path, **arguments: int) -> Path:
+    """The prepared set of `picture_folder`."""
+    return build(read_folder(picture_folder(root / "mine", **arguments)), root / "prepared")
+
+
+def backbone_weights(path: Path, name: str = "resnet18", seed: int = 0) -> Path:
+    """A `.safetensors` file of random weights whose activations keep their size."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for key, shape in expected_arrays(make_backbone(name, "float32", nnx.Rngs(0))).items():
+        if len(shape) == 4:
+            deviation = (2 / np.prod(shape[1:])) ** 0.5
+            arrays[key] = (deviation * rng.standard_normal(shape)).astype(np.float32)
+        else:
+            low, high = (-0.1, 0.1) if key.endswith(("bias", "mean")) else (0.7, 1.1)
+            arrays[key] = rng.uniform(low, high, shape).astype(np.float32)
+    save_file(arrays, str(path))
+    return path
