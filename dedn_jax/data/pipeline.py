@@ -7,6 +7,7 @@ any number of worker processes, and those of several processes put together are 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import multiprocessing
 import os
 import signal
@@ -167,6 +168,10 @@ def _read_ahead(batches: Any, workers: int) -> Iterator[Any]:
             yield element
     finally:
         iterator.close()  # ends the workers
+        if workers:
+            # What ended the loop still refers to batches, in a cycle; shared memory is scarce.
+            element = None
+            gc.collect()
 
 
 def _start_worker(number: int, workers: int) -> None:

@@ -144,4 +144,4 @@ def test_unknown_names_are_refused():
     for dtype in ("float16", "int8", "half-ish"):
         with pytest.raises(InputError, match=r"expected one of float32, bfloat16"):
             make_backbone("resnet18", dtype, nnx.Rngs(0))
-    assert len(BACKBONES) == 6
+    assert len(BACKBONES) == 7
