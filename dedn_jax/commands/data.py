@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dedn_jax.data.builders.picture_set import PictureSet
 
 _BENCHMARKS = ("CUB", "SUN", "AWA2", "AWA1", "APY")
-_NAMES = f"{', '.join(_BENCHMARKS)}, or folder for classes of your own"
+_NAMES = f"{', '.join(_BENCHMARKS)}, demo, or folder for classes of your own"
 
 
 def add_data(jobs: Any) -> None:
@@ -100,16 +100,19 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 
 def _read(args: argparse.Namespace) -> PictureSet:
     from dedn_jax.data.builders.benchmark import read_benchmark
+    from dedn_jax.data.builders.demo import demo_picture_set
     from dedn_jax.data.builders.folder import read_folder
 
     _check_name(args.name)
     if args.name == "folder":
         return read_folder(args.root, seed=args.seed, test_share=args.test_share)
+    if args.name == "demo":
+        return demo_picture_set()
     return read_benchmark(args.name, args.root, word_vectors=args.word_vectors, xlsa17=args.xlsa17)
 
 
 def _check_name(name: str) -> None:
-    if name != "folder" and name not in _BENCHMARKS:
+    if name not in (*_BENCHMARKS, "demo", "folder"):
         raise InputError(f"{name}: no data set of that name; expected {_NAMES}")
 
 
@@ -131,10 +134,10 @@ def _check(args: argparse.Namespace, _: list[str]) -> None:
 
     _check_name(args.name)
     splits: Xlsa17 | Annotations
-    if args.name == "folder":
-        splits = _read(args).annotations
-    else:
+    if args.name in _BENCHMARKS:
         splits = read_xlsa17(args.xlsa17 or args.root / "xlsa17" / "data", args.name)
+    else:
+        splits = _read(args).annotations
     for name in ("trainval", "test_seen", "test_unseen"):
         print(f"{name:<12}{len(getattr(splits, name)):6d} images")
     if isinstance(splits, Xlsa17):
