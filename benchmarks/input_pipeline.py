@@ -159,7 +159,7 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"median": median(values), "low": quartiles[0], "high": quartiles[2]}
 
 
-def _peak_memory() -> float:
+def peak_memory() -> float:
     """The most memory this process has held, in MB."""
     try:
         # ru_maxrss of a started process begins with what its parent held.
@@ -176,10 +176,10 @@ def _held(folder: Path, side: int, batch: int, batches: int) -> float:
     sampler = _sampler(task, batch)
     for _ in TrainBatches(task, sampler, 1):  # what is loaded but once
         pass
-    before = _peak_memory()
+    before = peak_memory()
     for _ in TrainBatches(task, sampler, batches):
         pass
-    return _peak_memory() - before
+    return peak_memory() - before
 
 
 def measure_memory(folders: dict[int, Path], side: int, batch: int) -> list[dict[str, Any]]:

@@ -50,10 +50,11 @@ def random_weights(name: str, path: Path) -> Path:
 def _peak(arguments: list[str]) -> float:
     """Runs `dedn` with `arguments`; MB it held at most."""
     code = (
-        "import resource, sys\n"
+        "import sys\n"
+        "from benchmarks.input_pipeline import peak_memory\n"
         "from dedn_jax.cli import main\n"
         "status = main(sys.argv[1:])\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        "print(peak_memory())\n"
         "sys.exit(status)\n"
     )
     done = subprocess.run(
@@ -61,8 +62,7 @@ def _peak(arguments: list[str]) -> float:
     )
     if done.returncode:
         raise RuntimeError(f"dedn {' '.join(arguments)}: {done.stderr}")
-    unit = 2**20 if platform.system() == "Darwin" else 2**10
-    return int(done.stdout.splitlines()[-1]) * unit / 1e6
+    return float(done.stdout.splitlines()[-1])
 
 
 def measure(pictures: int, side: int, backbone: str) -> dict[str, Any]:

@@ -96,8 +96,9 @@ def _page(prepared: Prepared, classes: range) -> Figure:
         )
         row[0].text(0, 0.84, "\n".join(facts), va="top", size=8, parse_math=False)
         # Spread over the class: the first ones often come from one photographer.
-        chosen = images[np.unique(np.linspace(0, len(images) - 1, _PICTURES).astype(int))]
-        for axes, image in zip(row[1:], chosen if len(images) else [], strict=False):
+        count = min(len(images), _PICTURES)
+        chosen = images[np.unique(np.linspace(0, len(images) - 1, count).astype(int))]
+        for axes, image in zip(row[1:], chosen, strict=False):
             picture = decode(*prepared.pictures[int(image)])
             axes.imshow(standard(picture, _SIDE, _SIDE))
     return figure
