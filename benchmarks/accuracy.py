@@ -1,6 +1,6 @@
 """Trains a recipe over several seeds and protocols; accuracies beside the published code's.
 
-  python -m benchmarks.accuracy --recipe=cub_gzsl --features=FILE.hdf5 --seeds=1,2,3,4,5 \
+  python -m benchmarks.accuracy --recipe=cub_gzsl --features=STORE|FILE.hdf5 --seeds=1,2,3,4,5 \
       --out=DIR [--published=DIR/cub_gzsl_summary.json]
 
 `--published` is the summary that `benchmarks/published_accuracy.py` writes for the same file. Every
@@ -35,8 +35,12 @@ def run_seed(recipe: str, features: Path, seed: int, protocol: str, out: Path) -
       Rows of U, S, H, T1 of the fused score: `validation` for that protocol; `last` and
       `test-best` for `test-best`, which trains just as `last` does and looks at every epoch's end.
     """
+    if features.is_dir():
+        source = ["--config.data.format=store", f"--config.data.path={features}"]
+    else:
+        source = [f"--config.data.path={features}"]
     overrides = [
-        f"--config.data.path={features}",
+        *source,
         f"--config.seed={seed}",
         f"--config.selection.protocol={protocol}",
     ]
@@ -65,7 +69,9 @@ def main(argv: list[str] | None = None) -> None:
     """Runs what is missing, then writes `summary.json` and prints a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", default="cub_gzsl", help="name of a recipe")
-    parser.add_argument("--features", type=Path, required=True, help="published HDF5 layout")
+    parser.add_argument(
+        "--features", type=Path, required=True, help="a feature store, or the published HDF5"
+    )
     parser.add_argument("--seeds", default="1,2,3,4,5", help="comma-separated")
     parser.add_argument("--out", type=Path, required=True, help="folder of the work directories")
     parser.add_argument("--published", type=Path, help="summary of the published code's runs")

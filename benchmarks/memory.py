@@ -91,7 +91,9 @@ def measure(pictures: int, side: int, backbone: str) -> dict[str, Any]:
             rows.append(
                 {
                     "pictures": count,
-                    "extract_mb": _peak(["features", "extract", *flags, f"--out={store}"]),
+                    "extract_mb": _peak(
+                        ["features", "extract", *flags, f"--out={store}", "--shard-images=128"]
+                    ),
                     "train_features_mb": _peak(
                         [
                             "train",

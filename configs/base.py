@@ -13,10 +13,10 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.source = "features"  # or "images": a backbone runs in the graph
-    config.data.format = "published_hdf5"  # or "prepared" (by `dedn data build`), "demo"
-    # published_hdf5: the file; prepared: the folder; demo: a cache folder, "" for the usual one.
-    config.data.path = ""
-    config.data.features = ""  # prepared: the store of `dedn features`, for source "features"
+    # published_hdf5; prepared (`dedn data build`); store (`dedn features`); demo, the drawn set.
+    config.data.format = "published_hdf5"
+    config.data.path = ""  # the file or folder; demo: a cache folder, "" for the usual one
+    config.data.features = ""  # prepared, source "features": the store made from these pictures
     config.data.workers = 0  # processes that decode pictures; 0: threads of this one
     config.data.word_vectors = ""  # .npy or pickled array; "" takes the data set's own
     config.data.dtype = "float32"  # of the features in host memory: float32, bfloat16, float16

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from absl import logging
 from flax import nnx
 
 from dedn_jax.errors import InputError
@@ -45,6 +48,8 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int) -> None:
         self._directory = directory
+        # What Orbax logs as an error, with a stack trace, it raises as well.
+        logging.set_verbosity(logging.FATAL)
         self._manager = ocp.CheckpointManager(
             directory.resolve(),
             options=ocp.CheckpointManagerOptions(
@@ -56,14 +61,15 @@ class Checkpoints:
         """Starts writing; a step that is already there is left alone."""
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_copy(snapshot.state)),
-                selected=ocp.args.StandardSave(_copy(snapshot.selected)),
-                position=ocp.args.JsonSave(copy.deepcopy(snapshot.position)),
-            ),
-        )
+        with _writing(self._directory):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(_copy(snapshot.state)),
+                    selected=ocp.args.StandardSave(_copy(snapshot.selected)),
+                    position=ocp.args.JsonSave(copy.deepcopy(snapshot.position)),
+                ),
+            )
 
     def restore_latest(self, like: Snapshot) -> Snapshot | None:
         """The newest snapshot, shaped like `like`; None when there is none.
@@ -92,16 +98,34 @@ class Checkpoints:
         return Snapshot(found.state, found.selected, found.position)
 
     def close(self) -> None:
-        """Waits for what is still being written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for what is still being written.
+
+        Raises:
+          InputError: it cannot be written.
+        """
+        try:
+            with _writing(self._directory):
+                self._manager.wait_until_finished()
+        finally:
+            self._manager.close()
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Orbax and TensorStore have many kinds for a full disk
+        raise InputError(
+            f"{directory}: cannot be written ({type(error).__name__}: {_first_line(error)}); make "
+            "room and give the same command, it goes on from the last whole checkpoint"
+        ) from error
 
 
 def save_params(directory: Path, params: nnx.State) -> None:
     """Writes the selected parameters of a phase to `directory`, whole or not at all."""
     if directory.exists():  # a run that died between this and its result file writes it again
         shutil.rmtree(directory)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _writing(directory), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory.resolve(), params)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +14,13 @@ from dedn_jax.commands.features import add_features
 from dedn_jax.commands.runs import add_demo, add_evaluate, add_export, add_train
 from dedn_jax.errors import InputError
 from dedn_jax.interrupt import Interrupted
+
+# What can be done about errors of the system, wherever they are met.
+_ADVICE = dict.fromkeys(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "; make room and give the command again"
+) | dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS), "; see to its permissions, or choose another place"
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        print(f"dedn: {name}{error.strerror or error}", file=sys.stderr)
+        advice = _ADVICE.get(error.errno or 0, "")
+        print(f"dedn: {name}{error.strerror or error}{advice}", file=sys.stderr)
         return 2
     return 0
 

@@ -20,8 +20,10 @@ REFITS = ("retrain", "continue")
 PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 FEATURE_DTYPES = ("float32", "bfloat16", "float16")
 DATA_SOURCES = ("features", "images")
-DATA_FORMATS = ("published_hdf5", "prepared", "demo")
+DATA_FORMATS = ("published_hdf5", "store", "prepared", "demo")
 BACKBONE_DTYPES = ("float32", "bfloat16")
+
+_RECIPE = "a recipe is a Python file as configs/base.py is one"
 
 
 def _configs_dir() -> Path:
@@ -56,7 +58,7 @@ def find_config(name_or_path: str) -> Path:
 def _import_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"dedn_recipe_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise InputError(f"--config: {path} is not a Python file")
+        raise InputError(f"--config: {path} is not a Python file; {_RECIPE}")
     module = importlib.util.module_from_spec(spec)
     # A recipe is the user's own code, run like any other Python they write.
     bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
@@ -65,12 +67,12 @@ def _import_file(path: Path) -> ModuleType:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"--config: {path} cannot be run: {type(error).__name__}: {reason}"
+            f"--config: {path} cannot be run: {type(error).__name__}: {reason}; {_RECIPE}"
         ) from error
     finally:
         sys.dont_write_bytecode = bytecode
     if not hasattr(module, "get_config"):
-        raise InputError(f"--config: {path} has no function get_config()")
+        raise InputError(f"--config: {path} has no function get_config(); {_RECIPE}")
     return module
 
 
@@ -98,8 +100,9 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     try:
         config = module.get_config()
     except Exception as error:  # the user's code may raise anything
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: get_config(): {type(error).__name__}: {reason}") from error
+        raise InputError(
+            f"{path}: get_config(): {type(error).__name__}: {_reason(error)}"
+        ) from error
     if not isinstance(config, ConfigDict):
         raise InputError(f"{path}: get_config() returns a {type(config).__name__}, no ConfigDict")
     return apply_overrides(config, overrides, str(path))
@@ -118,13 +121,22 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str], where: str) ->
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         rest = values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{where}: cannot apply {' '.join(overrides)}: {reason}") from error
+        raise InputError(
+            f"{where}: cannot apply {' '.join(overrides)}: {_reason(error)}"
+        ) from error
     if rest[1:]:
         raise InputError(f"{where}: unexpected arguments {' '.join(rest[1:])}")
     changed: ConfigDict = values["config"].value
     check_config(changed, where)
     return changed
+
+
+def _reason(error: BaseException) -> str:
+    """On one line. ml_collections wraps one error in another, whose text is then the first's code."""
+    while error.args and isinstance(error.args[0], BaseException):
+        error = error.args[0]
+    text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    return " ".join(text.split())
 
 
 def _check_fields(config: ConfigDict, base: ConfigDict, where: str, prefix: str = "") -> None:
@@ -158,7 +170,12 @@ def _check_fields(config: ConfigDict, base: ConfigDict, where: str, prefix: str 
 
 def _check_pictures(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:
     pictures = config.data.source == "images"
-    by_format = {"published_hdf5": ("features",), "prepared": DATA_SOURCES, "demo": ("images",)}
+    by_format = {
+        "published_hdf5": ("features",),
+        "store": ("features",),
+        "prepared": DATA_SOURCES,
+        "demo": ("images",),
+    }
     sources = by_format[config.data.format]
     require(
         config.data.source in sources,

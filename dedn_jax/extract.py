@@ -54,11 +54,6 @@ def extract_features(
             f"{config.backbone.name}"
         )
     prepared = load_prepared(config)
-    if prepared is None:
-        raise InputError(
-            "config.data.path is empty; set --config.data.path to the folder that `dedn data "
-            "build` wrote"
-        )
     pictures = open_pictures(prepared, config)
     backbone, weights = load_backbone(config)
     assert weights is not None
@@ -107,18 +102,20 @@ def _write_shards(
     maps = _computed(pictures, backbone, config, [writer.image_range(s) for s in missing])
     with bar:
         for shard in missing:
-            images = writer.image_range(shard)
-            parts: list[np.ndarray] = []
-            while sum(map(len, parts)) < len(images):
-                parts.append(next(maps))
-                bar.update(len(parts[-1]))
+            features = np.empty(writer.plan.shard_shape(shard), np.float32)
+            done = 0
+            while done < len(features):
+                part = next(maps)
+                features[done : done + len(part)] = part
+                done += len(part)
+                bar.update(len(part))
                 if stop.signal_number:
                     raise Interrupted(
                         stop.signal_number,
                         f"stopped at {bar.n} of {total} pictures; whole shards are kept: give the "
                         "same command to go on",
                     )
-            writer.write(shard, np.concatenate(parts))
+            writer.write(shard, features)
 
 
 def _computed(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,8 +33,66 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)  # made private; others in a team read runs as well
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        # A full disk is met by calls that know no name.
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            error.filename = str(path)
+        raise
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """The folders that have to be made for `folder`, innermost first."""
+    missing = []
+    while not folder.exists() and folder != folder.parent:
+        missing.append(folder)
+        folder = folder.parent
+    return missing
+
+
+def hold_lock(path: Path, *, wait: bool) -> BinaryIO:
+    """Makes a lock file, if need be, and holds it; closing what is returned lets go of it.
+
+    Whoever holds it may remove the file.
+
+    Raises:
+      BlockingIOError: another process holds it, and it is not waited for.
+    """
+    while True:
+        with ExitStack() as stack:
+            file: BinaryIO = stack.enter_context(path.open("ab"))
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # If whoever held it has removed it, a lock on it keeps nobody out.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    stack.pop_all()
+                    return file
+
+
+@contextmanager
+def locked_folder(folder: Path, lock: str, *, wait: bool = False) -> Iterator[None]:
+    """Makes a folder and holds a lock file in it.
+
+    An error within takes the folder away again where it is empty and was made for this.
+
+    Raises:
+      BlockingIOError: as `hold_lock`.
+    """
+    path, made = folder / lock, missing_folders(folder)
+    new = not path.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with hold_lock(path, wait=wait):
+            try:
+                yield
+            except BaseException:
+                if new:
+                    path.unlink(missing_ok=True)
+                raise
+    except BaseException:
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()
         raise
 
 
@@ -57,7 +116,7 @@ def check_output(path: Path, suffix: str = ".json") -> None:
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: {parent} is no folder that can be written to")
+        raise InputError(f"{path}: {parent} is no folder that can be written to; choose another")
 
 
 def write_json(path: Path, value: object) -> None:

@@ -159,7 +159,7 @@ def _from_list(spec: str, num_attributes: int) -> AttributeGroups:
             if max(first, last) >= num_attributes:
                 raise InputError(
                     f"config.data.groups: attribute {max(first, last)} in {spec!r}, but the data "
-                    f"have only {num_attributes} (0-based)"
+                    f"have only {num_attributes} (0-based); give each of them once"
                 )
             indices += range(first, last + 1)
         members.append(tuple(sorted(indices)))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -13,7 +12,7 @@ from ml_collections import ConfigDict
 from dedn_jax.config import apply_overrides, base_config
 from dedn_jax.data.dataset import fingerprint_difference
 from dedn_jax.errors import InputError
-from dedn_jax.files import read_json, write_json
+from dedn_jax.files import locked_folder, read_json, write_json
 
 _LOCK = ".lock"
 # Fields that may change between a start and its resumption: none of them changes a number.
@@ -74,20 +73,18 @@ class Workdir:
         Raises:
           InputError: another process trains here, or the directory cannot be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / _LOCK).open("a")
-        except OSError as error:
-            raise InputError(
-                f"--workdir: {self.path} cannot be written to ({error.strerror}); choose another"
-            ) from error
-        with file:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                stack.enter_context(locked_folder(self.path, _LOCK))
+            except BlockingIOError as error:
                 raise InputError(
                     f"--workdir: another process trains in {self.path}; wait for it, or choose "
                     "another directory"
+                ) from error
+            except OSError as error:
+                raise InputError(
+                    f"--workdir: {self.path} cannot be written to ({error.strerror}); choose "
+                    "another"
                 ) from error
             yield
 
@@ -129,13 +126,19 @@ class Workdir:
           InputError: as `check_config`, or the directory holds a run on another data set.
         """
         self.check_config(config)
-        if self.dataset_file.exists():
-            self.check_fingerprint(fingerprint)
-        else:
+        new = not self.dataset_file.exists()
+        if new:
             write_json(self.dataset_file, fingerprint)
+        else:
+            self.check_fingerprint(fingerprint)
         resolved = config.to_dict()
         if not self.config_file.exists() or read_json(self.config_file) != resolved:
-            write_json(self.config_file, resolved)
+            try:
+                write_json(self.config_file, resolved)
+            except OSError:
+                if new:
+                    self.dataset_file.unlink()
+                raise
 
     def _visible(self) -> list[Path]:
         """What is in the directory but for temporary files of a write that was killed."""
@@ -155,7 +158,10 @@ class Workdir:
           InputError: no run here, a damaged config, or an override that would change the run.
         """
         if not self.config_file.is_file():
-            raise InputError(f"--workdir: {self.path} holds no run (no {self.config_file.name})")
+            raise InputError(
+                f"--workdir: {self.path} holds no run (no {self.config_file.name}); give "
+                "the directory of a `dedn train`"
+            )
         # What an older version did not have yet was then as the base has it now.
         config = base_config()
         saved = read_json(self.config_file)

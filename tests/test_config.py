@@ -127,7 +127,7 @@ def test_own_recipe(tmp_path):
         ("--config.optimizer.learning_rate=0", "learning_rate=0.0, expected more than 0"),
         ("--config.optimizer.momentum=1", "momentum=1.0, expected a number from 0 to below 1"),
         ("--config.selection.validation_classes=1", "=1.0, expected a share between 0 and 1"),
-        ("--config.data.format=csv", "data.format='csv', expected one of published_hdf5, prep"),
+        ("--config.data.format=csv", "data.format='csv', expected one of published_hdf5, stor"),
         ("--config.data.dtype=float64", "data.dtype='float64', expected one of float32, bf"),
         ("--config.selection.protocol=best", "'best', expected one of validation, last, test-b"),
         ("--config.selection.metric=h", "'h', expected one of harmonic_mean, t1"),

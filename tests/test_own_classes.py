@@ -1,4 +1,4 @@
-"""From a folder of one's own classes to a trained model, unseen classes without pictures included."""
+"""From a folder of one's own classes to a trained model; unseen classes may have no pictures."""
 
 from __future__ import annotations
 

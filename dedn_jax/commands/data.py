@@ -12,7 +12,7 @@ from dedn_jax.commands.arguments import path_flag
 from dedn_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from dedn_jax.data.builders.picture_set import PictureSet
+    from dedn_jax.data.builders.picture_set import Picture, PictureSet
 
 _BENCHMARKS = ("CUB", "SUN", "AWA2", "AWA1", "APY")
 _NAMES = f"{', '.join(_BENCHMARKS)}, demo, or folder for classes of your own"
@@ -150,14 +150,23 @@ def _check_pictures(picture_set: PictureSet) -> None:
     from dedn_jax.data.inspection import inspect_pictures, table
 
     pictures = picture_set.pictures
-    report = inspect_pictures(((p.name, p.read()) for p in pictures), len(pictures))
+    report = inspect_pictures(((p.name, _as_built(p)) for p in pictures), len(pictures))
     print(table(report))
-    broken = [*report.names("unreadable"), *report.names("truncated")]
+    broken = [*report.listed["unreadable"], *report.listed["truncated"]]
     if broken:
+        name, problem = broken[0]
         raise InputError(
-            f"{picture_set.annotations.source}: {len(broken)} pictures cannot be used (first: "
-            f"{broken[0]}); fetch them again"
+            f"{picture_set.annotations.source}: {len(broken)} of {len(pictures)} pictures cannot "
+            f"be used; the first is {name}: {problem}"
         )
+
+
+def _as_built(picture: Picture) -> bytes:
+    """What `build` would store, or what it would refuse: the report says why, and goes on."""
+    try:
+        return picture.read()
+    except InputError:
+        return picture.stored()
 
 
 def _show(args: argparse.Namespace, _: list[str]) -> None:

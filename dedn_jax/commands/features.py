@@ -82,7 +82,10 @@ def _extract(args: argparse.Namespace, overrides: list[str]) -> None:
         normalized=not args.raw,
         shard_images=args.shard_images,
     )
-    print(f"Wrote {store}; train with --config.data.features={store}")
+    print(
+        f"Wrote {store}; train with --config.data.features={store}, or from the store alone with "
+        f"--config.data.format=store --config.data.path={store}"
+    )
 
 
 def _import(args: argparse.Namespace, _: list[str]) -> None:
@@ -95,7 +98,7 @@ def _import(args: argparse.Namespace, _: list[str]) -> None:
         normalized=not args.raw,
         word_vectors=args.word_vectors or "",
     )
-    print(f"Wrote {store}; train with --config.data.format=prepared --config.data.features={store}")
+    print(f"Wrote {store}; train with --config.data.format=store --config.data.path={store}")
 
 
 def _check(args: argparse.Namespace, _: list[str]) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 from dedn_jax.errors import InputError
-from dedn_jax.files import read_json, write_json
+from dedn_jax.files import missing_folders, read_json, write_json
 from dedn_jax.progress import progress
 
 LIMIT_BYTES = 2**36  # AWA2, the largest, takes 13 GB
@@ -109,7 +109,7 @@ def unpack(
             return sorted(kept)
         budget = _Budget(archive, min(limit_bytes, _RATIO_FREE + _MAX_RATIO * size), limit_bytes)
         temporary = folder / f"{_OWN}ing-{archive.name}"
-        made = _missing(folder)
+        made = missing_folders(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if os.path.lexists(temporary):
@@ -191,15 +191,6 @@ def _locked(archive: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _missing(folder: Path) -> list[Path]:
-    """The folders that have to be made for `folder`, innermost first."""
-    missing = []
-    while not folder.exists() and folder != folder.parent:
-        missing.append(folder)
-        folder = folder.parent
-    return missing
-
-
 def _check_space(archive: Path, folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -275,7 +266,10 @@ class _Names:
 
     def refuse(self, name: str, why: str) -> InputError:
         shown = repr(name if len(name) <= 200 else name[:200] + "...")
-        return InputError(f"{self._archive}: member {shown} {why}; nothing was unpacked")
+        return InputError(
+            f"{self._archive}: member {shown} {why}; nothing was unpacked: remove it and get the "
+            "publisher's archive"
+        )
 
     def add(self, name: str, kind: str) -> str:
         """The path below the folder, "" for the folder itself.

@@ -33,5 +33,5 @@ def read_attribute_names(path: str | Path) -> tuple[str, ...]:
         raise InputError(f"{path}: holds no attribute names; expected one a line")
     if len(set(names)) < len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise InputError(f"{path}: attribute {twice!r} stands there twice")
+        raise InputError(f"{path}: attribute {twice!r} stands there twice; rename one")
     return tuple(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -22,6 +23,9 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"II*\0", b"MM\0*"
 # A broken download may leave the rest of its file as zeros, which a JPEG decoder takes for data.
 _ZEROS = bytes(512)
 _JPEG_END = b"\xff\xd9"
+# Pillow would warn beside the error that such pictures are here. Filters set for one call only are
+# not safe among threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class PictureError(InputError):
@@ -65,18 +69,29 @@ def load(encoded: bytes, name: str) -> Image.Image:
     Raises:
       PictureError: as `decode`.
     """
-    picture = _open(encoded, name)
+    picture = open_picture(encoded, name)
     try:
-        _check(picture, encoded, name)
         picture.load()
-    except PictureError:
-        picture.close()
-        raise
     except MemoryError:
         raise
     except Exception as error:  # decoders raise anything on damaged bytes
         picture.close()
         raise _damaged(name, error) from error
+    return picture
+
+
+def open_picture(encoded: bytes, name: str) -> Image.Image:
+    """The picture as its header has it; no pixel is decoded.
+
+    Raises:
+      PictureError: as `decode`, as far as the header tells.
+    """
+    picture = _open(encoded, name)
+    try:
+        _check(picture, encoded, name)
+    except PictureError:
+        picture.close()
+        raise
     return picture
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from dedn_jax.data.archives import unpack, unpacked
 from dedn_jax.data.download import ARCHIVES, Archive, download, sha256_of
 from dedn_jax.errors import InputError
+from dedn_jax.files import missing_folders
 
 _DOWNLOADS = "downloads"
 
@@ -61,13 +62,16 @@ def fetch_dataset(
             f"{', '.join(archive.file_name for archive in archives)}"
         )
     downloads = root / _DOWNLOADS
-    fetched = [
-        _fetch(archive, root, downloads, keep_archives, hashes.get(archive.file_name))
-        for archive in archives
-    ]
-    with suppress(OSError):  # not there, or in use
-        downloads.rmdir()
-    return fetched
+    made = missing_folders(downloads)
+    try:
+        return [
+            _fetch(archive, root, downloads, keep_archives, hashes.get(archive.file_name))
+            for archive in archives
+        ]
+    finally:
+        for folder in (downloads, *made):  # those that hold nothing
+            with suppress(OSError):  # not there, or in use
+                folder.rmdir()
 
 
 def _fetch(

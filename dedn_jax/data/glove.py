@@ -156,7 +156,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bytes]]:
                 if spaces < dim:
                     raise InputError(
                         f"{path}: line {number} has {spaces} numbers after its word, expected "
-                        f"{dim}; a download that was cut short?"
+                        f"{dim}; a download that was cut short? get it again"
                     )
                 # The values are split only where they are wanted: most lines are not.
                 token = line.rsplit(b" ", dim)[0] if spaces > dim else line[: line.index(b" ")]
@@ -194,5 +194,5 @@ def _vector(values: bytes, path: Path, number: int) -> np.ndarray:
             "a GloVe text file"
         ) from error
     if not np.isfinite(vector).all():
-        raise InputError(f"{path}: line {number} holds NaN or infinite values")
+        raise InputError(f"{path}: line {number} holds NaN or infinite values; remove it")
     return vector

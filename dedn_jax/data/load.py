@@ -42,21 +42,23 @@ def load_dataset(config: ConfigDict) -> GZSLDataset:
             clip_negative_embeddings=data.clip_negative_embeddings,
             word_vectors=data.word_vectors,
         )
+    if data.format == "store":
+        if not data.path:
+            raise InputError(
+                "config.data.path is empty; set --config.data.path to the store that `dedn "
+                "features` wrote"
+            )
+        store = open_store(data.path)
+        return with_inputs(_changed(store.annotations, data), _features(store, data))
     prepared = load_prepared(config)
+    annotations = _changed(prepared.annotations, data)
     if data.source == "images":
-        assert prepared is not None
-        pictures = open_pictures(prepared, config)
-        return with_inputs(_changed(prepared.annotations, data), pictures)
-    store = _matching_store(config, prepared)
-    annotations = prepared.annotations if prepared else store.annotations
-    return with_inputs(_changed(annotations, data), _features(store, data))
+        return with_inputs(annotations, open_pictures(prepared, config))
+    return with_inputs(annotations, _features(_matching_store(config, prepared), data))
 
 
-def load_prepared(config: ConfigDict) -> Prepared | None:
+def load_prepared(config: ConfigDict) -> Prepared:
     """The pictures and annotations that `config.data` names; the demo's are drawn if need be.
-
-    Returns:
-      None where only a feature store is named, which has annotations of its own.
 
     Raises:
       InputError: no path, or a folder that cannot be used.
@@ -67,14 +69,12 @@ def load_prepared(config: ConfigDict) -> Prepared | None:
         from dedn_jax.data.builders.demo import prepare_demo
 
         return open_prepared(prepare_demo(demo_cache_dir(data.path)))
-    if data.path:
-        return open_prepared(data.path)
-    if data.source == "images" or not data.features:
+    if not data.path:
         raise InputError(
             "config.data.path is empty; set --config.data.path to the folder that `dedn data "
             "build` wrote"
         )
-    return None
+    return open_prepared(data.path)
 
 
 def open_pictures(prepared: Prepared, config: ConfigDict) -> Pictures:
@@ -82,7 +82,7 @@ def open_pictures(prepared: Prepared, config: ConfigDict) -> Pictures:
     return Pictures(prepared.pictures, PictureTransform.from_config(config), prepared.digest)
 
 
-def _matching_store(config: ConfigDict, prepared: Prepared | None) -> Store:
+def _matching_store(config: ConfigDict, prepared: Prepared) -> Store:
     """The store of `config.data.features`, made from these pictures by this backbone."""
     if not config.data.features:
         raise InputError(
@@ -90,16 +90,15 @@ def _matching_store(config: ConfigDict, prepared: Prepared | None) -> Store:
             "features extract` wrote, or train from pictures: --config.data.source=images"
         )
     store = open_store(config.data.features)
-    if prepared is not None:
-        backbone = {"name": config.backbone.name}
-        if config.backbone.weights:
-            backbone["sha256"] = weights_sha256(config.backbone.weights)
-        check_store(
-            store,
-            pictures=prepared.digest,
-            transform=PictureTransform.from_config(config).fixed(),
-            backbone=backbone,
-        )
+    backbone = {"name": config.backbone.name}
+    if config.backbone.weights:
+        backbone["sha256"] = weights_sha256(config.backbone.weights)
+    check_store(
+        store,
+        pictures=prepared.digest,
+        transform=PictureTransform.from_config(config).fixed(),
+        backbone=backbone,
+    )
     return store
 
 

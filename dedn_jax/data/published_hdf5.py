@@ -222,7 +222,9 @@ def _integers(file: h5py.File, where: str, name: str, required: bool = True) -> 
     # A uint16 that went below zero comes back as 65535: the range checks catch it.
     whole = array.astype(np.int64) if np.isfinite(array).all() else None
     if whole is None or not np.array_equal(whole, array):
-        raise InputError(f"{where}: {name} holds values that are not whole numbers")
+        raise InputError(
+            f"{where}: {name} holds values that are not whole numbers; build the file again"
+        )
     return whole
 
 
@@ -286,7 +288,7 @@ def published_feature_map(file: h5py.File, where: str, images: int) -> h5py.Data
     if dataset.shape[0] != images:
         raise InputError(
             f"{where}: feature_map has {dataset.shape[0]} images, labels has {images}; they must "
-            "be equal"
+            "be equal: build the file again"
         )
     return dataset
 

@@ -73,17 +73,21 @@ def _checked(array: np.ndarray, path: Path, expected: int | None) -> np.ndarray:
     rows = "attributes" if expected is None else str(expected)
     if array.ndim != 2 or not array.size or expected not in (None, len(array)):
         turned = array.ndim == 2 and array.shape[1] == expected
-        hint = "; it looks transposed" if turned else ""
+        hint = "it looks transposed" if turned else "give one row for each attribute"
         raise InputError(
-            f"{path}: word vectors have shape {array.shape}, expected [{rows}, word_dim]{hint}"
+            f"{path}: word vectors have shape {array.shape}, expected [{rows}, word_dim]; {hint}"
         )
     if array.dtype.kind not in "fiu":
-        raise InputError(f"{path}: word vectors have type {array.dtype}, expected numbers")
+        raise InputError(
+            f"{path}: word vectors have type {array.dtype}, expected numbers; save them as float32"
+        )
     with np.errstate(over="ignore"):
         array = np.array(array, np.float32, order="C")  # a copy: not a view of the file
     if not np.isfinite(array).all():
         row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-        raise InputError(f"{path}: word vector {row} (0-based) holds NaN or infinite values")
+        raise InputError(
+            f"{path}: word vector {row} (0-based) holds NaN or infinite values; make the file again"
+        )
     return array
 
 
@@ -96,16 +100,22 @@ def _from_npy(data: bytes, path: Path) -> np.ndarray:
             (2, 0): np.lib.format.read_array_header_2_0,
         }.get(version)
         if read_header is None:
-            raise InputError(f"{path}: .npy version {version}, expected 1.0 or 2.0")
+            raise InputError(
+                f"{path}: .npy version {version}, expected 1.0 or 2.0; save it with numpy.save"
+            )
         shape, fortran, dtype = read_header(stream)
         if dtype.hasobject:
-            raise InputError(f"{path}: an array of Python objects, expected numbers")
+            raise InputError(
+                f"{path}: an array of Python objects, expected numbers; save it as float32"
+            )
         return _assemble(data[stream.tell() :], dtype, shape, fortran)
     except InputError:
         raise
     except Exception as error:  # NumPy parses the header as Python: many kinds of error
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: a damaged .npy file: {reason}") from error
+        raise InputError(
+            f"{path}: a damaged .npy file: {reason}; save it with numpy.save"
+        ) from error
 
 
 def _assemble(data: bytes, dtype: np.dtype, shape: Any, fortran: Any) -> np.ndarray:

@@ -236,10 +236,11 @@ def _pictures(
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 1 or high > classes:
-        hint = "; they look 0-based: add 1" if low == 0 and high < classes else ""
+        based = low == 0 and high < classes
+        hint = "they look 0-based: add 1" if based else "do the two files belong together?"
         raise InputError(
             f"{where}: labels run from {low} to {high}, expected 1 to {classes} (att of "
-            f"att_splits.mat has {classes} classes){hint}"
+            f"att_splits.mat has {classes} classes); {hint}"
         )
     files: dict[str, int] = {}
     result = []
@@ -325,7 +326,9 @@ def _integers(value: MatValue, where: str, field: str) -> np.ndarray:
         not (np.isfinite(flat) & (abs(flat.astype(np.float64)) < 2**53)).all()
         or (flat != np.floor(flat)).any()
     ):
-        raise InputError(f"{where}: {field} holds values that are not whole numbers")
+        raise InputError(
+            f"{where}: {field} holds values that are not whole numbers; download the file again"
+        )
     return flat.astype(np.int64)
 
 

@@ -201,10 +201,11 @@ def _number(path: Path, line: int, column: str, cell: str) -> float:
     with np.errstate(over="ignore"):
         value = np.float32(cell) if _NUMBER.fullmatch(cell) else np.float32(np.nan)
     if not np.isfinite(value):
-        hint = "; write decimals with a point" if re.fullmatch(r"[+-]?\d*,\d+", cell) else ""
+        comma = re.fullmatch(r"[+-]?\d*,\d+", cell)
+        hint = "write decimals with a point" if comma else "write one such as 0.5"
         raise InputError(
             f"{path}: line {line}, column {column!r}: {cell[:64]!r} is not a number that can be "
-            f"used{hint}"
+            f"used; {hint}"
         )
     return float(value)
 

@@ -10,10 +10,10 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ImageOps
 
 from dedn_jax.data.annotations import Annotations
-from dedn_jax.data.decoding import load
+from dedn_jax.data.decoding import load, open_picture
 from dedn_jax.errors import InputError
 
 MAX_PICTURE_BYTES = 64 * 2**20
@@ -53,14 +53,21 @@ class Picture:
         """When the file was last written, in seconds since 1970; 0 for bytes in memory."""
         return 0.0 if self.path is None else self._stat(self.path).st_mtime
 
+    def stored(self) -> bytes:
+        """The bytes as they are in the file or in memory, whatever they are.
+
+        Raises:
+          InputError: the file is missing, no regular file, unreadable, or over 64 MiB.
+        """
+        return self.encoded or b"" if self.path is None else _read(self.path)
+
     def read(self) -> bytes:
         """The encoded picture; as stored, unless `upright` and turned.
 
         Raises:
-          InputError: the file is missing, no regular file, unreadable, empty, or over 64 MiB; or it
-            is to be turned and is no picture.
+          InputError: as `stored`; it is empty; or it is to be turned and is no picture.
         """
-        data = self.encoded if self.path is None else _read(self.path)
+        data = self.stored()
         if not data:
             raise InputError(f"{self._where}: is empty; fetch the picture again or remove it")
         return _turned_upright(data, self._where) if self.upright else data
@@ -123,11 +130,11 @@ def _read(path: Path) -> bytes:
 def _turned_upright(data: bytes, where: str) -> bytes:
     """The same bytes, or a PNG of the same pixels turned where EXIF says they lie on their side."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with open_picture(data, where) as picture:
             orientation = picture.getexif().get(_ORIENTATION, 1)
-    except UnidentifiedImageError as error:
-        raise InputError(f"{where}: is no picture; remove it") from error
-    except Exception as error:  # a damaged header makes Pillow raise anything
+    except InputError:
+        raise
+    except Exception as error:  # damaged EXIF data make Pillow raise anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{where}: is a damaged picture ({reason}); fetch it again") from error
     if orientation not in range(2, 9):

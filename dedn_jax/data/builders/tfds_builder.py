@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import itertools
 import json
@@ -36,7 +35,7 @@ from dedn_jax.data.prepared import (
     open_prepared,
 )
 from dedn_jax.errors import InputError
-from dedn_jax.files import read_json, write_json
+from dedn_jax.files import locked_folder, read_json, write_json
 from dedn_jax.progress import progress
 
 _INCOMPLETE = "incomplete."
@@ -69,7 +68,6 @@ def build(
     if not overwrite and _is_built(target, picture_set):
         return target
     try:
-        home.mkdir(parents=True, exist_ok=True)
         with _locked(home, wait):
             # Whoever held the lock before may have built it.
             if not overwrite and _is_built(target, picture_set):
@@ -343,9 +341,9 @@ def _check_replaceable(target: Path) -> None:
 @contextlib.contextmanager
 def _locked(home: Path, wait: bool) -> Iterator[None]:
     """Keeps a second process from building the same set; the system frees it if this one dies."""
-    with (home / _LOCK).open("a") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            stack.enter_context(locked_folder(home, _LOCK, wait=wait))
         except BlockingIOError as error:
             raise InputError(
                 f"{home}: another process is building this set; wait for it to end"

@@ -9,14 +9,12 @@ when it is whole.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -36,11 +34,12 @@ from dedn_jax.data.store.manifest import (
     read_plan,
 )
 from dedn_jax.errors import InputError
-from dedn_jax.files import atomic_file, write_json
+from dedn_jax.files import atomic_file, hold_lock, missing_folders, write_json
 from dedn_jax.progress import progress
 
 _LOCK = ".store-lock"
 _ENDING = r"\.[a-z0-9_]{8}"  # what `tempfile` adds to the name of an unfinished file
+_START = re.compile(rf"{re.escape(PLAN_FILE)}|{re.escape(ANNOTATIONS_FILE)}")
 _UNFINISHED_START = re.compile(
     rf"\.({re.escape(PLAN_FILE)}|{re.escape(ANNOTATIONS_FILE)}){_ENDING}"
 )
@@ -88,24 +87,51 @@ class StoreWriter:
         self.complete = self._is_complete(annotations)
         if self.complete:
             return
+        self._made = missing_folders(self.path)
+        self._new = not (self.path / PLAN_FILE).exists()
         with self._writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         self._refuse_others()
-        with self._held(_LOCK, wait=True):
-            # While this process waited, another may have come to the end.
-            self.complete = self._is_complete(annotations)
-            if self.complete:
-                (self.path / _LOCK).unlink(missing_ok=True)
-            else:
-                self._claim(annotations)
-        if process is not None and not self.complete:
-            self._take(process)
+        try:
+            with self._held(_LOCK, wait=True):
+                # While this process waited, another may have come to the end.
+                self.complete = self._is_complete(annotations)
+                if self.complete:
+                    (self.path / _LOCK).unlink(missing_ok=True)
+                else:
+                    self._claim(annotations)
+            if process is not None and not self.complete:
+                self._take(process)
+        except BaseException:
+            self._abandon()
+            raise
 
     def __enter__(self) -> StoreWriter:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self._abandon()
         self.close()
+
+    def _abandon(self) -> None:
+        """After an error: takes away the start of a store that holds no shard yet.
+
+        Not one that an earlier run started, or that another process writes as well.
+        """
+        if self.complete or not self._new:
+            return
+        own = f"{_LOCK}-{self._process}"
+        with contextlib.suppress(OSError, InputError), contextlib.ExitStack() as stack:
+            stack.enter_context(self._held(_LOCK, wait=False))
+            for name in sorted(p.name for p in self.path.iterdir()):
+                if _LOCKS.fullmatch(name) and name not in (_LOCK, own):
+                    stack.enter_context(self._held(name, wait=False))
+            started = (_LOCKS, _START, _UNFINISHED_START, _UNFINISHED_SHARD)
+            if all(any(s.fullmatch(p.name) for s in started) for p in self.path.iterdir()):
+                self._remove(*started)
+                for folder in self._made:
+                    folder.rmdir()
 
     def close(self) -> None:
         """Lets another run have this process's shards; the end of the process does the same."""
@@ -334,15 +360,8 @@ class StoreWriter:
     def _held(self, name: str, *, wait: bool) -> Iterator[None]:
         """Holds a lock file; raises BlockingIOError where it is taken and not waited for."""
         path = self.path / name
-        while True:
-            with self._writing(path), contextlib.ExitStack() as stack:
-                file: BinaryIO = stack.enter_context(path.open("ab"))
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-                # A run that came to its end has removed the file: a lock on it keeps nobody out.
-                with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                        held = stack.pop_all()
-                        break
+        with self._writing(path):
+            held = hold_lock(path, wait=wait)
         with held:
             yield
 

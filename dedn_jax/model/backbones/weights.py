@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -133,6 +134,12 @@ def load_weights(backbone: Backbone, path: str | Path) -> WeightsFile:
         not this backbone's.
     """
     path = Path(path).expanduser()
+    if not isinstance(backbone, ResNet | MobileNet):
+        raise InputError(
+            f"{path}: no files of weights are known for a {type(backbone).__name__}; set "
+            "--config.backbone.weights= and --config.backbone.trained=true, or another "
+            "--config.backbone.name"
+        )
     arrays, digest = read_weights(path)
     assign_weights(backbone, arrays, source=str(path))
     return WeightsFile(str(path), digest)
@@ -163,7 +170,9 @@ def weights_sha256(path: str | Path) -> str:
     path = Path(path).expanduser()
     try:
         if not path.is_file():
-            raise InputError(f"{path}: no such file of backbone weights")
+            raise InputError(
+                f"{path}: no such file of backbone weights; set --config.backbone.weights"
+            )
         size = path.stat().st_size
         if size > _MAX_BYTES:
             raise InputError(f"{path}: {size} bytes, expected weights of at most {_MAX_BYTES}")
@@ -263,7 +272,9 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     import torch
 
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a refusal says anyway
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
         tensors = {str(key): value.detach() for key, value in loaded.items()}
         # A few stored bytes can stand for a huge tensor (stride 0): count before copying.
         size = sum(value.numel() * value.element_size() for value in tensors.values())
@@ -287,7 +298,9 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except Exception as error:  # the reader's own exceptions differ between its versions
-        raise InputError(f"{path}: not a readable .safetensors file ({_line(error)})") from error
+        raise InputError(
+            f"{path}: not a readable .safetensors file ({_line(error)}); get it again"
+        ) from error
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -301,7 +314,9 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
                 name = member.filename.removesuffix(".npy")
                 arrays[name] = _read_npy(archive.read(member), name)
     except Exception as error:  # NumPy parses headers as Python: many kinds of error
-        raise InputError(f"{path}: not a readable .npz file ({_line(error)})") from error
+        raise InputError(
+            f"{path}: not a readable .npz file ({_line(error)}); get it again"
+        ) from error
     return arrays
 
 

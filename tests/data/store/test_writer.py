@@ -234,7 +234,7 @@ def test_disk_full(tmp_path, annotations, make_plan, make_features, monkeypatch,
         m.setattr(os, "fsync", full)
         with pytest.raises(InputError, match=message):
             StoreWriter(folder, make_plan(), annotations)
-    assert set(content(folder)) == {".store-lock"}
+    assert not folder.exists()
     with StoreWriter(folder, make_plan(), annotations) as writer:
         fill(writer, make_features, stop=3)
         before = content(folder)
@@ -348,7 +348,7 @@ def test_two_processes_and_kills_give_the_same_bytes(tmp_path, start_python, con
 # Every call that changes the folder is a moment to be killed at: before it, and half-way through a
 # write. Children are forked: hundreds of processes would take minutes to start.
 KILL_ANYWHERE = """
-import builtins, os, shutil, signal, sys, tempfile
+import builtins, fcntl, os, shutil, signal, sys, tempfile
 from pathlib import Path
 from dedn_jax.data.store import writer as module
 from dedn_jax.data.store.writer import StoreWriter
@@ -377,7 +377,7 @@ def child(folder, moment):
     left = [moment]
     for where, name in ((os, "fsync"), (os, "replace"), (os, "chmod"), (os, "unlink"),
                         (os, "mkdir"), (os, "fdopen"), (tempfile, "mkstemp"),
-                        (module.fcntl, "flock")):
+                        (fcntl, "flock")):
         setattr(where, name, hooked(getattr(where, name), left))
     encoded = StoreWriter._encoded
     StoreWriter._encoded = hooked(encoded, left)
