@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config.data.format = "published_hdf5"
     config.data.path = ""  # the file or folder; demo: a cache folder, "" for the usual one
     config.data.features = ""  # prepared, source "features": the store made from these pictures
+    config.data.on_device = "auto"  # feature maps in device memory: auto, always, never
     config.data.workers = 0  # processes that decode pictures; 0: threads of this one
     config.data.word_vectors = ""  # .npy or pickled array; "" takes the data set's own
     config.data.dtype = "float32"  # of the features in host memory: float32, bfloat16, float16
@@ -25,6 +26,10 @@ def get_config() -> ConfigDict:
     config.data.groups = (
         "single"  # cub, awa2, sun, sun_released, single, data, clusters:N, or 0-8,9-11;12-20
     )
+
+    config.distribution = ConfigDict()
+    config.distribution.strategy = "jit"  # over a mesh of all devices; or "pmap"
+    config.distribution.attribute = 1  # devices among which the rows of attributes are cut
 
     config.picture = ConfigDict()
     config.picture.resize = 448  # pixels, short side
@@ -67,6 +72,7 @@ def get_config() -> ConfigDict:
     config.train.epochs = 80
     config.train.batch_size = 50
     config.train.balanced = True  # class-balanced sampling
+    config.train.steps_per_call = 32  # in one program, where the feature maps are on the device
     config.train.evaluate_every = 0  # steps; 0: once an epoch
     config.train.log_every = 10  # steps
     config.train.checkpoint_every = 500  # steps

@@ -115,9 +115,12 @@ def _writing(directory: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Orbax and TensorStore have many kinds for a full disk
+        # TensorStore names its files first, and says what the system said last.
+        reason = getattr(error, "strerror", None) or str(error).strip().rsplit(": ", 1)[-1]
         raise InputError(
-            f"{directory}: cannot be written ({type(error).__name__}: {_first_line(error)}); make "
-            "room and give the same command, it goes on from the last whole checkpoint"
+            f"{directory}: cannot be written ({type(error).__name__}: "
+            f"{' '.join(reason.split())[:200]}); make room and give the same command, it goes on "
+            "from the last whole checkpoint"
         ) from error
 
 

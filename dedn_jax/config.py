@@ -21,6 +21,8 @@ PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 FEATURE_DTYPES = ("float32", "bfloat16", "float16")
 DATA_SOURCES = ("features", "images")
 DATA_FORMATS = ("published_hdf5", "store", "prepared", "demo")
+STRATEGIES = ("jit", "pmap")
+RESIDENCIES = ("auto", "always", "never")
 BACKBONE_DTYPES = ("float32", "bfloat16")
 
 _RECIPE = "a recipe is a Python file as configs/base.py is one"
@@ -132,7 +134,7 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str], where: str) ->
 
 
 def _reason(error: BaseException) -> str:
-    """On one line. ml_collections wraps one error in another, whose text is then the first's code."""
+    """On one line. ml_collections wraps an error in another, whose text is then no text."""
     while error.args and isinstance(error.args[0], BaseException):
         error = error.args[0]
     text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
@@ -187,14 +189,27 @@ def _check_pictures(config: ConfigDict, require: Callable[[bool, str, str], None
         "data.workers",
         "0, or with config.data.source=images more: only pictures have work for them",
     )
+    require(
+        not config.data.features or (config.data.format == "prepared" and not pictures),
+        "data.features",
+        "nothing; it is for config.data.format=prepared with config.data.source=features",
+    )
     p = config.picture
     require(p.crop >= 32, "picture.crop", "at least 32 pixels")
     require(p.resize >= p.crop, "picture.resize", f"at least config.picture.crop={p.crop}")
     require(0 < p.smallest_area <= 1, "picture.smallest_area", "a share above 0, at most 1")
     require(0 <= p.flip_probability <= 1, "picture.flip_probability", "a number from 0 to 1")
-    require(not (p.augment and not pictures), "picture.augment", "false: features are not changed")
+    require(
+        not (p.augment and not pictures),
+        "picture.augment",
+        "false with features; set config.data.source=images",
+    )
     trained = config.backbone.trained
-    require(not (trained and not pictures), "backbone.trained", "false: features are given")
+    require(
+        not (trained and not pictures),
+        "backbone.trained",
+        "false with features; set config.data.source=images",
+    )
     require(config.backbone.learning_rate > 0, "backbone.learning_rate", "more than 0")
 
 
@@ -221,7 +236,15 @@ def check_config(config: ConfigDict, where: str) -> None:
     _check_fields(config, base_config(), where)
     one_of("data.source", DATA_SOURCES)
     one_of("data.format", DATA_FORMATS)
+    one_of("data.on_device", RESIDENCIES)
     one_of("backbone.dtype", BACKBONE_DTYPES)
+    one_of("distribution.strategy", STRATEGIES)
+    require(config.distribution.attribute >= 1, "distribution.attribute", "at least 1")
+    require(
+        config.distribution.attribute == 1 or config.distribution.strategy == "jit",
+        "distribution.attribute",
+        "1 with config.distribution.strategy=pmap",
+    )
     _check_pictures(config, require)
     one_of("data.dtype", FEATURE_DTYPES)
     one_of("selection.protocol", SELECTION_PROTOCOLS)
@@ -229,7 +252,10 @@ def check_config(config: ConfigDict, where: str) -> None:
     one_of("selection.refit", REFITS)
     one_of("model.precision", PRECISIONS)
     require(0 <= config.seed < 2**32, "seed", "0 to 2**32 - 1")
-    for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "checkpoints_kept"):
+    for name in (
+        *("epochs", "batch_size", "steps_per_call"),
+        *("log_every", "checkpoint_every", "checkpoints_kept"),
+    ):
         require(config.train[name] >= 1, f"train.{name}", "at least 1")
     require(config.train.evaluate_every >= 0, "train.evaluate_every", "0 (once an epoch) or more")
     require(config.evaluate.batch_size >= 1, "evaluate.batch_size", "at least 1")

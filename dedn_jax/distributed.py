@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,39 +10,22 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dedn_jax.data.pipeline import Shard
 from dedn_jax.errors import InputError
+from dedn_jax.step import Batch
 
-_DATA = "data"
-
-
-@functools.cache
-def mesh() -> Mesh:
-    """This process's devices in a row, along the axis `data`."""
-    return Mesh(np.asarray(jax.local_devices()), (_DATA,))
+DATA = "data"
+ATTRIBUTE = "attribute"
+# Seconds without a sign of life after which a process counts as dead, and the others end.
+_HEARTBEAT = 60
 
 
-def shard_batch(tree: Any) -> Any:
-    """Host arrays onto the devices, each cut along its first axis.
-
-    An array whose first axis the devices do not divide is given whole to each of them: the result
-    is the same, and takes as long as on one device.
-    """
-
-    def put(array: Any) -> jax.Array:
-        divides = np.ndim(array) > 0 and len(array) % mesh().size == 0
-        spec = PartitionSpec(_DATA) if divides else PartitionSpec()
-        return jax.device_put(array, NamedSharding(mesh(), spec))
-
-    return jax.tree.map(put, tree)
-
-
-def replicate(tree: Any) -> Any:
-    """A copy of every array on every device."""
-    return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec()))
-
-
-def initialize(coordinator: str, processes: int, process: int) -> None:
+def initialize(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> None:
     """Joins this process to the others of a run; before anything else uses JAX.
+
+    Without arguments they are found by JAX, which knows Cloud TPU pods, GKE and Slurm.
 
     Args:
       coordinator: `host:port` of process 0.
@@ -52,15 +35,16 @@ def initialize(coordinator: str, processes: int, process: int) -> None:
     Raises:
       InputError: the others cannot be reached, or numbers that do not fit.
     """
-    if not 0 <= process < processes:
+    if processes is not None and process is not None and not 0 <= process < processes:
         raise InputError(f"--process={process}, expected 0 to {processes - 1} (--processes - 1)")
     try:
-        jax.distributed.initialize(coordinator, processes, process)
+        jax.distributed.initialize(
+            coordinator, processes, process, heartbeat_timeout_seconds=_HEARTBEAT
+        )
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"--coordinator={coordinator}: process {process} of {processes} cannot join: {reason}"
-        ) from error
+        where = f"--coordinator={coordinator}" if coordinator else "--distributed"
+        raise InputError(f"{where}: this process cannot join the others: {reason}") from error
 
 
 def process() -> tuple[int, int]:
@@ -68,7 +52,143 @@ def process() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
+def is_main() -> bool:
+    """Whether this process writes logs, reports and results."""
+    return jax.process_index() == 0
+
+
 def barrier(name: str) -> None:
     """Waits until every process is here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def largest(value: int) -> int:
+    """The largest `value` of all processes; every process has to ask."""
+    if jax.process_count() == 1:
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.asarray(value))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How batches and parameters lie on the devices of all processes.
+
+    Batches are cut along the axis `data` of the mesh, parameters are on every device. The axis
+    `attribute` cuts the rows of attributes while they are computed with.
+
+    Attributes:
+      mesh: `[data, attribute]` devices.
+    """
+
+    mesh: Mesh
+
+    @classmethod
+    def of_devices(cls, devices: Any = None, attribute: int = 1) -> Layout:
+        """A layout of `devices`, of all there are by default.
+
+        Raises:
+          InputError: `attribute` does not divide the devices of a process.
+        """
+        devices = jax.devices() if devices is None else devices
+        here = len(devices) // len({d.process_index for d in devices})
+        if here % attribute:
+            raise InputError(
+                f"config.distribution.attribute={attribute}, expected a divisor of the {here} "
+                "devices of a process"
+            )
+        return cls(Mesh(np.asarray(devices).reshape(-1, attribute), (DATA, ATTRIBUTE)))
+
+    @property
+    def devices(self) -> int:
+        """How many parts a batch is cut into."""
+        return self.mesh.shape[DATA]
+
+    @property
+    def processes(self) -> int:
+        """Whose devices these are."""
+        return len({d.process_index for d in self.mesh.devices.flat})
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """Whole on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def by_batch(self) -> NamedSharding:
+        """Cut along the first axis."""
+        return NamedSharding(self.mesh, PartitionSpec(DATA))
+
+    @property
+    def shard(self) -> Shard:
+        """The part of every batch that this process reads."""
+        first = min(d.process_index for d in self.mesh.devices.flat)
+        return Shard(jax.process_index() - first, self.processes, devices=self.devices)
+
+    def replicate(self, tree: Any) -> Any:
+        """A copy of every array on every device; equal ones are given by all processes."""
+
+        def put(x: Any) -> jax.Array:
+            if isinstance(x, jax.Array) and x.sharding == self.replicated:
+                return x
+            if self.processes == 1:
+                return jax.device_put(x, self.replicated)
+            host = np.asarray(x)
+            return jax.make_array_from_callback(host.shape, self.replicated, lambda i: host[i])
+
+        return jax.tree.map(put, tree)
+
+    def rows(self, rows: int) -> int:
+        """Rows of a batch once it is filled up so that every device has as many."""
+        return -(-rows // self.devices) * self.devices
+
+    def cut(self, array: np.ndarray, rows: int) -> jax.Array:
+        """A batch's array on the devices, filled up with zeros.
+
+        Args:
+          array: the rows that `shard` gives to this process.
+          rows: of the whole batch, on all processes.
+        """
+        total = self.rows(rows)
+        missing = total // self.processes - len(array)
+        if missing:
+            array = np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
+        if self.processes == 1:
+            return jax.device_put(array, self.by_batch)
+        return jax.make_array_from_process_local_data(
+            self.by_batch, array, (total, *array.shape[1:])
+        )
+
+    def cut_steps(self, array: np.ndarray, rows: int) -> jax.Array:
+        """As `cut`, of the batches of several steps: `[steps, rows here, ...]`."""
+        total = self.rows(rows)
+        missing = total // self.processes - array.shape[1]
+        if missing:
+            fill = np.zeros((len(array), missing, *array.shape[2:]), array.dtype)
+            array = np.concatenate([array, fill], axis=1)
+        sharding = NamedSharding(self.mesh, PartitionSpec(None, DATA))
+        if self.processes == 1:
+            return jax.device_put(array, sharding)
+        return jax.make_array_from_process_local_data(
+            sharding, array, (len(array), total, *array.shape[2:])
+        )
+
+    def weights(self, rows: int) -> np.ndarray | None:
+        """`Batch.weights` of this process's rows; None where no row is filled up."""
+        if self.rows(rows) == rows:
+            return None
+        return np.ones(len(range(*self.shard.part(rows).indices(rows))), np.float32)
+
+    def batch(self, inputs: np.ndarray, labels: np.ndarray, rows: int) -> Batch:
+        """A step's batch on the devices, from this process's rows of it."""
+        weights = self.weights(rows)
+        return Batch(
+            self.cut(inputs, rows),
+            self.cut(labels, rows),
+            None if weights is None else self.cut(weights, rows),
+        )
+
+
+def local_layout() -> Layout:
+    """A layout of this process's own devices, for work that processes share out."""
+    return Layout.of_devices(jax.local_devices())

@@ -10,8 +10,9 @@ import numpy as np
 from flax import nnx
 
 from dedn_jax.data.dataset import Task
-from dedn_jax.data.pipeline import READ_HERE, Reading, evaluation_batches
-from dedn_jax.distributed import shard_batch
+from dedn_jax.data.pipeline import Reading, evaluation_batches
+from dedn_jax.distributed import Layout, local_layout
+from dedn_jax.feed import Feed, look_up
 from dedn_jax.metrics import gzsl_metrics, per_class_accuracy
 from dedn_jax.step import NOTHING, ClassSpace, Mixing, predict_scores
 
@@ -21,23 +22,27 @@ Metrics = dict[str, dict[str, float]]
 Predictor = Callable[..., tuple[jax.Array, jax.Array]]
 
 
-def make_predictor(model: nnx.GraphDef, mixing: Mixing) -> Predictor:
-    """A compiled `(params, inputs, classes, frozen) -> (gzsl, zsl)`.
+def make_predictor(model: nnx.GraphDef, mixing: Mixing, layout: Layout | None = None) -> Predictor:
+    """A compiled `(params, inputs, classes, frozen, table) -> (gzsl, zsl)`.
 
     `frozen` holds what the model has besides `params`; it may be left out if that is nothing. Both
     results are `[3, batch]` class ids for coarse, fine and fused: chosen among all classes,
-    and among the unseen alone.
+    and among the unseen alone, on every device of `layout`. `table` as in `dedn_jax.feed`.
     """
 
-    @jax.jit
     def predict(
-        params: nnx.State, inputs: jax.Array, classes: ClassSpace, frozen: nnx.State = NOTHING
+        params: nnx.State,
+        inputs: jax.Array,
+        classes: ClassSpace,
+        frozen: nnx.State = NOTHING,
+        table: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
+        inputs = look_up(table, inputs)
         scores = jnp.stack(predict_scores(model, params, inputs, classes, mixing, frozen))
         among_unseen = jnp.where(classes.seen, -jnp.inf, scores)
         return scores.argmax(-1), among_unseen.argmax(-1)
 
-    return predict
+    return jax.jit(predict, out_shardings=layout.replicated if layout else None)
 
 
 def evaluate_task(
@@ -48,19 +53,38 @@ def evaluate_task(
     batch_size: int,
     *,
     frozen: nnx.State = NOTHING,
-    reading: Reading = READ_HERE,
+    feed: Feed | None = None,
+    layout: Layout | None = None,
+    workers: int = 0,
 ) -> Metrics:
     """Evaluates on a task's images, each exactly once.
+
+    Args:
+      predictor: made for the same layout.
+      params: replicated over the layout, as are `classes` and `frozen`.
+      task: images and labels.
+      classes: to choose among.
+      batch_size: images at a time.
+      frozen: what the model has besides `params`.
+      feed: what batches are made of; None: the task's inputs, batch by batch.
+      layout: of the devices; None: all of this process's.
+      workers: processes that read ahead.
 
     Returns:
       For `coarse`, `fine` and `fused`: U, S, H and T1 in percent; S alone where no unseen class has
       an image.
     """
 
+    inputs, table = feed or Feed(task.inputs, None)
+    layout = layout or local_layout()
+    reading = Reading(workers, layout.shard)
+
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         gzsl, zsl = [], []
-        for inputs, count in evaluation_batches(task.inputs, images, batch_size, reading):
-            all_classes, unseen_classes = predictor(params, shard_batch(inputs), classes, frozen)
+        for batch, count in evaluation_batches(inputs, images, batch_size, reading):
+            all_classes, unseen_classes = predictor(
+                params, layout.cut(batch, batch_size), classes, frozen, table
+            )
             gzsl.append(np.asarray(all_classes)[:, :count])
             zsl.append(np.asarray(unseen_classes)[:, :count])
         return np.concatenate(gzsl, axis=1), np.concatenate(zsl, axis=1)

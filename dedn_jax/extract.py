@@ -99,23 +99,26 @@ def _write_shards(
     total = sum(len(writer.image_range(shard)) for shard in mine)
     left = sum(len(writer.image_range(shard)) for shard in missing)
     bar = progress(total, "extracting", "picture", initial=total - left)
+    kept = total - left
     maps = _computed(pictures, backbone, config, [writer.image_range(s) for s in missing])
     with bar:
         for shard in missing:
             features = np.empty(writer.plan.shard_shape(shard), np.float32)
             done = 0
-            while done < len(features):
+            while done < len(features) and not stop.signal_number:
                 part = next(maps)
                 features[done : done + len(part)] = part
                 done += len(part)
                 bar.update(len(part))
-                if stop.signal_number:
-                    raise Interrupted(
-                        stop.signal_number,
-                        f"stopped at {bar.n} of {total} pictures; whole shards are kept: give the "
-                        "same command to go on",
-                    )
-            writer.write(shard, features)
+            if done == len(features):
+                writer.write(shard, features)
+                kept += done
+            if stop.signal_number:
+                raise Interrupted(
+                    stop.signal_number,
+                    f"stopped; {kept} of {total} pictures are stored: give the same command to go "
+                    "on",
+                )
 
 
 def _computed(
@@ -123,7 +126,9 @@ def _computed(
 ) -> Iterator[np.ndarray]:
     """Feature maps of all images of `ranges`, in batches none of which spans two ranges."""
     definition, values = nnx.split(backbone)
-    values = distributed.replicate(values)
+    # Processes share the shards out among themselves: each works on its own devices.
+    layout = distributed.local_layout()
+    values = layout.replicate(values)
 
     @jax.jit
     def compute(values: nnx.State, images: jax.Array) -> jax.Array:
@@ -139,7 +144,7 @@ def _computed(
     batches = evaluation_batches(pictures, images, size, reading)
     for (inputs, _), count in zip(batches, counts, strict=True):
         # One batch is computed while the one before it is fetched and written.
-        computed = compute(values, distributed.shard_batch(inputs)), count
+        computed = compute(values, layout.cut(inputs, size)), count
         if waiting:
             yield np.asarray(waiting[0])[: waiting[1]]
         waiting = computed

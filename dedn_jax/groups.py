@@ -105,7 +105,7 @@ def resolve_groups(
         if expected != num_attributes:
             raise InputError(
                 f"config.data.groups={spec!r} is for {expected} attributes, the data have "
-                f"{num_attributes}; use single, clusters:N or a list"
+                f"{num_attributes}; use data (the data set's own), single, clusters:N or a list"
             )
         return _from_table(table, num_attributes)
     if spec == "single":

@@ -54,6 +54,16 @@ class MetricsLog:
         self._board.close()
 
 
+class NoLog:
+    """Takes metrics and writes nothing: for all processes of a run but one."""
+
+    def training(self, step: int, terms: Mapping[str, float]) -> None: ...
+
+    def evaluation(self, step: int, label: str, metrics: Metrics) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def read_lines(path: Path) -> list[dict]:
     """All whole lines of a metrics file; a line cut short by a crash is left out."""
     if not path.exists():

@@ -5,8 +5,55 @@ Letters: b images, K classes, A attributes.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchMean:
+    """The mean over a batch's images, wherever they are.
+
+    Attributes:
+      weights: `[b]` float32: 1 for an image, 0 for a row that only fills the batch up; None where
+        every row counts.
+      axis: name of the mapped axis (`pmap`) along which the batch is cut; None where it is whole.
+        A device then gives its share of the mean: the sum over the axis is the mean.
+    """
+
+    weights: jax.Array | None = None
+    axis: str | None = None
+
+    def __call__(self, values: jax.Array) -> jax.Array:
+        """Of `[b]` values."""
+        if self.weights is None and self.axis is None:
+            return values.mean()
+        return self.sum(values) / self.count(values)
+
+    def sum(self, values: jax.Array) -> jax.Array:
+        """The sum of this device's values."""
+        return (values if self.weights is None else values * self.weights).sum()
+
+    def count(self, values: jax.Array) -> jax.Array:
+        """How many images there are on all devices."""
+        n = jnp.float32(values.shape[0]) if self.weights is None else self.weights.sum()
+        return n if self.axis is None else jax.lax.psum(n, self.axis)
+
+    def log_mean_exp(self, values: jax.Array) -> jax.Array:
+        """`log(mean_b exp(values))`, of this device's share."""
+        log_count = jnp.log(self.count(values))
+        if self.axis is None:
+            if self.weights is not None:
+                values = jnp.where(self.weights > 0, values, -jnp.inf)
+            return jax.nn.logsumexp(values) - log_count
+        # Log-probabilities: exp cannot overflow, and a mass that underflows everywhere is lost
+        # either way. What the devices share is the sum, and each has an equal part of the result.
+        total = jax.lax.psum(self.sum(jnp.exp(values)), self.axis)
+        return (jnp.log(total) - log_count) / jax.lax.psum(1.0, self.axis)
+
+
+MEAN = BatchMean()
 
 
 def class_bias(seen: jax.Array, bias: float) -> jax.Array:
@@ -40,6 +87,7 @@ def margin_cross_entropy(
     bias: float,
     margin: float,
     seen_margin: float,
+    mean: BatchMean = MEAN,
 ) -> jax.Array:
     """Margin-aware cross-entropy over all classes; plain when both margins are 0.
 
@@ -53,6 +101,7 @@ def margin_cross_entropy(
       bias: size of d.
       margin: t.
       seen_margin: 1 in the published recipes.
+      mean: over which images.
 
     Returns:
       Mean over the batch, in nats.
@@ -60,10 +109,10 @@ def margin_cross_entropy(
     logits = scores - class_bias(seen, bias) + jnp.where(seen, seen_margin, 0.0)
     true_class = jax.nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
     logits = logits - margin * true_class
-    return -(jax.nn.log_softmax(logits) * true_class).sum(-1).mean()
+    return -mean((jax.nn.log_softmax(logits) * true_class).sum(-1))
 
 
-def self_calibration(scores: jax.Array, seen: jax.Array) -> jax.Array:
+def self_calibration(scores: jax.Array, seen: jax.Array, mean: BatchMean = MEAN) -> jax.Array:
     """`-log(mean_b Σ_{unseen k} softmax(s)_k)`: keeps some mass on the unseen classes.
 
     Args:
@@ -72,18 +121,18 @@ def self_calibration(scores: jax.Array, seen: jax.Array) -> jax.Array:
     """
     log_probabilities = jax.nn.log_softmax(scores)
     log_mass = jax.nn.logsumexp(log_probabilities, axis=-1, where=~seen)
-    return jnp.log(float(scores.shape[0])) - jax.nn.logsumexp(log_mass)
+    return -mean.log_mean_exp(log_mass)
 
 
-def jensen_shannon(x: jax.Array, y: jax.Array) -> jax.Array:
+def jensen_shannon(x: jax.Array, y: jax.Array, mean: BatchMean = MEAN) -> jax.Array:
     """Jensen-Shannon divergence of `softmax(x)` and `softmax(y)`, `[b, n]` each: mean over rows."""
     log_p, log_q = jax.nn.log_softmax(x), jax.nn.log_softmax(y)
     log_mean = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
     divergence = jnp.exp(log_p) * (log_p - log_mean) + jnp.exp(log_q) * (log_q - log_mean)
-    return 0.5 * divergence.sum(-1).mean()
+    return 0.5 * mean(divergence.sum(-1))
 
 
-def agreement(x: jax.Array, y: jax.Array) -> jax.Array:
+def agreement(x: jax.Array, y: jax.Array, mean: BatchMean = MEAN) -> jax.Array:
     """The published D: `(1/b) Σ_ij |x-y|³_ij / ‖x_i-y_i‖₂ + JSD`, for `[b, n]` scores.
 
     1e-9 stands under the square root, as in the published SUN and AWA2 models, so that value and
@@ -91,18 +140,25 @@ def agreement(x: jax.Array, y: jax.Array) -> jax.Array:
     """
     difference = jnp.abs(x - y)
     norm = jnp.sqrt(jnp.square(difference).sum(-1, keepdims=True) + 1e-9)
-    return (difference**3 / norm).sum(-1).mean() + jensen_shannon(x, y)
+    return mean((difference**3 / norm).sum(-1)) + jensen_shannon(x, y, mean)
 
 
-def kl_divergence(teacher: jax.Array, student: jax.Array, temperature: float) -> jax.Array:
+def kl_divergence(
+    teacher: jax.Array, student: jax.Array, temperature: float, mean: BatchMean = MEAN
+) -> jax.Array:
     """`KL(softmax(teacher/T) ‖ softmax(student/T))`, `[b, n]` scores: mean over rows, nats."""
     log_p = jax.nn.log_softmax(teacher / temperature)
     log_q = jax.nn.log_softmax(student / temperature)
-    return (jnp.exp(log_p) * (log_p - log_q)).sum(-1).mean()
+    return mean((jnp.exp(log_p) * (log_p - log_q)).sum(-1))
 
 
 def bidirectional_kl(
-    x: jax.Array, y: jax.Array, *, temperature: float, stop_gradient: bool
+    x: jax.Array,
+    y: jax.Array,
+    *,
+    temperature: float,
+    stop_gradient: bool,
+    mean: BatchMean = MEAN,
 ) -> jax.Array:
     """`T² · [KL(p_x ‖ p_y) + KL(p_y ‖ p_x)]`, each side teaching the other.
 
@@ -112,7 +168,9 @@ def bidirectional_kl(
       x, y: `[b, n]` scores.
       temperature: T.
       stop_gradient: hold the teacher side (the first argument) of each divergence fixed.
+      mean: over which images.
     """
     hold = jax.lax.stop_gradient if stop_gradient else lambda z: z
-    both = kl_divergence(hold(x), y, temperature) + kl_divergence(hold(y), x, temperature)
+    both = kl_divergence(hold(x), y, temperature, mean)
+    both += kl_divergence(hold(y), x, temperature, mean)
     return temperature**2 * both

@@ -98,12 +98,14 @@ def feature_shape(backbone: Backbone, size: int) -> tuple[int, int]:
     """Channels and regions of the feature maps of `size` by `size` pictures.
 
     Raises:
-      InputError: the pictures are smaller than a region.
+      InputError: the backbone cannot take pictures of that size.
     """
     pictures = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
-    _, channels, regions = jax.eval_shape(
-        lambda images: backbone_maps(backbone, images), pictures
-    ).shape
+    try:
+        shape = jax.eval_shape(lambda images: backbone_maps(backbone, images), pictures).shape
+    except ValueError as error:
+        raise InputError(f"config.picture.crop={size}: the backbone takes no {error}") from error
+    _, channels, regions = shape
     if not regions:
         raise InputError(f"config.picture.crop={size}: too small for a single region")
     return channels, regions

@@ -16,29 +16,32 @@ from dedn_jax.checkpoint import Checkpoints, Snapshot, load_params, save_params
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import Reading, TrainBatches
 from dedn_jax.data.sampler import Sampler
-from dedn_jax.distributed import replicate, shard_batch
+from dedn_jax.distributed import Layout, barrier, is_main, largest
 from dedn_jax.errors import InputError
 from dedn_jax.evaluate import Metrics, evaluate_task, make_predictor
+from dedn_jax.feed import Feed
 from dedn_jax.files import read_json, write_json
 from dedn_jax.groups import AttributeGroups
 from dedn_jax.interrupt import Interrupted, StopRequest
-from dedn_jax.logs import MetricsLog
+from dedn_jax.logs import MetricsLog, NoLog
 from dedn_jax.network import Network
 from dedn_jax.optimizer import make_optimizer
 from dedn_jax.progress import progress
 from dedn_jax.step import (
-    Batch,
     Mixing,
     Objective,
     TrainState,
+    TrainStep,
     init_state,
     make_class_space,
     make_train_step,
 )
+from dedn_jax.strategy import JitStrategy, PmapStrategy, Strategy, terms_of
 from dedn_jax.workdir import Workdir
 
 # Streams of the sampler's random numbers, so that two phases of a run do not share batches.
 _STREAMS = {"validation": 0, "final": 1}
+_ASK_EVERY = 8  # steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Phase:
       task: images and classes.
       groups: attribute groups of the model.
       network: the model's definition and what of it is not trained.
+      feed: what batches are made of.
+      layout: of the devices.
       num_steps: steps to do.
       evaluation_label: names the images evaluated on wherever their numbers appear; None: the last
         step's parameters are taken without any evaluation.
@@ -59,6 +64,8 @@ class Phase:
     task: Task
     groups: AttributeGroups
     network: Network
+    feed: Feed
+    layout: Layout
     num_steps: int
     evaluation_label: str | None
 
@@ -79,6 +86,10 @@ class PhaseResult(NamedTuple):
     selected_metrics: Metrics | None
     best_t1: dict[str, float] | None
     params: nnx.State
+
+
+# Under `jit`: parameters may lie on devices of other processes.
+_copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
 class Selection:
@@ -103,7 +114,7 @@ class Selection:
         so_far = best["metrics"]["fused"][self._key] if best["metrics"] else 0.0
         if fused[self._key] > so_far or so_far == 0:
             best["step"], best["metrics"] = step, metrics
-            self.params = jax.tree.map(jnp.copy, params)
+            self.params = _copied(params)
 
     def take(self, step: int, params: nnx.State) -> None:
         """Selects `params` without a rule."""
@@ -135,8 +146,8 @@ def run_phase(
         return _finished(folder, params)
 
     # The state is donated to the step: it must not share buffers with what the caller still holds.
-    params = replicate(params)
-    state = replicate(init_state(jax.tree.map(jnp.copy, params), make_optimizer(config)))
+    params = phase.layout.replicate(params)
+    state = phase.layout.replicate(init_state(_copied(params), make_optimizer(config)))
     selection = Selection(config.selection.metric, params)
     batches = _batches(phase, config)
     checkpoints = Checkpoints(folder / "checkpoints", config.train.checkpoints_kept)
@@ -153,16 +164,18 @@ def run_phase(
         selection.take(phase.num_steps, state.params)
     best = selection.best
     save_params(folder / "selected", selection.params)
-    write_json(
-        folder / "result.json",
-        {
-            "steps": phase.num_steps,
-            "selected_step": best["step"],
-            "evaluated_on": phase.evaluation_label,
-            "selected_metrics": best["metrics"],
-            "best_t1": best["t1"],
-        },
-    )
+    if is_main():
+        write_json(
+            folder / "result.json",
+            {
+                "steps": phase.num_steps,
+                "selected_step": best["step"],
+                "evaluated_on": phase.evaluation_label,
+                "selected_metrics": best["metrics"],
+                "best_t1": best["t1"],
+            },
+        )
+    barrier(f"{phase.name} is finished")
     return PhaseResult(phase.num_steps, best["step"], best["metrics"], best["t1"], selection.params)
 
 
@@ -178,11 +191,19 @@ def _finished(folder: Path, like: nnx.State) -> PhaseResult:
     return PhaseResult(steps, selected, metrics, best_t1, load_params(folder / "selected", like))
 
 
-def _batches(phase: Phase, config: ConfigDict) -> TrainBatches:
+def _sampler(phase: Phase, config: ConfigDict) -> Sampler:
     task = phase.task
-    labels = task.labels[task.train]
-    sampler = Sampler.from_config(task.train, labels, config, _STREAMS[phase.name])
-    return TrainBatches(task, sampler, phase.num_steps, Reading(config.data.workers))
+    return Sampler.from_config(task.train, task.labels[task.train], config, _STREAMS[phase.name])
+
+
+def _batches(phase: Phase, config: ConfigDict) -> TrainBatches:
+    reading = Reading(config.data.workers, phase.layout.shard)
+    return TrainBatches(
+        dataclasses.replace(phase.task, inputs=phase.feed.inputs),
+        _sampler(phase, config),
+        phase.num_steps,
+        reading,
+    )
 
 
 def _train(
@@ -196,61 +217,105 @@ def _train(
     stop: StopRequest,
 ) -> TrainState:
     """The training loop, from the state's step to the last."""
-    optimizer = make_optimizer(config)
-    train_step = jax.jit(
-        make_train_step(phase.network.definition, Objective.from_config(config), optimizer),
-        donate_argnums=0,
-    )
-    predictor = make_predictor(phase.network.definition, Mixing.from_config(config))
-    frozen = replicate(phase.network.frozen)
-    classes = replicate(
-        make_class_space(phase.task.class_embeddings, phase.task.seen, phase.groups)
-    )
+    layout, task = phase.layout, phase.task
+    predictor = make_predictor(phase.network.definition, Mixing.from_config(config), layout)
+    classes = layout.replicate(make_class_space(task.class_embeddings, task.seen, phase.groups))
+    frozen = layout.replicate(phase.network.frozen)
+    strategy = _strategy(phase, config)
+    rows = _sampler(phase, config).size
     interval = config.train.evaluate_every or max(1, phase.num_steps // config.train.epochs)
-    start = int(state.step)
-    log = MetricsLog(workdir.metrics_file, workdir.tensorboard, phase.name, start)
-    bar = progress(phase.num_steps, phase.name, "step", initial=start)
+    step = int(state.step)
+    state = strategy.place(state)
+    log: MetricsLog | NoLog = NoLog()
+    if is_main():
+        log = MetricsLog(workdir.metrics_file, workdir.tensorboard, phase.name, step)
+    bar = progress(phase.num_steps, phase.name, "step", initial=step, shown=is_main())
     try:
-        for step in range(start + 1, phase.num_steps + 1):
-            # The step before is still running on the device while this batch is fetched and sent.
-            batch = Batch(*shard_batch(next(batches)))
-            state, terms = train_step(state, batch, classes, frozen)
-            bar.update()
+        while step < phase.num_steps:
+            # A call ends where something is due, so that it is done with that step's parameters.
+            due = min(
+                phase.num_steps,
+                *(_next(step, n) for n in (interval, config.train.checkpoint_every)),
+            )
+            count = min(strategy.most, due - step)
+            # The steps before still run on the device while these batches are read and sent.
+            state, terms = strategy.run(state, [next(batches) for _ in range(count)], rows)
+            first, step = step + 1, step + count
+            bar.update(count)
             # Read once: a signal that comes later in this turn is answered in the next.
-            last, stopping = step == phase.num_steps, bool(stop.signal_number)
+            last, stopping = step == phase.num_steps, _stopping(stop, step)
             saves = step % config.train.checkpoint_every == 0 or last or stopping
-            logs = step % config.train.log_every == 0 or last
-            if logs or saves:
-                values = {k: float(v) for k, v in terms.items()}
-                _check_finite(phase.name, step, values)  # so that no checkpoint holds a NaN
-            if logs:
-                log.training(step, values)
+            logged = [s for s in range(first, step + 1) if _logs(s, phase, config)]
+            if saves and step not in logged:
+                _check_finite(phase.name, step, terms_of(terms, count - 1))
+            for s in logged:
+                values = terms_of(terms, s - first)
+                _check_finite(phase.name, s, values)  # so that no checkpoint holds a NaN
+                log.training(s, values)
                 bar.set_postfix_str(f"loss {values['loss']:.3f} {selection}", refresh=False)
             if phase.evaluation_label and (step % interval == 0 or last):
+                params = strategy.plain(state.params)
                 metrics = evaluate_task(
                     predictor,
-                    state.params,
-                    phase.task,
+                    params,
+                    task,
                     classes,
                     config.evaluate.batch_size,
                     frozen=frozen,
-                    reading=Reading(config.data.workers),
+                    feed=phase.feed,
+                    layout=layout,
+                    workers=config.data.workers,
                 )
                 log.evaluation(step, phase.evaluation_label, metrics)
-                selection.update(step, metrics, state.params)
+                selection.update(step, metrics, params)
+                bar.set_postfix_str(str(selection), refresh=False)
             if saves:
                 position = {"data": batches.get_state(), "best": selection.best}
-                checkpoints.save(step, Snapshot(state, selection.params, position))
+                checkpoints.save(step, Snapshot(strategy.plain(state), selection.params, position))
             if stopping and not last:
                 raise Interrupted(
-                    stop.signal_number,
+                    stopping,
                     f"stopped at step {step} of {phase.num_steps} of phase {phase.name}; "
                     "give the same command to resume",
                 )
     finally:
         bar.close()
         log.close()
-    return state
+    return strategy.plain(state)
+
+
+def _strategy(phase: Phase, config: ConfigDict) -> Strategy:
+    def make_step(axis: str | None) -> TrainStep:
+        return make_train_step(
+            phase.network.definition, Objective.from_config(config), make_optimizer(config), axis
+        )
+
+    task, layout = phase.task, phase.layout
+    classes = make_class_space(task.class_embeddings, task.seen, phase.groups)
+    if config.distribution.strategy == "pmap":
+        return PmapStrategy(make_step, layout, classes, phase.network.frozen)
+    # Several steps a call need their batches at hand: worth it for indices, not for features.
+    most = 1 if phase.feed.table is None else config.train.steps_per_call
+    return JitStrategy(make_step, layout, classes, phase.network.frozen, phase.feed.table, most)
+
+
+def _next(step: int, interval: int) -> int:
+    """The first multiple of `interval` after `step`."""
+    return (step // interval + 1) * interval
+
+
+def _logs(step: int, phase: Phase, config: ConfigDict) -> bool:
+    return step % config.train.log_every == 0 or step == phase.num_steps
+
+
+def _stopping(stop: StopRequest, step: int) -> int:
+    """The signal that asks to stop, 0 for none; the same in all processes.
+
+    Several processes ask each other every few steps only: each time they wait for the slowest.
+    """
+    if jax.process_count() > 1 and step % _ASK_EVERY:
+        return 0
+    return largest(stop.signal_number)
 
 
 def _check_finite(name: str, step: int, terms: dict[str, float]) -> None:

@@ -10,7 +10,15 @@ from tqdm import tqdm
 _LOG_INTERVAL = 20.0  # seconds between lines where nobody watches
 
 
-def progress(total: int, desc: str, unit: str, *, initial: int = 0, delay: float = 0.0) -> Any:
+def progress(
+    total: int,
+    desc: str,
+    unit: str,
+    *,
+    initial: int = 0,
+    delay: float = 0.0,
+    shown: bool = True,
+) -> Any:
     """A tqdm bar on stderr with rate and time left.
 
     Args:
@@ -19,6 +27,7 @@ def progress(total: int, desc: str, unit: str, *, initial: int = 0, delay: float
       unit: what is counted.
       initial: units already done.
       delay: seconds before anything is shown, for what may be over at once.
+      shown: whether at all; of several processes one is enough.
     """
     live = sys.stderr.isatty()
     return tqdm(
@@ -27,6 +36,7 @@ def progress(total: int, desc: str, unit: str, *, initial: int = 0, delay: float
         desc=desc,
         unit=unit,
         delay=delay,
+        disable=not shown,
         dynamic_ncols=live,
         mininterval=0.1 if live else _LOG_INTERVAL,
         maxinterval=10.0 if live else _LOG_INTERVAL,

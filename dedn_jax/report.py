@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.data.pictures import Pictures
 from dedn_jax.data.pipeline import evaluation_batches
-from dedn_jax.distributed import replicate, shard_batch
+from dedn_jax.distributed import local_layout
 from dedn_jax.evaluate import EXPERTS, METRICS, make_predictor
 from dedn_jax.files import read_json, write_atomically
 from dedn_jax.logs import read_lines
@@ -133,14 +133,15 @@ def _predict(run: Run, params: object, images: np.ndarray) -> np.ndarray:
     """Class ids that the fused score chooses among all classes."""
     task = trainval_task(run.dataset)
     classes = make_class_space(task.class_embeddings, task.seen, run.groups)
-    params, classes, frozen = replicate((params, classes, run.network.frozen))
+    layout = local_layout()
+    params, classes, frozen = layout.replicate((params, classes, run.network.frozen))
     predictor = make_predictor(run.network.definition, Mixing.from_config(run.config))
     parts = []
     with jax.default_matmul_precision(run.config.model.precision):
         for inputs, count in evaluation_batches(
             task.inputs, images, run.config.evaluate.batch_size
         ):
-            among_all, _ = predictor(params, shard_batch(inputs), classes, frozen)
+            among_all, _ = predictor(params, layout.cut(inputs, len(inputs)), classes, frozen)
             parts.append(np.asarray(among_all)[EXPERTS.index("fused"), :count])
     return task.class_ids[np.concatenate(parts)]
 

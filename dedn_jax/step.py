@@ -40,10 +40,13 @@ class Batch(NamedTuple):
       inputs: `[batch, channels, regions]` feature maps, or `[batch, height, width, 3]` uint8
         pictures where the model has a backbone.
       labels: `[batch]` int32.
+      weights: `[batch]` float32: 0 for rows that only fill the batch up, 1 for images; None where
+        all rows are images.
     """
 
     inputs: jax.Array
     labels: jax.Array
+    weights: jax.Array | None = None
 
 
 class TrainState(NamedTuple):
@@ -89,8 +92,9 @@ def objective_terms(
     labels: jax.Array,
     classes: ClassSpace,
     objective: Objective,
+    mean: losses.BatchMean = losses.MEAN,
 ) -> dict[str, jax.Array]:
-    """Every loss term, and their weighted sum as `loss`; scalars.
+    """Every loss term, and their weighted sum as `loss`; scalars, means over images by `mean`.
 
     Terms with weight 0 are not computed, except the agreement and the calibration, which are worth
     watching in every run.
@@ -110,10 +114,11 @@ def objective_terms(
             bias=o.bias,
             margin=o.margin if o.margin_aware else 0.0,
             seen_margin=o.seen_margin if o.margin_aware else 0.0,
+            mean=mean,
         )
-        terms[f"calibration_{name}"] = losses.self_calibration(s, classes.seen)
+        terms[f"calibration_{name}"] = losses.self_calibration(s, classes.seen, mean)
         terms[f"alignment_{name}"] = losses.agreement(
-            attribute_scores.region, attribute_scores.channel
+            attribute_scores.region, attribute_scores.channel, mean
         )
         total += terms[f"cross_entropy_{name}"]
         # A weight of 0 leaves the term out: 0 · inf is NaN, and a mass of 0 has an infinite log.
@@ -122,7 +127,7 @@ def objective_terms(
         if o.alignment_weight:
             total += o.alignment_weight * terms[f"alignment_{name}"]
         scores[name] = s
-    terms["agreement"] = losses.agreement(scores["coarse"], scores["fine"])
+    terms["agreement"] = losses.agreement(scores["coarse"], scores["fine"], mean)
     if o.agreement_weight:
         total += o.agreement_weight * terms["agreement"]
     if o.kl_weight:
@@ -131,6 +136,7 @@ def objective_terms(
             scores["fine"],
             temperature=o.kl_temperature,
             stop_gradient=o.kl_stop_gradient,
+            mean=mean,
         )
         total += o.kl_weight * terms["bidirectional_kl"]
     return {"loss": total, **terms}
@@ -143,34 +149,44 @@ def loss_and_gradients(
     classes: ClassSpace,
     objective: Objective,
     frozen: nnx.State = NOTHING,
+    axis: str | None = None,
 ) -> tuple[dict[str, jax.Array], nnx.State]:
-    """Loss terms, and the gradient of their weighted sum in `params`; none in `frozen`."""
+    """Loss terms, and the gradient of their weighted sum in `params`; none in `frozen`.
+
+    With `axis`, the name of a mapped axis along which the batch is cut, both are of the whole batch
+    and the same on every device; one all-reduce makes them so.
+    """
+    mean = losses.BatchMean(batch.weights, axis)
 
     def loss(params: nnx.State) -> tuple[jax.Array, dict[str, jax.Array]]:
         coarse, fine = nnx.merge(model, params, frozen)(batch.inputs)
-        terms = objective_terms(coarse, fine, batch.labels, classes, objective)
+        terms = objective_terms(coarse, fine, batch.labels, classes, objective, mean)
         return terms["loss"], terms
 
     (_, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-    return terms, gradients
+    return (terms, gradients) if axis is None else jax.lax.psum((terms, gradients), axis)
 
 
 TrainStep = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 
 
 def make_train_step(
-    model: nnx.GraphDef, objective: Objective, optimizer: optax.GradientTransformation
+    model: nnx.GraphDef,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    axis: str | None = None,
 ) -> TrainStep:
     """The step `(state, batch, classes, frozen) -> (state, metrics)`; pure, not compiled.
 
-    `frozen` holds what the model has besides `state.params`; it may be left out if that is nothing.
+    `axis` as in `loss_and_gradients`. `frozen` holds what the model has besides `state.params`; it
+    may be left out if that is nothing.
     """
 
     def train_step(
         state: TrainState, batch: Batch, classes: ClassSpace, frozen: nnx.State = NOTHING
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         terms, gradients = loss_and_gradients(
-            model, state.params, batch, classes, objective, frozen
+            model, state.params, batch, classes, objective, frozen, axis
         )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import jax
@@ -11,10 +12,10 @@ from ml_collections import ConfigDict
 
 from dedn_jax.data.dataset import GZSLDataset, Task, trainval_task, validation_task
 from dedn_jax.data.load import load_dataset
-from dedn_jax.data.pipeline import Reading
-from dedn_jax.distributed import replicate
+from dedn_jax.distributed import Layout, barrier, is_main, local_layout
 from dedn_jax.errors import InputError
 from dedn_jax.evaluate import Metrics, evaluate_task, make_predictor, metrics_table
+from dedn_jax.feed import Feed, make_feed
 from dedn_jax.files import read_json, write_json
 from dedn_jax.groups import AttributeGroups, resolve_groups
 from dedn_jax.interrupt import StopRequest, stop_on_signals
@@ -57,13 +58,20 @@ def train(config: ConfigDict, workdir_path: str | Path) -> dict[str, object]:
     groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
     network = make_network(config, dataset, groups)
     _check_protocol(config, dataset)
-    with workdir.locked():
-        workdir.claim(config, dataset.fingerprint() | network.fingerprint())
+    layout = Layout.of_devices(attribute=config.distribution.attribute)
+    # One process holds the directory for all.
+    with workdir.locked() if is_main() else contextlib.nullcontext():
+        if is_main():
+            workdir.claim(config, dataset.fingerprint() | network.fingerprint())
+        barrier("the work directory is claimed")
         if workdir.result_file.exists():
             return read_json(workdir.result_file)
         with stop_on_signals() as stop, jax.default_matmul_precision(config.model.precision):
-            result = _run_phases(config, workdir, dataset, groups, network, stop)
-        write_json(workdir.result_file, result)
+            feed = make_feed(dataset.inputs, config, layout)
+            result = _run_phases(config, workdir, dataset, groups, network, (feed, layout), stop)
+        if is_main():
+            write_json(workdir.result_file, result)
+        barrier("the result is written")
     return result
 
 
@@ -73,6 +81,7 @@ def _run_phases(
     dataset: GZSLDataset,
     groups: AttributeGroups,
     network: Network,
+    place: tuple[Feed, Layout],
     stop: StopRequest,
 ) -> dict[str, object]:
     params = network.params
@@ -90,7 +99,7 @@ def _run_phases(
         )
         held = candidate.class_ids[~candidate.seen]
         length = num_steps(candidate, config, config.train.epochs)
-        phase = Phase("validation", candidate, groups, network, length, VALIDATION_LABEL)
+        phase = Phase("validation", candidate, groups, network, *place, length, VALIDATION_LABEL)
         selection = run_phase(phase, params, config, workdir, stop)
         epochs = selection.selected_step * config.train.batch_size / len(candidate.train)
         if config.selection.refit == "continue":
@@ -98,9 +107,9 @@ def _run_phases(
         steps = num_steps(task, config, epochs)
     label = TEST_BEST_LABEL if protocol == "test-best" else None
     final = run_phase(
-        Phase("final", task, groups, network, steps, label), params, config, workdir, stop
+        Phase("final", task, groups, network, *place, steps, label), params, config, workdir, stop
     )
-    metrics = evaluate_params(config, dataset, groups, network, final.params)
+    metrics = evaluate_params(config, dataset, groups, network, final.params, *place)
     return _result(config, dataset, selection, held, final, metrics)
 
 
@@ -115,17 +124,24 @@ def evaluate_params(
     groups: AttributeGroups,
     network: Network,
     params: nnx.State,
+    feed: Feed | None = None,
+    layout: Layout | None = None,
 ) -> Metrics:
-    """U, S, H and T1 of `params` on the test sets."""
+    """U, S, H and T1 of `params` on the test sets; `feed` and `layout` as in `evaluate_task`."""
     task = trainval_task(dataset)
+    layout = layout or local_layout()
+    classes = make_class_space(task.class_embeddings, task.seen, groups)
+    params, classes, frozen = layout.replicate((params, classes, network.frozen))
     return evaluate_task(
-        make_predictor(network.definition, Mixing.from_config(config)),
-        replicate(params),
+        make_predictor(network.definition, Mixing.from_config(config), layout),
+        params,
         task,
-        replicate(make_class_space(task.class_embeddings, task.seen, groups)),
+        classes,
         config.evaluate.batch_size,
-        frozen=replicate(network.frozen),
-        reading=Reading(config.data.workers),
+        frozen=frozen,
+        feed=feed,
+        layout=layout,
+        workers=config.data.workers,
     )
 
 
@@ -179,15 +195,21 @@ def _result(
 
 def result_text(result: dict) -> str:
     """What a training prints at its end."""
-    lines = [f"Selected by {result['selected_by']}, step {result['selected_step']}."]
+    lines = []
     if held := result.get("validation_classes"):
-        lines.append(f"{len(held['names'])} validation classes, chosen by {held['chosen_by']}.")
+        names = held["names"]
+        several = "es" if len(names) > 1 else ""
+        lines.append(f"{len(names)} validation class{several}, chosen by {held['chosen_by']}.")
     if validation := result.get("validation"):
         fused = validation["fused"]
         lines.append(
-            f"Validation: step {validation['selected_step']} of {validation['steps']}, "
-            + ", ".join(f"{k} {v:.1f}" for k, v in fused.items())
+            f"Best on validation classes: step {validation['selected_step']} of "
+            f"{validation['steps']}, " + ", ".join(f"{k} {v:.1f}" for k, v in fused.items())
         )
+        how = {"retrain": "Retrained", "continue": "Trained on"}[result["refit"]]
+        lines.append(f"{how} on all of trainval for {result['steps']} steps.")
+    else:
+        lines.append(f"Selected by {result['selected_by']}, step {result['selected_step']}.")
     lines += ["", f"Test sets ({result['protocol']}), percent:", metrics_table(result["test"])]
     if best := result.get("test_best_t1"):
         lines.append(f"Best T1 by test (test-best): {best['T1']:.1f} at step {best['step']}")

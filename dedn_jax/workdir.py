@@ -20,12 +20,16 @@ FREE_FIELDS = frozenset(
     {
         "backbone.weights",
         "data.features",
+        "data.on_device",
         "data.path",
         "data.workers",
         "data.word_vectors",
         "data.memory_map",
+        "distribution.attribute",
+        "distribution.strategy",
         "evaluate.batch_size",
         "train.log_every",
+        "train.steps_per_call",
         "train.checkpoint_every",
         "train.checkpoints_kept",
     }
@@ -127,18 +131,21 @@ class Workdir:
         """
         self.check_config(config)
         new = not self.dataset_file.exists()
-        if new:
-            write_json(self.dataset_file, fingerprint)
-        else:
-            self.check_fingerprint(fingerprint)
-        resolved = config.to_dict()
-        if not self.config_file.exists() or read_json(self.config_file) != resolved:
-            try:
+        try:
+            if new:
+                write_json(self.dataset_file, fingerprint)
+            else:
+                self.check_fingerprint(fingerprint)
+            resolved = config.to_dict()
+            if not self.config_file.exists() or read_json(self.config_file) != resolved:
                 write_json(self.config_file, resolved)
-            except OSError:
-                if new:
-                    self.dataset_file.unlink()
-                raise
+        except OSError as error:
+            if new:
+                self.dataset_file.unlink(missing_ok=True)
+            raise InputError(
+                f"--workdir: {self.path} cannot be written to ({error.strerror}); make room, or "
+                "choose another"
+            ) from error
 
     def _visible(self) -> list[Path]:
         """What is in the directory but for temporary files of a write that was killed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 from flax import nnx
 from PIL import Image
@@ -39,6 +40,25 @@ def picture_folder(root: Path, pictures: int = 6, size: int = 40) -> Path:
 def prepared_folder(root: Path, **arguments: int) -> Path:
     """The prepared set of `picture_folder`."""
     return build(read_folder(picture_folder(root / "mine", **arguments)), root / "prepared")
+
+
+def published_file(path: Path, images: int = 96) -> Path:
+    """A feature file in the published layout: eight classes of twelve images, two unseen."""
+    rng = np.random.default_rng(1)
+    labels = np.arange(images) % CLASSES
+    att = rng.random((CLASSES, ATTRIBUTES)) + np.eye(CLASSES, ATTRIBUTES)
+    maps = rng.random((images, 16, 3, 3)) + 0.5 * rng.random((CLASSES, 16, 1, 1))[labels]
+    seen = labels < CLASSES - 2
+    test = np.arange(images) // CLASSES % 4 == 3
+    with h5py.File(path, "w") as file:
+        file["feature_map"] = maps.astype(np.float32)
+        file["labels"] = labels
+        file["trainval_loc"] = np.flatnonzero(seen & ~test)
+        file["test_seen_loc"] = np.flatnonzero(seen & test)
+        file["test_unseen_loc"] = np.flatnonzero(~seen)
+        file["att"] = att
+        file["w2v_att"] = rng.standard_normal((ATTRIBUTES, 20))
+    return path
 
 
 def backbone_weights(path: Path, name: str = "resnet18", seed: int = 0) -> Path:

@@ -1,70 +1,161 @@
-"""One program on eight simulated devices gives what one device gives."""
+"""The same run on one device, on eight, by `jit` and by `pmap`, and on several processes."""
 
 from __future__ import annotations
 
-import json
+import functools
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from tests.made_up import prepared_folder
-
-_RUN = """
-import json, sys
-import jax, numpy as np
-from dedn_jax import distributed
-from dedn_jax.config import load_config
+from dedn_jax.cli import main
+from dedn_jax.files import read_json
+from dedn_jax.logs import read_lines
 from dedn_jax.run import load_selected, open_run
-from dedn_jax.train import train
+from tests.made_up import prepared_folder, published_file
 
-result = train(load_config("demo", sys.argv[2:]), sys.argv[1])
-run = open_run(sys.argv[1])
-leaves = [np.asarray(x).ravel() for x in jax.tree.leaves(load_selected(run))]
-batch = distributed.shard_batch(np.zeros((8, 3)))
-odd = distributed.shard_batch(np.zeros((7, 3)))
-np.savez(sys.argv[1] + ".npz", parameters=np.concatenate(leaves))
-print(json.dumps({
-    "devices": jax.device_count(), "test": result["test"],
-    "rows": batch.addressable_shards[0].data.shape[0],
-    "odd_rows": odd.addressable_shards[0].data.shape[0],
-}))
-"""
+FLAGS = [
+    "--config=base",
+    "--config.train.epochs=9",  # 54 images, batches of 10: 48 steps
+    "--config.train.batch_size=10",
+    "--config.train.balanced=false",
+    "--config.train.checkpoint_every=10",
+    "--config.train.log_every=1",
+    "--config.optimizer.learning_rate=1e-4",
+    "--config.selection.protocol=last",
+]
 
 
-def run(devices: int, prepared: Path, folder: Path, batch_size: int) -> tuple[dict, np.ndarray]:
-    flags = [
-        "--config.data.format=prepared",
-        "--config.data.groups=single",
-        f"--config.data.path={prepared}",
-        "--config.picture.resize=32",
-        "--config.picture.crop=32",
-        "--config.train.epochs=4",
-        f"--config.train.batch_size={batch_size}",
-        "--config.selection.protocol=last",
-        "--config.optimizer.learning_rate=1e-4",
-    ]
+def start(folder: Path, flags: list[str], devices: int = 1) -> subprocess.Popen:
     count = f"--xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": count}
-    path = folder / f"{devices}-{batch_size}"
-    done = subprocess.run(
-        [sys.executable, "-c", _RUN, str(path), *flags],
-        env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), np.load(f"{path}.npz")["parameters"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "dedn_jax", "train", f"--workdir={folder}", *flags],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
-# 8 rows are cut among the devices; 7 cannot be, and every device computes all of them.
-@pytest.mark.parametrize("batch_size", [8, 7])
-def test_eight_devices_give_what_one_gives(tmp_path: Path, batch_size: int) -> None:
-    prepared = prepared_folder(tmp_path)
-    one, parameters = run(1, prepared, tmp_path, batch_size)
-    eight, sharded = run(8, prepared, tmp_path, batch_size)
-    assert (one["devices"], eight["devices"]) == (1, 8)
-    assert (one["rows"], eight["rows"], eight["odd_rows"]) == (8, 1, 7)
-    assert np.abs(sharded - parameters).max() / np.abs(parameters).max() < 1e-4
-    assert one["test"] == eight["test"]
+def finish(*processes: subprocess.Popen) -> None:
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+
+
+def start_several(folder: Path, flags: list[str], processes: int) -> list[subprocess.Popen]:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    joined = [*flags, f"--coordinator=localhost:{port}", f"--processes={processes}"]
+    return [start(folder, [*joined, f"--process={i}"]) for i in range(processes)]
+
+
+def parameters(folder: Path) -> list[np.ndarray]:
+    """The selected parameters, restored by this process on its own device."""
+    return [np.asarray(x) for x in jax.tree.leaves(load_selected(open_run(folder)))]
+
+
+def assert_same(folder: Path, other: Path) -> None:
+    """Parameters within 1e-5 of the largest in their array, metrics and losses equal."""
+    for a, b in zip(parameters(folder), parameters(other), strict=True):
+        assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max()
+    assert read_json(folder / "result.json")["test"] == read_json(other / "result.json")["test"]
+    mine, theirs = (read_lines(f / "metrics.jsonl") for f in (folder, other))
+    assert [r["step"] for r in mine] == [r["step"] for r in theirs]
+    for a, b in zip(mine, theirs, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    path = published_file(tmp_path_factory.mktemp("data") / "features.hdf5")
+    return [*FLAGS, f"--config.data.path={path}"]
+
+
+@pytest.fixture(scope="module")
+def one(features: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run on one device."""
+    folder = tmp_path_factory.mktemp("one") / "run"
+    finish(start(folder, features))
+    return folder
+
+
+# A batch of 10 is filled up to 16 rows for eight devices.
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["--config.distribution.strategy=pmap"],
+        ["--config.distribution.attribute=2"],
+        ["--config.data.on_device=always", "--config.train.steps_per_call=7"],
+    ],
+    ids=["jit", "pmap", "attribute", "on_device"],
+)
+def test_eight_devices(one: Path, features: list[str], more: list[str], tmp_path: Path) -> None:
+    finish(start(tmp_path / "run", [*features, *more], devices=8))
+    assert_same(one, tmp_path / "run")
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes(one: Path, features: list[str], processes: int, tmp_path: Path) -> None:
+    finish(*start_several(tmp_path / "run", features, processes))
+    assert_same(one, tmp_path / "run")
+
+
+def test_a_checkpoint_of_four_processes_goes_on_anywhere(
+    one: Path, features: list[str], tmp_path: Path
+) -> None:
+    several = start_several(tmp_path / "four", features, 4)
+    deadline = time.monotonic() + 240
+    lines = functools.partial(read_lines, tmp_path / "four" / "metrics.jsonl")
+    while len(lines()) < 12 and time.monotonic() < deadline:
+        assert all(p.poll() is None for p in several), several[0].communicate()
+        time.sleep(0.02)
+    several[3].send_signal(signal.SIGTERM)  # one is told to stop: all save and stop
+    for process in several:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 128 + signal.SIGTERM, errors
+    assert 0 < len(lines()) < 48
+    shutil.copytree(tmp_path / "four", tmp_path / "eight")
+    finish(start(tmp_path / "four", features))
+    finish(start(tmp_path / "eight", features, devices=8))
+    for name in ("four", "eight"):
+        assert_same(one, tmp_path / name)
+
+
+def test_pictures_on_eight_devices(tmp_path: Path) -> None:
+    flags = [
+        "--config=demo",
+        "--config.data.format=prepared",
+        "--config.data.groups=single",
+        f"--config.data.path={prepared_folder(tmp_path)}",
+        "--config.picture.resize=32",
+        "--config.picture.crop=32",
+        "--config.train.epochs=3",
+        "--config.train.batch_size=6",
+        "--config.train.log_every=1",
+        "--config.selection.protocol=last",
+    ]
+    finish(start(tmp_path / "one", flags))
+    finish(start(tmp_path / "eight", flags, devices=8))
+    one, eight = (read_lines(tmp_path / n / "metrics.jsonl") for n in ("one", "eight"))
+    for a, b in zip(one, eight, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+
+
+def test_numbers_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["train", "--config=base", "--workdir=w", "--coordinator=localhost:1", "--processes=2"]
+    assert main(flags) == 2
+    assert "belong together" in capsys.readouterr().err
+    assert main([*flags, "--process=2"]) == 2
+    assert "--process=2, expected 0 to 1" in capsys.readouterr().err

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from dedn_jax.errors import InputError
-from dedn_jax.files import atomic_file, check_output, read_json, write_json
+from dedn_jax.files import (
+    atomic_file,
+    check_output,
+    hold_lock,
+    locked_folder,
+    read_json,
+    write_json,
+)
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -56,3 +64,41 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=reason):
             check_output(tmp_path / name)
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_json(tmp_path / "value.json", {})
+    assert caught.value.filename == str(tmp_path / "value.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_on_a_removed_file_keeps_nobody_out(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    with hold_lock(path, wait=False):
+        with pytest.raises(BlockingIOError):
+            hold_lock(path, wait=False)
+        path.unlink()
+        with hold_lock(path, wait=False), pytest.raises(BlockingIOError):
+            hold_lock(path, wait=False)
+
+
+def test_an_error_takes_a_new_folder_away(tmp_path: Path) -> None:
+    def fail(folder: Path, *, leave: str = "") -> None:
+        with locked_folder(folder, ".lock"):
+            assert (folder / ".lock").exists()
+            if leave:
+                (folder / leave).touch()
+            raise RuntimeError("no")
+
+    for folder, leave, left in (
+        (tmp_path / "a" / "b", "", []),
+        (tmp_path / "c" / "d", "kept", ["c", "d", "kept"]),
+    ):
+        with pytest.raises(RuntimeError, match="no"):
+            fail(folder, leave=leave)
+        assert sorted(p.name for p in tmp_path.rglob("*")) == left

@@ -48,7 +48,7 @@ def test_unseen_classes_without_pictures(
     assert main(["train", *flags, f"--workdir={run}"]) == 0
     out = capsys.readouterr().out
     # Validation classes stand in for the unseen ones; on the test sets only S can be measured.
-    assert "Validation: step" in out
+    assert "Best on validation classes: step" in out
     assert out.splitlines()[-1].split()[0] == "fused"
     assert out.splitlines()[-1].split()[1::2] == ["-", "-"]
     result = read_json(run / "result.json")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dedn_jax.commands.arguments import add_config, path_flag
+from dedn_jax.commands.arguments import add_config, add_processes, join_processes, path_flag
 from dedn_jax.errors import InputError
 
 _DTYPES = ("float16", "bfloat16", "float32")
@@ -27,9 +27,7 @@ def add_features(jobs: Any) -> None:
     extract.add_argument(
         "--shard-images", type=int, default=0, help="pictures in a shard (default: about 64 MB)"
     )
-    extract.add_argument("--coordinator", help="host:port of process 0, for several processes")
-    extract.add_argument("--processes", type=int, help="how many processes there are")
-    extract.add_argument("--process", type=int, help="which one this is, from 0")
+    add_processes(extract)
     extract.set_defaults(run=_extract, overrides=True)
 
     importing = feature_jobs.add_parser(
@@ -62,17 +60,16 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
 
 
 def _extract(args: argparse.Namespace, overrides: list[str]) -> None:
-    from dedn_jax import distributed
     from dedn_jax.config import load_config
     from dedn_jax.extract import extract_features
 
-    several = (args.coordinator, args.processes, args.process)
-    if any(flag is not None for flag in several):
-        if any(flag is None for flag in several):
-            raise InputError("--coordinator, --processes and --process belong together; give all")
-        distributed.initialize(*several)
-    # Extraction reads pictures, whatever the recipe trains from.
-    config = load_config(args.config, [*overrides, "--config.data.source=images"])
+    join_processes(args)
+    config = load_config(args.config, overrides)
+    if config.data.format not in ("prepared", "demo"):
+        raise InputError(
+            f"config.data.format={config.data.format!r}: features are extracted from pictures; set "
+            "--config.data.format=prepared and --config.data.path to what `dedn data build` wrote"
+        )
     if args.shard_images < 0:
         raise InputError(f"--shard-images={args.shard_images}, expected 0 or more")
     store = extract_features(

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dedn_jax.commands.arguments import add_config, path_flag
+from dedn_jax.commands.arguments import add_config, add_processes, join_processes, path_flag
 
 
 def add_train(jobs: Any) -> None:
@@ -21,6 +21,7 @@ def add_train(jobs: Any) -> None:
     )
     add_config(train)
     train.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
+    add_processes(train)
     train.set_defaults(run=_train, overrides=True)
 
 
@@ -65,9 +66,13 @@ def add_export(jobs: Any) -> None:
 
 def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.config import load_config
+    from dedn_jax.distributed import is_main
     from dedn_jax.train import result_text, train
 
-    print(result_text(train(load_config(args.config, overrides), args.workdir)))
+    join_processes(args)
+    result = train(load_config(args.config, overrides), args.workdir)
+    if is_main():
+        print(result_text(result))
 
 
 def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:

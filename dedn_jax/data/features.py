@@ -5,8 +5,9 @@ from __future__ import annotations
 import abc
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import h5py
@@ -29,7 +30,12 @@ class FeatureMaps(abc.ABC):
 
     `features[indices]`, with int `[batch]` in any order and with repeats, gives
     `[batch, channels, regions]` in the store's `dtype`.
+
+    Attributes:
+      origin: what they were made from, where that is known; part of the fingerprint.
     """
+
+    origin: Mapping[str, object] = MappingProxyType({})
 
     @property
     @abc.abstractmethod
@@ -64,6 +70,7 @@ class FeatureMaps(abc.ABC):
             "channels": self.channels,
             "regions": self.regions,
             "feature_sample": digest(np.asarray(self[sample], np.float32)),
+            **self.origin,
         }
 
 

@@ -103,8 +103,15 @@ def _matching_store(config: ConfigDict, prepared: Prepared) -> Store:
 
 
 def _features(store: Store, data: ConfigDict) -> FeatureMaps:
-    features = store.features(np.dtype(data.dtype))
-    return features if data.memory_map else features.load_into_memory()
+    left = store.features(np.dtype(data.dtype))
+    features: FeatureMaps = left if data.memory_map else left.load_into_memory()
+    made = store.manifest
+    features.origin = {
+        "pictures": made.pictures,
+        "transform": made.transform,
+        "backbone": made.backbone,
+    }
+    return features
 
 
 def _changed(annotations: Annotations, data: ConfigDict) -> Annotations:

@@ -29,14 +29,23 @@ _THREADS = 2
 
 
 class Shard(NamedTuple):
-    """Which part of every batch is read here: that of one process of several."""
+    """Which part of every batch is read here: that of one process of several.
+
+    Attributes:
+      process: which one.
+      processes: how many there are.
+      devices: of all processes, each of which takes as many rows of a batch; 0 for one a process.
+    """
 
     process: int = 0
     processes: int = 1
+    devices: int = 0
 
     def part(self, rows: int) -> slice:
-        """The rows of a batch; parts differ by one row at most where they cannot be equal."""
-        first, end = (rows * p // self.processes for p in (self.process, self.process + 1))
+        """The rows of a batch; where they cannot be cut evenly the last parts are smaller."""
+        devices = self.devices or self.processes
+        each = -(-rows // devices) * devices // self.processes
+        first, end = (min(rows, each * p) for p in (self.process, self.process + 1))
         return slice(first, end)
 
 
@@ -76,11 +85,12 @@ class _EvaluationBatch:
     inputs: Inputs
     images: np.ndarray
     batch_size: int
+    shard: Shard
 
     def __call__(self, number: int) -> tuple[np.ndarray, int]:
         chosen = self.images[int(number) * self.batch_size :][: self.batch_size]
         filled = np.concatenate([chosen, np.full(self.batch_size - len(chosen), chosen[0])])
-        return self.inputs[filled], len(chosen)
+        return self.inputs[filled[self.shard.part(self.batch_size)]], len(chosen)
 
 
 class TrainBatches:
@@ -141,13 +151,13 @@ def evaluation_batches(
       inputs: feature maps or pictures.
       images: image indices.
       batch_size: of every batch; the last one is filled up by repeating its first image.
-      reading: how; every process reads all of them.
+      reading: how.
 
     Yields:
-      `[batch_size, ...]` inputs and how many of them count.
+      `[batch_size, ...]` inputs, or this process's part of them, and how many of all count.
     """
     numbers = grain.MapDataset.range(-(-len(images) // batch_size))
-    read = _Guarded(_EvaluationBatch(inputs, images, batch_size))
+    read = _Guarded(_EvaluationBatch(inputs, images, batch_size, reading.shard))
     yield from _read_ahead(numbers.map(read), reading.workers)
 
 

