@@ -19,7 +19,7 @@ setup(
     packages=[*find_packages(include=["dedn_jax", "dedn_jax.*"]), "dedn_jax.configs"],
     # The recipes live at the top level of a checkout and travel inside the installed package.
     package_dir={"dedn_jax.configs": "configs"},
-    entry_points={"console_scripts": ["dedn = dedn_jax.cli:main"]},
+    entry_points={"console_scripts": ["dedn = dedn_jax.cli:console"]},
     install_requires=[
         "jax>=0.10,<0.12",
         "flax>=0.12",

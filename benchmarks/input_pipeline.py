@@ -75,7 +75,7 @@ def made_up_set(pictures: int, folder: Path) -> Path:
         Picture(f"{i}.jpg", encoded=data)
         for i, data in zip(range(len(labels)), itertools.cycle(encoded), strict=False)
     ]
-    return build(PictureSet("made_up", annotations, files), folder)
+    return build(PictureSet("made_up", annotations, files), folder).folder
 
 
 def _task(prepared: Prepared, side: int) -> Task:

@@ -73,6 +73,7 @@ def get_config() -> ConfigDict:
     config.train.batch_size = 50
     config.train.balanced = True  # class-balanced sampling
     config.train.steps_per_call = 32  # in one program, where the feature maps are on the device
+    config.train.compilation_cache = True  # .compilation_cache beside the work directory
     config.train.evaluate_every = 0  # steps; 0: once an epoch
     config.train.log_every = 10  # steps
     config.train.checkpoint_every = 500  # steps

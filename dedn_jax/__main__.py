@@ -1,7 +1,6 @@
-"""`python -m dedn_jax` is the `dedn` command."""
+"""`python -m dedn_jax`: the `dedn` command."""
 
-import sys
+from dedn_jax.cli import console
 
-from dedn_jax.cli import main
-
-sys.exit(main())
+if __name__ == "__main__":
+    console()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Sequence
 
 from dedn_jax import __version__
+from dedn_jax.commands.arguments import joins_processes
 from dedn_jax.commands.compare import add_compare
 from dedn_jax.commands.data import add_data
 from dedn_jax.commands.features import add_features
 from dedn_jax.commands.runs import add_demo, add_evaluate, add_export, add_train
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, one_line
 from dedn_jax.interrupt import Interrupted
 
 # What can be done about errors of the system, wherever they are met.
@@ -65,8 +67,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         advice = _ADVICE.get(error.errno or 0, "")
         print(f"dedn: {name}{error.strerror or error}{advice}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if not joins_processes(args):
+            raise
+        # What a collective operation ends with when a process at its other end has gone.
+        print(
+            f"dedn: another process of this run has ended, or cannot be reached ({one_line(error)})"
+            "; see its output, and give the same command on all of them to go on from the last "
+            "checkpoint",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 
+def console() -> None:
+    """The `dedn` command itself: `main`, and the end of the process."""
+    status = main()
+    if status in (1, 2) and "jax" in sys.modules:
+        import jax
+
+        if jax.distributed.is_initialized():
+            # The other processes will not come to where JAX would wait for them, for minutes.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

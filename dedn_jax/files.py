@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from dedn_jax.errors import InputError
+
+_CHUNK = 2**20
+# It can only be read by setting it, which the files that other threads make meanwhile would feel.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
 
 
 @contextmanager
@@ -29,9 +35,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # made private; others in a team read runs as well
+        os.chmod(name, 0o666 & ~_UMASK)  # made private; others in a team read runs as well
         os.replace(name, path)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
@@ -100,6 +104,22 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Writes `data` to `path`, whole or not at all."""
     with atomic_file(path) as file:
         file.write(data)
+
+
+def file_sha256(path: Path, advance: Callable[[int], object] | None = None) -> str:
+    """SHA-256 of a file's content, in hexadecimal.
+
+    Args:
+      path: the file.
+      advance: is told of every piece read, in bytes.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(_CHUNK):
+            digest.update(data)
+            if advance is not None:
+                advance(len(data))
+    return digest.hexdigest()
 
 
 def check_output(path: Path, suffix: str = ".json") -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -230,6 +232,7 @@ def _train(
     if is_main():
         log = MetricsLog(workdir.metrics_file, workdir.tensorboard, phase.name, step)
     bar = progress(phase.num_steps, phase.name, "step", initial=step, shown=is_main())
+    began = time.perf_counter()
     try:
         while step < phase.num_steps:
             # A call ends where something is due, so that it is done with that step's parameters.
@@ -241,6 +244,12 @@ def _train(
             # The steps before still run on the device while these batches are read and sent.
             state, terms = strategy.run(state, [next(batches) for _ in range(count)], rows)
             first, step = step + 1, step + count
+            if began:
+                terms_of(terms, 0)
+                if is_main():
+                    text = f"first step {time.perf_counter() - began:.1f} s, compiling included"
+                    bar.write(text, file=sys.stderr)
+                began = 0.0
             bar.update(count)
             # Read once: a signal that comes later in this turn is answered in the next.
             last, stopping = step == phase.num_steps, _stopping(stop, step)

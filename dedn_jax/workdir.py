@@ -28,6 +28,7 @@ FREE_FIELDS = frozenset(
         "distribution.attribute",
         "distribution.strategy",
         "evaluate.batch_size",
+        "train.compilation_cache",
         "train.log_every",
         "train.steps_per_call",
         "train.checkpoint_every",

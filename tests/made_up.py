@@ -39,7 +39,8 @@ def picture_folder(root: Path, pictures: int = 6, size: int = 40) -> Path:
 
 def prepared_folder(root: Path, **arguments: int) -> Path:
     """The prepared set of `picture_folder`."""
-    return build(read_folder(picture_folder(root / "mine", **arguments)), root / "prepared")
+    mine = read_folder(picture_folder(root / "mine", **arguments))
+    return build(mine, root / "prepared").folder
 
 
 def published_file(path: Path, images: int = 96) -> Path:

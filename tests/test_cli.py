@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,11 @@ import dedn_jax
 from dedn_jax import cli
 from dedn_jax.cli import main
 from dedn_jax.commands import runs
+from dedn_jax.data.prepared import open_prepared
 from dedn_jax.data.wordvectors import read_word_vectors
 from dedn_jax.errors import InputError
 from dedn_jax.interrupt import Interrupted
+from tests.made_up import picture_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("jax", "flax", "torch", "numpy", "orbax", "grain", "tensorflow")
@@ -219,15 +222,64 @@ def test_data_check_on_real_splits(shared_data: Path, capsys: pytest.CaptureFixt
     flags = ["--splits-only", f"--xlsa17={shared_data}/xlsa17/data"]
     assert main(["data", "check", "AWA2", *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines[:3]] == [
-        ["trainval", "23527", "images"],
-        ["test_seen", "5882", "images"],
-        ["test_unseen", "7913", "images"],
+    assert lines[0] == "AWA2: as published"
+    assert [line.rsplit(maxsplit=1) for line in lines[1:6]] == [
+        ["trainval images", "23527"],
+        ["test-seen images", "5882"],
+        ["test-unseen images", "7913"],
+        ["classes", "50"],
+        ["attributes", "85"],
     ]
-    assert lines[3:] == ["as published"]
+    assert "published" not in " ".join(lines[1:])
     flags = [f"--root={shared_data}/cub40", f"--word-vectors={shared_data}/w2v/CUB_attribute.pkl"]
     assert main(["data", "check", "CUB", *flags]) == 0
     text = capsys.readouterr().out
-    assert "trainval images: 600, published 7057" in text
+    assert text.startswith("CUB: not the published splits\n")
+    assert re.search(r"^trainval images +600 +published +7057$", text, re.M)
+    assert text.count("trainval") == 1
+    assert f"word vectors: {shared_data}/w2v/CUB_attribute.pkl\n" in text
+    assert "attribute names: " in text
     assert "960 pictures" in text
     assert main(["data", "check", "NABirds", *flags]) == 2
+
+
+def test_data_build_says_once_what_it_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = picture_folder(tmp_path / "mine", pictures=3)
+    vectors = tmp_path / "vectors.npy"
+    np.save(vectors, np.arange(12.0).reshape(6, 2))
+    command = ["data", "build", "folder", f"--root={mine}", f"--out={tmp_path}/out"]
+    command.append(f"--word-vectors={vectors}")
+    folder = tmp_path / "out" / "mine" / "1.0.0"
+    for first in (f"Wrote {folder};", f"{folder} is built already;"):
+        assert main(command) == 0
+        printed = capsys.readouterr()
+        lines = printed.out.splitlines()
+        assert lines[:2] == [
+            f"word vectors: {vectors}",
+            f"attribute names: {mine}/attributes.csv",
+        ]
+        assert lines[2].startswith(first)
+        assert len(lines) == 3
+        assert "built already" not in printed.err
+    found = open_prepared(folder).annotations
+    np.testing.assert_array_equal(found.word_vectors, np.arange(12).reshape(6, 2))
+
+
+def test_data_check_of_own_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = picture_folder(tmp_path / "mine", pictures=3)
+    assert main(["data", "check", "folder", f"--root={mine}", "--splits-only"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rsplit(maxsplit=1) for line in lines[:7]] == [
+        ["trainval images", "12"],
+        ["test-seen images", "6"],
+        ["test-unseen images", "6"],
+        ["classes", "8"],
+        ["attributes", "6"],
+        ["seen classes", "6"],
+        ["unseen classes", "2"],
+    ]
+    assert lines[7].startswith("word vectors: hashed from the names; no ")
+    assert lines[8] == f"attribute names: {mine}/attributes.csv"
+    assert len(lines) == 9

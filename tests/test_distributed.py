@@ -133,6 +133,20 @@ def test_a_checkpoint_of_four_processes_goes_on_anywhere(
         assert_same(one, tmp_path / name)
 
 
+def test_a_process_that_dies_takes_the_run_down(features: list[str], tmp_path: Path) -> None:
+    flags = [*features, "--config.train.epochs=4000"]
+    dies, other = start_several(tmp_path / "run", flags, 2)[::-1]
+    deadline = time.monotonic() + 120
+    while not read_lines(tmp_path / "run" / "metrics.jsonl") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    dies.kill()
+    _, errors = other.communicate(timeout=90)  # JAX alone would wait for minutes
+    assert other.returncode == 1
+    assert "dedn: another process of this run has ended" in errors
+    assert "Traceback" not in errors
+    dies.communicate()
+
+
 def test_pictures_on_eight_devices(tmp_path: Path) -> None:
     flags = [
         "--config=demo",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
-from dedn_jax.errors import InputError
+from dedn_jax import files
+from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import (
     atomic_file,
     check_output,
+    file_sha256,
     hold_lock,
     locked_folder,
     read_json,
@@ -34,12 +37,11 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_others_can_read_what_the_umask_lets_them(tmp_path: Path) -> None:
-    umask = os.umask(0o022)
-    try:
-        write_json(tmp_path / "new" / "value.json", {})
-    finally:
-        os.umask(umask)
+def test_others_can_read_what_the_umask_lets_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_UMASK", 0o022)
+    write_json(tmp_path / "new" / "value.json", {})
     assert (tmp_path / "new" / "value.json").stat().st_mode & 0o777 == 0o644
 
 
@@ -102,3 +104,19 @@ def test_an_error_takes_a_new_folder_away(tmp_path: Path) -> None:
         with pytest.raises(RuntimeError, match="no"):
             fail(folder, leave=leave)
         assert sorted(p.name for p in tmp_path.rglob("*")) == left
+
+
+def test_file_sha256(tmp_path: Path) -> None:
+    data = bytes(3 * 2**20 // 2)
+    (tmp_path / "a").write_bytes(data)
+    pieces: list[int] = []
+    assert file_sha256(tmp_path / "a", pieces.append) == hashlib.sha256(data).hexdigest()
+    assert file_sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+    assert sum(pieces) == len(data)
+
+
+def test_one_line() -> None:
+    assert one_line(ValueError("a\n  b\tc")) == "a b c"
+    assert one_line(KeyError()) == "KeyError"
+    assert one_line(ValueError("x" * 999), limit=7) == "x" * 7
+    assert len(one_line(ValueError("x" * 999))) == 200

@@ -42,7 +42,7 @@ def test_unseen_classes_without_pictures(
     assert "36 pictures" in capsys.readouterr().out
     assert main(["data", "build", "folder", f"--root={mine}", f"--out={prepared}"]) == 0
     assert main(["data", "show", f"{prepared}/mine", f"--out={tmp_path}/show"]) == 0
-    assert (tmp_path / "show" / "page-1.png").stat().st_size > 10_000
+    assert (tmp_path / "show" / "mine" / "page-1.png").stat().st_size > 10_000
 
     flags = [*FLAGS, f"--config.data.path={prepared}/mine"]
     assert main(["train", *flags, f"--workdir={run}"]) == 0

@@ -184,7 +184,8 @@ def prepared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         attribute_names=tuple("uvwxyz"),
     )
     pictures = [Picture(name, encoded=data) for data, name in picture_files()]
-    return build(PictureSet("made_up", annotations, pictures), tmp_path_factory.mktemp("sets"))
+    made_up = PictureSet("made_up", annotations, pictures)
+    return build(made_up, tmp_path_factory.mktemp("sets")).folder
 
 
 @pytest.fixture(scope="module")

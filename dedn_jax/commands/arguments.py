@@ -28,6 +28,11 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--process", type=int, help="which one this is, from 0")
 
 
+def joins_processes(args: argparse.Namespace) -> bool:
+    """Whether the flags of `add_processes`, where the job has them, say that there are several."""
+    return bool(getattr(args, "distributed", False) or getattr(args, "coordinator", None))
+
+
 def join_processes(args: argparse.Namespace) -> None:
     """Joins the other processes, if the flags of `add_processes` say that there are some."""
     several = (args.coordinator, args.processes, args.process)

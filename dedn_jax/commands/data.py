@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,20 @@ from dedn_jax.commands.arguments import path_flag
 from dedn_jax.errors import InputError
 
 if TYPE_CHECKING:
+    from dedn_jax.data.annotations import Annotations
     from dedn_jax.data.builders.picture_set import Picture, PictureSet
+    from dedn_jax.data.xlsa17 import Xlsa17
 
 _BENCHMARKS = ("CUB", "SUN", "AWA2", "AWA1", "APY")
 _NAMES = f"{', '.join(_BENCHMARKS)}, demo, or folder for classes of your own"
+# Flags that not all sets take, and those that do.
+_ONLY_FOR = {
+    "xlsa17": _BENCHMARKS,
+    "word_vectors": (*_BENCHMARKS, "folder"),
+    "seed": ("folder",),
+    "test_share": ("folder",),
+    "download": ("CUB", "SUN", "AWA2"),
+}
 
 
 def add_data(jobs: Any) -> None:
@@ -38,6 +49,12 @@ def _add_build(jobs: Any) -> None:
     build.add_argument("--out", type=path_flag, default=Path("prepared"), help="parent folder")
     build.add_argument("--download", action="store_true", help="first fetch the official archives")
     build.add_argument("--keep-archives", action="store_true", help="do not remove them afterwards")
+    build.add_argument(
+        "--sha256",
+        action="append",
+        metavar="FILE=HEX",
+        help="what an archive's SHA-256 must be, such as xlsa17.zip=...; once for each archive",
+    )
     build.add_argument("--overwrite", action="store_true", help="replace an earlier build")
     build.set_defaults(run=_build, overrides=False)
 
@@ -89,12 +106,11 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--xlsa17", type=path_flag, help="xlsa17/data, where it is elsewhere")
     parser.add_argument("--word-vectors", type=path_flag, help=".npy or pickled array")
-    parser.add_argument("--seed", type=int, default=0, help="folder: of the test-seen draw")
+    parser.add_argument("--seed", type=int, help="folder: of the test-seen draw (default: 0)")
     parser.add_argument(
         "--test-share",
         type=float,
-        default=0.2,
-        help="folder: share of a seen class's pictures kept for testing",
+        help="folder: share of a seen class's pictures kept for testing (default: 0.2)",
     )
 
 
@@ -103,9 +119,10 @@ def _read(args: argparse.Namespace) -> PictureSet:
     from dedn_jax.data.builders.demo import demo_picture_set
     from dedn_jax.data.builders.folder import read_folder
 
-    _check_name(args.name)
     if args.name == "folder":
-        return read_folder(args.root, seed=args.seed, test_share=args.test_share)
+        draw = {"seed": args.seed, "test_share": args.test_share}
+        given: dict[str, Any] = {name: value for name, value in draw.items() if value is not None}
+        return read_folder(args.root, word_vectors=args.word_vectors, **given)
     if args.name == "demo":
         return demo_picture_set()
     return read_benchmark(args.name, args.root, word_vectors=args.word_vectors, xlsa17=args.xlsa17)
@@ -116,34 +133,130 @@ def _check_name(name: str) -> None:
         raise InputError(f"{name}: no data set of that name; expected {_NAMES}")
 
 
+def _check_flags(args: argparse.Namespace) -> None:
+    """Refuses flags that would be ignored."""
+    _check_name(args.name)
+    for name, sets in _ONLY_FOR.items():
+        value = getattr(args, name, None)
+        if value is None or value is False or args.name in sets:
+            continue
+        flag = f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        raise InputError(
+            f"{flag}: does not apply to {args.name}, only to {', '.join(sets)}; leave it out"
+        )
+    for name in ("keep_archives", "sha256"):
+        if getattr(args, name, None) and not args.download:
+            raise InputError(
+                f"--{name.replace('_', '-')}: is about archives that are downloaded; add "
+                "--download, or leave it out"
+            )
+
+
 def _build(args: argparse.Namespace, _: list[str]) -> None:
     from dedn_jax.data.builders.tfds_builder import build
-    from dedn_jax.data.fetch import fetch_dataset
 
+    _check_flags(args)
     if args.download:
-        for fetched in fetch_dataset(args.name, args.root, keep_archives=args.keep_archives):
-            state = f"SHA-256 {fetched.sha256}" if fetched.new else "was there"
-            print(f"{fetched.archive.file_name}: {state}; in {fetched.folder}")
-    folder = build(_read(args), args.out, overwrite=args.overwrite)
-    print(f"Wrote {folder}; train with --config.data.format=prepared --config.data.path={folder}")
+        _download(args)
+    picture_set = _read(args)
+    folder, new = build(picture_set, args.out, overwrite=args.overwrite)
+    print("\n".join(picture_set.origins))
+    state = f"Wrote {folder}" if new else f"{folder} is built already"
+    print(f"{state}; train with --config.data.format=prepared --config.data.path={folder}")
+
+
+def _download(args: argparse.Namespace) -> None:
+    from dedn_jax.data.builders.benchmark import find_word_vectors
+    from dedn_jax.data.fetch import fetch_dataset
+    from dedn_jax.data.wordvectors import read_word_vectors
+
+    hashes = _hashes(args.sha256 or [])
+    # No archive holds them: rather now than after gigabytes.
+    read_word_vectors(find_word_vectors(args.name, args.root, args.word_vectors))
+    for fetched in fetch_dataset(
+        args.name, args.root, keep_archives=args.keep_archives, sha256=hashes
+    ):
+        state = f"SHA-256 {fetched.sha256}" if fetched.new else "was there"
+        print(f"{fetched.archive.file_name}: {state}; in {fetched.folder}")
+
+
+def _hashes(texts: list[str]) -> dict[str, str]:
+    """By file name, from the values of --sha256."""
+    hashes: dict[str, str] = {}
+    for text in texts:
+        file, _, value = text.partition("=")
+        if not file or not re.fullmatch("[0-9a-fA-F]{64}", value):
+            raise InputError(
+                f"--sha256={text[:200]!r}: expected a file name, = and 64 hexadecimal digits"
+            )
+        if file in hashes:
+            raise InputError(f"--sha256: {file} has two; give one")
+        hashes[file] = value
+    return hashes
 
 
 def _check(args: argparse.Namespace, _: list[str]) -> None:
-    from dedn_jax.data.annotations import Annotations
-    from dedn_jax.data.xlsa17 import Xlsa17, count_differences, read_xlsa17
+    from dedn_jax.data.xlsa17 import read_xlsa17
 
-    _check_name(args.name)
-    splits: Xlsa17 | Annotations
+    _check_flags(args)
+    picture_set = None
     if args.name in _BENCHMARKS:
+        # Not with the pictures: their splits can be compared where no picture is.
         splits = read_xlsa17(args.xlsa17 or args.root / "xlsa17" / "data", args.name)
+        print(_counts_table(splits, args.name))
     else:
-        splits = _read(args).annotations
-    for name in ("trainval", "test_seen", "test_unseen"):
-        print(f"{name:<12}{len(getattr(splits, name)):6d} images")
-    if isinstance(splits, Xlsa17):
-        print("\n".join(count_differences(splits, args.name)) or "as published")
-    if not args.splits_only:
-        _check_pictures(_read(args))
+        picture_set = _read(args)
+        print(_counts_table(picture_set.annotations))
+    if picture_set is None and not args.splits_only:
+        picture_set = _read(args)
+    if picture_set is not None and picture_set.origins:
+        print("\n".join(picture_set.origins))
+    if picture_set is not None and not args.splits_only:
+        _check_pictures(picture_set)
+
+
+def _counts_table(splits: Xlsa17 | Annotations, benchmark: str | None = None) -> str:
+    """How many of everything there are; for a benchmark, compared with what was published."""
+    import numpy as np
+
+    from dedn_jax.data.xlsa17 import PUBLISHED
+
+    classes, attributes = splits.class_embeddings.shape
+    counts = {
+        "trainval images": len(splits.trainval),
+        "test-seen images": len(splits.test_seen),
+        "test-unseen images": len(splits.test_unseen),
+        "classes": classes,
+        "attributes": attributes,
+    }
+    if splits.labels is not None:
+        counts["seen classes"] = len(np.unique(splits.labels[splits.trainval]))
+        # Those of one's own may have no pictures yet.
+        unseen = getattr(splits, "unseen_classes", splits.labels[splits.test_unseen])
+        counts["unseen classes"] = len(np.unique(unseen))
+    published = {}
+    if benchmark is not None:
+        known = PUBLISHED[benchmark]
+        published = {
+            "trainval images": known.trainval,
+            "test-seen images": known.test_seen,
+            "test-unseen images": known.test_unseen,
+            "classes": known.seen + known.unseen,
+            "attributes": known.attributes,
+            "seen classes": known.seen,
+            "unseen classes": known.unseen,
+        }
+    lines, differ = [], False
+    for what, count in counts.items():
+        line = f"{what:<20}{count:6d}"
+        if published.get(what, count) != count:
+            line += f"   published {published[what]:6d}"
+            differ = True
+        lines.append(line)
+    if benchmark is not None:
+        state = "not the published splits" if differ else "as published"
+        lines.insert(0, f"{benchmark}: {state}")
+    return "\n".join(lines)
 
 
 def _check_pictures(picture_set: PictureSet) -> None:

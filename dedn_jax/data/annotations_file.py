@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dedn_jax.data.annotations import Annotations
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import atomic_file
 from dedn_jax.groups import AttributeGroups
 
@@ -72,8 +72,7 @@ def load_annotations(directory: Path, source: str = "") -> Annotations:
             "features` wrote"
         ) from error
     except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path}: is damaged ({reason}); make it again") from error
+        raise InputError(f"{path}: is damaged ({one_line(error)}); make it again") from error
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, cast
 
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import missing_folders, read_json, write_json
 from dedn_jax.progress import progress
 
@@ -149,6 +149,11 @@ def unpacked(folder: Path, archive_name: str) -> Unpacked | None:
     return Unpacked(sorted(note["entries"]), note["sha256"])
 
 
+def has_note(folder: Path, archive_name: str) -> bool:
+    """Whether `unpack` has been at work there with that archive, to the end or not."""
+    return os.path.lexists(_note_path(folder, archive_name))
+
+
 def _note_path(folder: Path, archive_name: str) -> Path:
     return folder / f"{_OWN}ed-{archive_name}.json"
 
@@ -204,12 +209,10 @@ def _disk_error(archive: Path, folder: Path, error: OSError) -> InputError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return InputError(f"{archive}: no space left to unpack it in {folder}; make room")
     if error.errno is None:  # gzip's and shutil's own
-        return InputError(f"{archive}: damaged ({_line(error)}); remove it and download it again")
+        return InputError(
+            f"{archive}: damaged ({one_line(error)}); remove it and download it again"
+        )
     return InputError(f"{archive}: cannot be unpacked in {folder}: {error.strerror or error}")
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _move(temporary: Path, folder: Path, entries: list[str], kept: set[str], note: Path) -> None:
@@ -367,7 +370,7 @@ def _unpack_members(
             )
     except _DAMAGE as error:
         raise InputError(
-            f"{archive}: damaged ({_line(error)}); remove it and download it again"
+            f"{archive}: damaged ({one_line(error)}); remove it and download it again"
         ) from error
 
 
@@ -500,7 +503,7 @@ def _filtered(data_filter: Any, member: tarfile.TarInfo, folder: Path, names: _N
     try:
         data_filter(member, str(folder))
     except tarfile.FilterError as error:
-        raise names.refuse(member.name, f"is refused by tarfile: {_line(error)}") from error
+        raise names.refuse(member.name, f"is refused by tarfile: {one_line(error)}") from error
 
 
 def _make_links(links: list[tuple[str, str, str]], folder: Path, names: _Names) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -21,6 +23,7 @@ _ATTRIBUTES = 5
 _CLASSES = 10  # on a page
 _SIDE = 128  # pixels
 _DPI = 100
+_PAGE = re.compile(r"page-\d+\.png", re.ASCII)
 
 
 def draw_contact_sheets(prepared: Prepared, folder: Path) -> list[Path]:
@@ -28,7 +31,8 @@ def draw_contact_sheets(prepared: Prepared, folder: Path) -> list[Path]:
 
     Args:
       prepared: the data set.
-      folder: for `page-01.png`, `page-02.png`, ...; made if missing.
+      folder: for `<name of the set>/page-01.png`, `page-02.png`, ...; made if missing. Pages of an
+        earlier call that these do not replace are removed.
 
     Returns:
       The pages.
@@ -42,6 +46,7 @@ def draw_contact_sheets(prepared: Prepared, folder: Path) -> list[Path]:
         for first in range(0, annotations.num_classes, _CLASSES)
     ]
     written = []
+    folder = folder / prepared.name
     with progress(len(pages), "contact sheets", "page", delay=2) as bar:
         for number, classes in enumerate(pages, 1):
             path = folder / f"page-{number:0{len(str(len(pages)))}}.png"
@@ -55,19 +60,41 @@ def draw_contact_sheets(prepared: Prepared, folder: Path) -> list[Path]:
                 ) from error
             written.append(path)
             bar.update()
+    for path in folder.iterdir():
+        if _PAGE.fullmatch(path.name) and path not in written and path.is_file():
+            path.unlink()
     return written
 
 
-def strongest_attributes(annotations: Annotations, k: int) -> list[tuple[str, float]]:
+class Strong(NamedTuple):
+    """An attribute that marks a class.
+
+    Attributes:
+      name: of the attribute.
+      value: of the class.
+      excess: of the value over the mean of all classes.
+    """
+
+    name: str
+    value: float
+    excess: float
+
+
+def strongest_attributes(annotations: Annotations, k: int) -> list[Strong]:
     """What marks class `k` most: the attributes furthest above their mean over all classes.
 
     Returns:
-      Up to five pairs of name and value, strongest first.
+      Up to five, strongest first. Where nothing is above its mean, those of the highest values.
     """
     values = annotations.class_embeddings
     excess = values[k] - values.mean(axis=0)
-    order = np.argsort(-excess, kind="stable")[:_ATTRIBUTES]
-    return [(annotations.attribute_names[a], float(values[k, a])) for a in order if excess[a] > 0]
+    above = bool((excess > 0).any())
+    order = np.argsort(-(excess if above else values[k]), kind="stable")[:_ATTRIBUTES]
+    return [
+        Strong(annotations.attribute_names[a], float(values[k, a]), float(excess[a]))
+        for a in order.tolist()
+        if excess[a] > 0 or not above
+    ]
 
 
 def class_role(annotations: Annotations, k: int) -> str:
@@ -89,7 +116,8 @@ def _page(prepared: Prepared, classes: range) -> Figure:
             axes.axis("off")
         images = np.flatnonzero(annotations.labels == k)
         facts = [f"{class_role(annotations, k)}, {len(images)} pictures"]
-        facts += [f"{name} {value:.2f}" for name, value in strongest_attributes(annotations, k)]
+        strongest = strongest_attributes(annotations, k)
+        facts += [f"{a.name} {a.value:.2f} ({a.excess:+.2f})" for a in strongest]
         # Plain text: a `$` in somebody's class name must not start a formula.
         row[0].text(
             0, 1, annotations.class_names[k], va="top", weight="bold", size=9, parse_math=False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import shutil
@@ -17,8 +16,8 @@ from typing import Any, BinaryIO
 import requests
 import urllib3
 
-from dedn_jax.errors import InputError
-from dedn_jax.files import read_json, write_json
+from dedn_jax.errors import InputError, one_line
+from dedn_jax.files import file_sha256, read_json, write_json
 from dedn_jax.progress import progress
 
 _MAX_BYTES = 2**35  # of an archive whose size is not known; the largest, AWA2's, has 13 GB
@@ -40,6 +39,7 @@ class Archive:
       folder: where it unpacks to, below the data root.
       size: in bytes; None: as the server says.
       sha256: in hexadecimal; None: not published.
+      unpacks_to: folders at its top level that nothing else makes there.
     """
 
     url: str
@@ -47,12 +47,14 @@ class Archive:
     folder: str
     size: int | None = None
     sha256: str | None = None
+    unpacks_to: tuple[str, ...] = ()
 
 
 _XLSA17 = Archive(
-    url="http://datasets.d2.mpi-inf.mpg.de/xian/xlsa17.zip",
+    url="https://datasets.d2.mpi-inf.mpg.de/xian/xlsa17.zip",
     file_name="xlsa17.zip",
-    folder=".",  # unpacks to xlsa17/
+    folder=".",
+    unpacks_to=("xlsa17",),
 )
 
 # By data set. The folders are those that `dedn_jax.data.xlsa17` looks for pictures in.
@@ -61,9 +63,10 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
         Archive(
             url="https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
             file_name="CUB_200_2011.tgz",
-            folder="CUB",  # unpacks to CUB_200_2011/ and attributes.txt
+            folder="CUB",
             size=1_150_585_339,
             sha256="0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+            unpacks_to=("CUB_200_2011",),  # and a file, attributes.txt
         ),
         _XLSA17,
     ),
@@ -71,12 +74,14 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
         Archive(
             url="https://cs.brown.edu/~gmpatter/Attributes/SUNAttributeDB_Images.tar.gz",
             file_name="SUNAttributeDB_Images.tar.gz",
-            folder="SUN",  # unpacks to images/
+            folder="SUN",
+            unpacks_to=("images",),
         ),
         Archive(
             url="https://cs.brown.edu/~gmpatter/Attributes/SUNAttributeDB.tar.gz",
             file_name="SUNAttributeDB.tar.gz",
-            folder="SUN",  # unpacks to SUNAttributeDB/: names of pictures and attributes
+            folder="SUN",
+            unpacks_to=("SUNAttributeDB",),  # names of pictures and attributes
         ),
         _XLSA17,
     ),
@@ -84,7 +89,8 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
         Archive(
             url="https://cvml.ista.ac.at/AwA2/AwA2-data.zip",
             file_name="AwA2-data.zip",
-            folder="AWA2",  # unpacks to Animals_with_Attributes2/
+            folder="AWA2",
+            unpacks_to=("Animals_with_Attributes2",),
         ),
         _XLSA17,
     ),
@@ -153,18 +159,11 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
       InputError: it cannot be read.
     """
     path = Path(path)
-    digest = hashlib.sha256()
     try:
-        with (
-            path.open("rb") as file,
-            _bar(path, os.fstat(file.fileno()).st_size, "checking") as bar,
-        ):
-            while data := file.read(_CHUNK):
-                digest.update(data)
-                bar.update(len(data))
+        with _bar(path, path.stat().st_size, "checking") as bar:
+            return file_sha256(path, bar.update)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return digest.hexdigest()
 
 
 def _checked_hash(archive: Archive, sha256: str | None) -> str | None:
@@ -271,13 +270,13 @@ class _Transfer:
                 self._archive.url, headers=headers, stream=True, timeout=_TIMEOUT
             )
         except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
-            raise self._refused(_line(error)) from error
+            raise self._refused(one_line(error)) from error
         except requests.TooManyRedirects as error:
             raise self._refused(f"redirects more than {_MAX_REDIRECTS} times") from error
         except (requests.ConnectionError, requests.Timeout) as error:
-            raise _Interrupted(_line(error)) from error
+            raise _Interrupted(one_line(error)) from error
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-            raise self._refused(_line(error)) from error
+            raise self._refused(one_line(error)) from error
         with response:
             chain = [*(r.url for r in response.history), response.url]
             if any(a.startswith("https:") and b.startswith("http:") for a, b in pairwise(chain)):
@@ -343,7 +342,7 @@ class _Transfer:
                     # As it is on the server: some servers declare a .tgz a compressed .tar.
                     data = response.raw.read(_CHUNK, decode_content=False)
                 except (urllib3.exceptions.HTTPError, OSError) as error:
-                    raise _Interrupted(_line(error)) from error
+                    raise _Interrupted(one_line(error)) from error
                 if not data:
                     break
                 done += len(data)
@@ -399,7 +398,3 @@ def _validators(response: requests.Response) -> dict[str, str]:
     if found["ETag"].startswith("W/"):  # the same in meaning, not in bytes
         del found["ETag"]
     return {name: value for name, value in found.items() if value}
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

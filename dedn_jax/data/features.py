@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from dedn_jax.data.annotations import digest
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, one_line
 
 # Below this a region's norm counts as this, so that an all-zero region stays zero.
 MIN_NORM = 1e-12
@@ -313,8 +313,3 @@ def checked_indices(indices: np.ndarray, images: int) -> np.ndarray:
     if indices.size and not 0 <= indices.min() <= indices.max() < images:
         raise IndexError(f"indices {indices.min()} to {indices.max()} of {images} images")
     return indices.astype(np.int64, copy=False)
-
-
-def one_line(error: Exception) -> str:
-    """The message of a library's error, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__

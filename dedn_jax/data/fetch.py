@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from dedn_jax.data.archives import unpack, unpacked
+from dedn_jax.data.archives import has_note, unpack, unpacked
 from dedn_jax.data.download import ARCHIVES, Archive, download, sha256_of
 from dedn_jax.errors import InputError
 from dedn_jax.files import missing_folders
@@ -43,6 +43,8 @@ def fetch_dataset(
 ) -> list[Fetched]:
     """Downloads and unpacks what a data set consists of, except what is there.
 
+    What was unpacked by hand is there as well, whatever it holds: readers find what it lacks.
+
     Args:
       name: one of `ARCHIVES`.
       root: the data root. Archives are downloaded to `<root>/downloads`.
@@ -50,7 +52,8 @@ def fetch_dataset(
       sha256: expected hashes by file name, for archives whose publisher gives none.
 
     Raises:
-      InputError: no such data set, no such file name; see `download` and `unpack`.
+      InputError: no such data set, no such file name, a hash of what was unpacked by hand; see
+        `download` and `unpack`.
     """
     if name not in ARCHIVES:
         raise InputError(f"{name}: no data set to download; expected one of {', '.join(ARCHIVES)}")
@@ -87,6 +90,14 @@ def _fetch(
                 "to get it again"
             )
         return Fetched(archive, folder, earlier.entries, earlier.sha256, new=False)
+    by_hand = [name for name in archive.unpacks_to if os.path.lexists(folder / name)]
+    if by_hand and not has_note(folder, archive.file_name):
+        if sha256 is not None:
+            raise InputError(
+                f"{folder / by_hand[0]}: was unpacked by hand, the sha256 of {archive.file_name} "
+                "cannot be checked; ask for none, or move that folder away to download it"
+            )
+        return Fetched(archive, folder, by_hand, None, new=False)
     path = download(archive, downloads, sha256=sha256)
     found = (sha256 or archive.sha256 or sha256_of(path)).strip().lower()
     entries = unpack(path, folder, sha256=found)

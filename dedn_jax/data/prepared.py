@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +13,12 @@ import numpy as np
 
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.annotations_file import load_annotations
-from dedn_jax.data.features import one_line
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import read_json
 
 VERSION = "1.0.0"  # the folder of a set that is built now
 PICTURES_FILE = "pictures.json"
+SET_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # it names folders
 PICTURES_FORMAT = 1
 SPLITS = ("trainval", "test_seen", "test_unseen")
 # The process that first opened a record file. array_record starts threads then, which a process
@@ -64,6 +65,10 @@ def open_prepared(path: str | os.PathLike[str]) -> Prepared:
     name, digest = note.get("name"), note.get("digest")
     if not isinstance(name, str) or not isinstance(digest, str) or len(digest) != 64:
         raise InputError(f"{folder / PICTURES_FILE}: name or digest is missing; build it again")
+    if not SET_NAME.fullmatch(name):
+        raise InputError(
+            f"{folder / PICTURES_FILE}: {name[:64]!r} is no name of a set; build it again"
+        )
     return Prepared(folder, name, annotations, digest, EncodedPictures(folder, annotations))
 
 
@@ -178,7 +183,7 @@ class EncodedPictures:
         except Exception as error:  # array_record and protobuf have many ways to say it
             raise InputError(
                 f"{self._shards[number].file}: the picture of image {index} cannot be read "
-                f"({one_line(error)[:200]}); build the set again"
+                f"({one_line(error)}); build the set again"
             ) from error
         if found != index:
             raise InputError(
@@ -252,7 +257,7 @@ def _tfds_info(folder: Path) -> Any:
     except Exception as error:  # JSON, protobuf, missing files, features of other versions
         raise InputError(
             f"{folder}: dataset_info.json or features.json is missing or damaged "
-            f"({one_line(error)[:200]}); build the set again"
+            f"({one_line(error)}); build the set again"
         ) from error
 
 

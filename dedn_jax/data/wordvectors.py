@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, one_line
 
 _MAX_BYTES = 2**30
 _MAX_OPCODES = 500  # an array takes about 60
@@ -112,9 +112,8 @@ def _from_npy(data: bytes, path: Path) -> np.ndarray:
     except InputError:
         raise
     except Exception as error:  # NumPy parses the header as Python: many kinds of error
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"{path}: a damaged .npy file: {reason}; save it with numpy.save"
+            f"{path}: a damaged .npy file: {one_line(error)}; save it with numpy.save"
         ) from error
 
 
@@ -202,10 +201,9 @@ def _from_pickle(data: bytes, path: Path) -> np.ndarray:
         result = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
         return _from_note(result)
     except Exception as error:  # a hostile pickle can make the unpickler raise anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
-            f"{path}: not a .npy file and not a pickle of one NumPy array of numbers: {reason}; "
-            "save the array with numpy.save"
+            f"{path}: not a .npy file and not a pickle of one NumPy array of numbers: "
+            f"{one_line(error)}; save the array with numpy.save"
         ) from error
 
 

@@ -59,8 +59,8 @@ def make_prepared(folder: Path, broken: int | None = None) -> Prepared:
 def test_pages(tmp_path: Path) -> None:
     out = tmp_path / "made" / "if missing"
     pages = draw_contact_sheets(make_prepared(tmp_path), out)
-    assert [p.name for p in pages] == ["page-1.png", "page-2.png"]
-    assert sorted(out.iterdir()) == pages
+    assert pages == [out / "made_up" / "page-1.png", out / "made_up" / "page-2.png"]
+    assert sorted(out.rglob("*.png")) == pages
     sizes = []
     for page in pages:
         with Image.open(page) as picture:
@@ -71,6 +71,19 @@ def test_pages(tmp_path: Path) -> None:
         assert 0.2 < (pixels == 255).all(axis=2).mean() < 0.995  # neither blank nor full
         assert 1000 < page.stat().st_size < 1_000_000
     assert sizes == [(1200, 1500), (1200, 300)]  # ten rows, and two
+
+
+def test_pages_of_an_earlier_run_go(tmp_path: Path) -> None:
+    folder = tmp_path / "made_up"
+    folder.mkdir()
+    names = ("page-01.png", "page-3.png", "page-1.jpg", "page-x.png", "thesis.png")
+    for name in names:
+        (folder / name).touch()
+    (tmp_path / "page-1.png").touch()
+    draw_contact_sheets(make_prepared(tmp_path), tmp_path)
+    left = {"page-1.png", "page-2.png", *names[2:]}
+    assert {p.name for p in folder.iterdir()} == left
+    assert (tmp_path / "page-1.png").stat().st_size == 0
 
 
 def test_all_pictures_of_a_small_class_and_six_of_a_large_one(tmp_path: Path) -> None:
@@ -110,14 +123,18 @@ def test_strongest_attributes() -> None:
     annotations = dataclasses.replace(annotations, class_embeddings=values)
     # Excesses of class 0: a -1/3, b 5/6, c 4.5, d 7/6, e 11/6, f 8, g 2.5; five at most.
     expected = [("f", 9.0), ("c", 5.0), ("g", 3.0), ("e", 2.0), ("d", 2.0)]
-    assert strongest_attributes(annotations, 0)[:3] == expected[:3]
-    assert strongest_attributes(annotations, 0) == expected
+    found = strongest_attributes(annotations, 0)
+    assert [(a.name, a.value) for a in found] == expected
+    np.testing.assert_allclose([a.excess for a in found], [8, 4.5, 2.5, 11 / 6, 7 / 6], rtol=1e-5)
     # f and g both have 3.0, but all classes together have more of f.
-    assert [n for n, _ in strongest_attributes(annotations, 1)] == ["d", "a", "g", "f", "b"]
-    # Below the mean in everything: nothing marks the class.
-    assert strongest_attributes(annotations, 5) == []
-    values[5] = [0, 0, 0, 0, 0, 0, 4]
-    assert strongest_attributes(annotations, 5) == [("g", 4.0)]
+    assert [a.name for a in strongest_attributes(annotations, 1)] == ["d", "a", "g", "f", "b"]
+    # Above the mean in nothing: what it has most of.
+    values[5] = [-1, -2, 0.25, -3, -4, 0.5, 0.125]
+    below = strongest_attributes(annotations, 5)
+    assert [(a.name, a.value) for a in below[:3]] == [("f", 0.5), ("c", 0.25), ("g", 0.125)]
+    assert len(below) == 5 and all(a.excess < 0 for a in below)
+    values[5] = [-1, -1, -1, -1, -1, -1, 4]
+    assert [(a.name, a.value) for a in strongest_attributes(annotations, 5)] == [("g", 4.0)]
 
 
 def test_class_role() -> None:

@@ -326,6 +326,7 @@ def test_table():
     for archives in ARCHIVES.values():
         assert "xlsa17.zip" in [a.file_name for a in archives]
         for a in archives:
-            assert a.url.startswith(("http://", "https://"))
+            assert a.url.startswith("https://")
+            assert a.unpacks_to
             assert a.url.endswith(a.file_name)
             assert a.sha256 is None or len(bytes.fromhex(a.sha256)) == 32

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import zipfile
 
 import pytest
 
 from dedn_jax.data import fetch as module
 from dedn_jax.data.download import Archive
-from dedn_jax.data.fetch import fetch_dataset
+from dedn_jax.data.fetch import Fetched, fetch_dataset
 from dedn_jax.errors import InputError
 
 FILES = {"images.zip": "images/a.jpg", "names.zip": "names/n.mat", "splits.zip": "xlsa17/s.mat"}
@@ -72,6 +73,23 @@ def test_what_the_user_put_there_stays(calls, tmp_path):
     with pytest.raises(InputError, match=r"SUN/images: is there already"):
         fetch_dataset("SUN", tmp_path)
     assert not list((tmp_path / "SUN/images").iterdir())
+
+
+def test_what_was_unpacked_by_hand_is_there(calls, tmp_path, monkeypatch):
+    one = Archive("http://127.0.0.1/a", "images.zip", "SUN", unpacks_to=("images", "more"))
+    monkeypatch.setattr(module, "ARCHIVES", {"SUN": (one,)})
+    (tmp_path / "SUN/images").mkdir(parents=True)
+    found = fetch_dataset("SUN", tmp_path)
+    assert found == [Fetched(one, tmp_path / "SUN", ["images"], None, new=False)]
+    assert not calls
+    with pytest.raises(InputError, match="SUN/images: was unpacked by hand, the sha256"):
+        fetch_dataset("SUN", tmp_path, sha256={"images.zip": "0" * 64})
+    # But what a call of ours began is taken to its end.
+    shutil.rmtree(tmp_path / "SUN")
+    fetch_dataset("SUN", tmp_path)
+    (tmp_path / "SUN/images").rename(tmp_path / "SUN/more")
+    assert fetch_dataset("SUN", tmp_path)[0].new
+    assert len(calls) == 2
 
 
 def test_hashes_of_the_caller(calls, tmp_path):

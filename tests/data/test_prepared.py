@@ -41,7 +41,7 @@ def picture_set(name: str = "small") -> PictureSet:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(picture_set(), tmp_path_factory.mktemp("built"))
+    return build(picture_set(), tmp_path_factory.mktemp("built")).folder
 
 
 @pytest.fixture
@@ -74,10 +74,10 @@ def test_by_image_index(built: Path) -> None:
 def test_digest_changes_with_the_pictures(built: Path, tmp_path: Path) -> None:
     changed = picture_set()
     changed.pictures[8] = Picture("ü/8.jpg", encoded=CONTENTS[8][::-1])
-    digest = open_prepared(build(changed, tmp_path)).digest
+    digest = open_prepared(build(changed, tmp_path).folder).digest
     assert digest != open_prepared(built).digest
     changed.pictures[8], changed.pictures[9] = changed.pictures[9], changed.pictures[8]
-    assert open_prepared(build(changed, tmp_path, overwrite=True)).digest != digest
+    assert open_prepared(build(changed, tmp_path, overwrite=True).folder).digest != digest
 
 
 def test_highest_version(folder: Path) -> None:
@@ -166,9 +166,9 @@ from importlib import util
 spec = util.spec_from_file_location("t", sys.argv[1])
 t = util.module_from_spec(spec)
 spec.loader.exec_module(t)
-prepared = t.open_prepared(t.build(t.picture_set(), t.Path(sys.argv[2])))
+prepared = t.open_prepared(t.build(t.picture_set(), t.Path(sys.argv[2])).folder)
 assert [prepared.pictures[i][0] for i in t.STORED] == [t.CONTENTS[i] for i in t.STORED]
-assert t.build(t.picture_set(), t.Path(sys.argv[2])) == prepared.path
+assert t.build(t.picture_set(), t.Path(sys.argv[2])) == (prepared.path, False)
 assert "tensorflow" not in sys.modules
 """
 
@@ -273,7 +273,7 @@ def test_record_files_of_another_set(folder: Path, tmp_path: Path) -> None:
     other = picture_set()
     turned = {"trainval": np.asarray(SPLITS["trainval"][::-1])}
     annotations = Annotations(**{**vars(other.annotations), **turned})
-    there = build(PictureSet("small", annotations, other.pictures), tmp_path / "other")
+    there = build(PictureSet("small", annotations, other.pictures), tmp_path / "other").folder
     name = "small-trainval.array_record-00000-of-00001"
     shutil.copy(there / name, folder / name)
     assert "holds image 1 in place of image 7" in read_error(folder, 7)

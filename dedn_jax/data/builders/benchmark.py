@@ -64,16 +64,18 @@ def read_benchmark(
             "the xlsa17 archive beside att_splits.mat"
         )
     attributes = data.class_embeddings.shape[1]
+    vectors = find_word_vectors(name, root, word_vectors)
+    names, names_from = _attribute_names(name, root / name, attributes)
     annotations = Annotations(
         source=data.source,
         labels=data.labels,
         class_embeddings=data.class_embeddings,
-        word_vectors=read_word_vectors(_word_vectors(name, root, word_vectors), attributes),
+        word_vectors=read_word_vectors(vectors, attributes),
         trainval=data.trainval,
         test_seen=data.test_seen,
         test_unseen=data.test_unseen,
         class_names=data.class_names,
-        attribute_names=_attribute_names(name, root / name, attributes),
+        attribute_names=names,
         validation_classes=data.validation_classes,
     )
     folder = root / name
@@ -82,33 +84,51 @@ def read_benchmark(
         name.lower(),
         annotations,
         [Picture(file, folder / file) for file in data.image_files],
+        (f"word vectors: {vectors}", f"attribute names: {names_from}"),
     )
 
 
-def _word_vectors(name: str, root: Path, given: Path | None) -> Path:
+def find_word_vectors(name: str, root: Path, given: Path | None) -> Path:
+    """The file of a benchmark's word vectors; arguments as for `read_benchmark`.
+
+    Raises:
+      InputError: there is none.
+    """
+    root = Path(root).expanduser()
     if given is not None:
-        return Path(given)
+        given = Path(given).expanduser()
+        if not given.is_file():
+            raise InputError(
+                f"{given}: no such file of word vectors; make it with `dedn data wordvectors`, or "
+                "name another for --word-vectors"
+            )
+        return given
     places = [folder / "w2v" / f"{name}_attribute.pkl" for folder in (root, root.resolve().parent)]
     for place in places:
         if place.is_file():
             return place
     raise InputError(
         f"{places[0]}: no such file, nor {places[1]}; copy the published word vectors there, or "
-        "make some with `dedn data wordvectors` and name their file"
+        "make some with `dedn data wordvectors` and name their file for --word-vectors"
     )
 
 
-def _attribute_names(name: str, folder: Path, attributes: int) -> tuple[str, ...]:
+def _attribute_names(name: str, folder: Path, attributes: int) -> tuple[tuple[str, ...], str]:
+    """The names, and where they are from."""
     path = next((p for f in _ATTRIBUTE_FILES[name] if (p := folder / f).is_file()), None)
     if path is None:
-        return tuple(f"attribute {i}" for i in range(attributes))
+        places = ", ".join(str(folder / file) for file in _ATTRIBUTE_FILES[name])
+        return (
+            tuple(f"attribute {i}" for i in range(attributes)),
+            f"none found, numbered instead; looked for {places}",
+        )
     names = _names_in_mat(path) if path.suffix == ".mat" else read_attribute_names(path)
     if len(names) != attributes:
         raise InputError(
             f"{path}: {len(names)} attribute names, att has {attributes} attributes; put the file "
             "of the same archive there, or remove it"
         )
-    return names
+    return names, str(path)
 
 
 def _names_in_mat(path: Path) -> tuple[str, ...]:

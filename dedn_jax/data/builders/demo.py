@@ -48,7 +48,7 @@ def prepare_demo(cache_dir: Path | None) -> Path:
         return out / "demo" / VERSION
     from dedn_jax.data.builders.tfds_builder import build
 
-    return build(demo_picture_set(), out, wait=True)
+    return build(demo_picture_set(), out, wait=True).folder
 
 
 def demo_picture_set() -> PictureSet:

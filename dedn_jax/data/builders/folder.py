@@ -29,14 +29,18 @@ from dedn_jax.errors import InputError
 from dedn_jax.groups import AttributeGroups
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_VECTOR_SUFFIXES = (".npy", ".pkl")
 _LITTER = ("thumbs.db", "desktop.ini")  # what file managers leave behind
 _MAX_TABLE_BYTES = 256 * 2**20
+_SHOWN = 8  # how many attributes without use a message names
 _MIN_SEEN_PICTURES = 2  # one to train on, one to test with
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WORD = re.compile(r"[^\W_]+")
 
 
-def read_folder(root: Path, *, seed: int = 0, test_share: float = 0.2) -> PictureSet:
+def read_folder(
+    root: Path, *, seed: int = 0, test_share: float = 0.2, word_vectors: Path | None = None
+) -> PictureSet:
     """Reads a folder of one's own classes.
 
     Names are compared, and kept, in Unicode's form NFC. Pictures that their EXIF data say are
@@ -47,6 +51,8 @@ def read_folder(root: Path, *, seed: int = 0, test_share: float = 0.2) -> Pictur
       seed: of the choice of test pictures; that of one class does not depend on other classes.
       test_share: of each seen class's pictures, the share kept for testing: at least one picture,
         never all.
+      word_vectors: a file for `read_word_vectors`; None for the one in `root`, or, where there is
+        none, vectors hashed from the words of the names.
 
     Raises:
       InputError: names the file, and the row, column, class or attribute that is wrong.
@@ -75,19 +81,24 @@ def read_folder(root: Path, *, seed: int = 0, test_share: float = 0.2) -> Pictur
         test = _test_pictures(name, len(numbers), seed, test_share)
         for i, number in enumerate(numbers):
             splits["test_seen" if i in test else "trainval"].append(number)
+    vectors, vectors_file = _word_vectors(root, table.attributes, word_vectors)
     unpictured = [label for label, name in enumerate(table.classes) if not found[name]]
     annotations = Annotations(
         source=str(root),
         labels=np.asarray(labels, np.int32),
         class_embeddings=table.values,
-        word_vectors=_word_vectors(root, table.attributes),
+        word_vectors=vectors,
         class_names=table.classes,
         attribute_names=table.attributes,
         groups=_read_groups(root / "groups.csv", table.attributes),
         unpictured_classes=np.asarray(unpictured, np.int64) if unpictured else None,
         **{name: np.asarray(split, np.int64) for name, split in splits.items()},
     )
-    return PictureSet(_set_name(root), annotations, pictures)
+    origins = (
+        f"word vectors: {vectors_file or f'hashed from the names; {_none_given(root)}'}",
+        f"attribute names: {table.path}",
+    )
+    return PictureSet(_set_name(root), annotations, pictures, origins)
 
 
 class _Table(NamedTuple):
@@ -189,12 +200,22 @@ def _read_attributes(path: Path) -> _Table:
     array = np.asarray(values, np.float32)
     constant = np.flatnonzero((array == array[0]).all(axis=0))
     if len(constant) and len(classes) > 1:
-        name = attributes[int(constant[0])]
-        raise InputError(
-            f"{path}: attribute {name!r} has the same value in all classes, so it tells none apart;"
-            " remove the column"
-        )
+        raise InputError(f"{path}: {_constant_text([attributes[a] for a in constant.tolist()])}")
     return _Table(path, tuple(classes), attributes, array, tuple(splits))
+
+
+def _constant_text(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:_SHOWN]))
+    if len(names) == 1:
+        return (
+            f"attribute {shown} has the same value in all classes, so it tells none apart; remove "
+            "the column"
+        )
+    more = ", ..." if len(names) > _SHOWN else ""
+    return (
+        f"{len(names)} attributes ({shown}{more}) have the same value in all classes, so they tell "
+        "none apart; remove the columns"
+    )
 
 
 def _number(path: Path, line: int, column: str, cell: str) -> float:
@@ -243,13 +264,25 @@ def _read_groups(path: Path, attributes: tuple[str, ...]) -> AttributeGroups | N
     return AttributeGroups(tuple(members), tuple(tuple(sorted(m)) for m in members.values()))
 
 
-def _word_vectors(root: Path, attributes: tuple[str, ...]) -> np.ndarray:
-    files = [p for s in (".npy", ".pkl") if os.path.lexists(p := root / f"word_vectors{s}")]
+def _word_vectors(
+    root: Path, attributes: tuple[str, ...], given: Path | None
+) -> tuple[np.ndarray, Path | None]:
+    """The vectors, and the file they are from, if any."""
+    files = [p for s in _VECTOR_SUFFIXES if os.path.lexists(p := root / f"word_vectors{s}")]
+    if given is not None:
+        files = [Path(given).expanduser()]
+        if not files[0].is_file():
+            raise InputError(f"{files[0]}: no such file; name a file for --word-vectors")
     if len(files) > 1:
         raise InputError(f"{files[1]}: {files[0].name} is there as well; keep one of the two")
     if files:
-        return read_word_vectors(files[0], len(attributes))
-    return hashed_word_vectors([_WORD.findall(name.lower()) or [name] for name in attributes])
+        return read_word_vectors(files[0], len(attributes)), files[0]
+    words = [_WORD.findall(name.lower()) or [name] for name in attributes]
+    return hashed_word_vectors(words), None
+
+
+def _none_given(root: Path) -> str:
+    return f"no {root / 'word_vectors'}{' or '.join(_VECTOR_SUFFIXES)}"
 
 
 # --- pictures -----------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ from PIL import ImageOps
 
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.decoding import load, open_picture
-from dedn_jax.errors import InputError
+from dedn_jax.data.prepared import SET_NAME
+from dedn_jax.errors import InputError, one_line
 
 MAX_PICTURE_BYTES = 64 * 2**20
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _ORIENTATION = 0x0112  # the EXIF tag
 # All that a PNG can hold; a JPEG may be CMYK, which is turned into RGB.
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
@@ -91,14 +90,16 @@ class PictureSet:
       name: of its folder once written: lower-case letters, digits and `_`.
       annotations: see there.
       pictures: one per image, in the order of `annotations.labels`.
+      origins: lines that say which files the word vectors and attribute names are from.
     """
 
     name: str
     annotations: Annotations
     pictures: Sequence[Picture]
+    origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not SET_NAME.fullmatch(self.name):
             raise InputError(
                 f"{self.name!r}: not a name for a data set; use a letter, then letters, digits and "
                 "_, all lower case, 64 at most"
@@ -135,8 +136,9 @@ def _turned_upright(data: bytes, where: str) -> bytes:
     except InputError:
         raise
     except Exception as error:  # damaged EXIF data make Pillow raise anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{where}: is a damaged picture ({reason}); fetch it again") from error
+        raise InputError(
+            f"{where}: is a damaged picture ({one_line(error)}); fetch it again"
+        ) from error
     if orientation not in range(2, 9):
         return data
     with load(data, where) as picture:

@@ -14,10 +14,9 @@ import itertools
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -34,7 +33,7 @@ from dedn_jax.data.prepared import (
     VERSION,
     open_prepared,
 )
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import locked_folder, read_json, write_json
 from dedn_jax.progress import progress
 
@@ -43,9 +42,21 @@ _LOCK = ".lock"
 _SHARD_BYTES = 512 * 2**20
 
 
+class Built(NamedTuple):
+    """A prepared set.
+
+    Attributes:
+      folder: of its version.
+      new: whether it was written now; if not, this very set was there already.
+    """
+
+    folder: Path
+    new: bool
+
+
 def build(
     picture_set: PictureSet, out: Path, *, overwrite: bool = False, wait: bool = False
-) -> Path:
+) -> Built:
     """Writes the set to `<out>/<name>/1.0.0`: the folder appears whole or not at all.
 
     The same set gives the same bytes. Pictures that are in no split are left out.
@@ -57,7 +68,7 @@ def build(
       wait: for another process that is building the same set to end, rather than to fail.
 
     Returns:
-      The folder. One that holds this very set is returned as it is, and standard error says so.
+      The folder, and whether it was written: one that holds this very set is left as it is.
 
     Raises:
       InputError: a picture cannot be read; other data are there already; another process is
@@ -66,19 +77,19 @@ def build(
     home = Path(out).expanduser() / picture_set.name
     target = home / VERSION
     if not overwrite and _is_built(target, picture_set):
-        return target
+        return Built(target, new=False)
     try:
         with _locked(home, wait):
             # Whoever held the lock before may have built it.
             if not overwrite and _is_built(target, picture_set):
-                return target
+                return Built(target, new=False)
             _check_replaceable(target)
             for left_over in home.glob(f"{_INCOMPLETE}*"):  # by builds that were killed
                 shutil.rmtree(left_over)
             _build(picture_set, home, target)
     except OSError as error:
         raise _cannot_write(home, error) from error
-    return target
+    return Built(target, new=True)
 
 
 def _build(picture_set: PictureSet, home: Path, target: Path) -> None:
@@ -303,7 +314,6 @@ def _is_built(target: Path, picture_set: PictureSet) -> bool:
     elif not _same_pictures(target, there.digest, picture_set):
         what = "pictures differ"
     else:
-        print(f"{target}: is built already", file=sys.stderr)
         return True
     raise InputError(f"{target}: holds another build of {picture_set.name}: {what}; {again}")
 
@@ -365,8 +375,8 @@ def _check_space(picture_set: PictureSet, home: Path) -> None:
 
 def _cannot_write(home: Path, error: Exception) -> InputError:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
-    reason = reason.split(";")[0][:200]  # array_record adds the path of a temporary file
+    reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
+    reason = reason.split(";")[0]  # array_record adds the path of a temporary file
     advice = "make room" if full else "see to its permissions and free space"
     return InputError(f"{home}: cannot be written: {reason}; {advice}, or choose another folder")
 

@@ -34,8 +34,8 @@ from dedn_jax.data.store.manifest import (
     read_manifest,
     read_plan,
 )
-from dedn_jax.data.store.writer import file_sha256
 from dedn_jax.errors import InputError
+from dedn_jax.files import file_sha256
 from dedn_jax.progress import progress
 
 _OPEN_FILES = 128  # kept open at most: many systems allow a process 1024, or 256
@@ -111,7 +111,9 @@ class StoreFeatures(FeatureMaps):
         """As `FeatureMaps`.
 
         Raises:
-          InputError: a shard has gone or is cut short, or an image has NaN or infinite values.
+          InputError: a shard has gone or is cut short; an image of a store that is not normalised
+            has NaN or infinite values. Those of a normalised one were checked when it was made and
+            are not again; `verify` tells whether they are still the same.
         """
         indices = checked_indices(indices, len(self))
         out = np.empty((len(indices), self.channels, self.regions), self._dtype)

@@ -9,7 +9,6 @@ when it is whole.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -34,7 +33,7 @@ from dedn_jax.data.store.manifest import (
     read_plan,
 )
 from dedn_jax.errors import InputError
-from dedn_jax.files import atomic_file, hold_lock, missing_folders, write_json
+from dedn_jax.files import atomic_file, file_sha256, hold_lock, missing_folders, write_json
 from dedn_jax.progress import progress
 
 _LOCK = ".store-lock"
@@ -376,12 +375,6 @@ class StoreWriter:
                 f"{path}: cannot be written ({error.strerror or error}); make room, or choose "
                 "another folder; finished shards are kept"
             ) from error
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _same(a: Annotations, b: Annotations | None) -> bool:

@@ -7,7 +7,6 @@ are the whole of the naming. No code that a file may carry is run.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import warnings
@@ -20,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, one_line
+from dedn_jax.files import file_sha256
 from dedn_jax.interop.published import read_state_dict, require_torch
 from dedn_jax.model.backbones.layers import Backbone, ConvNorm
 from dedn_jax.model.backbones.mobilenet import MobileNet
@@ -176,8 +176,7 @@ def weights_sha256(path: str | Path) -> str:
         size = path.stat().st_size
         if size > _MAX_BYTES:
             raise InputError(f"{path}: {size} bytes, expected weights of at most {_MAX_BYTES}")
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
 
@@ -299,7 +298,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except Exception as error:  # the reader's own exceptions differ between its versions
         raise InputError(
-            f"{path}: not a readable .safetensors file ({_line(error)}); get it again"
+            f"{path}: not a readable .safetensors file ({one_line(error)}); get it again"
         ) from error
 
 
@@ -315,7 +314,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
                 arrays[name] = _read_npy(archive.read(member), name)
     except Exception as error:  # NumPy parses headers as Python: many kinds of error
         raise InputError(
-            f"{path}: not a readable .npz file ({_line(error)}); get it again"
+            f"{path}: not a readable .npz file ({one_line(error)}); get it again"
         ) from error
     return arrays
 
@@ -330,10 +329,6 @@ def _read_npy(data: bytes, name: str) -> np.ndarray:
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(values):
         raise ValueError(f"{name} has {len(values)} bytes for shape {shape} of {dtype}")
     return np.frombuffer(values, dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {

@@ -92,6 +92,9 @@ def test_layouts(tmp_path: Path, name: str) -> None:
     assert found.test_unseen.tolist() == [14, 12, 13]
     assert found.class_names == tuple(CLASSES)
     assert found.attribute_names == ("attribute 0", "attribute 1", "attribute 2")
+    vectors, names = result.origins
+    assert vectors == f"word vectors: {tmp_path}/w2v/{name}_attribute.pkl"
+    assert names.startswith("attribute names: none found, numbered instead; looked for ")
     np.testing.assert_array_equal(found.word_vectors, WORDS)
     np.testing.assert_array_equal(found.class_embeddings, ATT.T.astype(np.float32))
 
@@ -112,6 +115,7 @@ def test_attribute_names(tmp_path: Path, name: str, file: str) -> None:
     path.write_text("1 has_fur::yes_(or_so)\n    2\tblack\n3 longneck\n")
     names = read_benchmark(name, tmp_path).annotations.attribute_names
     assert names == ("has_fur::yes_(or_so)", "black", "longneck")
+    assert read_benchmark(name, tmp_path).origins[1] == f"attribute names: {path}"
     path.write_text("1 black\n2 longneck\n")
     assert f"{path}: 2 attribute names, att has 3" in error(tmp_path, name)
 
@@ -142,6 +146,7 @@ def test_word_vectors(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, [WORDS, WORDS + 1])
     (beside / "AWA2_attribute.pkl").unlink()
     assert "dedn data wordvectors" in error(data)
+    assert "no such file" in error(data, word_vectors=tmp_path / "none.npy")
     np.save(given, WORDS[:2])
     assert "shape (2, 4)" in error(data, word_vectors=given)
 

@@ -119,6 +119,18 @@ def test_groups_and_word_vectors(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_folder(root).annotations.word_vectors, vectors)
     vectors[:2].dump(root / "word_vectors.pkl")
     assert "word_vectors.pkl" in error(root)
+    elsewhere = tmp_path / "elsewhere.npy"
+    np.save(elsewhere, 2 * vectors)
+    given = read_folder(root, word_vectors=elsewhere)
+    np.testing.assert_array_equal(given.annotations.word_vectors, 2 * vectors)
+    assert given.origins == (
+        f"word vectors: {elsewhere}",
+        f"attribute names: {root / 'attributes.csv'}",
+    )
+    (root / "word_vectors.pkl").unlink()
+    assert read_folder(root).origins[0].startswith("word vectors: hashed from the names; no ")
+    with pytest.raises(InputError, match=r"none\.npy: no such file"):
+        read_folder(root, word_vectors=tmp_path / "none.npy")
 
 
 @pytest.mark.parametrize(
@@ -180,6 +192,11 @@ def test_tables_that_say_nothing(tmp_path: Path) -> None:
     assert "names no attribute" in message("c", "class,split\nox,seen\n")
     same = "class,size,legs\nox,1,4\nbat,2,4\nrat,3,4\n"
     assert "attribute 'legs' has the same value in all classes" in message("d", same)
+    columns = [f"a{i}" for i in range(9)]
+    zeros = ",0" * 9
+    same = f"class,size,{','.join(columns)}\nox,1{zeros}\nbat,2{zeros}\n"
+    shown = ", ".join(map(repr, columns[:8]))
+    assert f"9 attributes ({shown}, ...) have the same value" in message("d2", same)
     assert "split of 'ox' is 'sean'" in message("e", "class,size,split\nox,1,sean\n")
     table = "class,size,split\nox,1,\nbat,2,\nrat,3,\n"
     assert "1 seen classes" in message("f", table, {"ox": 2})

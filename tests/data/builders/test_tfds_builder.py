@@ -62,7 +62,7 @@ def error(picture_set: PictureSet, out: Path, **options: bool) -> str:
 
 def test_real_pictures_end_to_end(shared_data: Path, tmp_path: Path) -> None:
     cub = read_benchmark("CUB", shared_data / "cub40")
-    folder = build(cub, tmp_path)
+    folder = build(cub, tmp_path).folder
     assert folder == tmp_path / "cub" / "1.0.0"
     prepared = open_prepared(folder)
     assert prepared.name == "cub"
@@ -91,7 +91,7 @@ def test_real_pictures_end_to_end(shared_data: Path, tmp_path: Path) -> None:
 
 def test_same_set_same_bytes_in_another_process(tmp_path: Path) -> None:
     """Another process has other hash seeds and addresses, which orders of dicts may depend on."""
-    first = build(small_set(), tmp_path / "a")
+    first = build(small_set(), tmp_path / "a").folder
     script = (
         "import sys; from importlib import util\n"
         "spec = util.spec_from_file_location('t', sys.argv[1]); t = util.module_from_spec(spec)\n"
@@ -108,7 +108,7 @@ def test_same_set_same_bytes_in_another_process(tmp_path: Path) -> None:
 
 
 def test_folders(tmp_path: Path) -> None:
-    folder = build(small_set(), tmp_path / "new" / "folder")
+    folder = build(small_set(), tmp_path / "new" / "folder").folder
     assert sorted(contents(folder)) == [
         "annotations.npz",
         "dataset_info.json",
@@ -133,7 +133,7 @@ def test_no_unseen_pictures(tmp_path: Path) -> None:
         test_unseen=nothing,
         unpictured_classes=np.asarray([2]),
     )
-    prepared = open_prepared(build(alone, tmp_path))
+    prepared = open_prepared(build(alone, tmp_path).folder)
     assert prepared.annotations.unseen_classes.tolist() == [2]
     assert "test_unseen" not in tfds.builder_from_directory(prepared.path).info.splits
     assert prepared.pictures[7] == (alone.pictures[7].read(), "7.jpg")
@@ -150,7 +150,7 @@ def test_no_unseen_pictures(tmp_path: Path) -> None:
 def test_class_names_as_tfds_keeps_them(
     tmp_path: Path, names: tuple[str, ...], labels: list[str]
 ) -> None:
-    folder = build(small_set(class_names=names), tmp_path)
+    folder = build(small_set(class_names=names), tmp_path).folder
     assert tfds.builder_from_directory(folder).info.features["label"].names == labels
     assert open_prepared(folder).annotations.class_names == names
 
@@ -158,27 +158,23 @@ def test_class_names_as_tfds_keeps_them(
 # --- what is there already ----------------------------------------------------------------------
 
 
-def test_built_already(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_built_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = small_set(tmp_path / "pictures")
-    folder = build(pictures, tmp_path)
+    folder = build(pictures, tmp_path).folder
     before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-    capsys.readouterr()
     os.utime(tmp_path / "pictures" / "6.jpg")  # newer, but the same
-    assert build(pictures, tmp_path) == folder
-    assert f"{folder}: is built already" in capsys.readouterr().err
+    assert build(pictures, tmp_path) == (folder, False)
     for i in range(12):
         os.utime(tmp_path / "pictures" / f"{i}.jpg", (0, 0))
     monkeypatch.delattr(Picture, "read")  # not even read
-    assert build(pictures, tmp_path) == folder
+    assert build(pictures, tmp_path) == (folder, False)
     assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
 
 
 def test_other_data_are_not_replaced_unasked(tmp_path: Path) -> None:
     source = tmp_path / "pictures"
     pictures = small_set(source)
-    folder = build(pictures, tmp_path)
+    folder = build(pictures, tmp_path).folder
     before = contents(folder)
     named = small_set(class_names=("ox", "bat", "cat"))
     for other in (small_set(test_seen=np.asarray([5, 2, 3])), named):
@@ -191,17 +187,17 @@ def test_other_data_are_not_replaced_unasked(tmp_path: Path) -> None:
     (source / "6.jpg").write_bytes(data + b"more")
     assert "pictures differ" in error(pictures, tmp_path)
     assert contents(folder) == before
-    assert build(pictures, tmp_path, overwrite=True) == folder
+    assert build(pictures, tmp_path, overwrite=True) == (folder, True)
     assert open_prepared(folder).pictures[6][0] == data + b"more"
     assert sorted(p.name for p in folder.parent.iterdir()) == [".lock", "1.0.0"]
 
 
 def test_damaged_builds(tmp_path: Path) -> None:
-    folder = build(small_set(), tmp_path)
+    folder = build(small_set(), tmp_path).folder
     (folder / "small-test_seen.array_record-00000-of-00001").unlink()
     assert "--overwrite" in error(small_set(), tmp_path)
     build(small_set(), tmp_path, overwrite=True)
-    assert build(small_set(), tmp_path) == folder
+    assert build(small_set(), tmp_path) == (folder, False)
 
 
 def test_what_is_no_build_is_never_replaced(tmp_path: Path) -> None:
@@ -233,16 +229,16 @@ def test_a_killed_build_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
     assert left == ["", "incomplete"]
     with pytest.raises(InputError, match="no version"):
         open_prepared(tmp_path / "small")
-    folder = build(small_set(), tmp_path)
+    folder = build(small_set(), tmp_path).folder
     assert sorted(p.name for p in folder.parent.iterdir()) == [".lock", "1.0.0"]
-    assert contents(folder) == contents(build(small_set(), tmp_path / "other"))
+    assert contents(folder) == contents(build(small_set(), tmp_path / "other").folder)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_picture_that_cannot_be_read(tmp_path: Path, overwrite: bool) -> None:
     pictures = small_set(tmp_path / "pictures")
     folder = tmp_path / "small" / "1.0.0"
-    before = contents(build(pictures, tmp_path)) if overwrite else None
+    before = contents(build(pictures, tmp_path).folder) if overwrite else None
     (tmp_path / "pictures" / "9.jpg").write_bytes(b"")
     message = error(pictures, tmp_path, overwrite=overwrite)
     assert message.startswith(f"{tmp_path / 'pictures' / '9.jpg'}: is empty")
@@ -274,7 +270,7 @@ def test_two_builds_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     go_on.set()
     for thread in (first, second):
         thread.join(20)
-    assert found == [tmp_path / "small" / "1.0.0"]
+    assert found == [(tmp_path / "small" / "1.0.0", False)]
 
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +311,7 @@ def test_folders_that_cannot_be_written_to(tmp_path: Path) -> None:
 def test_splits_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tfds_builder, "_SHARD_BYTES", 100)
     pictures = small_set()
-    prepared = open_prepared(build(pictures, tmp_path))
+    prepared = open_prepared(build(pictures, tmp_path).folder)
     splits = tfds.builder_from_directory(prepared.path).info.splits
     lengths = {name: list(split.shard_lengths) for name, split in splits.items()}
     sizes = {n: [pictures.pictures[i].size() for i in SPLITS_OF[n]] for n in SPLITS_OF}

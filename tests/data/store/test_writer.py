@@ -17,8 +17,9 @@ import pytest
 
 from dedn_jax.data.features import normalize
 from dedn_jax.data.store.reader import open_store
-from dedn_jax.data.store.writer import StoreWriter, file_sha256
+from dedn_jax.data.store.writer import StoreWriter
 from dedn_jax.errors import InputError
+from dedn_jax.files import file_sha256
 
 
 def fill(writer, make_features, process=0, processes=1, stop=None):
