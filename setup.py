@@ -44,6 +44,8 @@ setup(
     extras_require={
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
+        # To compile for TPUs that are not there; slows every import of jax where it is installed.
+        "tpu-plan": ["libtpu>=0.0.42,<0.1"],
         "torch": ["torch>=2.6"],
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12", "mypy>=1.15"],
     },

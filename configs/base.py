@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.rank = 0  # h of a low-rank region score matrix; 0: full rank
+    config.model.kernel = "auto"  # of attention pooling: xla, pallas (fused), or what wins here
     config.model.precision = "float32"  # of matrix products: float32, tensorfloat32, bfloat16
 
     config.loss = ConfigDict()

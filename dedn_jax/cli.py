@@ -13,6 +13,7 @@ from dedn_jax.commands.arguments import joins_processes
 from dedn_jax.commands.compare import add_compare
 from dedn_jax.commands.data import add_data
 from dedn_jax.commands.features import add_features
+from dedn_jax.commands.plan import add_plan
 from dedn_jax.commands.runs import add_demo, add_evaluate, add_export, add_train
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.interrupt import Interrupted
@@ -32,7 +33,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dedn-jax {__version__}")
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
-    for add in (add_train, add_evaluate, add_demo, add_export, add_data, add_features, add_compare):
+    for add in (
+        add_train,
+        add_evaluate,
+        add_demo,
+        add_export,
+        add_data,
+        add_features,
+        add_plan,
+        add_compare,
+    ):
         add(jobs)
     return parser
 

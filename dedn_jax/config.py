@@ -12,7 +12,7 @@ from types import ModuleType
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, one_line
 
 SELECTION_PROTOCOLS = ("validation", "last", "test-best")
 SELECTION_METRICS = ("harmonic_mean", "t1")
@@ -21,6 +21,7 @@ PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 FEATURE_DTYPES = ("float32", "bfloat16", "float16")
 DATA_SOURCES = ("features", "images")
 DATA_FORMATS = ("published_hdf5", "store", "prepared", "demo")
+KERNELS = ("auto", "xla", "pallas")
 STRATEGIES = ("jit", "pmap")
 RESIDENCIES = ("auto", "always", "never")
 BACKBONE_DTYPES = ("float32", "bfloat16")
@@ -67,7 +68,7 @@ def _import_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(
             f"--config: {path} cannot be run: {type(error).__name__}: {reason}; {_RECIPE}"
         ) from error
@@ -251,6 +252,7 @@ def check_config(config: ConfigDict, where: str) -> None:
     one_of("selection.metric", SELECTION_METRICS)
     one_of("selection.refit", REFITS)
     one_of("model.precision", PRECISIONS)
+    one_of("model.kernel", KERNELS)
     require(0 <= config.seed < 2**32, "seed", "0 to 2**32 - 1")
     for name in (
         *("epochs", "batch_size", "steps_per_call"),

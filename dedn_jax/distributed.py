@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,10 +12,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dedn_jax.data.pipeline import Shard
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, one_line
 from dedn_jax.step import Batch
 
 DATA = "data"
+WHOLE, CUT = PartitionSpec(), PartitionSpec(DATA)
 ATTRIBUTE = "attribute"
 # Seconds without a sign of life after which a process counts as dead, and the others end.
 _HEARTBEAT = 60
@@ -42,9 +44,10 @@ def initialize(
             coordinator, processes, process, heartbeat_timeout_seconds=_HEARTBEAT
         )
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         where = f"--coordinator={coordinator}" if coordinator else "--distributed"
-        raise InputError(f"{where}: this process cannot join the others: {reason}") from error
+        raise InputError(
+            f"{where}: this process cannot join the others: {one_line(error)}"
+        ) from error
 
 
 def process() -> tuple[int, int]:
@@ -124,6 +127,33 @@ class Layout:
         """The part of every batch that this process reads."""
         first = min(d.process_index for d in self.mesh.devices.flat)
         return Shard(jax.process_index() - first, self.processes, devices=self.devices)
+
+    def over_batch(self, function: Callable[..., Any], cut: Any, out: Any) -> Callable[..., Any]:
+        """`function` as one program in which every device computes its part of a batch.
+
+        Left to cut the program by itself, XLA would leave loops over images whole, and send every
+        device all images in every turn.
+
+        Args:
+          function: of the parts; what it says to other devices goes by the axis `data`.
+          cut: for every argument its `PartitionSpec`.
+          out: the same for the results.
+        """
+        if self.devices == 1:
+            return function
+        return jax.shard_map(
+            function,
+            mesh=self.mesh,
+            in_specs=cut,
+            out_specs=out,
+            axis_names={DATA},
+            check_vma=False,
+        )
+
+    @property
+    def axis(self) -> str | None:
+        """The axis that a step in `over_batch` reduces along; None on one device."""
+        return DATA if self.devices > 1 else None
 
     def replicate(self, tree: Any) -> Any:
         """A copy of every array on every device; equal ones are given by all processes."""

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import Reading, evaluation_batches
-from dedn_jax.distributed import Layout, local_layout
+from dedn_jax.distributed import CUT, DATA, WHOLE, Layout, local_layout
 from dedn_jax.feed import Feed, look_up
 from dedn_jax.metrics import gzsl_metrics, per_class_accuracy
 from dedn_jax.step import NOTHING, ClassSpace, Mixing, predict_scores
@@ -42,7 +43,15 @@ def make_predictor(model: nnx.GraphDef, mixing: Mixing, layout: Layout | None = 
         among_unseen = jnp.where(classes.seen, -jnp.inf, scores)
         return scores.argmax(-1), among_unseen.argmax(-1)
 
-    return jax.jit(predict, out_shardings=layout.replicated if layout else None)
+    if layout is None:
+        return jax.jit(predict)
+    by_image = PartitionSpec(None, DATA)
+    mapped = layout.over_batch(
+        predict,
+        (WHOLE, CUT, WHOLE, WHOLE, WHOLE),
+        (by_image, by_image),
+    )
+    return jax.jit(mapped, out_shardings=layout.replicated)
 
 
 def evaluate_task(

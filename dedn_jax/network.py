@@ -15,6 +15,7 @@ from dedn_jax.errors import InputError
 from dedn_jax.groups import AttributeGroups
 from dedn_jax.interop.convert import nested_to_state
 from dedn_jax.interop.published import Params
+from dedn_jax.kernels import resolve_kernel
 from dedn_jax.model.backbones import Backbone, WeightsFile, load_weights, make_backbone
 from dedn_jax.model.experts import DualExpert
 from dedn_jax.model.picture_model import PictureModel, backbone_maps
@@ -63,6 +64,7 @@ def make_network(config: ConfigDict, dataset: GZSLDataset, groups: AttributeGrou
         regions=regions,
         rank=config.model.rank,
         rngs=nnx.Rngs(params=config.seed),
+        kernel=resolve_kernel(config.model.kernel, jax.default_backend()),
     )
     if backbone is None:
         definition, params = nnx.split(experts)

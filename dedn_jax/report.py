@@ -135,13 +135,13 @@ def _predict(run: Run, params: object, images: np.ndarray) -> np.ndarray:
     classes = make_class_space(task.class_embeddings, task.seen, run.groups)
     layout = local_layout()
     params, classes, frozen = layout.replicate((params, classes, run.network.frozen))
-    predictor = make_predictor(run.network.definition, Mixing.from_config(run.config))
+    predictor = make_predictor(run.network.definition, Mixing.from_config(run.config), layout)
     parts = []
     with jax.default_matmul_precision(run.config.model.precision):
         for inputs, count in evaluation_batches(
             task.inputs, images, run.config.evaluate.batch_size
         ):
-            among_all, _ = predictor(params, layout.cut(inputs, len(inputs)), classes, frozen)
+            among_all, _ = predictor(params, layout.cut(inputs, len(inputs)), classes, frozen, None)
             parts.append(np.asarray(among_all)[EXPERTS.index("fused"), :count])
     return task.class_ids[np.concatenate(parts)]
 

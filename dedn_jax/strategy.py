@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec
 
-from dedn_jax.distributed import DATA, Layout
+from dedn_jax.distributed import CUT, DATA, WHOLE, Layout
 from dedn_jax.feed import look_up
 from dedn_jax.step import Batch, ClassSpace, TrainState, TrainStep
 
@@ -71,7 +72,7 @@ class JitStrategy:
         self._layout = layout
         self._fixed = layout.replicate((classes, frozen))
         self._table = table
-        step = make_step(None)
+        step = make_step(layout.axis)
 
         def run(
             state: TrainState, batches: Batch, count: jax.Array, table: Any, fixed: Any
@@ -97,9 +98,12 @@ class JitStrategy:
         ) -> tuple[TrainState, dict[str, jax.Array]]:
             return step(state, batch, *fixed)
 
+        steps = PartitionSpec(None, DATA)
+        many = layout.over_batch(run, (WHOLE, steps, WHOLE, WHOLE, WHOLE), WHOLE)
+        one_step = layout.over_batch(run_one, (WHOLE, CUT, WHOLE), WHOLE)
         replicated = layout.replicated
-        self._run = jax.jit(run, donate_argnums=0, out_shardings=replicated)
-        self._run_one = jax.jit(run_one, donate_argnums=0, out_shardings=replicated)
+        self._run = jax.jit(many, donate_argnums=0, out_shardings=replicated)
+        self._run_one = jax.jit(one_step, donate_argnums=0, out_shardings=replicated)
 
     def place(self, state: TrainState) -> TrainState:
         return self._layout.replicate(state)

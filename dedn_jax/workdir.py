@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from dedn_jax.config import apply_overrides, base_config
 from dedn_jax.data.dataset import fingerprint_difference
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import locked_folder, read_json, write_json
 
 _LOCK = ".lock"
@@ -28,6 +28,7 @@ FREE_FIELDS = frozenset(
         "distribution.attribute",
         "distribution.strategy",
         "evaluate.batch_size",
+        "model.kernel",
         "train.compilation_cache",
         "train.log_every",
         "train.steps_per_call",
@@ -176,7 +177,7 @@ class Workdir:
         try:
             config.update(saved)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise InputError(
                 f"{self.config_file}: is no config of this version: {reason}"
             ) from error

@@ -272,8 +272,8 @@ def test_processes_that_each_read_their_shard(
         _, messages = process.communicate(timeout=60)
         assert process.returncode == 0, messages
     first, second = (np.load(file) for file in files)
-    assert first["inputs"].shape == (PICTURE_STEPS, 3, 32, 32, 3)
-    assert second["inputs"].shape == (PICTURE_STEPS, 4, 32, 32, 3)
+    assert first["inputs"].shape == (PICTURE_STEPS, 4, 32, 32, 3)
+    assert second["inputs"].shape == (PICTURE_STEPS, 3, 32, 32, 3)
     together = [
         tuple(np.concatenate([part[name][step] for part in (first, second)]) for name in first)
         for step in range(PICTURE_STEPS)

@@ -13,9 +13,7 @@ from dedn_jax.commands.arguments import path_flag
 from dedn_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from dedn_jax.data.annotations import Annotations
     from dedn_jax.data.builders.picture_set import Picture, PictureSet
-    from dedn_jax.data.xlsa17 import Xlsa17
 
 _BENCHMARKS = ("CUB", "SUN", "AWA2", "AWA1", "APY")
 _NAMES = f"{', '.join(_BENCHMARKS)}, demo, or folder for classes of your own"
@@ -160,7 +158,8 @@ def _build(args: argparse.Namespace, _: list[str]) -> None:
         _download(args)
     picture_set = _read(args)
     folder, new = build(picture_set, args.out, overwrite=args.overwrite)
-    print("\n".join(picture_set.origins))
+    for line in picture_set.origins:
+        print(line)
     state = f"Wrote {folder}" if new else f"{folder} is built already"
     print(f"{state}; train with --config.data.format=prepared --config.data.path={folder}")
 
@@ -196,67 +195,24 @@ def _hashes(texts: list[str]) -> dict[str, str]:
 
 
 def _check(args: argparse.Namespace, _: list[str]) -> None:
+    from dedn_jax.data.counts import counts_table
     from dedn_jax.data.xlsa17 import read_xlsa17
 
     _check_flags(args)
-    picture_set = None
     if args.name in _BENCHMARKS:
-        # Not with the pictures: their splits can be compared where no picture is.
+        # Before the pictures: splits can be compared where there are none.
         splits = read_xlsa17(args.xlsa17 or args.root / "xlsa17" / "data", args.name)
-        print(_counts_table(splits, args.name))
+        print(counts_table(splits, args.name))
+        if args.splits_only:
+            return
+        picture_set = _read(args)
     else:
         picture_set = _read(args)
-        print(_counts_table(picture_set.annotations))
-    if picture_set is None and not args.splits_only:
-        picture_set = _read(args)
-    if picture_set is not None and picture_set.origins:
-        print("\n".join(picture_set.origins))
-    if picture_set is not None and not args.splits_only:
+        print(counts_table(picture_set.annotations))
+    for line in picture_set.origins:
+        print(line)
+    if not args.splits_only:
         _check_pictures(picture_set)
-
-
-def _counts_table(splits: Xlsa17 | Annotations, benchmark: str | None = None) -> str:
-    """How many of everything there are; for a benchmark, compared with what was published."""
-    import numpy as np
-
-    from dedn_jax.data.xlsa17 import PUBLISHED
-
-    classes, attributes = splits.class_embeddings.shape
-    counts = {
-        "trainval images": len(splits.trainval),
-        "test-seen images": len(splits.test_seen),
-        "test-unseen images": len(splits.test_unseen),
-        "classes": classes,
-        "attributes": attributes,
-    }
-    if splits.labels is not None:
-        counts["seen classes"] = len(np.unique(splits.labels[splits.trainval]))
-        # Those of one's own may have no pictures yet.
-        unseen = getattr(splits, "unseen_classes", splits.labels[splits.test_unseen])
-        counts["unseen classes"] = len(np.unique(unseen))
-    published = {}
-    if benchmark is not None:
-        known = PUBLISHED[benchmark]
-        published = {
-            "trainval images": known.trainval,
-            "test-seen images": known.test_seen,
-            "test-unseen images": known.test_unseen,
-            "classes": known.seen + known.unseen,
-            "attributes": known.attributes,
-            "seen classes": known.seen,
-            "unseen classes": known.unseen,
-        }
-    lines, differ = [], False
-    for what, count in counts.items():
-        line = f"{what:<20}{count:6d}"
-        if published.get(what, count) != count:
-            line += f"   published {published[what]:6d}"
-            differ = True
-        lines.append(line)
-    if benchmark is not None:
-        state = "not the published splits" if differ else "as published"
-        lines.insert(0, f"{benchmark}: {state}")
-    return "\n".join(lines)
 
 
 def _check_pictures(picture_set: PictureSet) -> None:

@@ -8,8 +8,7 @@ import warnings
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from dedn_jax.data.features import one_line
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, one_line
 
 # What data sets of photographs come in. Pillow knows many more formats, some of which call other
 # programs; none of those is ever tried.

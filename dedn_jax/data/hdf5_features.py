@@ -11,8 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from dedn_jax.data.features import InMemoryFeatures, floating_dtype, normalize, one_line
-from dedn_jax.errors import InputError
+from dedn_jax.data.features import InMemoryFeatures, floating_dtype, normalize
+from dedn_jax.errors import InputError, one_line
 from dedn_jax.progress import progress
 
 _BLOCK_BYTES = 32 * 2**20  # features are read in pieces of about this size

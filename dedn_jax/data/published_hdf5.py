@@ -26,10 +26,10 @@ from dedn_jax.data.annotations import (
     validation_classes,
 )
 from dedn_jax.data.dataset import GZSLDataset, with_inputs
-from dedn_jax.data.features import FeatureMaps, MappedFeatures, floating_dtype, one_line
+from dedn_jax.data.features import FeatureMaps, MappedFeatures, floating_dtype
 from dedn_jax.data.hdf5_features import READ_ERRORS, check_chunks, read_features
 from dedn_jax.data.wordvectors import read_word_vectors
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, one_line
 
 SPLITS = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
 _SMALL_FIELD_BYTES = 2**30  # no field but feature_map has any business being larger

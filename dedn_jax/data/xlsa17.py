@@ -176,29 +176,6 @@ def read_xlsa17(folder: str | os.PathLike[str], name: str) -> Xlsa17:
     )
 
 
-def count_differences(data: Xlsa17, name: str) -> list[str]:
-    """Where the data set's counts are not the published ones; one line each, empty if they agree.
-
-    Raises:
-      InputError: no counts are known under that name.
-    """
-    known = PUBLISHED.get(name)
-    if known is None:
-        raise InputError(f"{name}: no published counts; known are {', '.join(PUBLISHED)}")
-    counts = [
-        ("trainval images", len(data.trainval), known.trainval),
-        ("test-seen images", len(data.test_seen), known.test_seen),
-        ("test-unseen images", len(data.test_unseen), known.test_unseen),
-        ("classes", data.class_embeddings.shape[0], known.seen + known.unseen),
-        ("attributes", data.class_embeddings.shape[1], known.attributes),
-    ]
-    if data.labels is not None:
-        seen = len(np.unique(data.labels[data.trainval]))
-        unseen = len(np.unique(data.labels[data.test_unseen]))
-        counts += [("seen classes", seen, known.seen), ("unseen classes", unseen, known.unseen)]
-    return [f"{what}: {n}, published {m}" for what, n, m in counts if n != m]
-
-
 def relative_picture(path: str, picture_folders: dict[str, str]) -> str | None:
     """A picture's path below the picture root, or None where it cannot be told or trusted.
 

@@ -13,7 +13,7 @@ Source: the DAN section of the DEDN paper (arXiv 2404.16348).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,10 @@ def stack_rows(parts: list[BranchRows]) -> BranchRows:
 
 
 def dual_attention(
-    region: BranchRows, channel: BranchRows, features: jax.Array
+    region: BranchRows,
+    channel: BranchRows,
+    features: jax.Array,
+    kernel: Literal["xla", "pallas"] = "xla",
 ) -> tuple[jax.Array, jax.Array]:
     """Attribute scores of both branches.
 
@@ -48,32 +51,48 @@ def dual_attention(
       region: rows of `[attributes, channels]`.
       channel: rows of `[attributes, regions]`.
       features: `[batch, channels, regions]`, L2-normalised over channels.
+      kernel: `kernels.resolve_kernel` tells which.
 
     Returns:
       `p_region` and `p_channel`, each `[batch, attributes]`.
     """
+    if kernel == "pallas":
+        return attention_pool(region, features, kernel), _fused(channel, features, transposed=True)
     return (
         attention_pool(region, features),
         attention_pool(channel, jnp.swapaxes(features, 1, 2)),
     )
 
 
-def attention_pool(rows: BranchRows, features: jax.Array) -> jax.Array:
+def attention_pool(
+    rows: BranchRows, features: jax.Array, kernel: Literal["xla", "pallas"] = "xla"
+) -> jax.Array:
     """`p[b, a] = Σ_p softmax_p(attention_a · f_bp) · (score_a · f_bp)`.
 
     Args:
       rows: score and attention rows, `[attributes, dim]` each.
       features: `[batch, dim, positions]`.
+      kernel: `kernels.resolve_kernel` tells which.
 
     Returns:
       `[batch, attributes]` float32.
     """
+    if kernel == "pallas":
+        return _fused(rows, features, transposed=False)
     _, dim, positions = features.shape
     # The dense form keeps scores and weights, [batch, attributes, positions], for the backward
     # pass; the per-image form keeps the Jacobian, [batch, attributes, dim] twice. The smaller wins.
     if positions > 2 * dim:
         return _pool_per_image(rows, features)
     return _pool_dense(rows, features)
+
+
+def _fused(rows: BranchRows, features: jax.Array, *, transposed: bool) -> jax.Array:
+    """One kernel; features as they are stored, with the positions first if `transposed`."""
+    # Pallas takes a second to import, which nothing else needs.
+    from dedn_jax.kernels import attention_pool as fused
+
+    return fused.attention_pool(*rows, features, transposed=transposed)
 
 
 def _softmax_pool(scores: jax.Array, logits: jax.Array) -> jax.Array:

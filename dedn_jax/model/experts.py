@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +90,7 @@ class DualExpert(nnx.Module):
       regions: R of the feature maps.
       rank: h of the low-rank region score matrices; 0 for full ones.
       rngs: random streams, `params` is used.
+      kernel: of the attention pooling, see `dedn_jax.kernels.resolve_kernel`.
     """
 
     def __init__(
@@ -101,7 +102,9 @@ class DualExpert(nnx.Module):
         regions: int,
         rank: int,
         rngs: nnx.Rngs,
+        kernel: Literal["xla", "pallas"] = "xla",
     ) -> None:
+        self.kernel: Literal["xla", "pallas"] = kernel
         self.group_order = tuple(groups.order.tolist())
         self.coarse = DualAttention(word_vectors, channels, regions, rank, rngs)
         self.fine = nnx.List(
@@ -121,7 +124,7 @@ class DualExpert(nnx.Module):
         folded = [self.coarse.fold(), *(net.fold() for net in self.fine)]
         region = stack_rows([region for region, _ in folded])
         channel = stack_rows([channel for _, channel in folded])
-        p_region, p_channel = dual_attention(region, channel, features)
+        p_region, p_channel = dual_attention(region, channel, features, self.kernel)
         n = len(self.group_order)
         order = jnp.asarray(self.group_order)
         return (

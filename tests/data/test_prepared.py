@@ -230,6 +230,7 @@ def test_damaged_files(folder: Path, file: str) -> None:
         ({"format": 2}, "format is 2, expected 1"),
         ({"digest": 5}, "name or digest is missing"),
         ({"name": None}, "name or digest is missing"),
+        ({"name": "../elsewhere"}, "is no name of a set"),
     ],
 )
 def test_other_notes(folder: Path, changes: dict, expected: str) -> None:

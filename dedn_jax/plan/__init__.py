@@ -1,0 +1,1 @@
+"""What a training would need on TPU slices that are not there: `dedn plan`."""

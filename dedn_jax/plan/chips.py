@@ -1,0 +1,116 @@
+"""The one table of chip figures, and what the name of a slice says."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+from dedn_jax.errors import InputError
+
+EXAMPLES = "v4:2x2x4, v5e:2x4, v5e:16x16, v5p:2x2x2, v6e:4x8"
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A TPU generation.
+
+    Attributes:
+      name: as in the names of slices.
+      flops: peak of bfloat16 products, FLOP/s.
+      memory: HBM, bytes.
+      bandwidth: of HBM, bytes/s.
+      link: of one link to a neighbour in one direction, bytes/s.
+      dimensions: of the torus; a chip has two links for each.
+      hosted: chips of a host, in slices of several hosts.
+      wraps: an axis of a slice is a ring if its length is a multiple of this; in three dimensions
+        all axes have to be.
+      compiled_as: the name of libtpu's chip configuration, None for its default.
+    """
+
+    name: str
+    flops: float
+    memory: float
+    bandwidth: float
+    link: float
+    dimensions: int
+    hosted: int
+    wraps: int
+    compiled_as: str | None = None
+
+    @property
+    def interconnect(self) -> float:
+        """All links of a chip in one direction, bytes/s."""
+        return 2 * self.dimensions * self.link
+
+
+# Source: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}. Links: the bidirectional bandwidth of a chip
+# given there (v5e 400, v5p 1200, v6e 800 GB/s) over two directions and 4 or 6 links; v4: Jouppi et
+# al., arXiv 2304.01433, six of 50 GB/s. A v4 chip's two cores work as one device unless libtpu is
+# told otherwise, but topologies that are not there start with two.
+CHIPS = {
+    c.name: c
+    for c in (
+        Chip("v4", 275e12, 32 * 2**30, 1200e9, 50e9, 3, 4, 4, "megacore"),
+        Chip("v5e", 197e12, 16 * 2**30, 819e9, 50e9, 2, 4, 16),
+        Chip("v5p", 459e12, 95 * 2**30, 2765e9, 100e9, 3, 4, 4),
+        Chip("v6e", 918e12, 32 * 2**30, 1638e9, 100e9, 2, 4, 16),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """Some chips of a pod.
+
+    Attributes:
+      name: such as `v5e:4x8`.
+      chip: their generation.
+      axes: so many along every axis of the torus.
+    """
+
+    name: str
+    chip: Chip
+    axes: tuple[int, ...]
+
+    @property
+    def chips(self) -> int:
+        return math.prod(self.axes)
+
+    @property
+    def hosts(self) -> int:
+        return -(-self.chips // self.chip.hosted)
+
+    @property
+    def links(self) -> int:
+        """Links of a chip that an all-reduce can use at once.
+
+        Two for each axis that is a ring; a mesh without any still has one ring through all chips.
+        """
+        if self.chips <= 2:
+            return self.chips - 1
+        rings = [n >= self.chip.wraps and n % self.chip.wraps == 0 for n in self.axes]
+        whole = self.chip.dimensions == 2 or all(rings)
+        return 2 * max(1, sum(rings) if whole else 0)
+
+
+def parse_slice(name: str) -> Slice:
+    """Reads `v5e:4x8`.
+
+    Raises:
+      InputError: no such chip, or no such form.
+    """
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", name)
+    if not match or match[1] not in CHIPS:
+        raise InputError(
+            f"--topology: {name!r}, expected a chip of {', '.join(CHIPS)} and the sides of a "
+            f"slice, such as {EXAMPLES}"
+        )
+    axes = tuple(map(int, match[2].split("x")))
+    chip = CHIPS[match[1]]
+    if not all(axes) or (chip.dimensions == 2 and len(axes) == 3 and axes[2] > 1):
+        raise InputError(
+            f"--topology: {name!r}: {chip.name} slices have {chip.dimensions} sides of 1 or more; "
+            f"examples: {EXAMPLES}"
+        )
+    return Slice(name, chip, axes)

@@ -1,0 +1,88 @@
+"""Runs the worker in a process of its own, whose noise nobody has to read."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from dedn_jax.errors import InputError
+from dedn_jax.plan.chips import EXAMPLES
+
+# Devices that the CPU plays, for tests.
+CPU_DEVICES = 8
+
+
+def compile_program(request: dict[str, Any], timeout: float) -> dict[str, Any]:
+    """The worker's answer to `request`, see `worker.answer`.
+
+    Args:
+      request: as JSON.
+      timeout: seconds after which the compiler is ended.
+
+    Raises:
+      InputError: libtpu is missing, the slice is unknown, the compiler crashed, failed or hung.
+    """
+    name = request["topology"]
+    if request["platform"] == "tpu" and importlib.util.find_spec("libtpu") is None:
+        raise InputError("dedn plan needs libtpu: pip install 'dedn-jax[tpu-plan]'")
+    with tempfile.TemporaryDirectory(prefix="dedn_plan_") as folder:
+        question, reply = Path(folder, "request.json"), Path(folder, "answer.json")
+        question.write_text(json.dumps(request))
+        status, noise = _run(
+            [sys.executable, "-m", "dedn_jax.plan.worker", str(question), str(reply)],
+            Path(folder),
+            timeout,
+        )
+        if status is None:
+            raise InputError(
+                f"--topology: {name}: not compiled within {timeout:g} s; give a larger --timeout"
+            )
+        if status or not reply.is_file():
+            last = noise[-1][:300] if noise else "no message"
+            raise InputError(f"--topology: {name}: the compiler ended with status {status}: {last}")
+        answer: dict[str, Any] = json.loads(reply.read_text())
+    if answer.get("kind") == "topology":
+        raise InputError(f"--topology: {name}: {answer['error']}; examples: {EXAMPLES}")
+    if answer.get("kind") in ("compile", "libtpu"):
+        raise InputError(f"--topology: {name}: {answer['error']}")
+    return answer
+
+
+def _run(command: list[str], folder: Path, timeout: float) -> tuple[int | None, list[str]]:
+    """Exit status, None if ended for the time, and what was said on the way."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",  # no metadata server to ask, and none to wait for
+        "TPU_LOG_DIR": "disabled",
+        # Else libtpu takes a lock for the chips of this machine, which nobody touches here.
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={CPU_DEVICES}",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    log = folder / "noise.txt"
+    with log.open("wb") as noise:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=noise,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            status: int | None = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    lines = log.read_text(errors="replace").splitlines()
+    return status, [line.strip() for line in lines if line.strip()]

@@ -1,0 +1,139 @@
+"""Reads a compiled program's text: its loops, and what its chips send to each other."""
+
+from __future__ import annotations
+
+import collections
+import math
+import re
+from typing import NamedTuple
+
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "collective-permute",
+    "all-to-all",
+)
+_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_SHAPE = re.compile(r"\b(pred|bf16|[fsuc]\d+\w*)\[([\d,]*)\]")
+_OPERATION = re.compile(r"= (.+?) (" + "|".join(COLLECTIVES) + r")(-start)?\(")
+_WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
+_KNOWN = re.compile(r"known_trip_count\D+?n\D+?(\d+)")
+_CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_GROUP = re.compile(r"replica_groups=\{\{([\d,]+)\}|replica_groups=\[\d+,(\d+)\]")
+_CONSTANT = re.compile(r"= s\d+\[\]\S* constant\((\d+)\)")
+
+
+class Traffic(NamedTuple):
+    """Of one kind of collective in one run of the program, on one chip.
+
+    Attributes:
+      runs: how often.
+      bytes: of the whole arrays: what is reduced, or what is there once all parts are gathered.
+    """
+
+    runs: int
+    bytes: int
+
+
+class Program(NamedTuple):
+    """What a program's text says.
+
+    Attributes:
+      traffic: by kind of collective; loops count as often as they run.
+      trips: of every loop, those within loops as often as they are run.
+      unknown_loops: whose length the text does not say; they count once.
+    """
+
+    traffic: dict[str, Traffic]
+    trips: list[int]
+    unknown_loops: int
+
+
+def shape_bytes(text: str) -> list[int]:
+    """Bytes of every array of a shape such as `(f32[2,3]{1,0}, bf16[4])`."""
+    sizes = []
+    for dtype, dims in _SHAPE.findall(text):
+        bits = re.search(r"\d+", dtype)  # as in f32, f8e4m3fn; a pred takes a byte
+        count = math.prod(map(int, filter(None, dims.split(","))))
+        sizes.append(count * (int(bits[0]) if bits else 8) // 8)
+    return sizes
+
+
+def read_program(text: str, chips: int) -> Program:
+    """Counts loops and collectives.
+
+    Args:
+      text: `compiled.as_text()`.
+      chips: that take part in a collective where it does not say.
+    """
+    bodies, entry = _computations(text)
+    totals: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+    trips: list[int] = []
+    unknown = 0
+
+    def visit(name: str, times: int) -> None:
+        nonlocal unknown
+        for line in bodies.get(name, ()):
+            if match := _OPERATION.search(line):
+                kind = match[2]
+                totals[kind][0] += times
+                totals[kind][1] += times * _bytes(line, match[1], kind, bool(match[3]), chips)
+            if match := _WHILE.search(line):
+                count = _trips(line, bodies.get(match[1], []))
+                unknown += count is None
+                trips.extend([count or 1] * times)
+                visit(match[2], times * (count or 1))
+                continue
+            for called in _called(line):
+                visit(called, times)
+
+    visit(entry, 1)
+    return Program({k: Traffic(*v) for k, v in sorted(totals.items())}, trips, unknown)
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+    """The lines of every computation, and the name of the first to run."""
+    bodies: dict[str, list[str]] = {}
+    entry, name = "", ""
+    for line in text.splitlines():
+        if match := _HEAD.match(line):
+            name = match[2]
+            bodies[name] = []
+            entry = name if match[1] else entry
+        elif line.startswith("}"):
+            name = ""
+        elif name:
+            bodies[name].append(line)
+    return bodies, entry
+
+
+def _called(line: str) -> list[str]:
+    """Computations a line runs; not the sum of two numbers that a reduction is made of."""
+    if _OPERATION.search(line) or " reduce(" in line or " scatter(" in line or " sort(" in line:
+        return []
+    names = _CALLED.findall(line)
+    if match := _BRANCHES.search(line):
+        names += [n.strip().lstrip("%") for n in match[1].split(",")]
+    return names
+
+
+def _trips(line: str, condition: list[str]) -> int | None:
+    """How often a loop runs: as it says, or as its one constant bound does."""
+    if match := _KNOWN.search(line):
+        return int(match[1])
+    bounds = [int(m[1]) for c in condition if (m := _CONSTANT.search(c))]
+    counts_up = any("direction=LT" in c for c in condition)
+    return bounds[0] if len(bounds) == 1 and counts_up else None
+
+
+def _bytes(line: str, shape: str, kind: str, started: bool, chips: int) -> int:
+    sizes = shape_bytes(shape)
+    # A started operation gives back what it was given, too; an all-reduce does not.
+    size = max(sizes, default=0) if started and kind != "all-reduce" else sum(sizes)
+    if kind != "reduce-scatter" or started:
+        return size
+    group = _GROUP.search(line)
+    members = chips if not group else int(group[2] or len(group[1].split(",")))
+    return size * members

@@ -1,0 +1,160 @@
+"""The programs of a training as JAX traces them, on arrays that have shapes and no values."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from dedn_jax.errors import InputError
+from dedn_jax.groups import AttributeGroups
+from dedn_jax.model.backbones import make_backbone
+from dedn_jax.model.experts import DualExpert
+from dedn_jax.model.picture_model import PictureModel, backbone_maps
+from dedn_jax.optimizer import make_optimizer
+from dedn_jax.plan.shapes import Problem
+from dedn_jax.step import NOTHING, Batch, ClassSpace, Objective, init_state, make_train_step
+
+DATA = "data"
+_CUT, _WHOLE = PartitionSpec(DATA), PartitionSpec()
+
+
+class Traced(NamedTuple):
+    """A program before it is compiled.
+
+    Attributes:
+      function: of the arguments.
+      arguments: trees of shapes.
+      cut: for every argument, whether it is cut along its first axis, or on every chip.
+      mapped: whether the function is written for one chip and speaks to the others by itself.
+      donated: indices of the arguments that the results take the place of.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    cut: tuple[bool, ...]
+    mapped: bool
+    donated: tuple[int, ...]
+
+    def lower(self, mesh: Mesh) -> Any:
+        """Lowered for the devices of `mesh`, whose only axis is `data`."""
+        specs = tuple(_CUT if cut else _WHOLE for cut in self.cut)
+        placed = tuple(
+            jax.tree.map(
+                lambda x, s=spec: jax.ShapeDtypeStruct(
+                    x.shape, x.dtype, sharding=NamedSharding(mesh, s)
+                ),
+                argument,
+            )
+            for argument, spec in zip(self.arguments, specs, strict=True)
+        )
+        function, out = self.function, None
+        if self.mapped:
+            function = jax.shard_map(
+                function, mesh=mesh, in_specs=specs, out_specs=_WHOLE, check_vma=False
+            )
+        elif self.donated:  # the training's results are on every chip
+            out = NamedSharding(mesh, _WHOLE)
+        jitted = jax.jit(function, donate_argnums=self.donated, out_shardings=out)
+        return jitted.lower(*placed)
+
+    def jaxpr(self) -> Any:
+        """Traced as it is, on one device."""
+        return jax.jit(self.function).trace(*self.arguments).jaxpr
+
+
+def train_program(config: ConfigDict, problem: Problem, images: int, mapped: bool) -> Traced:
+    """The step of `dedn train` that is sent its batch.
+
+    Args:
+      config: the recipe.
+      problem: sizes.
+      images: of the batch, filled up.
+      mapped: see `Traced`.
+    """
+    vectors = np.ones((problem.attributes, problem.word_dim), np.float32)
+    groups = AttributeGroups(
+        tuple(f"group {i}" for i in range(len(problem.groups))), problem.groups
+    )
+    experts = functools.partial(
+        DualExpert,
+        vectors,
+        groups,
+        channels=problem.channels,
+        regions=problem.regions,
+        rank=config.model.rank,
+    )
+    if problem.picture:
+        model = nnx.eval_shape(
+            lambda: PictureModel(_backbone(config), experts(rngs=nnx.Rngs(params=0)))
+        )
+        trained = nnx.Param if config.backbone.trained else nnx.All(nnx.Param, _in_experts)
+        definition, params, frozen = nnx.split(model, trained, ...)
+        inputs = _like((images, problem.picture, problem.picture, 3), jnp.uint8)
+    else:
+        definition, params = nnx.split(nnx.eval_shape(lambda: experts(rngs=nnx.Rngs(params=0))))
+        frozen = NOTHING
+        inputs = _like((images, problem.channels, problem.regions), problem.dtype)
+    optimizer = make_optimizer(config)
+    state = jax.eval_shape(lambda p: init_state(p, optimizer), params)
+    filled = images != problem.batch
+    batch = Batch(
+        inputs,
+        _like((images,), jnp.int32),
+        _like((images,), jnp.float32) if filled else None,
+    )
+    classes = ClassSpace(
+        _like((problem.classes, problem.attributes), jnp.float32),
+        _like((problem.classes,), jnp.bool),
+    )
+    axis = DATA if mapped else None
+    step = make_train_step(definition, Objective.from_config(config), optimizer, axis)
+    return Traced(step, (state, batch, classes, frozen), (False, True, False, False), mapped, (0,))
+
+
+def extract_program(config: ConfigDict, problem: Problem, images: int) -> Traced:
+    """The backbone's forward pass, as `dedn features extract` runs it."""
+    definition, values = nnx.split(nnx.eval_shape(lambda: _backbone(config)))
+    pictures = _like((images, problem.picture, problem.picture, 3), jnp.uint8)
+
+    def compute(values: nnx.State, pictures: jax.Array) -> jax.Array:
+        return backbone_maps(nnx.merge(definition, values), pictures)
+
+    return Traced(compute, (values, pictures), (False, True), False, ())
+
+
+def map_shape(config: ConfigDict, picture: int) -> tuple[int, int]:
+    """Channels and regions of the backbone's feature maps of pictures of that side.
+
+    Raises:
+      InputError: the backbone cannot take pictures of that size.
+    """
+    definition, values = nnx.split(nnx.eval_shape(lambda: _backbone(config)))
+    pictures = _like((1, picture, picture, 3), jnp.uint8)
+    try:
+        _, channels, regions = jax.eval_shape(
+            lambda v, x: backbone_maps(nnx.merge(definition, v), x), values, pictures
+        ).shape
+    except ValueError as error:
+        raise InputError(f"--picture={picture}: the backbone takes no {error}") from error
+    return channels, regions
+
+
+def _backbone(config: ConfigDict) -> Any:
+    return make_backbone(config.backbone.name, config.backbone.dtype, nnx.Rngs(params=0))
+
+
+def _like(shape: tuple[int, ...], dtype: Any) -> Any:
+    """What stands for an array where only its form is asked for."""
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _in_experts(path: tuple[object, ...], _: object) -> bool:
+    return path[0] == "experts"

@@ -1,0 +1,112 @@
+"""A plan as a table to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_HEADS = (
+    *("slice", "batch", "memory/chip", "fits", "GFLOP/chip", "GB moved", "sent (GB)"),
+    *("ms/step (bound)", "steps/s", "all steps", "compiled in"),
+)
+_NAMES = {"train": "train step", "extract": "extraction step (backbone forward)"}
+
+
+def plan_text(plan: dict[str, Any]) -> str:
+    """The problem, a table for each program, and what there is to say about rows."""
+    p = plan["problem"]
+    inputs = f"{p['picture']} x {p['picture']} pictures" if p["picture"] else f"{p['dtype']} maps"
+    lines = [
+        f"{p['source']}: {p['images']} images, {p['classes']} classes, {p['attributes']} "
+        f"attributes in {len(p['groups'])} groups, C={p['channels']}, R={p['regions']}, {inputs}"
+    ]
+    for job in dict.fromkeys(row["job"] for row in plan["rows"]):
+        rows = [row for row in plan["rows"] if row["job"] == job]
+        lines += ["", f"{_NAMES[job]}:", "", *_table([_HEADS, *map(_cells, rows)])]
+        notes = [note for row in rows for note in _notes(row)]
+        lines += ["", *(f"- {note}" for note in notes)]
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Such as `12 s`, `3.4 min`, `5.6 h`."""
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Markdown, padded so that it reads as plain text too."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    batch = str(row["batch"])
+    if row["batch_padded"] != row["batch"]:
+        batch += f" -> {row['batch_padded']}"
+    memory = f"{row['memory_needed'] / 1e9:.2f} of {row['memory'] / 1e9:.1f} GB"
+    cells = [f"{row['topology']} ({row['chips']})", batch, memory, "yes" if row["fits"] else "NO"]
+    if "roofline" not in row:
+        return [*cells, *["-"] * (len(_HEADS) - len(cells))]
+    r, c = row["roofline"], row["compiled"]
+    sent = sum(t["bytes"] for t in c["collectives"].values())
+    return [
+        *cells,
+        f"{r['flops'] / 1e9:.1f}",
+        f"{c['bytes_xla'] / 1e9:.2f}",
+        f"{sent / 1e9:.3f}",
+        f"{1e3 * row['step_seconds']:.3f} ({row['bound']})",
+        f"{1 / row['step_seconds']:.0f}"
+        if row["step_seconds"] < 0.1
+        else f"{1 / row['step_seconds']:.2f}",
+        f"{row['steps']}: {duration(row['total_seconds'])}",
+        duration(c["compile_seconds"]),
+    ]
+
+
+def _notes(row: dict[str, Any]) -> list[str]:
+    """What the table has no room for."""
+    name, c = row["topology"], row["compiled"]
+    if "roofline" not in row or not row["fits"]:
+        needed, have = row["memory_needed"] / 1e9, row["memory"] / 1e9
+        # The compiler stops at the first array too many.
+        least = "at least " if "needed" in c else ""
+        notes = [f"{name}: does not fit: needs {least}{needed:.2f} GB of {have:.2f} GB a chip."]
+        if row.get("instead"):
+            notes.append(f"{name}: instead: {'; '.join(row['instead'])}.")
+        if "roofline" not in row:
+            return notes
+    else:
+        notes = []
+    parts = {
+        "arguments": c["arguments"],
+        "temporaries": c["temporaries"],
+        "new outputs": c["outputs"] - c["aliased"],
+        "code": c["code"],
+    }
+    notes.append(
+        f"{name}: "
+        + ", ".join(f"{k} {v / 1e6:.1f} MB" for k, v in parts.items())
+        + "; "
+        + (
+            ", ".join(
+                f"{t['count']} {kind} of {t['bytes'] / 1e6:.1f} MB in all"
+                for kind, t in c["collectives"].items()
+            )
+            or "no collectives"
+        )
+        + "."
+    )
+    if row["loops_not_cut"]:
+        notes.append(
+            f"{name}: a loop over images is not cut among the chips: it runs {c['trips_compiled']} "
+            f"times on each of them, {c['trips']} would be its part."
+        )
+    if c["unknown_loops"]:
+        notes.append(f"{name}: {c['unknown_loops']} loops of unknown length are counted once.")
+    return notes

@@ -1,0 +1,40 @@
+"""Chip figures and the names of slices."""
+
+from __future__ import annotations
+
+import pytest
+
+from dedn_jax.errors import InputError
+from dedn_jax.plan.chips import CHIPS, parse_slice
+
+
+def test_figures_add_up_to_the_published_ones() -> None:
+    # Bidirectional GB/s of a chip, as the vendor's pages give them.
+    published = {"v5e": 400e9, "v5p": 1200e9, "v6e": 800e9, "v4": 600e9}
+    assert {name: 2 * CHIPS[name].interconnect for name in published} == published
+    # All-reduce bandwidth of a v5e pod of 256 chips: 51.2 TB/s.
+    assert 256 * CHIPS["v5e"].interconnect == 51.2e12
+    # FLOPs per byte of memory traffic lie within a generation of each other.
+    assert all(150 < c.flops / c.bandwidth < 600 for c in CHIPS.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "chips", "hosts", "links"),
+    [
+        ("v5e:2x4", 8, 2, 2),  # a mesh: one ring through all chips
+        ("v5e:8x16", 128, 32, 2),  # one axis is a ring
+        ("v5e:16x16", 256, 64, 4),
+        ("v4:2x2x4", 16, 4, 2),  # less than a cube of 4 x 4 x 4
+        ("v5p:4x4x8", 128, 32, 6),
+        ("v5e:1x2", 2, 1, 1),
+    ],
+)
+def test_slices(name: str, chips: int, hosts: int, links: int) -> None:
+    on = parse_slice(name)
+    assert (on.chips, on.hosts, on.links) == (chips, hosts, links)
+
+
+@pytest.mark.parametrize("name", ["v5e", "v5e-8", "v9:2x2", "v5e:2x2x2", "v5e:0x4", ""])
+def test_other_names_are_refused_with_examples(name: str) -> None:
+    with pytest.raises(InputError, match="v5e:16x16"):
+        parse_slice(name)

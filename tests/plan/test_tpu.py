@@ -1,0 +1,44 @@
+"""Real compilations for slices that are not there; only where libtpu is installed."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from typing import Any
+
+import pytest
+
+from dedn_jax.config import load_config
+from dedn_jax.errors import InputError
+from dedn_jax.plan.compile import compile_program
+from dedn_jax.plan.shapes import Problem
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
+
+
+def _request(topology: str, batch: int = 8) -> dict[str, Any]:
+    problem = Problem("", 1000, 16, 8, 16, 12, (tuple(range(8)),), batch, "float32", 0, 8)
+    return {
+        "platform": "tpu",
+        "topology": topology,
+        "compiled_as": None,
+        "job": "train",
+        "config": load_config("cub_gzsl", ["--config.model.precision=bfloat16"]).to_dict(),
+        "problem": dataclasses.asdict(problem),
+        "images": batch,
+        "mapped": True,
+    }
+
+
+def test_a_step_for_eight_chips() -> None:
+    answer = compile_program(_request("v5e:2x4"), 300)
+    assert answer["chips"] == 8
+    assert answer["collectives"]["all-reduce"]["bytes"] >= 4 * 2 * (8 * 8 + 8 * 2 * (16 + 12))
+    assert answer["flops_xla"] > answer["flops_outside_loops"] > 0
+
+
+def test_a_slice_that_cannot_be_has_examples() -> None:
+    with pytest.raises(InputError, match=r"not divisible.*examples: v4:2x2x4"):
+        compile_program(_request("v5e:3x7"), 300)

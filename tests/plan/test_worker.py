@@ -1,0 +1,73 @@
+"""The worker on the CPU as eight devices: the same way as for TPUs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from dedn_jax.config import load_config
+from dedn_jax.plan.compile import CPU_DEVICES, compile_program
+from dedn_jax.plan.count import count_flops
+from dedn_jax.plan.programs import train_program
+from dedn_jax.plan.shapes import Problem
+
+# The channel branch takes one image after another: more channels than twice the regions.
+_LOOPED = Problem("", 1000, 40, 12, 64, 9, (tuple(range(12)),), 30, "float32", 0, 16)
+_DENSE = dataclasses.replace(_LOOPED, channels=48, regions=40, classes=64, word_dim=128)
+
+
+def _ask(problem: Problem, strategy: str) -> dict[str, Any]:
+    config = load_config("cub_gzsl", [f"--config.distribution.strategy={strategy}"])
+    request = {
+        "platform": "cpu",
+        "topology": "cpu",
+        "compiled_as": None,
+        "job": "train",
+        "config": config.to_dict(),
+        "problem": dataclasses.asdict(problem),
+        "images": 32,
+        "mapped": strategy == "pmap",
+    }
+    return compile_program(request, 120)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [_LOOPED, _DENSE, dataclasses.replace(_LOOPED, channels=400, regions=25)],
+)
+def test_counted_flops_are_those_of_the_formulas(problem: Problem) -> None:
+    p, b = problem, 5
+    traced = train_program(load_config("cub_gzsl"), p, b, mapped=False).jaxpr()
+    pooling = 32 * b * p.attributes * p.channels * p.regions
+    folding = 24 * p.attributes * p.word_dim * (p.channels + p.regions)
+    scores = 8 * b * p.classes * p.attributes
+    looped = p.channels > 2 * p.regions
+    # One image after another, the coefficients of the gradient are added up over images at last.
+    added = 8 * b * p.attributes * p.regions if looped else 0
+    counted = count_flops(traced)
+    assert counted.total == pooling + folding + scores + added
+    assert (counted.inside, counted.trips) == ((pooling // 2, b) if looped else (0, 0))
+
+
+def test_mapped_step_on_eight_devices() -> None:
+    answer = _ask(_LOOPED, "pmap")
+    assert answer["chips"] == CPU_DEVICES
+    # Gradients and the values of the loss terms are added up, in one way or another.
+    p = _LOOPED
+    parameters = 4 * 2 * (p.attributes * p.word_dim + p.word_dim * 2 * (p.channels + p.regions))
+    assert set(answer["collectives"]) == {"all-reduce"}
+    assert 0 <= answer["collectives"]["all-reduce"]["bytes"] - parameters < 200
+    assert answer["trips"] == answer["trips_compiled"] == 32 // CPU_DEVICES
+    # What takes an argument's place: parameters, two slots of the optimiser and the step.
+    assert answer["aliased"] == 3 * parameters + 4
+
+
+def test_xla_counts_flops_of_one_device() -> None:
+    answer = _ask(_DENSE, "jit")
+    share = answer["flops_outside_loops"]
+    assert answer["flops_inside_loops"] == 0
+    # Element-wise work comes on top; on eight devices together it would be eight times as much.
+    assert share < answer["flops_xla"] < 1.3 * share
+    assert answer["collectives"]["all-reduce"]["bytes"] > 0
