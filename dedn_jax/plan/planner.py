@@ -79,7 +79,7 @@ def plan(
             "config": config.to_dict(),
             "problem": dataclasses.asdict(problem),
             "images": images,
-            "mapped": job == "train" and config.distribution.strategy == "pmap",
+            "mapped": job == "train",  # by `jit` over a mesh and by `pmap` alike
         }
         answer = compile_one(request, timeout)
         return _row(config, problem, job, (batch, images), on, answer)

@@ -101,9 +101,9 @@ def test_recipes_with_a_backbone_have_an_extraction_step() -> None:
     assert "backbone forward" in plan_text(report)
 
 
-def test_pmap_is_passed_on() -> None:
-    _, compiler = _plan(1e6, "v5e:2x4", "--config.distribution.strategy=pmap")
-    assert compiler.asked[0]["mapped"]
+def test_every_chip_computes_its_own_part_of_a_training_batch() -> None:
+    _, compiler = _plan(1e6, "v5e:2x4", "--config.backbone.weights=some.pth")
+    assert [r["mapped"] for r in compiler.asked] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ _LOOPED = Problem("", 1000, 40, 12, 64, 9, (tuple(range(12)),), 30, "float32", 0
 _DENSE = dataclasses.replace(_LOOPED, channels=48, regions=40, classes=64, word_dim=128)
 
 
-def _ask(problem: Problem, strategy: str) -> dict[str, Any]:
-    config = load_config("cub_gzsl", [f"--config.distribution.strategy={strategy}"])
+def _ask(problem: Problem, mapped: bool) -> dict[str, Any]:
+    config = load_config("cub_gzsl")
     request = {
         "platform": "cpu",
         "topology": "cpu",
@@ -28,7 +28,7 @@ def _ask(problem: Problem, strategy: str) -> dict[str, Any]:
         "config": config.to_dict(),
         "problem": dataclasses.asdict(problem),
         "images": 32,
-        "mapped": strategy == "pmap",
+        "mapped": mapped,
     }
     return compile_program(request, 120)
 
@@ -52,7 +52,7 @@ def test_counted_flops_are_those_of_the_formulas(problem: Problem) -> None:
 
 
 def test_mapped_step_on_eight_devices() -> None:
-    answer = _ask(_LOOPED, "pmap")
+    answer = _ask(_LOOPED, mapped=True)
     assert answer["chips"] == CPU_DEVICES
     # Gradients and the values of the loss terms are added up, in one way or another.
     p = _LOOPED
@@ -65,7 +65,7 @@ def test_mapped_step_on_eight_devices() -> None:
 
 
 def test_xla_counts_flops_of_one_device() -> None:
-    answer = _ask(_DENSE, "jit")
+    answer = _ask(_DENSE, mapped=False)
     share = answer["flops_outside_loops"]
     assert answer["flops_inside_loops"] == 0
     # Element-wise work comes on top; on eight devices together it would be eight times as much.
