@@ -107,7 +107,7 @@ def spy(choose: Callable[[int], int]) -> tuple[Callable, list[int]]:
     """A predictor on features that hold their image index; and the indices it was given."""
     given: list[int] = []
 
-    def predict(_params: object, features: jax.Array, _classes: object, _frozen: object) -> tuple:
+    def predict(_params: object, features: jax.Array, _classes: object, *_: object) -> tuple:
         images = np.asarray(features[:, 0, 0]).astype(int)
         given.extend(images.tolist())
         chosen = np.array([choose(i) for i in images])
