@@ -16,13 +16,8 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
-import platform
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import jax
@@ -30,6 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.arguments import positive
+from benchmarks.common import Call, environment, in_turns
+from benchmarks.common import peaks as machine_peaks
 from dedn_jax.errors import InputError
 from dedn_jax.files import write_json
 from dedn_jax.kernels import Kernel
@@ -40,9 +37,6 @@ from dedn_jax.model.attention import BranchRows, attention_pool
 _SIZES = {"cub": 624, "sun": 204, "awa2": 170}
 _DTYPES = ("bfloat16", "float32")
 _PRECISIONS = ("default", "tensorfloat32", "float32")
-# A timing is of as many calls as take this long: starting one takes tens of microseconds.
-_SECONDS = 0.02
-Call = Callable[[], Any]
 
 
 def _pool(
@@ -68,44 +62,10 @@ def _value_and_gradient(
 _PASSES = {"value": _pool, "gradient": _value_and_gradient}
 
 
-def _seconds(call: Call, count: int) -> float:
-    start = time.perf_counter()
-    for _ in range(count - 1):
-        call()
-    jax.block_until_ready(call())
-    return (time.perf_counter() - start) / count
-
-
-def _in_turns(calls: dict[str, Call], rounds: int) -> dict[str, float]:
-    """Median seconds of each, after warming up."""
-    counts = {}
-    for name, call in calls.items():
-        jax.block_until_ready(call())
-        counts[name] = max(1, min(100, round(_SECONDS / _seconds(call, 2))))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(_seconds(call, counts[name]))
-    return {name: median(values) for name, values in times.items()}
-
-
 def _difference(a: Any, b: Any) -> float:
     """The largest, relative to the largest number of each array."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return max(float(jnp.abs(x - y).max() / jnp.abs(y).max()) for x, y in pairs)
-
-
-def _peaks(dtype: str, rounds: int) -> tuple[float, float]:
-    """FLOP/s of a matrix product and bytes/s, read and written, of a copy."""
-    size, copied = (2048, 2**24) if jax.default_backend() == "cpu" else (8192, 2**28)
-    square = jnp.ones((size, size), dtype)
-    vector = jnp.zeros(copied, jnp.float32)
-    product = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
-    copy = jax.jit(lambda x: x + 1)
-    times = _in_turns(
-        {"product": lambda: product(square, square), "copy": lambda: copy(vector)}, rounds
-    )
-    return 2.0 * size**3 / times["product"], 2.0 * vector.nbytes / times["copy"]
 
 
 def measure(
@@ -122,7 +82,7 @@ def measure(
     rng = np.random.default_rng(0)
     rows, peaks = [], {}
     for dtype in dtypes:
-        flops_peak, bytes_peak = peaks[dtype] = _peaks(dtype, rounds)
+        flops_peak, bytes_peak = peaks[dtype] = machine_peaks(dtype, rounds)
         values = rng.random((batch, channels, regions), np.float32)
         # Normalised over channels, as the model's are.
         features = jnp.asarray(values / np.linalg.norm(values, axis=1, keepdims=True), dtype)
@@ -140,7 +100,7 @@ def measure(
             passes = 1 if what == "value" else 2
             flops = passes * 4.0 * batch * _SIZES[size] * channels * regions
             read = passes * features.nbytes
-            times = _in_turns(calls, rounds)
+            times = in_turns(calls, rounds)
             for kernel in kernels:
                 seconds = times[kernel]
                 row: dict[str, Any] = {
@@ -160,9 +120,7 @@ def measure(
                     row["difference"] = _difference(calls[kernel](), calls["xla"]())
                 rows.append(row)
     return {
-        "environment": f"{platform.machine()}, {os.cpu_count()} cores, {jax.device_count()} x "
-        f"{jax.devices()[0].device_kind}, Python {platform.python_version()}, "
-        f"JAX {jax.__version__}",
+        "environment": environment(),
         "problem": f"features [{batch}, {channels}, {regions}], products {precision}",
         "peaks": {
             dtype: {"tflop_per_s": flops / 1e12, "gb_per_s": read / 1e9}

@@ -29,12 +29,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median, quantiles
 from typing import Any
 
 import numpy as np
 
 from benchmarks.arguments import integers, positive
+from benchmarks.common import spread
 from benchmarks.decoding import synthetic
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.builders.picture_set import Picture, PictureSet
@@ -147,16 +147,11 @@ def measure_speed(
     return [
         {
             "name": name,
-            "pictures_per_s": _spread([len(encoded) / t for t in own]),
-            "share": _spread([b / t for b, t in zip(times["bare loop"], own, strict=True)]),
+            "pictures_per_s": spread([len(encoded) / t for t in own]),
+            "share": spread([b / t for b, t in zip(times["bare loop"], own, strict=True)]),
         }
         for name, own in times.items()
     ]
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    quartiles = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-    return {"median": median(values), "low": quartiles[0], "high": quartiles[2]}
 
 
 def peak_memory() -> float:

@@ -12,13 +12,11 @@ loaded, as training does, and once more with the normalisation counted in. Witho
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import jax
@@ -26,28 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.arguments import integers, positive
+from benchmarks.common import environment, quartiles, step_flops
 from dedn_jax.compare import OurSide, build_published
 from dedn_jax.config import load_config
 from dedn_jax.data.features import normalize
 from dedn_jax.errors import InputError
 from dedn_jax.files import write_json
-from dedn_jax.interop.problem import Problem, random_problem
+from dedn_jax.interop.problem import random_problem
 
 _PEAK_SIZE = 3072
-
-
-def step_flops(problem: Problem, word_dim: int) -> float:
-    """Floating-point operations of the matrix products of one step, forward and backward.
-
-    Scores and attention of both branches and experts, and their gradients: four products of
-    `2 · batch · rows · channels · regions` per branch; folding V·H: one forward, two backward.
-    """
-    batch, channels, side, _ = problem.batches[0][0].shape
-    rows = 2 * problem.word_vectors.shape[0]
-    regions = side * side
-    attention = 2 * 4 * 2.0 * batch * rows * channels * regions
-    folding = 3 * 2.0 * rows * word_dim * 2 * (channels + regions)
-    return attention + folding
 
 
 def _timed(call: Callable[[Any], Any], argument: Any) -> float:
@@ -92,14 +77,18 @@ def measure(
             if turn >= 2:
                 times[name].append(elapsed)
         products.append(_timed(product, square))
-    flops = step_flops(problem, problem.word_vectors.shape[1])
+    flops = step_flops(
+        config.train.batch_size,
+        len(problem.word_vectors),
+        channels,
+        side * side,
+        problem.word_vectors.shape[1],
+    )
     peak = 2.0 * _PEAK_SIZE**3 / (1e-3 * median(products))
     rows: dict[str, dict[str, Any]] = {
         name: {
             "median_ms": median(values),
-            "quartiles_ms": quantiles(values, n=4, method="inclusive")[::2]
-            if len(values) > 1
-            else values * 2,
+            "quartiles_ms": quartiles(values),
             "peak_share": flops / (1e-3 * median(values)) / peak,
         }
         for name, values in times.items()
@@ -116,15 +105,6 @@ def measure(
         base = rows["published"]["median_ms"]
         report["ratio"] = {name: base / row["median_ms"] for name, row in rows.items()}
     return report
-
-
-def environment() -> str:
-    """One line on the machine and the versions."""
-    device = jax.devices()[0]
-    return (
-        f"{platform.machine()}, {os.cpu_count()} cores, {jax.device_count()} x "
-        f"{device.device_kind}, Python {platform.python_version()}, JAX {jax.__version__}"
-    )
 
 
 def table(report: dict[str, Any]) -> str:

@@ -1,0 +1,132 @@
+"""What several benchmarks need: the machine in a line, spreads, turns, peaks and tables."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median, quantiles
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# A timing is of as many calls as take this long: starting one takes tens of microseconds.
+_SECONDS = 0.02
+Call = Callable[[], Any]
+Row = dict[str, Any]
+
+
+def environment() -> str:
+    """One line on the machine and the versions."""
+    device = jax.devices()[0]
+    return (
+        f"{platform.machine()}, {os.cpu_count()} cores, {jax.device_count()} x "
+        f"{device.device_kind}, Python {platform.python_version()}, JAX {jax.__version__}"
+    )
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """The first and the third; of one value that value twice."""
+    if len(values) < 2:
+        return [*values] * 2
+    return quantiles(values, n=4, method="inclusive")[::2]
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, high = quartiles(values)
+    return {"median": median(values), "low": low, "high": high}
+
+
+def seconds_of(call: Call, count: int) -> float:
+    """Seconds of one of `count` calls, all of them started before the last is waited for."""
+    start = time.perf_counter()
+    for _ in range(count - 1):
+        call()
+    jax.block_until_ready(call())
+    return (time.perf_counter() - start) / count
+
+
+def all_turns(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each in every round, in turns, after warming up."""
+    counts = {}
+    for name, call in calls.items():
+        jax.block_until_ready(call())
+        counts[name] = max(1, min(100, round(_SECONDS / seconds_of(call, 2))))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(seconds_of(call, counts[name]))
+    return times
+
+
+def in_turns(calls: Mapping[str, Call], rounds: int) -> dict[str, float]:
+    """As `all_turns`, the medians."""
+    return {name: median(values) for name, values in all_turns(calls, rounds).items()}
+
+
+def peaks(
+    dtype: str, rounds: int, size: int | None = None, copied: int | None = None
+) -> tuple[float, float]:
+    """FLOP/s of a square matrix product and bytes/s, read and written, of a copy.
+
+    Args:
+      dtype: of the product; float32 follows `jax.default_matmul_precision`.
+      rounds: of which the medians are taken.
+      size: a side of the matrices; None: what fills the device.
+      copied: float32 numbers; None: likewise.
+    """
+    usual = (2048, 2**24) if jax.default_backend() == "cpu" else (8192, 2**28)
+    size, copied = size or usual[0], copied or usual[1]
+    square = jnp.ones((size, size), dtype)
+    vector = jnp.zeros(copied, jnp.float32)
+    product = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
+    copy = jax.jit(lambda x: x + 1)
+    times = in_turns(
+        {"product": lambda: product(square, square), "copy": lambda: copy(vector)}, rounds
+    )
+    return 2.0 * size**3 / times["product"], 2.0 * vector.nbytes / times["copy"]
+
+
+def send_speed(rounds: int, size: int) -> float:
+    """Bytes/s from host memory to the device."""
+    host = np.zeros(size, np.uint8)
+    return size / in_turns({"send": lambda: jax.device_put(host)}, rounds)["send"]
+
+
+def step_flops(
+    batch: int, attributes: int, channels: int, regions: int, word_dim: int = 300
+) -> float:
+    """Floating-point operations of the matrix products of one step, forward and backward.
+
+    Scores and attention of both branches and experts, and their gradients: four products of
+    `2 · batch · rows · channels · regions` per branch; folding V·H: one forward, two backward.
+    """
+    rows = 2 * attributes
+    attention = 2 * 4 * 2.0 * batch * rows * channels * regions
+    folding = 3 * 2.0 * rows * word_dim * 2 * (channels + regions)
+    return attention + folding
+
+
+def text_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
+    """Lines of a table, names to the left and numbers to the right; `-` for what a row lacks."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+        return "-" if value is None else str(value)
+
+    cells = [[*columns], *([cell(row.get(c)) for c in columns] for row in rows)]
+    left = [all(not isinstance(row.get(c), int | float) for row in rows) for c in columns]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            text.ljust(width) if names else text.rjust(width)
+            for text, width, names in zip(line, widths, left, strict=True)
+        ).rstrip()
+        for line in cells
+    ]
