@@ -15,6 +15,7 @@ from dedn_jax.commands.data import add_data
 from dedn_jax.commands.features import add_features
 from dedn_jax.commands.plan import add_plan
 from dedn_jax.commands.runs import add_demo, add_evaluate, add_export, add_train
+from dedn_jax.commands.sweep import add_sweep
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.interrupt import Interrupted
 
@@ -35,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
     for add in (
         add_train,
+        add_sweep,
         add_evaluate,
         add_demo,
         add_export,

@@ -42,7 +42,7 @@ from dedn_jax.strategy import JitStrategy, PmapStrategy, Strategy, terms_of
 from dedn_jax.workdir import Workdir
 
 # Streams of the sampler's random numbers, so that two phases of a run do not share batches.
-_STREAMS = {"validation": 0, "final": 1}
+STREAMS = {"validation": 0, "final": 1}
 _ASK_EVERY = 8  # steps
 
 
@@ -195,7 +195,7 @@ def _finished(folder: Path, like: nnx.State) -> PhaseResult:
 
 def _sampler(phase: Phase, config: ConfigDict) -> Sampler:
     task = phase.task
-    return Sampler.from_config(task.train, task.labels[task.train], config, _STREAMS[phase.name])
+    return Sampler.from_config(task.train, task.labels[task.train], config, STREAMS[phase.name])
 
 
 def _batches(phase: Phase, config: ConfigDict) -> TrainBatches:

@@ -57,7 +57,7 @@ def train(config: ConfigDict, workdir_path: str | Path) -> dict[str, object]:
     dataset = load_dataset(config)
     groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
     network = make_network(config, dataset, groups)
-    _check_protocol(config, dataset)
+    check_protocol(config, dataset)
     layout = Layout.of_devices(attribute=config.distribution.attribute)
     # One process holds the directory for all.
     with workdir.locked() if is_main() else contextlib.nullcontext():
@@ -149,7 +149,8 @@ def evaluate_params(
     )
 
 
-def _check_protocol(config: ConfigDict, dataset: GZSLDataset) -> None:
+def check_protocol(config: ConfigDict, dataset: GZSLDataset) -> None:
+    """Raises InputError where the protocol needs pictures that the data set does not have."""
     if config.selection.protocol == "test-best" and not len(dataset.test_unseen):
         raise InputError(
             f"{dataset.source}: no unseen class has pictures, so config.selection.protocol="

@@ -1,0 +1,1 @@
+"""Many trainings in one program: models that differ in their seed, for every point of a grid."""

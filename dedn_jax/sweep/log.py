@@ -1,0 +1,43 @@
+"""The metrics of many models as JSON lines: lists over the models in place of numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dedn_jax.evaluate import Metrics
+from dedn_jax.files import write_atomically
+from dedn_jax.logs import read_lines
+
+
+class SweepLog:
+    """Writes one phase's lines; those after the step it resumes from are dropped first.
+
+    Args:
+      path: the file, shared by the phases of a point.
+      phase: name of the phase.
+      resumed_at: steps already done.
+    """
+
+    def __init__(self, path: Path, phase: str, resumed_at: int) -> None:
+        self._phase = phase
+        kept = [r for r in read_lines(path) if r["phase"] != phase or r["step"] <= resumed_at]
+        write_atomically(path, "".join(json.dumps(r) + "\n" for r in kept).encode())
+        self._file = path.open("a")
+
+    def training(self, step: int, terms: Mapping[str, Sequence[float | None]]) -> None:
+        """Loss terms after step `step`; None for models that had done all their steps before."""
+        self._write({"phase": self._phase, "step": step, **terms})
+
+    def evaluation(self, step: int, label: str, metrics: Sequence[Metrics]) -> None:
+        """Metrics of every model in percent; `label` says on which images."""
+        line = {"phase": self._phase, "step": step, "evaluated_on": label}
+        self._write({**line, "models": list(metrics)})
+
+    def _write(self, line: dict[str, object]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,276 @@
+"""One phase of many models: as `dedn_jax.phase`, each with its own selection and last step."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from dedn_jax.checkpoint import Checkpoints, Snapshot, load_params, save_params
+from dedn_jax.data.dataset import Task
+from dedn_jax.data.pipeline import TrainBatches
+from dedn_jax.data.sampler import Sampler
+from dedn_jax.errors import InputError
+from dedn_jax.evaluate import Metrics
+from dedn_jax.feed import Feed
+from dedn_jax.files import read_json, write_json
+from dedn_jax.groups import AttributeGroups
+from dedn_jax.interrupt import Interrupted, StopRequest
+from dedn_jax.network import Network
+from dedn_jax.phase import STREAMS, Selection
+from dedn_jax.progress import progress
+from dedn_jax.step import NOTHING, TrainState, make_class_space
+from dedn_jax.sweep.evaluate import Evaluation
+from dedn_jax.sweep.log import SweepLog
+from dedn_jax.sweep.place import Place
+from dedn_jax.sweep.step import ModelsStep, choose, start
+
+_choose = jax.jit(choose)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelsPhase:
+    """What a phase trains on and for how long.
+
+    Attributes:
+      name: `validation` or `final`; the phase's folder in that of the point.
+      title: what the progress bar says before that.
+      task: images and classes.
+      groups: attribute groups of the models.
+      network: the models' definition.
+      feed: what batches are made of.
+      place: of the models.
+      seeds: of the models; the first is that of the batches.
+      num_steps: `[models]` steps to do; equal where there is an evaluation label.
+      evaluation_label: as in `dedn_jax.phase.Phase`.
+    """
+
+    name: str
+    title: str
+    task: Task
+    groups: AttributeGroups
+    network: Network
+    feed: Feed
+    place: Place
+    seeds: list[int]
+    num_steps: np.ndarray
+    evaluation_label: str | None
+
+
+class ModelsResult(NamedTuple):
+    """How a phase ended; lists over the models.
+
+    Attributes:
+      steps: steps done.
+      selected_steps: the steps whose parameters were selected; the last ones without a rule.
+      selected_metrics: their evaluations, None where nothing was evaluated.
+      best_t1: T1 at its own best step and that step, None where nothing was evaluated.
+      params: the selected parameters, stacked.
+    """
+
+    steps: list[int]
+    selected_steps: list[int]
+    selected_metrics: list[Metrics | None]
+    best_t1: list[dict[str, float] | None]
+    params: nnx.State
+
+
+class Selections:
+    """The best evaluation so far of every model, by the rule of `dedn_jax.phase.Selection`.
+
+    Args:
+      metric: `harmonic_mean` or `t1`.
+      params: stacked; what stands selected before the first evaluation.
+      models: how many.
+    """
+
+    def __init__(self, metric: str, params: nnx.State, models: int) -> None:
+        self._each = [Selection(metric, NOTHING) for _ in range(models)]
+        self.params = params
+
+    @property
+    def best(self) -> list[dict]:
+        """`Selection.best` of every model."""
+        return [s.best for s in self._each]
+
+    @best.setter
+    def best(self, best: list[dict]) -> None:
+        for selection, one in zip(self._each, best, strict=True):
+            selection.best = one
+
+    def update(self, step: int, metrics: list[Metrics], params: nnx.State) -> None:
+        """Takes the parameters of the models that are better than all before."""
+        for selection, one in zip(self._each, metrics, strict=True):
+            selection.update(step, one, NOTHING)
+        better = np.asarray([b["step"] == step for b in self.best])
+        self.params = _choose(better, params, self.params)
+
+    def take(self, steps: np.ndarray, params: nnx.State) -> None:
+        """Selects `params` without a rule."""
+        for selection, step in zip(self._each, steps, strict=True):
+            selection.best["step"] = int(step)
+        self.params = params
+
+
+def run_models(
+    phase: ModelsPhase, params: nnx.State, config: ConfigDict, folder: Path, stop: StopRequest
+) -> ModelsResult:
+    """Trains, or goes on where an earlier call was interrupted, or returns what it finished with.
+
+    Args:
+      phase: what to train.
+      params: stacked parameters to start from.
+      config: of the point.
+      folder: of the point.
+      stop: read after every call of the step.
+
+    Raises:
+      Interrupted: `stop` was set; the state is saved.
+      FloatingPointError: the loss of a model is no longer finite.
+    """
+    own = folder / phase.name
+    params = phase.place.put(params)
+    if (own / "result.json").exists():
+        return _finished(own, params)
+    state = start(params, config, phase.place)
+    selections = Selections(config.selection.metric, params, len(phase.seeds))
+    task = dataclasses.replace(phase.task, inputs=phase.feed.inputs)
+    labels = task.labels[task.train]
+    sampler = Sampler.from_config(task.train, labels, config, STREAMS[phase.name])
+    batches = TrainBatches(task, sampler, int(phase.num_steps.max()))
+    checkpoints = Checkpoints(own / "checkpoints", config.train.checkpoints_kept)
+    try:
+        if saved := checkpoints.restore_latest(Snapshot(state, params, {})):
+            state, selections.params = saved.state, saved.selected
+            selections.best = saved.position["best"]
+            batches.set_state(saved.position["data"])
+        state = _train(phase, state, selections, batches, checkpoints, config, folder, stop)
+    finally:
+        checkpoints.close()
+    if phase.evaluation_label is None:
+        selections.take(phase.num_steps, state.params)
+    save_params(own / "selected", selections.params)
+    result = {
+        "steps": phase.num_steps.tolist(),
+        "evaluated_on": phase.evaluation_label,
+        "models": selections.best,
+    }
+    write_json(own / "result.json", result)
+    return _result(result, selections.params)
+
+
+def _finished(own: Path, like: nnx.State) -> ModelsResult:
+    result = read_json(own / "result.json")
+    try:
+        return _result(result, load_params(own / "selected", like))
+    except KeyError as error:
+        raise InputError(
+            f"{own / 'result.json'}: has no {error}; remove {own} to train that phase again"
+        ) from error
+
+
+def _result(result: dict, params: nnx.State) -> ModelsResult:
+    models = result["models"]
+    steps, metrics, best_t1 = ([m[key] for m in models] for key in ("step", "metrics", "t1"))
+    return ModelsResult(result["steps"], steps, metrics, best_t1, params)
+
+
+def _train(
+    phase: ModelsPhase,
+    state: TrainState,
+    selections: Selections,
+    batches: TrainBatches,
+    checkpoints: Checkpoints,
+    config: ConfigDict,
+    folder: Path,
+    stop: StopRequest,
+) -> TrainState:
+    """The training loop, from the batches' position to the last step of all."""
+    task, ends = phase.task, phase.num_steps
+    evaluation = Evaluation(phase.network, task, phase.groups, config, phase.feed, phase.place)
+    classes = make_class_space(task.class_embeddings, task.seen, phase.groups)
+    models = ModelsStep(
+        phase.network.definition,
+        config,
+        phase.place,
+        (classes, phase.network.frozen),
+        ends,
+        phase.feed.table,
+    )
+    total = int(ends.max())
+    interval = config.train.evaluate_every or max(1, total // config.train.epochs)
+    step = batches.get_state()["next_index"]
+    log = SweepLog(folder / "metrics.jsonl", phase.name, step)
+    bar = progress(total, f"{phase.title}{phase.name}", "step", initial=step)
+    began = time.perf_counter()
+    try:
+        while step < total:
+            due = min(
+                total, *((step // n + 1) * n for n in (interval, config.train.checkpoint_every))
+            )
+            count = min(models.most, due - step)
+            state, terms = models.run(state, [next(batches) for _ in range(count)])
+            first, step = step + 1, step + count
+            if began:
+                jax.block_until_ready(terms)
+                text = f"first step {time.perf_counter() - began:.1f} s, compiling included"
+                bar.write(text, file=sys.stderr)
+                began = 0.0
+            bar.update(count)
+            last, stopping = step == total, stop.signal_number
+            saves = step % config.train.checkpoint_every == 0 or last or stopping
+            logged = [s for s in range(first, step + 1) if _logs(s, total, config)]
+            for s in {*logged, step} if saves else logged:
+                values = {k: np.asarray(v[s - first], np.float64) for k, v in terms.items()}
+                _check_finite(phase, s, values)  # so that no checkpoint holds a NaN
+                if s in logged:
+                    active = s <= ends
+                    log.training(s, {k: _listed(v, active) for k, v in values.items()})
+                    loss = values["loss"][active].mean()
+                    bar.set_postfix_str(f"mean loss {loss:.3f}", refresh=False)
+            if phase.evaluation_label and (step % interval == 0 or last):
+                metrics = evaluation(state.params)
+                log.evaluation(step, phase.evaluation_label, metrics)
+                selections.update(step, metrics, state.params)
+            if saves:
+                position = {"data": batches.get_state(), "best": selections.best}
+                checkpoints.save(step, Snapshot(state, selections.params, position))
+            if stopping and not last:
+                raise Interrupted(
+                    stopping,
+                    f"stopped at step {step} of {total} of phase {phase.name} "
+                    f"{phase.title.strip()}; give the same command to resume",
+                )
+    finally:
+        bar.close()
+        log.close()
+    return state
+
+
+def _logs(step: int, total: int, config: ConfigDict) -> bool:
+    return step % config.train.log_every == 0 or step == total
+
+
+def _listed(values: np.ndarray, active: np.ndarray) -> list[float | None]:
+    return [float(v) if a else None for v, a in zip(values, active, strict=True)]
+
+
+def _check_finite(phase: ModelsPhase, step: int, terms: dict[str, np.ndarray]) -> None:
+    """Raises FloatingPointError where a model has no numbers to go on from."""
+    finite = [np.isfinite(terms[k]) for k in ("gradient_norm", "parameter_norm")]
+    # Models that are done have a loss still, but no gradient that they would follow.
+    bad = ~np.isfinite(terms["loss"]) | ((step <= phase.num_steps) & ~np.logical_and(*finite))
+    if bad.any():
+        seeds = ", ".join(str(s) for s, b in zip(phase.seeds, bad, strict=True) if b)
+        raise FloatingPointError(
+            f"phase {phase.name} {phase.title.strip()}, step {step}: loss, gradient or parameters "
+            f"not finite with seed {seeds}; the checkpoints are from before that. Check the "
+            "features, or lower config.optimizer.learning_rate in a new --workdir"
+        )

@@ -1,0 +1,123 @@
+"""What a sweep reports: means with their confidence intervals, as numbers, table and plot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+from dedn_jax.evaluate import METRICS, Metrics
+from dedn_jax.files import write_atomically
+
+CONFIDENCE = 0.95
+SHARED = (
+    "batches and the validation split of all models are those of the first seed; the models differ "
+    "in their initial parameters alone, and so do the deviations and intervals"
+)
+_COLORS = {"H": "#2e4057", "T1": "#d98e04"}
+_OFFSETS = {"H": -0.12, "T1": 0.12}
+_DPI = 110
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, sample deviation, and Student's 95 % interval of the mean; JSON-ready.
+
+    Of a single value there is no deviation and no interval: None.
+    """
+    n, mean = len(values), float(np.mean(values))
+    result: dict[str, Any] = {"mean": mean, "deviation": None, "interval": None}
+    if n > 1:
+        deviation = float(np.std(values, ddof=1))
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n)
+        result |= {"deviation": deviation, "interval": [mean - half, mean + half]}
+    return result | {"values": [float(v) for v in values]}
+
+
+def summaries(metrics: Sequence[Metrics]) -> dict[str, dict[str, Any]]:
+    """`summary` of the fused score's U, S, H and T1 over models; of what could be measured."""
+    known = [m for m in METRICS if all(m in one["fused"] for one in metrics)]
+    return {m: summary([one["fused"][m] for one in metrics]) for m in known}
+
+
+def result_text(result: dict[str, Any]) -> str:
+    """What a sweep prints at its end."""
+    points = result["points"]
+    names = [_name(point) for point in points]
+    width = max(map(len, [*names, "point"]))
+    head = f"{'point':<{width}}" + "".join(f"{m:>16}" for m in METRICS)
+    lines = [
+        f"Test sets, fused score, percent: mean ± half of the {CONFIDENCE:.0%} interval of the "
+        f"mean, {len(result['seeds'])} seeds ({result['seeds'][0]} to {result['seeds'][-1]}).",
+        f"Note: {result['shared']}.",
+        "",
+        head,
+    ]
+    for name, point in zip(names, points, strict=True):
+        cells = "".join(f"{_cell(point['fused'].get(m)):>16}" for m in METRICS)
+        lines.append(f"{name:<{width}}{cells}")
+    labels = sorted({point["selected_by"] for point in points})
+    lines += ["", f"Selected by {'; '.join(labels)}."]
+    return "\n".join(lines)
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """H and T1 of every point: means with intervals, and the single seeds as dots."""
+    points = result["points"]
+    figure = Figure(figsize=(max(5.0, 2.0 + 1.1 * len(points)), 4.2), layout="constrained")
+    axes = figure.subplots()
+    for metric, color in _COLORS.items():
+        places, means, halves = [], [], []
+        for i, point in enumerate(points):
+            if (found := point["fused"].get(metric)) is None:
+                continue
+            x = i + _OFFSETS[metric]
+            places.append(x)
+            means.append(found["mean"])
+            halves.append(_half(found) or 0.0)
+            spread = [x + 0.07] * len(found["values"])
+            axes.scatter(spread, found["values"], s=9, color=color, alpha=0.45, linewidths=0)
+        if places:
+            axes.errorbar(
+                places, means, halves, fmt="o", ms=5, capsize=4, color=color, label=metric
+            )
+            axes.legend(frameon=False)
+    names = [_name(point).replace(", ", "\n") for point in points]
+    turned = len(points) > 4 or max(map(len, names)) > 30
+    axes.set_xticks(
+        range(len(points)),
+        names,
+        fontsize=8,
+        rotation=30 if turned else 0,
+        ha="right" if turned else "center",
+    )
+    axes.set(
+        xlim=(-0.5, len(points) - 0.5),
+        ylabel="percent, test sets, fused score",
+        title=f"Mean and {CONFIDENCE:.0%} interval over {len(result['seeds'])} seeds",
+    )
+    axes.grid(alpha=0.25, axis="y")
+    # Whole or not at all, as all results.
+    png = BytesIO()
+    figure.savefig(png, format="png", dpi=_DPI)
+    write_atomically(path, png.getvalue())
+
+
+def _name(point: dict[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in point["fields"].items()) or "config"
+
+
+def _half(found: dict[str, Any]) -> float | None:
+    return found["interval"][1] - found["mean"] if found["interval"] else None
+
+
+def _cell(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    half = _half(found)
+    return f"{found['mean']:.1f}" + ("" if half is None else f" ± {half:.1f}")

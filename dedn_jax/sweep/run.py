@@ -1,0 +1,222 @@
+"""A sweep from a config to its result: `S` models in one program, for every point of a grid."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from dedn_jax.config import check_config
+from dedn_jax.data.dataset import GZSLDataset, trainval_task, validation_task
+from dedn_jax.data.load import load_dataset
+from dedn_jax.distributed import local_layout
+from dedn_jax.errors import InputError
+from dedn_jax.feed import Feed, make_feed
+from dedn_jax.files import read_json, write_json
+from dedn_jax.groups import AttributeGroups, resolve_groups
+from dedn_jax.interrupt import Interrupted, StopRequest, stop_on_signals
+from dedn_jax.network import make_network
+from dedn_jax.sweep.evaluate import Evaluation
+from dedn_jax.sweep.folder import SweepFolder
+from dedn_jax.sweep.phase import ModelsPhase, run_models
+from dedn_jax.sweep.place import Place, stack
+from dedn_jax.sweep.points import Point, make_points
+from dedn_jax.sweep.report import SHARED, draw, summaries
+from dedn_jax.train import TEST_BEST_LABEL, VALIDATION_LABEL, check_protocol, num_steps
+from dedn_jax.workdir import Workdir
+
+
+class _Common(NamedTuple):
+    """What all points share."""
+
+    dataset: GZSLDataset
+    groups: AttributeGroups
+    feed: Feed
+    place: Place
+    seeds: list[int]
+    stop: StopRequest
+
+
+def sweep(
+    config: ConfigDict, workdir_path: str | Path, seeds: int, grid: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Runs or resumes a sweep.
+
+    Model i has the initial parameters of `dedn train` with `config.seed` + i. Batches and the
+    validation split are those of `config.seed`, so that every image is read once for all models;
+    the first model is therefore that of `dedn train`. Protocols as in `dedn_jax.train.train`, every
+    model with its own selection and its own number of final steps.
+
+    Args:
+      config: a checked config, with features as its source.
+      workdir_path: directory of the sweep; an interrupted sweep in it goes on.
+      seeds: how many models.
+      grid: see `dedn_jax.sweep.points.make_points`.
+
+    Returns:
+      The content of `result.json`.
+
+    Raises:
+      InputError: bad data, a bad grid, or a work directory of something else.
+      Interrupted: SIGTERM or Ctrl-C; everything is saved.
+    """
+    _check(config, seeds)
+    points = make_points(config, grid)
+    folder = SweepFolder(workdir_path, config, seeds, points)
+    folder.check()
+    dataset = load_dataset(config)
+    for point in points:
+        check_protocol(point.config, dataset)
+    groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
+    with Workdir(workdir_path).locked():
+        folder.claim(dataset.fingerprint())
+        if not folder.result_file.exists():
+            if config.train.compilation_cache:
+                cache = folder.path.resolve().parent / ".compilation_cache"
+                jax.config.update("jax_compilation_cache_dir", str(cache))
+            place = Place.of_devices(seeds)
+            if not place.cut:
+                _say(
+                    f"{seeds} models cannot be shared out evenly among {place.mesh.size} devices: "
+                    "each computes all of them; take a multiple"
+                )
+            with stop_on_signals() as stop:
+                feed = make_feed(dataset.inputs, config, local_layout())
+                all_seeds = [config.seed + i for i in range(seeds)]
+                common = _Common(dataset, groups, feed, place, all_seeds, stop)
+                results = [
+                    _point(point, number, len(points), folder.point(number), common)
+                    for number, point in enumerate(points)
+                ]
+            write_json(
+                folder.result_file,
+                {"seeds": all_seeds, "shared": SHARED, "points": results},
+            )
+        result = read_json(folder.result_file)
+        if not folder.plot.exists():
+            draw(result, folder.plot)
+    return result
+
+
+def _check(config: ConfigDict, seeds: int) -> None:
+    check_config(config, "--config")
+    if seeds < 1:
+        raise InputError(f"--seeds={seeds}, expected at least 1")
+    if config.seed + seeds > 2**32:
+        raise InputError(
+            f"--seeds={seeds}: config.seed={config.seed} leaves no room for them below 2**32"
+        )
+    if config.data.source != "features":
+        raise InputError(
+            f"config.data.source={config.data.source}: a sweep trains from features; write them "
+            "with `dedn features` first"
+        )
+    if config.distribution.strategy != "jit" or config.distribution.attribute != 1:
+        raise InputError(
+            f"config.distribution.strategy={config.distribution.strategy}, attribute="
+            f"{config.distribution.attribute}: a sweep shares out models, not batches; use jit "
+            "and 1"
+        )
+
+
+def _point(
+    point: Point, number: int, points: int, folder: Path, common: _Common
+) -> dict[str, object]:
+    """The result of a point, which is trained unless it was finished before."""
+    file = folder / "result.json"
+    if file.exists():
+        return read_json(file)
+    if points > 1:
+        _say(f"point {number + 1} of {points}: {point}")
+    if common.stop.signal_number:
+        raise Interrupted(
+            common.stop.signal_number,
+            f"stopped before point {number + 1} of {points}; give the same command to resume",
+        )
+    title = f"point {number + 1}/{points} " if points > 1 else ""
+    with jax.default_matmul_precision(point.config.model.precision):
+        result = _run_phases(point, title, folder, common)
+    write_json(file, result)
+    return result
+
+
+def _run_phases(point: Point, title: str, folder: Path, common: _Common) -> dict[str, object]:
+    config, dataset, groups, place = point.config, common.dataset, common.groups, common.place
+    network = make_network(config, dataset, groups)
+    params = stack([network.params, *_others(config, common)])
+    protocol = config.selection.protocol
+
+    def phase(name: str, task: Any, steps: np.ndarray, label: str | None) -> ModelsPhase:
+        place = (common.feed, common.place, common.seeds)
+        return ModelsPhase(name, title, task, groups, network, *place, steps, label)
+
+    def run(what: ModelsPhase, params: Any) -> Any:
+        return run_models(what, params, config, folder, common.stop)
+
+    def all_models(steps: int) -> np.ndarray:
+        return np.full(len(common.seeds), steps)
+
+    result: dict[str, object] = {"fields": point.fields, "protocol": protocol}
+    task = trainval_task(dataset)
+    steps = all_models(num_steps(task, config, config.train.epochs))
+    selected_by, label = "the last step", None
+    if protocol == "validation":
+        selected_by = VALIDATION_LABEL
+        candidate = validation_task(
+            dataset,
+            config.selection.validation_classes,
+            config.selection.validation_images,
+            config.seed,
+        )
+        length = all_models(num_steps(candidate, config, config.train.epochs))
+        selection = run(phase("validation", candidate, length, VALIDATION_LABEL), params)
+        epochs = [
+            step * config.train.batch_size / len(candidate.train)
+            for step in selection.selected_steps
+        ]
+        if config.selection.refit == "continue":
+            params = selection.params
+            epochs = [e * config.selection.continue_epochs for e in epochs]
+        steps = np.asarray([num_steps(task, config, e) for e in epochs])
+        result |= {
+            "refit": config.selection.refit,
+            "validation": [
+                {"selected_step": step, "steps": int(length[0]), **(metrics or {})}
+                for step, metrics in zip(
+                    selection.selected_steps, selection.selected_metrics, strict=True
+                )
+            ],
+        }
+    elif protocol == "test-best":
+        selected_by = label = TEST_BEST_LABEL
+    final = run(phase("final", task, steps, label), params)
+    evaluation = Evaluation(network, task, groups, config, common.feed, place)
+    metrics = evaluation(final.params)
+    if label:
+        result["test_best_t1"] = final.best_t1
+    return result | {
+        "selected_by": selected_by,
+        "steps": final.steps,
+        "selected_step": final.selected_steps,
+        "fused": summaries(metrics),
+        "test": metrics,
+    }
+
+
+def _others(config: ConfigDict, common: _Common) -> list[Any]:
+    """The initial parameters of all models but the first."""
+    others = []
+    for seed in common.seeds[1:]:
+        own = ConfigDict(config.to_dict())
+        own.seed = seed
+        others.append(make_network(own, common.dataset, common.groups).params)
+    return others
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,119 @@
+"""A train step of many models on one batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from dedn_jax.feed import look_up
+from dedn_jax.optimizer import make_optimizer
+from dedn_jax.step import (
+    Batch,
+    ClassSpace,
+    Objective,
+    TrainState,
+    init_state,
+    make_train_step,
+)
+from dedn_jax.sweep.place import WHOLE, Place
+
+
+def choose(which: jax.Array, these: Any, those: Any) -> Any:
+    """Of two trees of stacked models, for every model the one or the other.
+
+    Args:
+      which: `[models]` bool: true takes the model from `these`.
+      these, those: arrays `[models, ...]`.
+    """
+
+    def of(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.where(which.reshape(-1, *[1] * (x.ndim - 1)), x, y)
+
+    return jax.tree.map(of, these, those)
+
+
+def start(params: nnx.State, config: ConfigDict, place: Place) -> TrainState:
+    """The stacked states before the first step; shares no memory with `params`."""
+
+    def init(params: nnx.State) -> TrainState:
+        return jax.vmap(lambda p: init_state(p, make_optimizer(config)))(
+            jax.tree.map(jnp.copy, params)
+        )
+
+    # Put again: what does not depend on `params` comes out whole on every device.
+    return place.put(place.compile(init, (place.by_model,), place.by_model)(params))
+
+
+class ModelsStep:
+    """Runs steps of all models, of which each has its own number of steps to do.
+
+    Args:
+      definition: of the model.
+      config: of the point.
+      place: of the models.
+      fixed: what all models share besides the batch: the classes, and what is not trained.
+      ends: `[models]`: a model that has done so many steps does not change any more.
+      table: see `dedn_jax.feed`.
+    """
+
+    def __init__(
+        self,
+        definition: nnx.GraphDef,
+        config: ConfigDict,
+        place: Place,
+        fixed: tuple[ClassSpace, nnx.State],
+        ends: np.ndarray,
+        table: jax.Array | None,
+    ) -> None:
+        # As in training: several steps a call where batches are indices.
+        self.most = most = 1 if table is None else config.train.steps_per_call
+        self._place, self._table = place, table
+        self._fixed = place.share(fixed)
+        self._ends = place.put(np.asarray(ends, np.int32))
+        step = make_train_step(definition, Objective.from_config(config), make_optimizer(config))
+        models = jax.vmap(step, in_axes=(0, None, None, None))
+
+        def run(
+            state: TrainState, ends: jax.Array, batches: Batch, count: Any, table: Any, fixed: Any
+        ) -> tuple[TrainState, dict[str, jax.Array]]:
+            def one(state: TrainState, i: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+                inputs, labels = batches.inputs[i], batches.labels[i]
+                batch = Batch(look_up(table, inputs), labels)  # read once for all models
+                after, terms = models(state, batch, *fixed)
+                return choose(state.step < ends, after, state), terms
+
+            if most == 1:
+                state, terms = one(state, 0)
+                return state, jax.tree.map(lambda t: t[None], terms)
+            shapes = jax.eval_shape(one, state, 0)[1]
+            metrics = jax.tree.map(lambda s: jnp.zeros((most, *s.shape), s.dtype), shapes)
+
+            def body(i: jax.Array, carry: Any) -> Any:
+                state, metrics = carry
+                state, terms = one(state, i)
+                return state, jax.tree.map(lambda m, t: m.at[i].set(t), metrics, terms)
+
+            return jax.lax.fori_loop(0, count, body, (state, metrics))
+
+        cut = (place.by_model, place.by_model, WHOLE, WHOLE, WHOLE, WHOLE)
+        out = (place.by_model, place.by_step_and_model)
+        self._run = place.compile(run, cut, out, donate=(0,))
+
+    def run(
+        self, state: TrainState, batches: list[tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One step for each batch, `most` of them at most.
+
+        Returns:
+          The state, and the metrics `[steps, models]`, still on the device.
+        """
+        filled = batches + batches[-1:] * (self.most - len(batches))
+        inputs, labels = (np.stack(x) for x in zip(*filled, strict=True))
+        batch = Batch(*self._place.share((inputs, labels)))
+        count = np.int32(len(batches))
+        return self._run(state, self._ends, batch, count, self._table, self._fixed)

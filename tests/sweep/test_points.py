@@ -1,0 +1,56 @@
+"""The grid: which points it has, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from dedn_jax.config import load_config
+from dedn_jax.errors import InputError
+from dedn_jax.sweep.points import make_points
+
+CONFIG = load_config("base", ["--config.data.path=x.hdf5"])
+
+
+def test_all_combinations() -> None:
+    points = make_points(CONFIG, ["loss.bias=1,2.5", "selection.protocol=last,test-best"])
+    assert [str(p) for p in points] == [
+        "loss.bias=1.0, selection.protocol=last",
+        "loss.bias=1.0, selection.protocol=test-best",
+        "loss.bias=2.5, selection.protocol=last",
+        "loss.bias=2.5, selection.protocol=test-best",
+    ]
+    assert points[3].config.loss.bias == 2.5
+    assert points[3].config.selection.protocol == "test-best"
+    assert load_config("base", ["--config.data.path=x.hdf5"]) == CONFIG  # untouched
+
+
+def test_without_a_grid_there_is_one_point() -> None:
+    (point,) = make_points(CONFIG, [])
+    assert point.fields == {} and point.config == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (["loss.bais=1"], r"config.loss.bais is no field; known: .*bias, "),
+        (["los.bias=1"], r"config.los.bias is no field; known: .*loss"),
+        (["loss.bias.x=1"], r"config.loss.bias.x is no field"),
+        (["loss=1"], r"config.loss is a section"),
+        (["loss.bias"], r"expected section.field=a,b,c"),
+        (["loss.bias="], r"expected section.field=a,b,c"),
+        (["loss.bias=1,,2"], r"expected section.field=a,b,c"),
+        (["loss.bias=1,two"], r"--grid: cannot apply --config.loss.bias=two"),
+        (["train.epochs=1.5"], r"--grid: cannot apply --config.train.epochs=1.5"),
+        (["train.epochs=3,0"], r"config.train.epochs=0, expected at least 1"),
+        (["loss.bias=1,2,1.0"], r"a value is given twice"),
+        (["loss.bias=1", "loss.bias=2"], r"config.loss.bias is given twice"),
+        (["data.groups=0-2"], r"config.data.groups would make it another data set"),
+        (["seed=1,2"], r"config.seed is what --seeds varies"),
+        (["backbone.name=resnet18"], r"config.backbone.name says nothing about features"),
+        (["train.log_every=1,2"], r"config.train.log_every changes no number"),
+    ],
+)
+def test_refused(grid: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        make_points(CONFIG, grid)
+    assert len(str(caught.value).splitlines()) == 1

@@ -1,0 +1,55 @@
+"""Means, deviations and intervals against numbers worked out by hand; table and plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dedn_jax.sweep.report import SHARED, draw, result_text, summaries, summary
+
+
+def test_summary_by_hand() -> None:
+    found = summary([1.0, 2.0, 3.0, 4.0])
+    assert found["mean"] == 2.5
+    assert found["deviation"] == pytest.approx((5 / 3) ** 0.5)  # 2·1.5² + 2·0.5² over 3
+    # Student's t for 3 degrees of freedom, 97.5 %: 3.182446; √(5/3)/√4 = 0.6454972.
+    assert found["interval"] == pytest.approx([2.5 - 2.0542603, 2.5 + 2.0542603], abs=1e-6)
+    assert found["values"] == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_single_seed_has_no_interval() -> None:
+    assert summary([7.0]) == {"mean": 7.0, "deviation": None, "interval": None, "values": [7.0]}
+
+
+def test_what_could_not_be_measured_is_left_out() -> None:
+    only_seen = [{"fused": {"S": 40.0}}, {"fused": {"S": 60.0}}]
+    assert list(summaries(only_seen)) == ["S"]
+    assert summaries(only_seen)["S"]["mean"] == 50.0
+
+
+def _result(points: int, values: list[float]) -> dict:
+    fused = {m: summary(values) for m in ("U", "S", "H", "T1")}
+    each = [
+        {"fields": {"loss.bias": float(i)}, "selected_by": "the last step", "fused": fused}
+        for i in range(points)
+    ]
+    return {"seeds": list(range(len(values))), "shared": SHARED, "points": each}
+
+
+def test_table_and_plot(tmp_path: Path) -> None:
+    text = result_text(_result(2, [1.0, 2.0, 3.0, 4.0]))
+    rows = [line for line in text.splitlines() if line.startswith("loss.bias=")]
+    assert [row.split()[0] for row in rows] == ["loss.bias=0.0", "loss.bias=1.0"]
+    assert rows[0].count("2.5 ± 2.1") == 4
+    assert "4 seeds (0 to 3)" in text and "validation split" in text
+    for points, values in ((2, [1.0, 2.0]), (7, [3.0])):
+        draw(_result(points, values), tmp_path / "sweep.png")
+        with Image.open(tmp_path / "sweep.png") as image:
+            assert image.size[0] > 400
+    # Of what has no unseen images there is nothing to draw, but it is drawn.
+    bare = _result(1, [1.0])
+    bare["points"][0]["fused"] = {"S": summary([1.0])}
+    assert "-" in result_text(bare)
+    draw(bare, tmp_path / "bare.png")
