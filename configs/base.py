@@ -29,7 +29,6 @@ def get_config() -> ConfigDict:
 
     config.distribution = ConfigDict()
     config.distribution.strategy = "jit"  # over a mesh of all devices; or "pmap"
-    config.distribution.attribute = 1  # devices among which the rows of attributes are cut
 
     config.picture = ConfigDict()
     config.picture.resize = 448  # pixels, short side

@@ -240,12 +240,6 @@ def check_config(config: ConfigDict, where: str) -> None:
     one_of("data.on_device", RESIDENCIES)
     one_of("backbone.dtype", BACKBONE_DTYPES)
     one_of("distribution.strategy", STRATEGIES)
-    require(config.distribution.attribute >= 1, "distribution.attribute", "at least 1")
-    require(
-        config.distribution.attribute == 1 or config.distribution.strategy == "jit",
-        "distribution.attribute",
-        "1 with config.distribution.strategy=pmap",
-    )
     _check_pictures(config, require)
     one_of("data.dtype", FEATURE_DTYPES)
     one_of("selection.protocol", SELECTION_PROTOCOLS)

@@ -17,7 +17,6 @@ from dedn_jax.step import Batch
 
 DATA = "data"
 WHOLE, CUT = PartitionSpec(), PartitionSpec(DATA)
-ATTRIBUTE = "attribute"
 # Seconds without a sign of life after which a process counts as dead, and the others end.
 _HEARTBEAT = 60
 
@@ -77,30 +76,18 @@ def largest(value: int) -> int:
 class Layout:
     """How batches and parameters lie on the devices of all processes.
 
-    Batches are cut along the axis `data` of the mesh, parameters are on every device. The axis
-    `attribute` cuts the rows of attributes while they are computed with.
+    Batches are cut along the axis `data` of the mesh, parameters are on every device.
 
     Attributes:
-      mesh: `[data, attribute]` devices.
+      mesh: the devices in a row.
     """
 
     mesh: Mesh
 
     @classmethod
-    def of_devices(cls, devices: Any = None, attribute: int = 1) -> Layout:
-        """A layout of `devices`, of all there are by default.
-
-        Raises:
-          InputError: `attribute` does not divide the devices of a process.
-        """
-        devices = jax.devices() if devices is None else devices
-        here = len(devices) // len({d.process_index for d in devices})
-        if here % attribute:
-            raise InputError(
-                f"config.distribution.attribute={attribute}, expected a divisor of the {here} "
-                "devices of a process"
-            )
-        return cls(Mesh(np.asarray(devices).reshape(-1, attribute), (DATA, ATTRIBUTE)))
+    def of_devices(cls, devices: Any = None) -> Layout:
+        """A layout of `devices`, of all there are by default."""
+        return cls(Mesh(np.asarray(jax.devices() if devices is None else devices), (DATA,)))
 
     @property
     def devices(self) -> int:
@@ -146,7 +133,6 @@ class Layout:
             mesh=self.mesh,
             in_specs=cut,
             out_specs=out,
-            axis_names={DATA},
             check_vma=False,
         )
 

@@ -25,7 +25,6 @@ FREE_FIELDS = frozenset(
         "data.workers",
         "data.word_vectors",
         "data.memory_map",
-        "distribution.attribute",
         "distribution.strategy",
         "evaluate.batch_size",
         "model.kernel",

@@ -96,10 +96,9 @@ def one(features: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         [],
         ["--config.distribution.strategy=pmap"],
-        ["--config.distribution.attribute=2"],
         ["--config.data.on_device=always", "--config.train.steps_per_call=7"],
     ],
-    ids=["jit", "pmap", "attribute", "on_device"],
+    ids=["jit", "pmap", "on_device"],
 )
 def test_eight_devices(one: Path, features: list[str], more: list[str], tmp_path: Path) -> None:
     finish(start(tmp_path / "run", [*features, *more], devices=8))

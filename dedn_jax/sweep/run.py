@@ -116,11 +116,10 @@ def _check(config: ConfigDict, seeds: int) -> None:
             f"config.data.source={config.data.source}: a sweep trains from features; write them "
             "with `dedn features` first"
         )
-    if config.distribution.strategy != "jit" or config.distribution.attribute != 1:
+    if config.distribution.strategy != "jit":
         raise InputError(
-            f"config.distribution.strategy={config.distribution.strategy}, attribute="
-            f"{config.distribution.attribute}: a sweep shares out models, not batches; use jit "
-            "and 1"
+            f"config.distribution.strategy={config.distribution.strategy}: a sweep shares out "
+            "models, not batches; use jit"
         )
 
 
