@@ -796,6 +796,11 @@ def test_local_stops_the_others_when_one_dies(local_dedn: str, what: str) -> Non
     assert ("killing what is left" in result.stderr) == (what == "deaf")
 
 
+def _take_interrupts() -> None:
+    """In the background Ctrl-C is ignored, and no shell can trap what it was told to ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_local_passes_signals_on_and_waits(
     local_dedn: str, tmp_path: Path, number: signal.Signals
@@ -808,6 +813,7 @@ def test_local_passes_signals_on_and_waits(
         text=True,
         env=environment(DEDN=local_dedn),
         stdin=subprocess.DEVNULL,
+        preexec_fn=_take_interrupts,
     ) as script:
         files = [logs / f"process-{i}.log" for i in range(2)]
         wait_for(lambda: all(f.exists() and f.read_text() for f in files))
