@@ -240,6 +240,11 @@ def check_config(config: ConfigDict, where: str) -> None:
     one_of("data.on_device", RESIDENCIES)
     one_of("backbone.dtype", BACKBONE_DTYPES)
     one_of("distribution.strategy", STRATEGIES)
+    require(
+        not (config.data.on_device == "always" and config.distribution.strategy == "pmap"),
+        "data.on_device",
+        "auto or never with config.distribution.strategy=pmap, which is sent its batches",
+    )
     _check_pictures(config, require)
     one_of("data.dtype", FEATURE_DTYPES)
     one_of("selection.protocol", SELECTION_PROTOCOLS)

@@ -247,7 +247,9 @@ def _train(
             if began:
                 terms_of(terms, 0)
                 if is_main():
-                    text = f"first step {time.perf_counter() - began:.1f} s, compiling included"
+                    seconds = time.perf_counter() - began
+                    steps = "step" if count == 1 else f"{count} steps"
+                    text = f"first {steps} {seconds:.1f} s, compiling included"
                     bar.write(text, file=sys.stderr)
                 began = 0.0
             bar.update(count)

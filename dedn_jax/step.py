@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -195,6 +195,34 @@ def make_train_step(
         return TrainState(state.step + 1, params, optimizer_state), terms
 
     return train_step
+
+
+def loop_steps(
+    one: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]],
+    state: TrainState,
+    count: jax.Array,
+    most: int,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Steps 0 to `count - 1` in one program, compiled once for every count up to `most`.
+
+    Args:
+      one: the step with that number: `(state, number) -> (state, metrics)`.
+      state: before the first.
+      count: how many, int32.
+      most: how many at most.
+
+    Returns:
+      The state, and metrics with a leading axis of `most`, zero from `count` on.
+    """
+    shapes = jax.eval_shape(one, state, 0)[1]
+    metrics = jax.tree.map(lambda s: jnp.zeros((most, *s.shape), s.dtype), shapes)
+
+    def body(i: jax.Array, carry: Any) -> Any:
+        state, metrics = carry
+        state, terms = one(state, i)
+        return state, jax.tree.map(lambda m, t: m.at[i].set(t), metrics, terms)
+
+    return jax.lax.fori_loop(0, count, body, (state, metrics))
 
 
 def init_state(params: nnx.State, optimizer: optax.GradientTransformation) -> TrainState:

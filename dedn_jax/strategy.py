@@ -6,16 +6,14 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
 from dedn_jax.distributed import CUT, DATA, WHOLE, Layout
 from dedn_jax.feed import look_up
-from dedn_jax.step import Batch, ClassSpace, TrainState, TrainStep
+from dedn_jax.step import Batch, ClassSpace, TrainState, TrainStep, loop_steps
 
-Terms = dict[str, np.ndarray]
 MakeStep = Callable[[str | None], TrainStep]
 
 
@@ -82,16 +80,7 @@ class JitStrategy:
                 batch = batch._replace(inputs=look_up(table, batch.inputs))
                 return step(state, batch, *fixed)
 
-            shapes = jax.eval_shape(one, state, 0)[1]
-            metrics = jax.tree.map(lambda s: jnp.zeros((most, *s.shape), s.dtype), shapes)
-
-            def body(i: jax.Array, carry: Any) -> Any:
-                state, metrics = carry
-                state, terms = one(state, i)
-                return state, jax.tree.map(lambda m, t: m.at[i].set(t), metrics, terms)
-
-            # A loop of any length up to `most`: one compilation for all of them.
-            return jax.lax.fori_loop(0, count, body, (state, metrics))
+            return loop_steps(one, state, count, most)
 
         def run_one(
             state: TrainState, batch: Batch, fixed: Any

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from dedn_jax.compilation_cache import use_compilation_cache
 from dedn_jax.data.dataset import GZSLDataset, Task, trainval_task, validation_task
 from dedn_jax.data.load import load_dataset
 from dedn_jax.distributed import Layout, barrier, is_main, local_layout
@@ -66,10 +67,7 @@ def train(config: ConfigDict, workdir_path: str | Path) -> dict[str, object]:
         barrier("the work directory is claimed")
         if workdir.result_file.exists():
             return read_json(workdir.result_file)
-        if config.train.compilation_cache:
-            # Beside the run, so that all runs of a folder share it.
-            cache = workdir.path.resolve().parent / ".compilation_cache"
-            jax.config.update("jax_compilation_cache_dir", str(cache))
+        use_compilation_cache(workdir.path, config)
         with stop_on_signals() as stop, jax.default_matmul_precision(config.model.precision):
             feed = make_feed(dataset.inputs, config, layout)
             result = _run_phases(config, workdir, dataset, groups, network, (feed, layout), stop)

@@ -110,7 +110,7 @@ class Workdir:
                     f"--workdir: {self.path} is not empty and holds no run; choose another"
                 )
             return
-        saved, now = _flat(read_json(self.config_file)), _flat(config.to_dict())
+        saved, now = flat_fields(read_json(self.config_file)), flat_fields(config.to_dict())
         changed = [
             f"{k}={saved.get(k)!r} there, {now.get(k)!r} now"
             for k in sorted(saved | now)
@@ -198,11 +198,10 @@ class Workdir:
             )
 
 
-def _flat(config: dict, prefix: str = "") -> dict[str, object]:
+def flat_fields(tree: dict, prefix: str = "") -> dict[str, object]:
+    """A tree of dicts as one, by names such as `train.epochs`."""
     flat: dict[str, object] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
+    for key, value in tree.items():
+        nested = isinstance(value, dict)
+        flat |= flat_fields(value, f"{prefix}{key}.") if nested else {prefix + key: value}
     return flat

@@ -143,6 +143,13 @@ def test_refused_overrides(override, message):
     assert "\n" not in str(caught.value)
 
 
+def test_pmap_keeps_nothing_on_the_device():
+    pmap = "--config.distribution.strategy=pmap"
+    load_config("cub_gzsl", [pmap])
+    with pytest.raises(InputError, match="data.on_device='always', expected auto or never with"):
+        load_config("cub_gzsl", [pmap, "--config.data.on_device=always"])
+
+
 @pytest.mark.parametrize("name", ["nothing", "configs/nothing.py", "elsewhere/cub_gzsl", ""])
 def test_unknown_recipe(name):
     with pytest.raises(InputError, match=r"^--config: no file .*one of awa2_gzsl, .*sun_zsl"):

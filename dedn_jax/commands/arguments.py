@@ -49,6 +49,7 @@ def join_processes(args: argparse.Namespace) -> None:
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
+    """Adds `--config`."""
     parser.add_argument(
         "--config", required=True, help="recipe file or name, such as configs/cub_gzsl.py"
     )

@@ -12,6 +12,7 @@ from dedn_jax.errors import InputError
 
 
 def add_compare(jobs: Any) -> None:
+    """Adds `dedn compare` to the jobs."""
     compare = jobs.add_parser(
         "compare",
         help="run the published PyTorch code beside ours and report the differences",

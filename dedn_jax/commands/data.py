@@ -28,6 +28,7 @@ _ONLY_FOR = {
 
 
 def add_data(jobs: Any) -> None:
+    """Adds `dedn data` to the jobs."""
     data = jobs.add_parser("data", help="prepared picture sets, their checks, word vectors")
     data_jobs = data.add_subparsers(dest="data_job", required=True, metavar="JOB")
     _add_build(data_jobs)

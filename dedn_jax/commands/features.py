@@ -14,6 +14,7 @@ _DTYPES = ("float16", "bfloat16", "float32")
 
 
 def add_features(jobs: Any) -> None:
+    """Adds `dedn features` to the jobs."""
     features = jobs.add_parser("features", help="feature stores: extract, import, check")
     feature_jobs = features.add_subparsers(dest="features_job", required=True, metavar="JOB")
     extract = feature_jobs.add_parser(

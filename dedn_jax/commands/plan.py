@@ -13,6 +13,7 @@ from dedn_jax.errors import InputError
 
 
 def add_plan(jobs: Any) -> None:
+    """Adds `dedn plan` to the jobs."""
     plan = jobs.add_parser(
         "plan",
         help="compile a recipe for TPU slices that are not there: memory, traffic, time",

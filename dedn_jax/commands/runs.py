@@ -13,6 +13,7 @@ from dedn_jax.commands.arguments import add_config, add_processes, join_processe
 
 
 def add_train(jobs: Any) -> None:
+    """Adds `dedn train` to the jobs."""
     train = jobs.add_parser(
         "train",
         help="train by a recipe, or resume",
@@ -26,6 +27,7 @@ def add_train(jobs: Any) -> None:
 
 
 def add_evaluate(jobs: Any) -> None:
+    """Adds `dedn evaluate` to the jobs."""
     evaluate = jobs.add_parser(
         "evaluate",
         help="U, S, H, T1 of a trained run on its test sets",
@@ -41,6 +43,7 @@ def add_evaluate(jobs: Any) -> None:
 
 
 def add_demo(jobs: Any) -> None:
+    """Adds `dedn demo` to the jobs."""
     demo = jobs.add_parser(
         "demo",
         help="draw the built-in data set, train, evaluate, report",
@@ -53,6 +56,7 @@ def add_demo(jobs: Any) -> None:
 
 
 def add_export(jobs: Any) -> None:
+    """Adds `dedn export` to the jobs."""
     export = jobs.add_parser(
         "export",
         help="write a run's model as a state_dict of the published code",

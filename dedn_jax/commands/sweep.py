@@ -11,6 +11,7 @@ from dedn_jax.commands.arguments import add_config, path_flag
 
 
 def add_sweep(jobs: Any) -> None:
+    """Adds `dedn sweep` to the jobs."""
     sweep = jobs.add_parser(
         "sweep",
         help="train many seeds at once, for every point of a grid",

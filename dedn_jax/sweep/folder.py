@@ -11,7 +11,7 @@ from dedn_jax.data.dataset import fingerprint_difference
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json, write_json
 from dedn_jax.sweep.points import Point
-from dedn_jax.workdir import FREE_FIELDS
+from dedn_jax.workdir import FREE_FIELDS, flat_fields
 
 
 class SweepFolder:
@@ -63,7 +63,7 @@ class SweepFolder:
                     f"--workdir: {self.path} is not empty and holds no sweep; choose another"
                 )
             return
-        saved, now = _flat(read_json(self.identity_file)), _flat(self._identity)
+        saved, now = flat_fields(read_json(self.identity_file)), flat_fields(self._identity)
         changed = [
             f"{k.removeprefix('config.')}={saved.get(k)!r} there, {now.get(k)!r} now"
             for k in sorted(now)
@@ -96,11 +96,3 @@ class SweepFolder:
 def _ours(path: Path) -> bool:
     """The lock, or what a write that was killed has left."""
     return path.name == ".lock" or path.name.startswith(".sweep.json.")
-
-
-def _flat(tree: dict, prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        nested = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return flat

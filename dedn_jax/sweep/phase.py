@@ -220,7 +220,9 @@ def _train(
             first, step = step + 1, step + count
             if began:
                 jax.block_until_ready(terms)
-                text = f"first step {time.perf_counter() - began:.1f} s, compiling included"
+                seconds = time.perf_counter() - began
+                steps = "step" if count == 1 else f"{count} steps"
+                text = f"first {steps} {seconds:.1f} s, compiling included"
                 bar.write(text, file=sys.stderr)
                 began = 0.0
             bar.update(count)

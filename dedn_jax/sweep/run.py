@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from dedn_jax.compilation_cache import use_compilation_cache
 from dedn_jax.config import check_config
 from dedn_jax.data.dataset import GZSLDataset, trainval_task, validation_task
 from dedn_jax.data.load import load_dataset
@@ -76,9 +77,7 @@ def sweep(
     with Workdir(workdir_path).locked():
         folder.claim(dataset.fingerprint())
         if not folder.result_file.exists():
-            if config.train.compilation_cache:
-                cache = folder.path.resolve().parent / ".compilation_cache"
-                jax.config.update("jax_compilation_cache_dir", str(cache))
+            use_compilation_cache(folder.path, config)
             place = Place.of_devices(seeds)
             if not place.cut:
                 _say(

@@ -18,6 +18,7 @@ from dedn_jax.step import (
     Objective,
     TrainState,
     init_state,
+    loop_steps,
     make_train_step,
 )
 from dedn_jax.sweep.place import WHOLE, Place
@@ -90,15 +91,7 @@ class ModelsStep:
             if most == 1:
                 state, terms = one(state, 0)
                 return state, jax.tree.map(lambda t: t[None], terms)
-            shapes = jax.eval_shape(one, state, 0)[1]
-            metrics = jax.tree.map(lambda s: jnp.zeros((most, *s.shape), s.dtype), shapes)
-
-            def body(i: jax.Array, carry: Any) -> Any:
-                state, metrics = carry
-                state, terms = one(state, i)
-                return state, jax.tree.map(lambda m, t: m.at[i].set(t), metrics, terms)
-
-            return jax.lax.fori_loop(0, count, body, (state, metrics))
+            return loop_steps(one, state, count, most)
 
         cut = (place.by_model, place.by_model, WHOLE, WHOLE, WHOLE, WHOLE)
         out = (place.by_model, place.by_step_and_model)
