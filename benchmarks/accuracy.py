@@ -1,7 +1,7 @@
 """Trains a recipe over several seeds and protocols; accuracies beside the published code's.
 
   python -m benchmarks.accuracy --recipe=cub_gzsl --features=STORE|FILE.hdf5 --seeds=1,2,3,4,5 \
-      --out=DIR [--published=DIR/cub_gzsl_summary.json]
+      --out=DIR [--published=DIR/cub_gzsl_summary.json] [--config.section.field=value ...]
 
 `--published` is the summary that `benchmarks/published_accuracy.py` writes for the same file. Every
 run keeps its own work directory under `--out`; a finished one is not run again.
@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from dedn_jax.workdir import Workdir
 Row = dict[str, float]
 
 
-def run_seed(recipe: str, features: Path, seed: int, protocol: str, out: Path) -> dict[str, Row]:
-    """Trains one seed by one protocol.
+def run_seed(
+    recipe: str, features: Path, seed: int, protocol: str, out: Path, overrides: Sequence[str] = ()
+) -> dict[str, Row]:
+    """Trains one seed by one protocol, with `overrides` of the recipe.
 
     Returns:
       Rows of U, S, H, T1 of the fused score: `validation` for that protocol; `last` and
@@ -39,13 +42,14 @@ def run_seed(recipe: str, features: Path, seed: int, protocol: str, out: Path) -
         source = ["--config.data.format=store", f"--config.data.path={features}"]
     else:
         source = [f"--config.data.path={features}"]
-    overrides = [
+    flags = [
+        *overrides,
         *source,
         f"--config.seed={seed}",
         f"--config.selection.protocol={protocol}",
     ]
     workdir = Workdir(out / f"{Path(recipe).stem}_{protocol}_seed{seed}")
-    result: dict[str, Any] = train(load_config(recipe, overrides), workdir.path)
+    result: dict[str, Any] = train(load_config(recipe, flags), workdir.path)
     if protocol == "validation":
         return {"validation": result["test"]["fused"]}
     looks = [r["fused"] for r in read_lines(workdir.metrics_file) if "evaluated_on" in r]
@@ -75,12 +79,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", default="1,2,3,4,5", help="comma-separated")
     parser.add_argument("--out", type=Path, required=True, help="folder of the work directories")
     parser.add_argument("--published", type=Path, help="summary of the published code's runs")
-    args = parser.parse_args(argv)
+    args, overrides = parser.parse_known_args(argv)
     seeds = integers("--seeds", args.seeds)
     rows: dict[str, list[Row]] = {"validation": [], "last": [], "test-best": []}
     for seed in seeds:
         for protocol in ("validation", "test-best"):
-            found = run_seed(args.recipe, args.features, seed, protocol, args.out)
+            found = run_seed(args.recipe, args.features, seed, protocol, args.out, overrides)
             for name, row in found.items():
                 rows[name].append(row)
                 print(f"seed {seed} {name}: {json.dumps({m: round(row[m], 1) for m in METRICS})}")

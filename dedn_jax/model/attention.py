@@ -8,6 +8,10 @@ The word vectors enter only through the products V·H, so these are folded first
 of attribute sets (both experts, all groups) can then be stacked and pooled in one pass over the
 feature map, where the published code makes one pass per matrix, expert and group.
 
+Precision: features in bfloat16 make bfloat16 products, forward and backward, which are accumulated
+in float32; rows, softmax, results and gradients are float32. Other features are multiplied in
+float32, as `jax.default_matmul_precision` says.
+
 Source: the DAN section of the DEDN paper (arXiv 2404.16348).
 """
 
@@ -54,7 +58,7 @@ def dual_attention(
       kernel: `kernels.resolve_kernel` tells which.
 
     Returns:
-      `p_region` and `p_channel`, each `[batch, attributes]`.
+      float32 `p_region` and `p_channel`, each `[batch, attributes]`.
     """
     if kernel == "pallas":
         return attention_pool(region, features, kernel), _fused(channel, features, transposed=True)
@@ -103,19 +107,56 @@ def _softmax_pool(scores: jax.Array, logits: jax.Array) -> jax.Array:
 
 def _pool_dense(rows: BranchRows, features: jax.Array) -> jax.Array:
     """All images in one matrix product; for few positions."""
-    products = jnp.einsum(
-        "ad,bdp->abp", jnp.concatenate(rows), features, preferred_element_type=jnp.float32
-    )
+    products = _dense_products(jnp.concatenate(rows), features)
     scores, logits = rearrange(products, "(two a) b p -> two b a p", two=2)
     return _softmax_pool(scores, logits)
 
 
+def _as_factor(x: jax.Array, features: jax.Array) -> jax.Array:
+    """`x` as it is multiplied with `features`."""
+    return x.astype(features.dtype) if features.dtype == jnp.bfloat16 else x
+
+
+@jax.custom_vjp
+def _dense_products(rows: jax.Array, features: jax.Array) -> jax.Array:
+    """`[n, dim]` and `[batch, dim, positions]` to float32 `[n, batch, positions]`.
+
+    Its own gradient, because the products that JAX derives would take the float32 cotangent as it
+    is, and bfloat16 features would be multiplied as float32.
+    """
+    return jnp.einsum(
+        "ad,bdp->abp", _as_factor(rows, features), features, preferred_element_type=jnp.float32
+    )
+
+
+def _dense_products_forward(
+    rows: jax.Array, features: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _dense_products(rows, features), (rows, features)
+
+
+def _dense_products_backward(
+    saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    rows, features = saved
+    cotangent = _as_factor(cotangent, features)
+    by_rows = jnp.einsum("abp,bdp->ad", cotangent, features, preferred_element_type=jnp.float32)
+    # Needed only while a backbone is fine-tuned; with frozen features XLA drops it, unused.
+    by_features = jnp.einsum(
+        "ad,abp->bdp", _as_factor(rows, features), cotangent, preferred_element_type=jnp.float32
+    )
+    return by_rows.astype(rows.dtype), by_features.astype(features.dtype)
+
+
+_dense_products.defvjp(_dense_products_forward, _dense_products_backward)
+
+
 def _image_products(rows: BranchRows, image: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Scores and logits, `[attributes, positions]` each, of an image `[dim, positions]`."""
-    return (
-        jnp.matmul(rows.score, image, preferred_element_type=jnp.float32),
-        jnp.matmul(rows.attention, image, preferred_element_type=jnp.float32),
+    scores, logits = (
+        jnp.matmul(_as_factor(r, image), image, preferred_element_type=jnp.float32) for r in rows
     )
+    return scores, logits
 
 
 @jax.custom_vjp
@@ -137,12 +178,14 @@ def _pool_per_image_forward(
         scores, logits = _image_products(rows, image)
         weights = jnp.exp(logits - logits.max(-1, keepdims=True))
         total = weights.sum(-1)
-        weighted = weights * scores
-        pooled = weighted.sum(-1) / total
+        pooled = (weights * scores).sum(-1) / total
+
         # [dim, attributes]: attributes last keeps the wide side of the product contiguous.
-        mean = jnp.matmul(image, weights.T, preferred_element_type=jnp.float32) / total
-        moment = jnp.matmul(image, weighted.T, preferred_element_type=jnp.float32) / total
-        return pooled, mean, moment - pooled * mean
+        def weighted(by_position: jax.Array) -> jax.Array:
+            factor = _as_factor(by_position.T, image)
+            return jnp.matmul(image, factor, preferred_element_type=jnp.float32) / total
+
+        return pooled, weighted(weights), weighted(weights * (scores - pooled[:, None]))
 
     pooled, by_score, by_attention = jax.lax.map(one, features)
     return pooled, (rows, features, by_score, by_attention)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.interpreters import partial_eval
 
 from dedn_jax.model import attention
 from dedn_jax.model.attention import BranchRows, attention_pool, dual_attention, stack_rows
@@ -164,6 +165,56 @@ def test_per_image_keeps_nothing_of_every_position() -> None:
     for pool, any_large in ((attention._pool_per_image, False), (attention._pool_dense, True)):
         jaxpr = jax.make_jaxpr(lambda r, f, pool=pool: gradient(r, f, pool))(rows, features)
         assert (max(sizes(jaxpr.jaxpr)) >= large) == any_large
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("positions", [2 * DIM, 2 * DIM + 1], ids=["dense", "per_image"])
+def test_factors_of_all_products(dtype: str, positions: int) -> None:
+    """bfloat16 features are multiplied as such, forward and backward, added up in float32."""
+    rows, features = problem(9, positions=positions)
+    features = features.astype(dtype)
+    traced = jax.make_jaxpr(jax.grad(lambda r: attention_pool(r, features).sum()))(rows).jaxpr
+    # Without the gradient in the features, which nobody asks for here.
+    jaxpr, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
+    # What is kept of every image has no positions any more, and stays float32.
+    found = [e for e in products(jaxpr) if any(positions in v.aval.shape for v in e.invars)]
+    assert len(found) >= 2
+    for equation in found:
+        assert {v.aval.dtype for v in equation.invars} == {jnp.dtype(dtype)}
+        assert equation.outvars[0].aval.dtype == jnp.float32
+
+
+def products(jaxpr: jax.extend.core.Jaxpr) -> Iterator[jax.extend.core.JaxprEqn]:
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from products(inner)
+
+
+@pytest.mark.parametrize("positions", [2 * DIM, 2 * DIM + 1, 200], ids=["dense", "few", "many"])
+def test_bfloat16(positions: int) -> None:
+    """Within rounding of float64; scores far from 0 do not make the gradient worse."""
+    rows, features = problem(10, positions=positions)
+    features = (features + 3.0).astype(jnp.bfloat16)
+    rows = BranchRows(rows.score + 5.0, 0.1 * rows.attention)
+    rounded = BranchRows(*(r.astype(jnp.bfloat16) for r in rows))
+    exact = np.asarray(features, np.float64)
+    expected = pool64(np.asarray(rounded.score), np.asarray(rounded.attention), exact)
+    found = attention_pool(rows, features)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    one = np.ones((BATCH, ATTRIBUTES), np.float32)
+    by_score, by_attention, _ = gradients(attention_pool, rows, features, one)
+    assert by_score.dtype == by_attention.dtype == jnp.float32
+    logits = np.einsum("ad,bdp->bap", np.asarray(rounded.attention, np.float64), exact)
+    scores = np.einsum("ad,bdp->bap", np.asarray(rounded.score, np.float64), exact)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    centred = weights * (scores - expected[..., None])
+    for f, coefficients in ((by_score, weights), (by_attention, centred)):
+        e = np.einsum("bap,bdp->ad", coefficients, exact)
+        bound = np.einsum("bap,bdp->ad", np.abs(coefficients), np.abs(exact))
+        assert np.all(np.abs(np.asarray(f) - e) <= 2.0**-8 * bound + 1e-5)
 
 
 def test_dual_attention_and_stacked_rows() -> None:
