@@ -24,6 +24,7 @@ from flax import nnx
 
 from benchmarks import attention_pool, end_to_end
 from benchmarks.common import environment, in_turns, peaks, send_speed, spread, step_flops
+from dedn_jax.axes import Axes
 from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.distributed import Layout
@@ -177,8 +178,8 @@ def _steps(
     optimizer = make_optimizer(config)
     seen = np.isin(np.arange(dataset.num_classes), dataset.seen_classes)
 
-    def make_step(axis: str | None) -> TrainStep:
-        return make_train_step(network.definition, Objective.from_config(config), optimizer, axis)
+    def make_step(axes: Axes) -> TrainStep:
+        return make_train_step(network.definition, Objective.from_config(config), optimizer, axes)
 
     maps = dataset.inputs[np.arange(min(256, len(dataset.trainval)))]
     rng = np.random.default_rng(0)

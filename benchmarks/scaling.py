@@ -31,6 +31,7 @@ from benchmarks.arguments import integers, positive
 from benchmarks.common import Row, environment, spread, text_table
 from benchmarks.end_to_end import made_up_dataset
 from dedn_jax import distributed
+from dedn_jax.axes import Axes
 from dedn_jax.config import load_config
 from dedn_jax.distributed import Layout
 from dedn_jax.errors import InputError
@@ -58,8 +59,8 @@ def work(batch: int, channels: int, regions: int, steps: int) -> Row:
     optimizer = make_optimizer(config)
     seen = np.isin(np.arange(dataset.num_classes), dataset.seen_classes)
 
-    def make_step(axis: str | None) -> TrainStep:
-        return make_train_step(network.definition, Objective.from_config(config), optimizer, axis)
+    def make_step(axes: Axes) -> TrainStep:
+        return make_train_step(network.definition, Objective.from_config(config), optimizer, axes)
 
     losses, times = [], []
     with jax.default_matmul_precision(config.model.precision):
@@ -72,7 +73,7 @@ def work(batch: int, channels: int, regions: int, steps: int) -> Row:
         pairs = [(dataset.inputs[i], dataset.labels[i]) for i in parts]
         # The program that the steps below run.
         lowered = strategy._run_one.lower(state, layout.batch(*pairs[0], batch), strategy._fixed)
-        program = read_program(lowered.compile().as_text() or "", layout.devices)
+        program = read_program(lowered.compile().as_text() or "", layout.parts)
         for pair in pairs:
             start = time.perf_counter()
             state, terms = strategy.run(state, [pair], batch)

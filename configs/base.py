@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
 
     config.distribution = ConfigDict()
     config.distribution.strategy = "jit"  # over a mesh of all devices; or "pmap"
+    config.distribution.attribute_shards = 1  # devices that share out the rows of attributes
 
     config.picture = ConfigDict()
     config.picture.resize = 448  # pixels, short side

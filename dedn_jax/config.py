@@ -245,6 +245,13 @@ def check_config(config: ConfigDict, where: str) -> None:
         "data.on_device",
         "auto or never with config.distribution.strategy=pmap, which is sent its batches",
     )
+    shards = config.distribution.attribute_shards
+    require(shards >= 1, "distribution.attribute_shards", "at least 1")
+    require(
+        shards == 1 or config.distribution.strategy == "jit",
+        "distribution.attribute_shards",
+        "1 with config.distribution.strategy=pmap, which cuts batches alone",
+    )
     _check_pictures(config, require)
     one_of("data.dtype", FEATURE_DTYPES)
     one_of("selection.protocol", SELECTION_PROTOCOLS)

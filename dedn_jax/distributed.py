@@ -11,11 +11,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dedn_jax.axes import ALONE, Axes
 from dedn_jax.data.pipeline import Shard
 from dedn_jax.errors import InputError, one_line
+from dedn_jax.model.row_shards import RowShards
 from dedn_jax.step import Batch
 
-DATA = "data"
+DATA, ATTRIBUTE = "data", "attribute"
 WHOLE, CUT = PartitionSpec(), PartitionSpec(DATA)
 # Seconds without a sign of life after which a process counts as dead, and the others end.
 _HEARTBEAT = 60
@@ -76,22 +78,44 @@ def largest(value: int) -> int:
 class Layout:
     """How batches and parameters lie on the devices of all processes.
 
-    Batches are cut along the axis `data` of the mesh, parameters are on every device.
+    Batches are cut along the axis `data` of the mesh, and the rows of attributes that they are
+    multiplied with along the axis `attribute`; parameters are on every device.
 
     Attributes:
-      mesh: the devices in a row.
+      mesh: `[data, attribute]` devices, those of a process next to each other.
     """
 
     mesh: Mesh
 
     @classmethod
-    def of_devices(cls, devices: Any = None) -> Layout:
-        """A layout of `devices`, of all there are by default."""
-        return cls(Mesh(np.asarray(jax.devices() if devices is None else devices), (DATA,)))
+    def of_devices(cls, devices: Any = None, attribute_shards: int = 1) -> Layout:
+        """A layout of `devices`, of all there are by default.
+
+        Args:
+          devices: see above.
+          attribute_shards: devices that share out the rows of attributes of the same images.
+
+        Raises:
+          InputError: a number of shards that does not fit the devices.
+        """
+        # A process reads rows that follow each other; the numbers of a TPU pod's chips do not keep
+        # a host's together.
+        ordered = sorted(
+            jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id)
+        )
+        here = len(ordered) // len({d.process_index for d in ordered})
+        n = attribute_shards
+        if len(ordered) % n or (here % n and n % here):
+            raise InputError(
+                f"config.distribution.attribute_shards={n}: {len(ordered)} devices, {here} in a "
+                "process, cannot be shared out; take a divisor or a multiple of those in a "
+                "process that divides all of them"
+            )
+        return cls(Mesh(np.asarray(ordered).reshape(-1, n), (DATA, ATTRIBUTE)))
 
     @property
-    def devices(self) -> int:
-        """How many parts a batch is cut into."""
+    def parts(self) -> int:
+        """How many a batch is cut into."""
         return self.mesh.shape[DATA]
 
     @property
@@ -112,8 +136,9 @@ class Layout:
     @property
     def shard(self) -> Shard:
         """The part of every batch that this process reads."""
-        first = min(d.process_index for d in self.mesh.devices.flat)
-        return Shard(jax.process_index() - first, self.processes, devices=self.devices)
+        owners = [{d.process_index for d in row} for row in self.mesh.devices]
+        here = [i for i, row in enumerate(owners) if jax.process_index() in row]
+        return Shard(here[0] // len(here), self.parts // len(here), devices=self.parts)
 
     def over_batch(self, function: Callable[..., Any], cut: Any, out: Any) -> Callable[..., Any]:
         """`function` as one program in which every device computes its part of a batch.
@@ -122,11 +147,11 @@ class Layout:
         device all images in every turn.
 
         Args:
-          function: of the parts; what it says to other devices goes by the axis `data`.
+          function: of the parts; what it says to other devices goes by `axes`.
           cut: for every argument its `PartitionSpec`.
           out: the same for the results.
         """
-        if self.devices == 1:
+        if self.mesh.size == 1:
             return function
         return jax.shard_map(
             function,
@@ -137,9 +162,12 @@ class Layout:
         )
 
     @property
-    def axis(self) -> str | None:
-        """The axis that a step in `over_batch` reduces along; None on one device."""
-        return DATA if self.devices > 1 else None
+    def axes(self) -> Axes:
+        """Those that a function in `over_batch` runs under."""
+        shards = self.mesh.shape[ATTRIBUTE]
+        if self.mesh.size == 1:
+            return ALONE
+        return Axes(DATA, RowShards(ATTRIBUTE, shards) if shards > 1 else None)
 
     def replicate(self, tree: Any) -> Any:
         """A copy of every array on every device; equal ones are given by all processes."""
@@ -156,7 +184,7 @@ class Layout:
 
     def rows(self, rows: int) -> int:
         """Rows of a batch once it is filled up so that every device has as many."""
-        return -(-rows // self.devices) * self.devices
+        return -(-rows // self.parts) * self.parts
 
     def cut(self, array: np.ndarray, rows: int) -> jax.Array:
         """A batch's array on the devices, filled up with zeros.
@@ -166,7 +194,7 @@ class Layout:
           rows: of the whole batch, on all processes.
         """
         total = self.rows(rows)
-        missing = total // self.processes - len(array)
+        missing = total // self.shard.processes - len(array)
         if missing:
             array = np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
         if self.processes == 1:
@@ -178,7 +206,7 @@ class Layout:
     def cut_steps(self, array: np.ndarray, rows: int) -> jax.Array:
         """As `cut`, of the batches of several steps: `[steps, rows here, ...]`."""
         total = self.rows(rows)
-        missing = total // self.processes - array.shape[1]
+        missing = total // self.shard.processes - array.shape[1]
         if missing:
             fill = np.zeros((len(array), missing, *array.shape[2:]), array.dtype)
             array = np.concatenate([array, fill], axis=1)

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from dedn_jax.axes import ALONE
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import Reading, evaluation_batches
 from dedn_jax.distributed import CUT, DATA, WHOLE, Layout, local_layout
@@ -31,6 +32,8 @@ def make_predictor(model: nnx.GraphDef, mixing: Mixing, layout: Layout | None = 
     and among the unseen alone, on every device of `layout`. `table` as in `dedn_jax.feed`.
     """
 
+    axes = ALONE if layout is None else layout.axes
+
     def predict(
         params: nnx.State,
         inputs: jax.Array,
@@ -39,7 +42,7 @@ def make_predictor(model: nnx.GraphDef, mixing: Mixing, layout: Layout | None = 
         table: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         inputs = look_up(table, inputs)
-        scores = jnp.stack(predict_scores(model, params, inputs, classes, mixing, frozen))
+        scores = jnp.stack(predict_scores(model, params, inputs, classes, mixing, frozen, axes))
         among_unseen = jnp.where(classes.seen, -jnp.inf, scores)
         return scores.argmax(-1), among_unseen.argmax(-1)
 

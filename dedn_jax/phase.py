@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from dedn_jax.axes import Axes
 from dedn_jax.checkpoint import Checkpoints, Snapshot, load_params, save_params
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import Reading, TrainBatches
@@ -296,9 +297,9 @@ def _train(
 
 
 def _strategy(phase: Phase, config: ConfigDict) -> Strategy:
-    def make_step(axis: str | None) -> TrainStep:
+    def make_step(axes: Axes) -> TrainStep:
         return make_train_step(
-            phase.network.definition, Objective.from_config(config), make_optimizer(config), axis
+            phase.network.definition, Objective.from_config(config), make_optimizer(config), axes
         )
 
     task, layout = phase.task, phase.layout

@@ -14,6 +14,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from dedn_jax import losses
+from dedn_jax.axes import ALONE, Axes
 from dedn_jax.groups import AttributeGroups
 from dedn_jax.model.experts import AttributeScores
 
@@ -149,22 +150,26 @@ def loss_and_gradients(
     classes: ClassSpace,
     objective: Objective,
     frozen: nnx.State = NOTHING,
-    axis: str | None = None,
+    axes: Axes = ALONE,
 ) -> tuple[dict[str, jax.Array], nnx.State]:
     """Loss terms, and the gradient of their weighted sum in `params`; none in `frozen`.
 
-    With `axis`, the name of a mapped axis along which the batch is cut, both are of the whole batch
-    and the same on every device; one all-reduce makes them so.
+    Under `axes` both are of the whole batch and the same on every device; one all-reduce makes them
+    so.
     """
-    mean = losses.BatchMean(batch.weights, axis)
+    mean = losses.BatchMean(batch.weights, axes.data)
 
     def loss(params: nnx.State) -> tuple[jax.Array, dict[str, jax.Array]]:
-        coarse, fine = nnx.merge(model, params, frozen)(batch.inputs)
+        coarse, fine = nnx.merge(model, params, frozen)(batch.inputs, axes.rows)
         terms = objective_terms(coarse, fine, batch.labels, classes, objective, mean)
+        if axes.rows is not None:
+            # Devices that share out the rows of the same images all get these terms: each has an
+            # equal part of them, so that terms and gradients add up.
+            terms = {name: term / axes.rows.count for name, term in terms.items()}
         return terms["loss"], terms
 
     (_, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-    return (terms, gradients) if axis is None else jax.lax.psum((terms, gradients), axis)
+    return jax.lax.psum((terms, gradients), axes.names) if axes.names else (terms, gradients)
 
 
 TrainStep = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
@@ -174,11 +179,11 @@ def make_train_step(
     model: nnx.GraphDef,
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    axis: str | None = None,
+    axes: Axes = ALONE,
 ) -> TrainStep:
     """The step `(state, batch, classes, frozen) -> (state, metrics)`; pure, not compiled.
 
-    `axis` as in `loss_and_gradients`. `frozen` holds what the model has besides `state.params`; it
+    `axes` as in `loss_and_gradients`. `frozen` holds what the model has besides `state.params`; it
     may be left out if that is nothing.
     """
 
@@ -186,7 +191,7 @@ def make_train_step(
         state: TrainState, batch: Batch, classes: ClassSpace, frozen: nnx.State = NOTHING
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         terms, gradients = loss_and_gradients(
-            model, state.params, batch, classes, objective, frozen, axis
+            model, state.params, batch, classes, objective, frozen, axes
         )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -258,13 +263,14 @@ def predict_scores(
     classes: ClassSpace,
     mixing: Mixing,
     frozen: nnx.State = NOTHING,
+    axes: Axes = ALONE,
 ) -> ClassScores:
     """Class scores for evaluation: branches mixed by `region_mix`, experts by `expert_mix`."""
     coarse, fine = (
         losses.class_scores(
             p.for_evaluation(mixing.region_mix), classes.embeddings, classes.seen, mixing.bias
         )
-        for p in nnx.merge(model, params, frozen)(inputs)
+        for p in nnx.merge(model, params, frozen)(inputs, axes.rows)
     )
     fused = mixing.expert_mix * coarse + (1.0 - mixing.expert_mix) * fine
     return ClassScores(coarse, fine, fused)

@@ -10,11 +10,12 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from dedn_jax.axes import Axes
 from dedn_jax.distributed import CUT, DATA, WHOLE, Layout
 from dedn_jax.feed import look_up
 from dedn_jax.step import Batch, ClassSpace, TrainState, TrainStep, loop_steps
 
-MakeStep = Callable[[str | None], TrainStep]
+MakeStep = Callable[[Axes], TrainStep]
 
 
 class Strategy(Protocol):
@@ -49,7 +50,7 @@ class JitStrategy:
     """One program over the mesh; several steps run in one call where the inputs are indices.
 
     Args:
-      make_step: the step for a mapped axis of that name, or None.
+      make_step: the step that runs under these axes.
       layout: of the devices.
       classes: of the task.
       frozen: what of the model is not trained.
@@ -70,7 +71,7 @@ class JitStrategy:
         self._layout = layout
         self._fixed = layout.replicate((classes, frozen))
         self._table = table
-        step = make_step(layout.axis)
+        step = make_step(layout.axes)
 
         def run(
             state: TrainState, batches: Batch, count: jax.Array, table: Any, fixed: Any
@@ -134,7 +135,7 @@ class PmapStrategy:
         self._layout = layout
         self._devices = jax.local_devices()
         self._fixed = self._copies((classes, frozen))
-        step = make_step(DATA)
+        step = make_step(Axes(DATA))
 
         def run(state: TrainState, batch: Batch, fixed: Any) -> Any:
             return step(state, batch, *fixed)

@@ -59,7 +59,7 @@ def train(config: ConfigDict, workdir_path: str | Path) -> dict[str, object]:
     groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
     network = make_network(config, dataset, groups)
     check_protocol(config, dataset)
-    layout = Layout.of_devices()
+    layout = Layout.of_devices(attribute_shards=config.distribution.attribute_shards)
     # One process holds the directory for all.
     with workdir.locked() if is_main() else contextlib.nullcontext():
         if is_main():

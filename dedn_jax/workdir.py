@@ -25,6 +25,7 @@ FREE_FIELDS = frozenset(
         "data.workers",
         "data.word_vectors",
         "data.memory_map",
+        "distribution.attribute_shards",
         "distribution.strategy",
         "evaluate.batch_size",
         "model.kernel",

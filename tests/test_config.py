@@ -133,6 +133,7 @@ def test_own_recipe(tmp_path):
         ("--config.selection.metric=h", "'h', expected one of harmonic_mean, t1"),
         ("--config.selection.refit=no", "'no', expected one of retrain, continue"),
         ("--config.loss.agreement_weight=nan", "agreement_weight=nan, expected a finite number"),
+        ("--config.distribution.attribute_shards=0", "attribute_shards=0, expected at least 1"),
         ("--config.optimizer.learning_rate=inf", "learning_rate=inf, expected a finite number"),
     ],
 )
@@ -146,7 +147,7 @@ def test_refused_overrides(override, message):
 def test_pmap_keeps_nothing_on_the_device():
     pmap = "--config.distribution.strategy=pmap"
     load_config("cub_gzsl", [pmap])
-    with pytest.raises(InputError, match="data.on_device='always', expected auto or never with"):
+    with pytest.raises(InputError, match=r"data\.on_device='always', expected auto or never"):
         load_config("cub_gzsl", [pmap, "--config.data.on_device=always"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import shutil
@@ -16,7 +17,10 @@ import jax
 import numpy as np
 import pytest
 
+from dedn_jax import distributed
 from dedn_jax.cli import main
+from dedn_jax.distributed import Layout
+from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
 from dedn_jax.logs import read_lines
 from dedn_jax.run import load_selected, open_run
@@ -27,6 +31,7 @@ FLAGS = [
     "--config.train.epochs=9",  # 54 images, batches of 10: 48 steps
     "--config.train.batch_size=10",
     "--config.train.balanced=false",
+    "--config.data.groups=0;1-3;4-5",
     "--config.train.checkpoint_every=10",
     "--config.train.log_every=1",
     "--config.optimizer.learning_rate=1e-4",
@@ -65,10 +70,10 @@ def parameters(folder: Path) -> list[np.ndarray]:
     return [np.asarray(x) for x in jax.tree.leaves(load_selected(open_run(folder)))]
 
 
-def assert_same(folder: Path, other: Path) -> None:
-    """Parameters within 1e-5 of the largest in their array, metrics and losses equal."""
+def assert_same(folder: Path, other: Path, tolerance: float = 1e-5) -> None:
+    """Parameters within `tolerance` of the largest in their array, metrics and losses equal."""
     for a, b in zip(parameters(folder), parameters(other), strict=True):
-        assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max()
+        assert np.abs(a - b).max() <= tolerance * np.abs(a).max()
     assert read_json(folder / "result.json")["test"] == read_json(other / "result.json")["test"]
     mine, theirs = (read_lines(f / "metrics.jsonl") for f in (folder, other))
     assert [r["step"] for r in mine] == [r["step"] for r in theirs]
@@ -97,18 +102,54 @@ def one(features: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
         [],
         ["--config.distribution.strategy=pmap"],
         ["--config.data.on_device=always", "--config.train.steps_per_call=7"],
+        # Two parts of a batch; four of the rows, of which the groups have 6, 1, 3 and 2.
+        ["--config.distribution.attribute_shards=4"],
+        ["--config.distribution.attribute_shards=8", "--config.data.on_device=always"],
     ],
-    ids=["jit", "pmap", "on_device"],
+    ids=["jit", "pmap", "on_device", "attributes", "attributes_on_device"],
 )
 def test_eight_devices(one: Path, features: list[str], more: list[str], tmp_path: Path) -> None:
     finish(start(tmp_path / "run", [*features, *more], devices=8))
+    # Rows that are folded and pooled apart are rounded apart, and RMSprop's first steps magnify
+    # what was a rounding in gradients near 0.
+    assert_same(one, tmp_path / "run", 3e-5 if "attribute" in more[0] else 1e-5)
+
+
+# With attributes shared out between processes, those that do so read the same images.
+@pytest.mark.parametrize(("processes", "shards"), [(2, 1), (4, 1), (2, 2), (4, 2)])
+def test_processes(
+    one: Path, features: list[str], processes: int, shards: int, tmp_path: Path
+) -> None:
+    more = [f"--config.distribution.attribute_shards={shards}"]
+    finish(*start_several(tmp_path / "run", [*features, *more], processes))
     assert_same(one, tmp_path / "run")
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes(one: Path, features: list[str], processes: int, tmp_path: Path) -> None:
-    finish(*start_several(tmp_path / "run", features, processes))
-    assert_same(one, tmp_path / "run")
+def test_shards_that_do_not_fit(features: list[str], tmp_path: Path) -> None:
+    more = [f"--workdir={tmp_path / 'run'}", "--config.distribution.attribute_shards=3"]
+    with pytest.raises(InputError, match="attribute_shards=3: 1 devices, 1 in a process, cannot"):
+        Layout.of_devices(attribute_shards=3)
+    assert main(["train", *features, *more]) == 2
+    assert not (tmp_path / "run").exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a layout asks of a device."""
+
+    id: int
+    process_index: int
+
+
+def test_devices_of_a_process_lie_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a TPU pod, where the numbers of a host's chips do not follow each other."""
+    chips = [Chip(i, (i // 2 % 2) + 2 * (i // 8)) for i in range(16)]  # 0 1 4 5 on the first
+    monkeypatch.setattr(distributed, "Mesh", lambda devices, names: devices)
+    mesh = Layout.of_devices(chips, attribute_shards=2).mesh
+    assert [[c.process_index for c in row] for row in mesh] == [
+        [p, p] for p in (0, 0, 1, 1, 2, 2, 3, 3)
+    ]
+    assert [c.id for c in mesh[0]] + [c.id for c in mesh[1]] == [0, 1, 4, 5]
 
 
 def test_a_checkpoint_of_four_processes_goes_on_anywhere(

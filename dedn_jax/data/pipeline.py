@@ -32,8 +32,8 @@ class Shard(NamedTuple):
     """Which part of every batch is read here: that of one process of several.
 
     Attributes:
-      process: which one.
-      processes: how many there are.
+      process: which one, among those that read different parts.
+      processes: how many of them there are.
       devices: of all processes, each of which takes as many rows of a batch; 0 for one a process.
     """
 

@@ -11,6 +11,7 @@ from flax import nnx
 
 from dedn_jax.groups import AttributeGroups
 from dedn_jax.model.attention import BranchRows, dual_attention, stack_rows
+from dedn_jax.model.row_shards import RowShards
 
 
 class AttributeScores(NamedTuple):
@@ -67,9 +68,19 @@ class DualAttention(nnx.Module):
         self.channel_score = normal(word_dim, regions)
         self.channel_attention = zeros(word_dim, regions)
 
-    def fold(self) -> tuple[BranchRows, BranchRows]:
-        """The products V·H: region rows `[attributes, channels]`, channel rows `[..., regions]`."""
+    @property
+    def attributes(self) -> int:
+        """How many there are."""
+        return self.word_vectors.shape[0]
+
+    def fold(self, shards: RowShards | None = None) -> tuple[BranchRows, BranchRows]:
+        """The products V·H: region rows `[attributes, channels]`, channel rows `[..., regions]`.
+
+        With `shards` those of this device alone.
+        """
         v = self.word_vectors[...]
+        if shards is not None:
+            v = shards.own(v)
         if self.low_rank:
             region_score = (v @ self.region_score_left[...]) @ self.region_score_right[...]
         else:
@@ -112,19 +123,26 @@ class DualExpert(nnx.Module):
             for m in groups.members
         )
 
-    def __call__(self, features: jax.Array) -> tuple[AttributeScores, AttributeScores]:
+    def __call__(
+        self, features: jax.Array, shards: RowShards | None = None
+    ) -> tuple[AttributeScores, AttributeScores]:
         """Attribute scores of both experts from one pass over the features.
 
         Args:
           features: `[batch, channels, regions]`, L2-normalised over channels.
+          shards: how the rows are shared out among devices; None where each has all of them.
 
         Returns:
           Scores of the coarse and of the fine expert, both in group order.
         """
-        folded = [self.coarse.fold(), *(net.fold() for net in self.fine)]
+        networks = [self.coarse, *self.fine]
+        folded = [net.fold(shards) for net in networks]
         region = stack_rows([region for region, _ in folded])
         channel = stack_rows([channel for _, channel in folded])
         p_region, p_channel = dual_attention(region, channel, features, self.kernel)
+        if shards is not None:
+            sizes = [net.attributes for net in networks]
+            p_region, p_channel = (shards.gather(p, sizes) for p in (p_region, p_channel))
         n = len(self.group_order)
         order = jnp.asarray(self.group_order)
         return (

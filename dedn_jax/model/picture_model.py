@@ -8,6 +8,7 @@ from flax import nnx
 
 from dedn_jax.model.backbones import Backbone
 from dedn_jax.model.experts import AttributeScores, DualExpert
+from dedn_jax.model.row_shards import RowShards
 
 _MIN_NORM = 1e-12  # as in `dedn_jax.data.features.normalize`: an all-zero region stays zero
 
@@ -37,6 +38,8 @@ class PictureModel(nnx.Module):
         self.backbone = backbone
         self.experts = experts
 
-    def __call__(self, images: jax.Array) -> tuple[AttributeScores, AttributeScores]:
+    def __call__(
+        self, images: jax.Array, shards: RowShards | None = None
+    ) -> tuple[AttributeScores, AttributeScores]:
         """As `DualExpert`, from `[batch, height, width, 3]` uint8 pictures."""
-        return self.experts(normalize_regions(backbone_maps(self.backbone, images)))
+        return self.experts(normalize_regions(backbone_maps(self.backbone, images)), shards)

@@ -1,0 +1,28 @@
+"""The mapped axes that a step or a prediction runs under."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dedn_jax.model.row_shards import RowShards
+
+
+class Axes(NamedTuple):
+    """Names of axes of `shard_map` or `pmap`; none where a device has everything.
+
+    Attributes:
+      data: along which batches are cut.
+      rows: along which the rows of attributes are.
+    """
+
+    data: str | None = None
+    rows: RowShards | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all axes: a sum along them is over all devices."""
+        rows = () if self.rows is None else (self.rows.axis,)
+        return rows if self.data is None else (self.data, *rows)
+
+
+ALONE = Axes()
