@@ -1,17 +1,27 @@
-"""The whole train step, from a batch in memory to updated parameters: published code and ours.
+"""The whole train step, to updated parameters: the published code, a PyTorch port and ours.
 
-  python -m benchmarks.train_step --reference-dir=DIR [--recipe=cub_gzsl] [--channels=1024]
-      [--side=7] [--classes=75,25] [--rounds=15] [--json=OUT]
+  python -m benchmarks.train_step --reference-dir=DIR [--sizes=small,cub,sun,awa2]
+      [--channels=1024] [--side=7] [--classes=75,25] [--rounds=15] [--json=OUT]
 
-Both sides get the same weights and batches and take turns, so that noise hits both alike. The
-published step normalises its features itself; ours is timed on features normalised when they were
-loaded, as training does, and once more with the normalisation counted in. Without
-`--reference-dir` only ours is timed. The peak is a float32 matrix product measured between rounds.
+All sides start from the same weights, and the losses of their first two steps must agree. They take
+turns, so that noise hits all alike; PyTorch's are on the CPU. With the batch at hand, the published
+code and the port normalise it in the step; ours is timed on features normalised when they were
+loaded, as training does, and with the normalisation counted in. "indexing" takes the batch out of
+features in host memory by the code that trains, the published loader or ours, ours without its
+reading ahead; "features on the device" runs `config.train.steps_per_call` steps in a call. Without
+`--reference-dir` the published code is left out, without PyTorch the port.
+
+ms: of a step, median and quartiles of all rounds. ratio: how many times faster than `to`. % of
+peak: of a float32 matrix product, which is measured between rounds, and so is a copy. Needs an idle
+machine: PyTorch's threads wait for each other at every operation, so that other load slows its
+sides several times more than ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -20,135 +30,179 @@ from statistics import median
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from benchmarks.arguments import integers, positive
-from benchmarks.common import environment, quartiles, step_flops
+from benchmarks.arguments import positive
+from benchmarks.common import Row, environment, peaks, spread, step_flops, text_table
+from benchmarks.step_sides import (
+    AT_HAND,
+    INDEXING,
+    Side,
+    our_sides,
+    published_at_hand,
+    published_indexing,
+)
+from benchmarks.step_sizes import MadeUp, Size, add_flags, make_up, sizes_of
 from dedn_jax.compare import OurSide, build_published
-from dedn_jax.config import load_config
-from dedn_jax.data.features import normalize
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import write_json
-from dedn_jax.interop.problem import random_problem
+from dedn_jax.interop.convert import state_to_nested
 
-_PEAK_SIZE = 3072
+EAGER, COMPILED = "port, eager", "port, torch.compile"
+_COLUMNS = ("side", "ms", "low", "high", "% of peak", "ratio", "to", "loss")
+_TOLERANCE = 1e-4  # relative, of losses
+_CHECKED = 2  # steps, which warm up as well
+_PEAK_SIZE, _COPIED = 3072, 2**26
 
 
-def _timed(call: Callable[[Any], Any], argument: Any) -> float:
+def has_torch() -> bool:
+    """Whether PyTorch is installed."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def versions() -> str:
+    """The environment, with PyTorch where it is installed."""
+    if not has_torch():
+        return environment()
+    import torch
+
+    return f"{environment()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def make_sides(made: MadeUp, reference_dir: Path | None) -> dict[str, Side]:
+    """All sides there can be, by name, from the same weights."""
+    config, problem = made.config, made.problem
+    sides, params = {}, None
+    if reference_dir:
+        # A model for each: its weights move.
+        model, other = (build_published(reference_dir, config, problem) for _ in range(2))
+        params = model.params()
+        sides[AT_HAND] = Side(published_at_hand(model, made), AT_HAND)
+        sides[INDEXING] = Side(published_indexing(other, made), INDEXING, same_batches=False)
+    ours = OurSide(config, problem, params)
+    if has_torch():
+        from benchmarks.compiled_port import port_step
+
+        params = params or state_to_nested(ours.params)
+        for name, compiled in ((EAGER, False), (COMPILED, True)):
+            sides[name] = Side(port_step(config, problem, params, compiled), AT_HAND)
+    return sides | our_sides(ours, made)
+
+
+def first_losses(sides: dict[str, Side]) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """The first steps of every side: their losses, and what failed to compile and why.
+
+    Raises:
+      InputError: names a side whose losses are not those of the first.
+    """
+    losses, failed = {}, {}
+    for name, side in sides.items():
+        try:
+            losses[name] = [side.step(number) for number in range(_CHECKED)]
+        except Exception as error:  # whatever a compiler or its absence raises
+            if name != COMPILED:
+                raise
+            failed[name] = one_line(error)
+    same = {name: found for name, found in losses.items() if sides[name].same_batches}
+    first, expected = next(iter(same.items()))
+    for name, found in same.items():
+        for number, (x, y) in enumerate(zip(found, expected, strict=True)):
+            if not abs(x - y) <= _TOLERANCE * abs(y):
+                raise InputError(f"{name}: loss {x:.8g} in step {number}, {first} has {y:.8g}")
+    return losses, failed
+
+
+def _timed(call: Callable[[int], Any], turn: int) -> float:
     start = time.perf_counter()
-    jax.block_until_ready(call(argument))
-    return 1e3 * (time.perf_counter() - start)
+    call(turn)
+    return time.perf_counter() - start
 
 
-def measure(
-    recipe: str,
-    reference_dir: Path | None,
-    channels: int,
-    side: int,
-    classes: tuple[int, int],
-    rounds: int,
-) -> dict[str, Any]:
-    """Times all sides in turn; milliseconds per step, and the matrix-product peak in FLOP/s."""
-    config = load_config(recipe)
-    problem = random_problem(config, channels=channels, side=side, batches=2, classes=classes)
-    theirs = build_published(reference_dir, config, problem) if reference_dir else None
-    ours = OurSide(config, problem, theirs.params() if theirs else None)
-    batches = [ours.batch(*pair) for pair in problem.batches]
-    square = jnp.asarray(np.random.default_rng(0).random((_PEAK_SIZE, _PEAK_SIZE), np.float32))
-    product = jax.jit(lambda x: x @ x).lower(square).compile()
-
-    def with_normalisation(index: int) -> None:
-        features, _ = problem.batches[index]
-        flat = features.reshape(*features.shape[:2], -1)
-        ours.step(batches[index]._replace(inputs=jnp.asarray(normalize(flat, np.float32))))
-
-    calls: dict[str, Callable[[int], Any]] = {}
-    if theirs:
-        theirs.make_optimizer()
-        calls["published"] = lambda i: theirs.step(*problem.batches[i]).item()
-    calls["ours"] = lambda i: ours.step(batches[i])
-    calls["ours, normalising"] = with_normalisation
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    products = []
-    for turn in range(rounds + 2):  # the first two turns warm up
-        for name, call in calls.items():
-            elapsed = _timed(call, turn % 2)
-            if turn >= 2:
-                times[name].append(elapsed)
-        products.append(_timed(product, square))
+def measure(size: Size, reference_dir: Path | None, rounds: int) -> dict[str, Any]:
+    """A row for every side of one size; left out are those that cannot run, and why."""
+    made = make_up(size)
+    batch, attributes = made.sampler.size, made.problem.class_embeddings.shape[1]
+    with jax.default_matmul_precision(made.config.model.precision):
+        sides = make_sides(made, reference_dir)
+        losses, left_out = first_losses(sides)
+        times: dict[str, list[float]] = {name: [] for name in losses}
+        found = []
+        for turn in range(_CHECKED, rounds + _CHECKED):
+            for name, values in times.items():
+                side = sides[name]
+                values.append(1e3 * _timed(side.call or side.step, turn) / side.steps)
+            found.append(peaks("float32", 1, _PEAK_SIZE, _COPIED))
+    if not has_torch():
+        left_out["port"] = "PyTorch is not installed: pip install 'dedn-jax[torch]'"
     flops = step_flops(
-        config.train.batch_size,
-        len(problem.word_vectors),
-        channels,
-        side * side,
-        problem.word_vectors.shape[1],
+        batch, attributes, size.channels, size.side**2, made.problem.word_vectors.shape[1]
     )
-    peak = 2.0 * _PEAK_SIZE**3 / (1e-3 * median(products))
-    rows: dict[str, dict[str, Any]] = {
-        name: {
-            "median_ms": median(values),
-            "quartiles_ms": quartiles(values),
-            "peak_share": flops / (1e-3 * median(values)) / peak,
-        }
-        for name, values in times.items()
-    }
-    report = {
-        "environment": environment(),
-        "problem": problem.description,
+    product, copy = (median(values) for values in zip(*found, strict=True))
+    medians = {name: median(values) for name, values in times.items()}
+    rows = []
+    for name, values in times.items():
+        base = medians.get(sides[name].base)
+        rows.append(
+            {
+                "side": name,
+                **spread(values),
+                "steps_per_call": sides[name].steps,
+                "peak_share": flops / (1e-3 * medians[name]) / product,
+                "ratio": base and base / medians[name],
+                "to": base and sides[name].base,
+                "losses": losses[name],
+            }
+        )
+    return {
+        "size": size.name,
+        "problem": made.problem.description,
         "rounds": rounds,
         "gflop": flops / 1e9,
-        "peak_gflop_per_s": peak / 1e9,
-        "sides": rows,
+        "batch_mb": batch * made.features[0].nbytes / 1e6,
+        "peak_gflop_per_s": product / 1e9,
+        "copy_gb_per_s": copy / 1e9,
+        "rows": rows,
+        "left_out": left_out,
     }
-    if "published" in rows:
-        base = rows["published"]["median_ms"]
-        report["ratio"] = {name: base / row["median_ms"] for name, row in rows.items()}
-    return report
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as text."""
-    lines = [
-        report["environment"],
-        report["problem"],
-        f"{report['gflop']:.1f} GFLOP a step in matrix products; measured peak "
-        f"{report['peak_gflop_per_s']:.0f} GFLOP/s",
-        f"{'':<20}{'median':>10}{'quartiles':>20}{'of peak':>10}{'ratio':>8}",
+    """The report of one size as text."""
+    rows: list[Row] = [
+        {
+            **row,
+            "ms": row["median"],
+            "% of peak": 100 * row["peak_share"],
+            "loss": f"{row['losses'][0]:.6f}",
+        }
+        for row in report["rows"]
     ]
-    for name, row in report["sides"].items():
-        low, high = row["quartiles_ms"]
-        ratio = report.get("ratio", {}).get(name)
-        lines.append(
-            f"{name:<20}{row['median_ms']:7.0f} ms{low:11.0f} - {high:.0f} ms"
-            f"{100 * row['peak_share']:9.0f}%" + (f"{ratio:8.2f}" if ratio else "")
-        )
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            f"{report['size']}: {report['problem']}",
+            f"a step: {report['gflop']:.1f} GFLOP in matrix products, a batch of "
+            f"{report['batch_mb']:.3g} MB; measured peaks: {report['peak_gflop_per_s']:.0f} "
+            f"GFLOP/s product, {report['copy_gb_per_s']:.1f} GB/s copy",
+            *text_table(rows, _COLUMNS),
+            *(f"left out: {name}: {why}" for name, why in report["left_out"].items()),
+        ]
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measures and prints."""
+    """Measures and prints, size by size."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--reference-dir", type=Path, help="a checkout of zjrao/DEDN")
-    parser.add_argument("--recipe", default="cub_gzsl", help="a published recipe")
-    parser.add_argument("--channels", type=int, default=1024)
-    parser.add_argument("--side", type=int, default=7, help="regions are side x side")
-    parser.add_argument("--classes", default="75,25", help="seen,unseen")
+    add_flags(parser)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", type=Path, help="write the report here as well")
     args = parser.parse_args(argv)
-    seen, unseen = integers("--classes", args.classes, 2)
-    report = measure(
-        args.recipe,
-        args.reference_dir,
-        positive("--channels", args.channels),
-        positive("--side", args.side),
-        (positive("--classes", seen), positive("--classes", unseen)),
-        positive("--rounds", args.rounds),
-    )
-    print(table(report))
-    if args.json:
-        write_json(args.json, report)
+    sizes, rounds = sizes_of(args), positive("--rounds", args.rounds)
+    load = os.getloadavg()[0]
+    report: dict[str, Any] = {"environment": versions(), "load_average": load, "sizes": []}
+    print(f"{report['environment']}; load average {load:.1f} before")
+    for size in sizes:
+        report["sizes"].append(measure(size, args.reference_dir, rounds))
+        print("\n" + table(report["sizes"][-1]), flush=True)
+        if args.json:  # after every size: what was measured stays
+            write_json(args.json, report)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,142 @@
+"""The ways to do a train step that `train_step` and `step_memory` measure: published and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.step_sizes import MadeUp
+from dedn_jax.compare import OurSide
+from dedn_jax.data.features import InMemoryFeatures, normalize
+from dedn_jax.distributed import Layout
+from dedn_jax.feed import make_feed
+from dedn_jax.interop.published_model import PublishedModel
+from dedn_jax.optimizer import make_optimizer
+from dedn_jax.step import NOTHING, Batch, TrainState, TrainStep, init_state, make_train_step
+from dedn_jax.strategy import JitStrategy, terms_of
+
+AT_HAND, INDEXING, OURS = "published", "published, indexing", "ours"
+Step = Callable[[int], float]
+
+
+class Side(NamedTuple):
+    """A way to do a train step.
+
+    Attributes:
+      step: does the step with that number, 0, 1, 2, ...; returns when the parameters are updated,
+        with the loss from before.
+      base: the side that its time is compared with.
+      same_batches: whether steps 0 and 1 take the problem's batches.
+      call: what is timed, by the number of the turn; None: `step`.
+      steps: that a call does.
+    """
+
+    step: Step
+    base: str
+    same_batches: bool = True
+    call: Callable[[int], Any] | None = None
+    steps: int = 1
+
+
+def published_at_hand(model: PublishedModel, made: MadeUp) -> Step:
+    """The published step with the problem's batches."""
+    batches = made.problem.batches
+    return lambda number: model.step(*batches[number % len(batches)]).item()
+
+
+def published_indexing(model: PublishedModel, made: MadeUp) -> Step:
+    """The published step with the batch that the published loader draws, indexes and sends."""
+    loader = published_loader(model, made)
+
+    def step(_: int) -> float:
+        labels, features, _ = loader.next_batch(made.config.train.batch_size)
+        return model.step(features, labels).item()
+
+    return step
+
+
+def published_loader(model: PublishedModel, made: MadeUp) -> Any:
+    """The published loader over made-up images; its own start reads a file of real ones."""
+    import torch
+
+    tensor = torch.from_numpy
+    loader_class: Any = model.reference.loader_class
+    loader = loader_class.__new__(loader_class)
+    loader.device, loader.is_balance = model.device, made.config.train.balanced
+    loader.data = {
+        "train_seen": {"resnet_features": tensor(made.features), "labels": tensor(made.labels)}
+    }
+    loader.att = tensor(made.problem.class_embeddings).to(model.device)
+    loader.seenclasses = tensor(np.flatnonzero(made.problem.seen)).to(model.device)
+    loader.ntrain, loader.ntrain_class = len(made.labels), len(loader.seenclasses)
+    loader.get_idx_classes()
+    return loader
+
+
+def ours_at_hand(ours: OurSide, made: MadeUp) -> Step:
+    """Our step with the problem's batches, normalised before; it uses up the state of `ours`."""
+    batches = [ours.batch(*pair) for pair in made.problem.batches]
+    return _compiled_step(ours, ours.state, lambda number: batches[number % len(batches)])
+
+
+def our_sides(ours: OurSide, made: MadeUp) -> dict[str, Side]:
+    """All ways to do our step, by name."""
+    config, pairs = made.config, made.problem.batches
+    layout = Layout.of_devices(jax.devices()[:1])
+    flat = made.features.reshape(*made.features.shape[:2], -1)
+    inputs = InMemoryFeatures(normalize(flat, np.float32))
+
+    def start() -> TrainState:
+        return init_state(jax.tree.map(jnp.copy, ours.params), make_optimizer(config))
+
+    def make_step(_: Any) -> TrainStep:  # on one device there are no axes to reduce along
+        return make_train_step(ours.model, ours.objective, make_optimizer(config))
+
+    def trained(on_device: str) -> Side:
+        """As a training runs its steps, but that batches are not read ahead."""
+        config = made.config.copy_and_resolve_references()
+        config.data.on_device = on_device
+        feed = make_feed(inputs, config, layout)
+        most = 1 if feed.table is None else config.train.steps_per_call
+        strategy = JitStrategy(make_step, layout, ours.classes, NOTHING, feed.table, most)
+        state = strategy.place(start())
+        labels = made.labels.astype(np.int32)
+
+        def run(numbers: Iterable[int]) -> float:
+            nonlocal state
+            drawn = [made.sampler(number) for number in numbers]
+            batches = [(feed.inputs[images], labels[images]) for images in drawn]
+            state, terms = strategy.run(state, batches, made.sampler.size)
+            jax.block_until_ready(state)
+            return terms_of(terms, 0)["loss"]
+
+        return Side(
+            lambda number: run([number]),
+            INDEXING,
+            call=lambda turn: run(range(turn * most, (turn + 1) * most)),
+            steps=most,
+        )
+
+    normalising = _compiled_step(
+        ours, start(), lambda number: ours.batch(*pairs[number % len(pairs)])
+    )
+    return {
+        OURS: Side(ours_at_hand(ours, made), AT_HAND),
+        f"{OURS}, normalising": Side(normalising, AT_HAND),
+        f"{OURS}, indexing": trained("never"),
+        f"{OURS}, features on the device": trained("always"),
+    }
+
+
+def _compiled_step(ours: OurSide, state: TrainState, batch: Callable[[int], Batch]) -> Step:
+    def step(number: int) -> float:
+        nonlocal state
+        state, terms = ours.compiled(state, batch(number), ours.classes)
+        jax.block_until_ready(state)
+        return float(terms["loss"])
+
+    return step
