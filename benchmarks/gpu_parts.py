@@ -22,13 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks import attention_pool, end_to_end
+from benchmarks import attention_pool, end_to_end, sweep
 from benchmarks.common import environment, in_turns, peaks, send_speed, spread, step_flops
 from dedn_jax.axes import Axes
 from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.distributed import Layout
 from dedn_jax.errors import one_line
+from dedn_jax.feature_table import FeatureTable
 from dedn_jax.groups import published_attributes, resolve_groups
 from dedn_jax.interop.problem import random_problem
 from dedn_jax.interop.published_model import PublishedModel, Recipe
@@ -187,7 +188,7 @@ def _steps(
     inputs = [d.astype(np.int32) if resident else maps[d] for d in drawn]
     batches = [(x, dataset.labels[d]) for x, d in zip(inputs, drawn, strict=True)]
     with jax.default_matmul_precision(config.model.precision):
-        table = layout.replicate(maps) if resident else None
+        table = FeatureTable(layout.replicate(maps)) if resident else None
         classes = make_class_space(dataset.class_embeddings, seen, groups)
         strategy = JitStrategy(make_step, layout, classes, network.frozen, table, most)
         state = strategy.place(init_state(network.params, optimizer))
@@ -249,6 +250,30 @@ def _training(part: Part, dataset: GZSLDataset, epochs: int) -> float:
             part.add(f"cub, {epochs} epochs, {label}", value=row[name], unit=unit, note=note)
     fixed = row["load_s"] + row["first_call_s"]
     return fixed + (row["total_s"] - fixed) * 80 / epochs
+
+
+def many_seeds(part: Part) -> None:
+    """`benchmarks.sweep`: 16 models of CUB in one program, bfloat16, beside one."""
+    for kernel in ("xla",) if part.smoke else ("xla", "pallas"):
+        part.attempt(f"cub bfloat16 {kernel} seeds", _many_seeds, part, kernel)
+
+
+def _many_seeds(part: Part, kernel: str) -> None:
+    flags = ["data.on_device=always", "model.precision=bfloat16", f"model.kernel={kernel}"]
+    flags += ["train.batch_size=10", "train.steps_per_call=2"] if part.smoke else []
+    config = load_config("cub_gzsl", [f"--config.{flag}" for flag in flags])
+    dataset = _dataset(part, "cub", "bfloat16")
+    report = sweep.measure(config, dataset, [1, 2 if part.smoke else 16], 2 if part.smoke else 5)
+    for row in report["rows"]:
+        note = f"{row['times_one']:.2f} x one in `dedn train`, {100 * row['share']:.0f}% of peak"
+        part.add(
+            f"cub bfloat16 {kernel} seeds {row['seeds']}",
+            value=row["step_ms"],
+            unit="ms",
+            low=row["low"],
+            high=row["high"],
+            note=note,
+        )
 
 
 def published(part: Part) -> None:
@@ -354,13 +379,14 @@ def _extraction(part: Part, what: str, name: str, side: int, batch: int, dtype: 
 
 # By name: what runs, and the most seconds it may take.
 PARTS: dict[str, tuple[Callable[[Part], None], float]] = {
-    "machine": (machine, 60),
-    "steps, xla": (lambda part: train_steps(part, "xla"), 110),
-    "steps, pallas": (lambda part: train_steps(part, "pallas"), 110),
-    "training": (whole_training, 190),
+    "machine": (machine, 45),
+    "steps, xla": (lambda part: train_steps(part, "xla"), 80),
+    "steps, pallas": (lambda part: train_steps(part, "pallas"), 80),
+    "training": (whole_training, 110),
     "published": (published, 50),
-    "extraction": (extraction, 80),
-    "pooling": (pooling, 110),
+    "sweep": (many_seeds, 55),
+    "extraction": (extraction, 60),
+    "pooling": (pooling, 80),
 }
 
 

@@ -23,7 +23,7 @@ DATA_SOURCES = ("features", "images")
 DATA_FORMATS = ("published_hdf5", "store", "prepared", "demo")
 KERNELS = ("auto", "xla", "pallas")
 STRATEGIES = ("jit", "pmap")
-RESIDENCIES = ("auto", "always", "never")
+RESIDENCIES = ("auto", "always", "cut", "never")
 BACKBONE_DTYPES = ("float32", "bfloat16")
 
 _RECIPE = "a recipe is a Python file as configs/base.py is one"
@@ -241,7 +241,7 @@ def check_config(config: ConfigDict, where: str) -> None:
     one_of("backbone.dtype", BACKBONE_DTYPES)
     one_of("distribution.strategy", STRATEGIES)
     require(
-        not (config.data.on_device == "always" and config.distribution.strategy == "pmap"),
+        config.data.on_device in ("auto", "never") or config.distribution.strategy == "jit",
         "data.on_device",
         "auto or never with config.distribution.strategy=pmap, which is sent its batches",
     )

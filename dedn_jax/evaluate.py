@@ -14,7 +14,8 @@ from dedn_jax.axes import ALONE
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import Reading, evaluation_batches
 from dedn_jax.distributed import CUT, DATA, WHOLE, Layout, local_layout
-from dedn_jax.feed import Feed, look_up
+from dedn_jax.feature_table import FeatureTable, look_up, table_spec
+from dedn_jax.feed import Feed
 from dedn_jax.metrics import gzsl_metrics, per_class_accuracy
 from dedn_jax.step import NOTHING, ClassSpace, Mixing, predict_scores
 
@@ -24,12 +25,17 @@ Metrics = dict[str, dict[str, float]]
 Predictor = Callable[..., tuple[jax.Array, jax.Array]]
 
 
-def make_predictor(model: nnx.GraphDef, mixing: Mixing, layout: Layout | None = None) -> Predictor:
+def make_predictor(
+    model: nnx.GraphDef,
+    mixing: Mixing,
+    layout: Layout | None = None,
+    kept: FeatureTable | None = None,
+) -> Predictor:
     """A compiled `(params, inputs, classes, frozen, table) -> (gzsl, zsl)`.
 
     `frozen` holds what the model has besides `params`; it may be left out if that is nothing. Both
     results are `[3, batch]` class ids for coarse, fine and fused: chosen among all classes,
-    and among the unseen alone, on every device of `layout`. `table` as in `dedn_jax.feed`.
+    and among the unseen alone, on every device of `layout`. `table` is `kept`, the feed's.
     """
 
     axes = ALONE if layout is None else layout.axes
@@ -39,7 +45,7 @@ def make_predictor(model: nnx.GraphDef, mixing: Mixing, layout: Layout | None = 
         inputs: jax.Array,
         classes: ClassSpace,
         frozen: nnx.State = NOTHING,
-        table: jax.Array | None = None,
+        table: FeatureTable | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         inputs = look_up(table, inputs)
         scores = jnp.stack(predict_scores(model, params, inputs, classes, mixing, frozen, axes))
@@ -51,7 +57,7 @@ def make_predictor(model: nnx.GraphDef, mixing: Mixing, layout: Layout | None = 
     by_image = PartitionSpec(None, DATA)
     mapped = layout.over_batch(
         predict,
-        (WHOLE, CUT, WHOLE, WHOLE, WHOLE),
+        (WHOLE, CUT, WHOLE, WHOLE, table_spec(kept)),
         (by_image, by_image),
     )
     return jax.jit(mapped, out_shardings=layout.replicated)
@@ -72,7 +78,7 @@ def evaluate_task(
     """Evaluates on a task's images, each exactly once.
 
     Args:
-      predictor: made for the same layout.
+      predictor: made for the same layout and table.
       params: replicated over the layout, as are `classes` and `frozen`.
       task: images and labels.
       classes: to choose among.

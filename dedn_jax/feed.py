@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -17,9 +15,8 @@ from dedn_jax.data.dataset import Inputs
 from dedn_jax.data.features import FeatureMaps
 from dedn_jax.distributed import Layout
 from dedn_jax.errors import InputError
-
-_SHARE = 0.6  # of the device memory that is free, for features that stay there
-_BLOCK_BYTES = 256 * 2**20
+from dedn_jax.feature_table import FeatureTable, make_table
+from dedn_jax.residency import residency
 
 
 class Indices:
@@ -46,73 +43,77 @@ class Feed(NamedTuple):
 
     Attributes:
       inputs: what batches are read from.
-      table: `[images, channels, regions]` on the devices, where `inputs` are image indices.
+      table: of all feature maps on the devices, where `inputs` are image indices.
     """
 
     inputs: Inputs
-    table: jax.Array | None
+    table: FeatureTable | None
 
 
-def look_up(table: jax.Array | None, inputs: jax.Array) -> jax.Array:
-    """A batch's feature maps: from the table, or what was sent."""
-    return inputs if table is None else table[inputs]
-
-
-def make_feed(inputs: Inputs, config: ConfigDict, layout: Layout) -> Feed:
+def make_feed(inputs: Inputs, config: ConfigDict, layout: Layout, *, may_cut: bool = True) -> Feed:
     """Puts feature maps on the devices if they are to stay there, and says so.
 
-    `config.data.on_device`: "auto" keeps them where all of them take at most 60 % of the memory
-    that is free on every device; on a CPU, whose memory they are in already, they are read from
-    there.
+    `config.data.on_device`: "auto" keeps all of them on every device where they take at most 60 %
+    of the memory that is free on each; else a part of the images on every device, where that takes
+    no more. On a CPU, whose memory they are in already, they are read from there.
+
+    Args:
+      inputs: of the data set.
+      config: of the run.
+      layout: of the devices.
+      may_cut: whether devices work on one batch together, so that each may have a part.
 
     Raises:
-      InputError: "always" for pictures, or for more than fits.
+      InputError: features that cannot stay on the device as the config wants it.
     """
     choice = config.data.on_device
     if choice == "never" or config.distribution.strategy == "pmap":
         return Feed(inputs, None)
     if not isinstance(inputs, FeatureMaps):
-        if choice == "always":
-            raise InputError("config.data.on_device=always: pictures cannot stay on the device")
+        if choice != "auto":
+            raise InputError(f"config.data.on_device={choice}: pictures cannot stay on the device")
         return Feed(inputs, None)
+    parts = layout.parts if may_cut else 1
+    if choice == "cut" and parts == 1:
+        raise InputError(
+            "config.data.on_device=cut: there are no devices to share out images among; use auto"
+        )
     needed = len(inputs) * inputs.channels * inputs.regions * inputs.dtype.itemsize
-    free = _free_bytes()
-    if choice == "auto" and (free is None or needed > _SHARE * free):
-        if free is not None:
-            _say(f"feature maps take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: read")
+    kept = _choose(needed, _free_bytes(), parts) if choice == "auto" else choice
+    if kept == "never":
         return Feed(inputs, None)
-    _say(f"feature maps stay on the device: {needed / 1e9:.2f} GB of {inputs.dtype}")
+    each = -(-needed // parts) if kept == "cut" else needed
+    part = f"a part of {each / 1e9:.2f} GB on each" if kept == "cut" else "all on each"
+    _say(f"feature maps stay on the device: {needed / 1e9:.2f} GB of {inputs.dtype}, {part}")
     try:
-        return Feed(Indices(len(inputs)), _table(inputs, layout))
+        return Feed(Indices(len(inputs)), make_table(inputs, layout, cut=kept == "cut"))
     except jax.errors.JaxRuntimeError as error:
         raise InputError(
-            f"config.data.on_device={choice}: {needed / 1e9:.1f} GB of feature maps do not fit; "
+            f"config.data.on_device={choice}: {each / 1e9:.1f} GB of feature maps do not fit; "
             "use never, or --config.data.dtype=bfloat16"
         ) from error
 
 
+def _choose(needed: int, free: int | None, parts: int) -> str:
+    """What "auto" means here."""
+    if free is None:
+        return "never"
+    chosen = residency(needed, free, parts)
+    if chosen == "never":
+        _say(f"feature maps take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: read")
+    return chosen
+
+
 def _free_bytes() -> int | None:
-    """The least memory that is free on a device; None where it cannot be told, or on a CPU."""
+    """The least memory that is free on any device; None where it cannot be told, or on a CPU."""
     free = []
     for device in jax.local_devices():
         statistics = device.memory_stats() if device.platform != "cpu" else None
         if not statistics or "bytes_limit" not in statistics:
             return None
         free.append(statistics["bytes_limit"] - statistics["bytes_in_use"])
-    return min(free)
-
-
-def _table(inputs: FeatureMaps, layout: Layout) -> jax.Array:
-    """All feature maps on every device, sent block by block."""
-    shape = (len(inputs), inputs.channels, inputs.regions)
-    zeros = jax.jit(lambda: jnp.zeros(shape, inputs.dtype), out_shardings=layout.replicated)
-    put = jax.jit(functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0), donate_argnums=0)
-    table = zeros()
-    rows = max(1, _BLOCK_BYTES // (inputs.channels * inputs.regions * inputs.dtype.itemsize))
-    for start in range(0, len(inputs), rows):
-        block = inputs[np.arange(start, min(start + rows, len(inputs)))]
-        table = put(table, layout.replicate(block), start)
-    return table
+    # All processes have to decide alike; in MiB, since they exchange 32-bit numbers.
+    return -distributed.largest(-(min(free) >> 20)) << 20
 
 
 def _say(text: str) -> None:

@@ -221,7 +221,8 @@ def _train(
 ) -> TrainState:
     """The training loop, from the state's step to the last."""
     layout, task = phase.layout, phase.task
-    predictor = make_predictor(phase.network.definition, Mixing.from_config(config), layout)
+    mixing, table = Mixing.from_config(config), phase.feed.table
+    predictor = make_predictor(phase.network.definition, mixing, layout, table)
     classes = layout.replicate(make_class_space(task.class_embeddings, task.seen, phase.groups))
     frozen = layout.replicate(phase.network.frozen)
     strategy = _strategy(phase, config)

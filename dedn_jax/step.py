@@ -165,7 +165,7 @@ def loss_and_gradients(
         if axes.rows is not None:
             # Devices that share out the rows of the same images all get these terms: each has an
             # equal part of them, so that terms and gradients add up.
-            terms = {name: term / axes.rows.count for name, term in terms.items()}
+            terms = {name: term / axes.rows.devices for name, term in terms.items()}
         return terms["loss"], terms
 
     (_, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)

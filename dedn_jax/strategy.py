@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 
 from dedn_jax.axes import Axes
 from dedn_jax.distributed import CUT, DATA, WHOLE, Layout
-from dedn_jax.feed import look_up
+from dedn_jax.feature_table import FeatureTable, look_up, table_spec
 from dedn_jax.step import Batch, ClassSpace, TrainState, TrainStep, loop_steps
 
 MakeStep = Callable[[Axes], TrainStep]
@@ -54,7 +54,7 @@ class JitStrategy:
       layout: of the devices.
       classes: of the task.
       frozen: what of the model is not trained.
-      table: see `dedn_jax.feed`.
+      table: of feature maps on the devices, where batches are of image indices.
       most: steps a call may run.
     """
 
@@ -64,7 +64,7 @@ class JitStrategy:
         layout: Layout,
         classes: ClassSpace,
         frozen: nnx.State,
-        table: jax.Array | None,
+        table: FeatureTable | None,
         most: int,
     ) -> None:
         self.most = most
@@ -89,7 +89,8 @@ class JitStrategy:
             return step(state, batch, *fixed)
 
         steps = PartitionSpec(None, DATA)
-        many = layout.over_batch(run, (WHOLE, steps, WHOLE, WHOLE, WHOLE), WHOLE)
+        cut = (WHOLE, steps, WHOLE, table_spec(table), WHOLE)
+        many = layout.over_batch(run, cut, WHOLE)
         one_step = layout.over_batch(run_one, (WHOLE, CUT, WHOLE), WHOLE)
         replicated = layout.replicated
         self._run = jax.jit(many, donate_argnums=0, out_shardings=replicated)

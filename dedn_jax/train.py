@@ -132,10 +132,11 @@ def evaluate_params(
     """U, S, H and T1 of `params` on the test sets; `feed` and `layout` as in `evaluate_task`."""
     task = trainval_task(dataset)
     layout = layout or local_layout()
+    table = None if feed is None else feed.table
     classes = make_class_space(task.class_embeddings, task.seen, groups)
     params, classes, frozen = layout.replicate((params, classes, network.frozen))
     return evaluate_task(
-        make_predictor(network.definition, Mixing.from_config(config), layout),
+        make_predictor(network.definition, Mixing.from_config(config), layout, table),
         params,
         task,
         classes,

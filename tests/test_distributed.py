@@ -102,11 +102,13 @@ def one(features: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
         [],
         ["--config.distribution.strategy=pmap"],
         ["--config.data.on_device=always", "--config.train.steps_per_call=7"],
+        ["--config.data.on_device=cut", "--config.train.steps_per_call=7"],
         # Two parts of a batch; four of the rows, of which the groups have 6, 1, 3 and 2.
         ["--config.distribution.attribute_shards=4"],
         ["--config.distribution.attribute_shards=8", "--config.data.on_device=always"],
+        ["--config.distribution.attribute_shards=2", "--config.data.on_device=cut"],
     ],
-    ids=["jit", "pmap", "on_device", "attributes", "attributes_on_device"],
+    ids=["jit", "pmap", "on_device", "cut", "attributes", "attributes_on_device", "attributes_cut"],
 )
 def test_eight_devices(one: Path, features: list[str], more: list[str], tmp_path: Path) -> None:
     finish(start(tmp_path / "run", [*features, *more], devices=8))
@@ -122,6 +124,11 @@ def test_processes(
 ) -> None:
     more = [f"--config.distribution.attribute_shards={shards}"]
     finish(*start_several(tmp_path / "run", [*features, *more], processes))
+    assert_same(one, tmp_path / "run")
+
+
+def test_processes_with_parts_of_the_images(one: Path, features: list[str], tmp_path: Path) -> None:
+    finish(*start_several(tmp_path / "run", [*features, "--config.data.on_device=cut"], 2))
     assert_same(one, tmp_path / "run")
 
 

@@ -34,7 +34,6 @@ def add_plan(jobs: Any) -> None:
         ("scale", "multiplies classes, attributes and batch"),
     ):
         plan.add_argument(f"--{name}", type=int, help=help_text)
-    plan.add_argument("--kernel", choices=("xla", "pallas"), help="of attention pooling")
     plan.add_argument(
         "--timeout", type=float, default=1800, help="seconds for each compilation (default: 1800)"
     )
@@ -58,7 +57,6 @@ def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
     if not args.timeout > 0:
         raise InputError(f"--timeout={args.timeout:g}, expected more than 0 seconds")
     config = load_config(args.config, overrides)
-    _set_kernel(config, args.kernel)
     slices = (
         [cpu_slice()]
         if args.platform == "cpu"
@@ -77,14 +75,3 @@ def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
     print(plan_text(report))
     if args.json:
         write_json(args.json, report)
-
-
-def _set_kernel(config: Any, kernel: str | None) -> None:
-    """`config.model.kernel`, where this version of the model has a choice."""
-    if kernel is None:
-        return
-    if "kernel" not in config.model:
-        raise InputError(
-            f"--kernel={kernel}: this version has no config.model.kernel; leave it out"
-        )
-    config.model.kernel = kernel

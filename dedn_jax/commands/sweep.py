@@ -21,8 +21,9 @@ def add_sweep(jobs: Any) -> None:
         "and the validation split of all models are those of SEED, the config's own, so that "
         "features are read once for all: the intervals say how much depends on the initial "
         "parameters alone. From features only. With several devices each trains its part of the "
-        "models, if they can be shared out evenly. The same command resumes an interrupted sweep. "
-        "Override any field: --config.train.epochs=40",
+        "models, if they can be shared out evenly. A model that diverges ends there and is left "
+        "out of the means, which say how many did; the others go on. The same command resumes an "
+        "interrupted sweep. Override any field: --config.train.epochs=40",
     )
     add_config(sweep)
     sweep.add_argument("--workdir", required=True, type=path_flag, help="directory of the sweep")

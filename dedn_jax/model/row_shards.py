@@ -17,19 +17,19 @@ class RowShards(NamedTuple):
 
     Attributes:
       axis: name of the mapped axis.
-      count: devices along it.
+      devices: how many there are along it.
     """
 
     axis: str
-    count: int
+    devices: int
 
     def _each(self, attributes: int) -> int:
-        return -(-attributes // self.count)
+        return -(-attributes // self.devices)
 
     def own(self, vectors: jax.Array) -> jax.Array:
         """This device's part of a set's word vectors, `[attributes, word_dim]`."""
         each = self._each(len(vectors))
-        filled = jnp.pad(vectors, ((0, each * self.count - len(vectors)), (0, 0)))
+        filled = jnp.pad(vectors, ((0, each * self.devices - len(vectors)), (0, 0)))
         return jax.lax.dynamic_slice_in_dim(filled, jax.lax.axis_index(self.axis) * each, each)
 
     def gather(self, scores: jax.Array, sizes: Sequence[int]) -> jax.Array:
@@ -42,7 +42,7 @@ class RowShards(NamedTuple):
         Returns:
           `[batch, Σ sizes]`, the sets one after another.
         """
-        parts = jax.lax.all_gather(scores, self.axis, axis=1)  # [batch, count, own rows]
+        parts = jax.lax.all_gather(scores, self.axis, axis=1)  # [batch, devices, own rows]
         whole, start = [], 0
         for size in sizes:
             end = start + self._each(size)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jax.extend import core
 from jax.interpreters import partial_eval
 
@@ -17,11 +18,13 @@ class Flops(NamedTuple):
       outside: of loops.
       inside: of loops, as often as they run.
       trips: of all loops together.
+      bfloat16: of all of them, those of products whose factors are both bfloat16.
     """
 
     outside: int
     inside: int
     trips: int
+    bfloat16: int
 
     @property
     def total(self) -> int:
@@ -42,30 +45,40 @@ def count_flops(traced: core.ClosedJaxpr) -> Flops:
 
 
 def _count(jaxpr: Any) -> Flops:
-    outside = inside = trips = 0
+    outside = inside = trips = bfloat16 = 0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         if name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
             depth = math.prod(shape[i] for i in contracted)
-            outside += 2 * depth * math.prod(equation.outvars[0].aval.shape)
+            count = 2 * depth * math.prod(equation.outvars[0].aval.shape)
+            outside += count
+            bfloat16 += count * _is_bfloat16(equation)
         elif name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
             per_output = math.prod(kernel) // outputs
-            outside += 2 * per_output * math.prod(equation.outvars[0].aval.shape)
+            count = 2 * per_output * math.prod(equation.outvars[0].aval.shape)
+            outside += count
+            bfloat16 += count * _is_bfloat16(equation)
         else:
             for inner in map(_count, _inner(equation.params)):
                 if name == "scan":
                     length = equation.params["length"]
                     inside += length * inner.total
+                    bfloat16 += length * inner.bfloat16
                     trips += length * max(1, inner.trips)
                 else:
                     outside += inner.outside
                     inside += inner.inside
+                    bfloat16 += inner.bfloat16
                     trips += inner.trips
-    return Flops(outside, inside, trips)
+    return Flops(outside, inside, trips, bfloat16)
+
+
+def _is_bfloat16(equation: Any) -> bool:
+    return all(v.aval.dtype == jnp.bfloat16 for v in equation.invars)
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import math
 import re
 from typing import NamedTuple
@@ -21,6 +20,7 @@ _WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _KNOWN = re.compile(r"known_trip_count\D+?n\D+?(\d+)")
 _CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_CHAIN = re.compile(r'\bchain_id="(\d+)"')
 _GROUP = re.compile(r"replica_groups=\{\{([\d,]+)\}|replica_groups=\[\d+,(\d+)\]")
 _CONSTANT = re.compile(r"= s\d+\[\]\S* constant\((\d+)\)")
 
@@ -69,7 +69,9 @@ def read_program(text: str, chips: int) -> Program:
       chips: that take part in a collective where it does not say.
     """
     bodies, entry = _computations(text)
-    totals: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+    # How often each collective runs, and its bytes. One that goes on beside other operations, those
+    # of a loop too, is written once for every piece of it; these form a chain.
+    found: dict[tuple[str, str], tuple[int, int]] = {}
     trips: list[int] = []
     unknown = 0
 
@@ -77,9 +79,10 @@ def read_program(text: str, chips: int) -> Program:
         nonlocal unknown
         for line in bodies.get(name, ()):
             if match := _OPERATION.search(line):
-                kind = match[2]
-                totals[kind][0] += times
-                totals[kind][1] += times * _bytes(line, match[1], kind, bool(match[3]), chips)
+                kind, size = match[2], _bytes(line, match[1], match[2], bool(match[3]), chips)
+                chain = _CHAIN.search(line)
+                key = kind, chain[1] if chain else f"alone {len(found)}"
+                found[key] = min((times, size), found.get(key, (times, size)))
             if match := _WHILE.search(line):
                 count = _trips(line, bodies.get(match[1], []))
                 unknown += count is None
@@ -90,7 +93,11 @@ def read_program(text: str, chips: int) -> Program:
                 visit(called, times)
 
     visit(entry, 1)
-    return Program({k: Traffic(*v) for k, v in sorted(totals.items())}, trips, unknown)
+    totals: dict[str, Traffic] = {}
+    for (kind, _), (times, size) in sorted(found.items()):
+        so_far = totals.get(kind, Traffic(0, 0))
+        totals[kind] = Traffic(so_far.runs + times, so_far.bytes + times * size)
+    return Program(totals, trips, unknown)
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:

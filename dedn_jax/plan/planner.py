@@ -14,7 +14,9 @@ from dedn_jax.plan.chips import CHIPS, Slice
 from dedn_jax.plan.compile import CPU_DEVICES, compile_program
 from dedn_jax.plan.roofline import loop_factor, memory_needed, roofline
 from dedn_jax.plan.shapes import Problem
+from dedn_jax.residency import residency
 
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MOST_EXTRA = 2  # compilations spent on what would fit
 Compile = Callable[[dict[str, Any], float], dict[str, Any]]
 
@@ -24,9 +26,9 @@ def cpu_slice() -> Slice:
     return Slice("cpu", dataclasses.replace(CHIPS["v5e"], compiled_as=None), (2, CPU_DEVICES // 2))
 
 
-def padded(images: int, chips: int) -> int:
-    """A batch filled up so that every chip has as many."""
-    return -(-images // chips) * chips
+def padded(images: int, parts: int) -> int:
+    """A batch filled up so that all parts are as large."""
+    return -(-images // parts) * parts
 
 
 def plan(
@@ -63,7 +65,8 @@ def plan(
     rows: list[dict[str, Any]] = []
 
     def ask(job: str, on: Slice, problem: Problem) -> dict[str, Any]:
-        batch, images = problem.batch, padded(problem.batch, on.chips)
+        batch = problem.batch
+        images = padded(batch, max(1, on.chips // config.distribution.attribute_shards))
         if job == "extract":
             # Every host has batches of its own.
             batch = config.evaluate.batch_size * on.hosts
@@ -154,6 +157,10 @@ def _row(
     # A backbone's products have their own precision, and outweigh the experts'.
     precision = config.backbone.dtype if problem.picture else config.model.precision
     times = roofline(answer, on, precision)
+    if job == "train" and not problem.picture:
+        maps = problem.stored * problem.channels * problem.regions * _BYTES[problem.dtype]
+        parts = on.chips // config.distribution.attribute_shards
+        row |= {"maps": maps, "kept": residency(maps, on.chip.memory - needed, parts)}
     images = problem.images * (config.train.epochs if job == "train" else 1)
     # As `dedn train` counts its steps, and `dedn features extract` its batches.
     steps = max(1, images // batch[0]) if job == "train" else -(-images // batch[0])

@@ -10,20 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from dedn_jax.axes import ALONE, Axes
+from dedn_jax.distributed import CUT, WHOLE, Layout
 from dedn_jax.errors import InputError
 from dedn_jax.groups import AttributeGroups
+from dedn_jax.kernels import Kernel
 from dedn_jax.model.backbones import make_backbone
 from dedn_jax.model.experts import DualExpert
 from dedn_jax.model.picture_model import PictureModel, backbone_maps
 from dedn_jax.optimizer import make_optimizer
 from dedn_jax.plan.shapes import Problem
 from dedn_jax.step import NOTHING, Batch, ClassSpace, Objective, init_state, make_train_step
-
-DATA = "data"
-_CUT, _WHOLE = PartitionSpec(DATA), PartitionSpec()
 
 
 class Traced(NamedTuple):
@@ -43,41 +42,46 @@ class Traced(NamedTuple):
     mapped: bool
     donated: tuple[int, ...]
 
-    def lower(self, mesh: Mesh) -> Any:
-        """Lowered for the devices of `mesh`, whose only axis is `data`."""
-        specs = tuple(_CUT if cut else _WHOLE for cut in self.cut)
+    def lower(self, layout: Layout) -> Any:
+        """Lowered for the devices of `layout`."""
         placed = tuple(
             jax.tree.map(
-                lambda x, s=spec: jax.ShapeDtypeStruct(
-                    x.shape, x.dtype, sharding=NamedSharding(mesh, s)
-                ),
-                argument,
+                lambda x, s=sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), argument
             )
-            for argument, spec in zip(self.arguments, specs, strict=True)
+            for argument, sharding in zip(
+                self.arguments,
+                (layout.by_batch if cut else layout.replicated for cut in self.cut),
+                strict=True,
+            )
         )
-        function, out = self.function, None
-        if self.mapped:
-            function = jax.shard_map(
-                function, mesh=mesh, in_specs=specs, out_specs=_WHOLE, check_vma=False
-            )
-        elif self.donated:  # the training's results are on every chip
-            out = NamedSharding(mesh, _WHOLE)
+        function, out = self._on(layout), None
+        if self.donated and not self.mapped:  # the training's results are on every chip
+            out = layout.replicated
         jitted = jax.jit(function, donate_argnums=self.donated, out_shardings=out)
         return jitted.lower(*placed)
 
-    def jaxpr(self) -> Any:
-        """Traced as it is, on one device."""
-        return jax.jit(self.function).trace(*self.arguments).jaxpr
+    def jaxpr(self, layout: Layout) -> Any:
+        """Traced: of one device's part where it is mapped, else of the whole."""
+        return jax.jit(self._on(layout)).trace(*self.arguments).jaxpr
+
+    def _on(self, layout: Layout) -> Callable[..., Any]:
+        if not self.mapped:
+            return self.function
+        specs = tuple(CUT if cut else WHOLE for cut in self.cut)
+        return layout.over_batch(self.function, specs, WHOLE)
 
 
-def train_program(config: ConfigDict, problem: Problem, images: int, mapped: bool) -> Traced:
+def train_program(
+    config: ConfigDict, problem: Problem, images: int, axes: Axes = ALONE, kernel: Kernel = "xla"
+) -> Traced:
     """The step of `dedn train` that is sent its batch.
 
     Args:
       config: the recipe.
       problem: sizes.
       images: of the batch, filled up.
-      mapped: see `Traced`.
+      axes: that the step runs under; none where XLA is to cut it by itself.
+      kernel: of attention pooling.
     """
     vectors = np.ones((problem.attributes, problem.word_dim), np.float32)
     groups = AttributeGroups(
@@ -90,6 +94,7 @@ def train_program(config: ConfigDict, problem: Problem, images: int, mapped: boo
         channels=problem.channels,
         regions=problem.regions,
         rank=config.model.rank,
+        kernel=kernel,
     )
     if problem.picture:
         model = nnx.eval_shape(
@@ -114,9 +119,9 @@ def train_program(config: ConfigDict, problem: Problem, images: int, mapped: boo
         _like((problem.classes, problem.attributes), jnp.float32),
         _like((problem.classes,), jnp.bool),
     )
-    axis = DATA if mapped else None
-    step = make_train_step(definition, Objective.from_config(config), optimizer, axis)
-    return Traced(step, (state, batch, classes, frozen), (False, True, False, False), mapped, (0,))
+    step = make_train_step(definition, Objective.from_config(config), optimizer, axes)
+    arguments = (state, batch, classes, frozen)
+    return Traced(step, arguments, (False, True, False, False), bool(axes.names), (0,))
 
 
 def extract_program(config: ConfigDict, problem: Problem, images: int) -> Traced:

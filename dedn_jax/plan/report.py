@@ -9,6 +9,11 @@ _HEADS = (
     *("slice", "batch", "memory/chip", "fits", "GFLOP/chip", "GB moved", "sent (GB)"),
     *("ms/step (bound)", "steps/s", "all steps", "compiled in"),
 )
+_KEPT = {
+    "always": "fit on every chip and stay there",
+    "cut": "fit if every chip has a part of the images",
+    "never": "do not fit beside the step: they are read and sent",
+}
 _NAMES = {"train": "train step", "extract": "extraction step (backbone forward)"}
 
 
@@ -102,6 +107,8 @@ def _notes(row: dict[str, Any]) -> list[str]:
         )
         + "."
     )
+    if "maps" in row:
+        notes.append(f"{name}: {row['maps'] / 1e9:.2f} GB of feature maps {_KEPT[row['kept']]}.")
     if row["loops_not_cut"]:
         notes.append(
             f"{name}: a loop over images is not cut among the chips: it runs {c['trips_compiled']} "

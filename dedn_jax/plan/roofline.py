@@ -70,10 +70,13 @@ def roofline(answer: Mapping[str, Any], on: Slice, precision: str) -> Roofline:
         ring_bytes(kind, traffic["bytes"], on.chips)
         for kind, traffic in answer["collectives"].items()
     )
+    # Products of bfloat16 take one pass whatever is asked for.
+    single = answer["flops_bfloat16"] / share if share else 0.0
+    passes = single + (1.0 - single) * PASSES[precision]
     return Roofline(
         flops=flops,
         share=share,
-        compute=flops * PASSES[precision] / on.chip.flops,
+        compute=flops * passes / on.chip.flops,
         memory=moved / on.chip.bandwidth,
         exchange=sent / (on.links * on.chip.link) if sent else 0.0,
     )

@@ -16,12 +16,19 @@ WORD_DIM = 300  # GloVe 6B
 FLAGS = ("images", "classes", "attributes", "channels", "regions", "groups", "picture")
 _MAPS = {"channels": 2048, "regions": 196}  # ResNet-101, 448 by 448 pictures
 
-# Training images, classes and attributes. Source: Xian et al., arXiv 1707.00600; feature maps as
-# the published files of DEDN have them.
+# Training and all images, classes and attributes. Source: Xian et al., arXiv 1707.00600; feature
+# maps as the published files of DEDN have them.
 PUBLISHED: dict[str, dict[str, int]] = {
-    "cub": {"images": 7057, "classes": 200, "attributes": 312, **_MAPS},
-    "sun": {"images": 10320, "classes": 717, "attributes": 102, **_MAPS},
-    "awa2": {"images": 23527, "classes": 50, "attributes": 85, **_MAPS, "regions": 49},
+    "cub": {"images": 7057, "stored": 11788, "classes": 200, "attributes": 312, **_MAPS},
+    "sun": {"images": 10320, "stored": 14340, "classes": 717, "attributes": 102, **_MAPS},
+    "awa2": {
+        "images": 23527,
+        "stored": 37322,
+        "classes": 50,
+        "attributes": 85,
+        **_MAPS,
+        "regions": 49,
+    },
 }
 
 
@@ -32,6 +39,7 @@ class Problem:
     Attributes:
       source: where they are from.
       images: to train on.
+      stored: all images of the data set, those of the test sets included.
       classes, attributes, channels, regions: K, A, C, R.
       groups: of attributes, as in `AttributeGroups.members`.
       batch: images of a step.
@@ -42,6 +50,7 @@ class Problem:
 
     source: str
     images: int
+    stored: int
     classes: int
     attributes: int
     channels: int
@@ -84,6 +93,8 @@ def problem_sizes(config: ConfigDict, recipe: str, flags: Mapping[str, int | Non
     for name in ("classes", "attributes"):
         if name in sizes and name not in given:
             sizes[name] *= scale
+    if "images" in given:
+        sizes["stored"] = given["images"]  # the test sets of what is made up are made up as well
     sizes |= {k: v for k, v in given.items() if k != "groups"}
     side = sizes.pop("picture", 0) or config.picture.crop
     if pictures:
@@ -127,6 +138,7 @@ def _known(
         task = trainval_task(dataset)
         sizes = {
             "images": len(task.train),
+            "stored": len(task.inputs),
             "classes": len(task.class_ids),
             "attributes": dataset.num_attributes,
         }

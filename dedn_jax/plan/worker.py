@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import topologies
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from dedn_jax.errors import one_line
+from dedn_jax.axes import ALONE
+from dedn_jax.distributed import Layout
+from dedn_jax.errors import InputError, one_line
+from dedn_jax.kernels import Kernel, resolve_kernel
 from dedn_jax.plan.count import count_flops
 from dedn_jax.plan.hlo import read_program
-from dedn_jax.plan.programs import DATA, Traced, extract_program, train_program
+from dedn_jax.plan.programs import Traced, extract_program, train_program
 from dedn_jax.plan.shapes import Problem
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -53,18 +54,25 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         kind = "topology" if "INVALID_ARGUMENT" in str(error) else "libtpu"
         return {"kind": kind, "error": _line(error)}
     chips = len(devices)
+    try:
+        layout = Layout.of_devices(devices, config.distribution.attribute_shards)
+    except InputError as error:
+        return {"kind": "compile", "error": str(error)}
+    axes = layout.axes if mapped else ALONE
 
-    def program(images: int, mapped: bool) -> Traced:
+    def program(images: int, kernel: Kernel) -> Traced:
         if request["job"] == "extract":
             return extract_program(config, problem, images)
-        return train_program(config, problem, images, mapped)
+        return train_program(config, problem, images, axes, kernel)
 
     with jax.default_matmul_precision(config.model.precision):
-        # A chip's part of the work if it is cut as it should be.
-        share = count_flops(program(images // chips, False).jaxpr())
+        # A chip's part of the work if it is cut as it should be; a fused kernel does the same, but
+        # its trace does not say how often it runs.
+        share = count_flops(program(images if mapped else images // chips, "xla").jaxpr(layout))
         started = time.perf_counter()
         try:
-            compiled = program(images, mapped).lower(Mesh(np.array(devices), (DATA,))).compile()
+            kernel = resolve_kernel(config.model.kernel, request["platform"])
+            compiled = program(images, kernel).lower(layout).compile()
         except jax.errors.JaxRuntimeError as error:
             return _failure(error)
     seconds = time.perf_counter() - started
@@ -81,6 +89,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         "bytes_xla": cost.get("bytes accessed", 0.0),
         "flops_outside_loops": share.outside,
         "flops_inside_loops": share.inside,
+        "flops_bfloat16": share.bfloat16,
         "trips": share.trips,
         "trips_compiled": sum(read.trips),
         "unknown_loops": read.unknown_loops,

@@ -12,12 +12,13 @@ from ml_collections import ConfigDict
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import evaluation_batches
 from dedn_jax.evaluate import EXPERTS, Metrics
-from dedn_jax.feed import Feed, look_up
+from dedn_jax.feature_table import FeatureTable, look_up
+from dedn_jax.feed import Feed
 from dedn_jax.groups import AttributeGroups
 from dedn_jax.metrics import gzsl_metrics, per_class_accuracy
 from dedn_jax.network import Network
 from dedn_jax.step import Mixing, make_class_space, predict_scores
-from dedn_jax.sweep.place import WHOLE, Place
+from dedn_jax.sweep.place import WHOLE, Place, each_model
 
 
 class Evaluation:
@@ -48,7 +49,7 @@ class Evaluation:
         mixing = Mixing.from_config(config)
 
         def predict(
-            params: nnx.State, inputs: jax.Array, fixed: tuple, table: jax.Array | None
+            params: nnx.State, inputs: jax.Array, fixed: tuple, table: FeatureTable | None
         ) -> tuple[jax.Array, jax.Array]:
             classes, frozen = fixed
             inputs = look_up(table, inputs)
@@ -57,7 +58,7 @@ class Evaluation:
                 scores = predict_scores(network.definition, params, inputs, classes, mixing, frozen)
                 return jnp.stack(scores)
 
-            scores = jax.vmap(one)(params)
+            scores = each_model(one)(params)
             among_unseen = jnp.where(classes.seen, -jnp.inf, scores)
             return scores.argmax(-1), among_unseen.argmax(-1)
 
@@ -66,8 +67,19 @@ class Evaluation:
             predict, (by_model, WHOLE, WHOLE, WHOLE), (by_model, by_model)
         )
 
-    def __call__(self, params: nnx.State) -> list[Metrics]:
-        """For every model what `dedn_jax.evaluate.evaluate_task` returns for one."""
+    def __call__(self, params: nnx.State, which: np.ndarray) -> list[Metrics | None]:
+        """What `dedn_jax.evaluate.evaluate_task` returns for one, of every model.
+
+        Args:
+          params: stacked.
+          which: `[models]` bool; None stands for the others. Without any, nothing is read.
+        """
+        if not which.any():
+            return [None] * len(which)
+        found = self._evaluate(params)
+        return [one if wanted else None for one, wanted in zip(found, which, strict=True)]
+
+    def _evaluate(self, params: nnx.State) -> list[Metrics]:
         task = self._task
         seen, _ = self._choices(params, task.eval_seen)
         seen_labels = task.labels[task.eval_seen]

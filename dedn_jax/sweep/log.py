@@ -27,11 +27,11 @@ class SweepLog:
         self._file = path.open("a")
 
     def training(self, step: int, terms: Mapping[str, Sequence[float | None]]) -> None:
-        """Loss terms after step `step`; None for models that had done all their steps before."""
+        """Loss terms after step `step`; None for models that did not take it."""
         self._write({"phase": self._phase, "step": step, **terms})
 
-    def evaluation(self, step: int, label: str, metrics: Sequence[Metrics]) -> None:
-        """Metrics of every model in percent; `label` says on which images."""
+    def evaluation(self, step: int, label: str, metrics: Sequence[Metrics | None]) -> None:
+        """Metrics in percent, None for diverged models; `label` says on which images."""
         line = {"phase": self._phase, "step": step, "evaluated_on": label}
         self._write({**line, "models": list(metrics)})
 

@@ -27,6 +27,7 @@ from dedn_jax.network import Network
 from dedn_jax.phase import STREAMS, Selection
 from dedn_jax.progress import progress
 from dedn_jax.step import NOTHING, TrainState, make_class_space
+from dedn_jax.sweep.divergence import StepsTaken
 from dedn_jax.sweep.evaluate import Evaluation
 from dedn_jax.sweep.log import SweepLog
 from dedn_jax.sweep.place import Place
@@ -48,7 +49,8 @@ class ModelsPhase:
       feed: what batches are made of.
       place: of the models.
       seeds: of the models; the first is that of the batches.
-      num_steps: `[models]` steps to do; equal where there is an evaluation label.
+      num_steps: `[models]` steps to do; equal where there is an evaluation label, and 0 for models
+        that have no part in it.
       evaluation_label: as in `dedn_jax.phase.Phase`.
     """
 
@@ -69,13 +71,15 @@ class ModelsResult(NamedTuple):
 
     Attributes:
       steps: steps done.
+      diverged_at: the step at which a model diverged, else None; see `dedn_jax.sweep.divergence`.
       selected_steps: the steps whose parameters were selected; the last ones without a rule.
       selected_metrics: their evaluations, None where nothing was evaluated.
       best_t1: T1 at its own best step and that step, None where nothing was evaluated.
-      params: the selected parameters, stacked.
+      params: the selected parameters, stacked; finite ones also where a model diverged.
     """
 
     steps: list[int]
+    diverged_at: list[int | None]
     selected_steps: list[int]
     selected_metrics: list[Metrics | None]
     best_t1: list[dict[str, float] | None]
@@ -105,10 +109,11 @@ class Selections:
         for selection, one in zip(self._each, best, strict=True):
             selection.best = one
 
-    def update(self, step: int, metrics: list[Metrics], params: nnx.State) -> None:
+    def update(self, step: int, metrics: list[Metrics | None], params: nnx.State) -> None:
         """Takes the parameters of the models that are better than all before."""
         for selection, one in zip(self._each, metrics, strict=True):
-            selection.update(step, one, NOTHING)
+            if one is not None:
+                selection.update(step, one, NOTHING)
         better = np.asarray([b["step"] == step for b in self.best])
         self.params = _choose(better, params, self.params)
 
@@ -133,7 +138,6 @@ def run_models(
 
     Raises:
       Interrupted: `stop` was set; the state is saved.
-      FloatingPointError: the loss of a model is no longer finite.
     """
     own = folder / phase.name
     params = phase.place.put(params)
@@ -151,14 +155,15 @@ def run_models(
             state, selections.params = saved.state, saved.selected
             selections.best = saved.position["best"]
             batches.set_state(saved.position["data"])
-        state = _train(phase, state, selections, batches, checkpoints, config, folder, stop)
+        state, taken = _train(phase, state, selections, batches, checkpoints, config, folder, stop)
     finally:
         checkpoints.close()
     if phase.evaluation_label is None:
-        selections.take(phase.num_steps, state.params)
+        selections.take(taken.each, state.params)
     save_params(own / "selected", selections.params)
     result = {
-        "steps": phase.num_steps.tolist(),
+        "steps": taken.each.tolist(),
+        "diverged_at": taken.diverged_at,
         "evaluated_on": phase.evaluation_label,
         "models": selections.best,
     }
@@ -179,7 +184,7 @@ def _finished(own: Path, like: nnx.State) -> ModelsResult:
 def _result(result: dict, params: nnx.State) -> ModelsResult:
     models = result["models"]
     steps, metrics, best_t1 = ([m[key] for m in models] for key in ("step", "metrics", "t1"))
-    return ModelsResult(result["steps"], steps, metrics, best_t1, params)
+    return ModelsResult(result["steps"], result["diverged_at"], steps, metrics, best_t1, params)
 
 
 def _train(
@@ -191,8 +196,8 @@ def _train(
     config: ConfigDict,
     folder: Path,
     stop: StopRequest,
-) -> TrainState:
-    """The training loop, from the batches' position to the last step of all."""
+) -> tuple[TrainState, StepsTaken]:
+    """The training loop, from the batches' position to the last step that any model can take."""
     task, ends = phase.task, phase.num_steps
     evaluation = Evaluation(phase.network, task, phase.groups, config, phase.feed, phase.place)
     classes = make_class_space(task.class_embeddings, task.seen, phase.groups)
@@ -207,16 +212,17 @@ def _train(
     total = int(ends.max())
     interval = config.train.evaluate_every or max(1, total // config.train.epochs)
     step = batches.get_state()["next_index"]
+    taken = StepsTaken(state.step, step, ends)
     log = SweepLog(folder / "metrics.jsonl", phase.name, step)
     bar = progress(total, f"{phase.title}{phase.name}", "step", initial=step)
     began = time.perf_counter()
     try:
-        while step < total:
+        while not taken.over:
             due = min(
                 total, *((step // n + 1) * n for n in (interval, config.train.checkpoint_every))
             )
             count = min(models.most, due - step)
-            state, terms = models.run(state, [next(batches) for _ in range(count)])
+            state, terms = models.run(state, step, [next(batches) for _ in range(count)])
             first, step = step + 1, step + count
             if began:
                 jax.block_until_ready(terms)
@@ -228,23 +234,28 @@ def _train(
             bar.update(count)
             last, stopping = step == total, stop.signal_number
             saves = step % config.train.checkpoint_every == 0 or last or stopping
+            label = phase.evaluation_label if step % interval == 0 or last else None
             logged = [s for s in range(first, step + 1) if _logs(s, total, config)]
-            for s in {*logged, step} if saves else logged:
-                values = {k: np.asarray(v[s - first], np.float64) for k, v in terms.items()}
-                _check_finite(phase, s, values)  # so that no checkpoint holds a NaN
-                if s in logged:
-                    active = s <= ends
+            if not (saves or label or logged):
+                continue  # without waiting for the device
+            if diverged := taken.look(state.step, step):
+                bar.write(_diverged_text(phase, diverged, taken), file=sys.stderr)
+            for s in logged:
+                # No line of steps that no model took: an interrupted phase may look earlier, and
+                # see earlier that all models have diverged.
+                if (active := s <= taken.each).any():
+                    values = {k: np.asarray(v[s - first], np.float64) for k, v in terms.items()}
                     log.training(s, {k: _listed(v, active) for k, v in values.items()})
                     loss = values["loss"][active].mean()
                     bar.set_postfix_str(f"mean loss {loss:.3f}", refresh=False)
-            if phase.evaluation_label and (step % interval == 0 or last):
-                metrics = evaluation(state.params)
-                log.evaluation(step, phase.evaluation_label, metrics)
+            if label and (active := step <= taken.each).any():
+                metrics = evaluation(state.params, active)
+                log.evaluation(step, label, metrics)
                 selections.update(step, metrics, state.params)
-            if saves:
+            if saves or taken.over:
                 position = {"data": batches.get_state(), "best": selections.best}
                 checkpoints.save(step, Snapshot(state, selections.params, position))
-            if stopping and not last:
+            if stopping and not taken.over:
                 raise Interrupted(
                     stopping,
                     f"stopped at step {step} of {total} of phase {phase.name} "
@@ -253,7 +264,7 @@ def _train(
     finally:
         bar.close()
         log.close()
-    return state
+    return state, taken
 
 
 def _logs(step: int, total: int, config: ConfigDict) -> bool:
@@ -264,15 +275,9 @@ def _listed(values: np.ndarray, active: np.ndarray) -> list[float | None]:
     return [float(v) if a else None for v, a in zip(values, active, strict=True)]
 
 
-def _check_finite(phase: ModelsPhase, step: int, terms: dict[str, np.ndarray]) -> None:
-    """Raises FloatingPointError where a model has no numbers to go on from."""
-    finite = [np.isfinite(terms[k]) for k in ("gradient_norm", "parameter_norm")]
-    # Models that are done have a loss still, but no gradient that they would follow.
-    bad = ~np.isfinite(terms["loss"]) | ((step <= phase.num_steps) & ~np.logical_and(*finite))
-    if bad.any():
-        seeds = ", ".join(str(s) for s, b in zip(phase.seeds, bad, strict=True) if b)
-        raise FloatingPointError(
-            f"phase {phase.name} {phase.title.strip()}, step {step}: loss, gradient or parameters "
-            f"not finite with seed {seeds}; the checkpoints are from before that. Check the "
-            "features, or lower config.optimizer.learning_rate in a new --workdir"
-        )
+def _diverged_text(phase: ModelsPhase, diverged: dict[int, int], taken: StepsTaken) -> str:
+    models = ", ".join(f"seed {phase.seeds[m]} at step {at}" for m, at in diverged.items())
+    return (
+        f"{phase.title}{phase.name}: diverged: {models} (loss, gradient or parameters not finite); "
+        f"{taken.diverged_at.count(None)} of {len(phase.seeds)} models go on"
+    )

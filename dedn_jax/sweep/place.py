@@ -72,6 +72,27 @@ class Place:
         return jax.jit(function, donate_argnums=tuple(donate))
 
 
+def in_turn() -> bool:
+    """Whether a device computes its models one after the other, or all in the same operations.
+
+    A CPU's cores are busy with one model, and its caches hold what is in between; all at once take
+    1.1 to 1.3 times as long.
+    """
+    return jax.default_backend() == "cpu"
+
+
+def each_model(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function(model, *shared)`, of stacked models: `(models, *shared) -> stacked results`."""
+
+    def of_all(models: Any, *shared: Any) -> Any:
+        def one(model: Any) -> Any:
+            return function(model, *shared)
+
+        return jax.lax.map(one, models) if in_turn() else jax.vmap(one)(models)
+
+    return of_all
+
+
 def stack(trees: Sequence[Any]) -> Any:
     """Equally shaped trees as one whose arrays have a leading axis; on the host."""
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *trees)

@@ -16,6 +16,7 @@ from dedn_jax.workdir import FREE_FIELDS
 _REFUSED = {
     "data": "would make it another data set; give a sweep of its own for each",
     "seed": "is what --seeds varies",
+    "distribution": "changes no number; models are shared out among all devices",
     "picture": "says nothing about features, and a sweep trains from features",
     "backbone": "says nothing about features, and a sweep trains from features",
 }

@@ -39,10 +39,14 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     return result | {"values": [float(v) for v in values]}
 
 
-def summaries(metrics: Sequence[Metrics]) -> dict[str, dict[str, Any]]:
-    """`summary` of the fused score's U, S, H and T1 over models; of what could be measured."""
-    known = [m for m in METRICS if all(m in one["fused"] for one in metrics)]
-    return {m: summary([one["fused"][m] for one in metrics]) for m in known}
+def summaries(metrics: Sequence[Metrics | None]) -> dict[str, dict[str, Any]]:
+    """`summary` of the fused score's U, S, H and T1 over models; of what could be measured.
+
+    Models that diverged have None, and are left out.
+    """
+    fused = [one["fused"] for one in metrics if one is not None]
+    known = [m for m in METRICS if fused and all(m in one for one in fused)]
+    return {m: summary([one[m] for one in fused]) for m in known}
 
 
 def result_text(result: dict[str, Any]) -> str:
@@ -50,7 +54,9 @@ def result_text(result: dict[str, Any]) -> str:
     points = result["points"]
     names = [_name(point) for point in points]
     width = max(map(len, [*names, "point"]))
-    head = f"{'point':<{width}}" + "".join(f"{m:>16}" for m in METRICS)
+    diverged = [_diverged(point) for point in points]
+    last = f"{'diverged':>16}" if any(diverged) else ""
+    head = f"{'point':<{width}}" + "".join(f"{m:>16}" for m in METRICS) + last
     lines = [
         f"Test sets, fused score, percent: mean ± half of the {CONFIDENCE:.0%} interval of the "
         f"mean, {len(result['seeds'])} seeds ({result['seeds'][0]} to {result['seeds'][-1]}).",
@@ -58,16 +64,22 @@ def result_text(result: dict[str, Any]) -> str:
         "",
         head,
     ]
-    for name, point in zip(names, points, strict=True):
+    for name, point, some in zip(names, points, diverged, strict=True):
         cells = "".join(f"{_cell(point['fused'].get(m)):>16}" for m in METRICS)
+        cells += f"{some or '-':>16}" if last else ""
         lines.append(f"{name:<{width}}{cells}")
     labels = sorted({point["selected_by"] for point in points})
     lines += ["", f"Selected by {'; '.join(labels)}."]
+    if last:
+        lines.append("Diverged models (loss, gradient or parameters not finite) are left out.")
     return "\n".join(lines)
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """H and T1 of every point: means with intervals, and the single seeds as dots."""
+    """H and T1 of every point: means with intervals, and the single seeds as dots.
+
+    Diverged models are left out, and counted below their point.
+    """
     points = result["points"]
     figure = Figure(figsize=(max(5.0, 2.0 + 1.1 * len(points)), 4.2), layout="constrained")
     axes = figure.subplots()
@@ -88,6 +100,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
             )
             axes.legend(frameon=False)
     names = [_name(point).replace(", ", "\n") for point in points]
+    for i, point in enumerate(points):
+        if some := _diverged(point):
+            names[i] += f"\n{some} diverged"
     turned = len(points) > 4 or max(map(len, names)) > 30
     axes.set_xticks(
         range(len(points)),
@@ -110,6 +125,13 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 def _name(point: dict[str, Any]) -> str:
     return ", ".join(f"{k}={v}" for k, v in point["fields"].items()) or "config"
+
+
+def _diverged(point: dict[str, Any]) -> str:
+    """How many models of how many, "" for none."""
+    diverged_at = point["diverged_at"]
+    some = len(diverged_at) - diverged_at.count(None)
+    return f"{some} of {len(diverged_at)}" if some else ""
 
 
 def _half(found: dict[str, Any]) -> float | None:

@@ -24,7 +24,7 @@ from dedn_jax.interrupt import Interrupted, StopRequest, stop_on_signals
 from dedn_jax.network import make_network
 from dedn_jax.sweep.evaluate import Evaluation
 from dedn_jax.sweep.folder import SweepFolder
-from dedn_jax.sweep.phase import ModelsPhase, run_models
+from dedn_jax.sweep.phase import ModelsPhase, ModelsResult, run_models
 from dedn_jax.sweep.place import Place, stack
 from dedn_jax.sweep.points import Point, make_points
 from dedn_jax.sweep.report import SHARED, draw, summaries
@@ -52,6 +52,9 @@ def sweep(
     validation split are those of `config.seed`, so that every image is read once for all models;
     the first model is therefore that of `dedn train`. Protocols as in `dedn_jax.train.train`, every
     model with its own selection and its own number of final steps.
+
+    A model that diverges in a phase (`dedn_jax.sweep.divergence`) takes no further part in its
+    point, and has None in place of results.
 
     Args:
       config: a checked config, with features as its source.
@@ -85,7 +88,7 @@ def sweep(
                     "each computes all of them; take a multiple"
                 )
             with stop_on_signals() as stop:
-                feed = make_feed(dataset.inputs, config, local_layout())
+                feed = make_feed(dataset.inputs, config, local_layout(), may_cut=False)
                 all_seeds = [config.seed + i for i in range(seeds)]
                 common = _Common(dataset, groups, feed, place, all_seeds, stop)
                 results = [
@@ -120,6 +123,11 @@ def _check(config: ConfigDict, seeds: int) -> None:
             f"config.distribution.strategy={config.distribution.strategy}: a sweep shares out "
             "models, not batches; use jit"
         )
+    if config.distribution.attribute_shards != 1:
+        raise InputError(
+            f"config.distribution.attribute_shards={config.distribution.attribute_shards}: a sweep "
+            "shares out models, not attributes; use 1"
+        )
 
 
 def _point(
@@ -153,7 +161,7 @@ def _run_phases(point: Point, title: str, folder: Path, common: _Common) -> dict
         place = (common.feed, common.place, common.seeds)
         return ModelsPhase(name, title, task, groups, network, *place, steps, label)
 
-    def run(what: ModelsPhase, params: Any) -> Any:
+    def run(what: ModelsPhase, params: Any) -> ModelsResult:
         return run_models(what, params, config, folder, common.stop)
 
     def all_models(steps: int) -> np.ndarray:
@@ -162,6 +170,7 @@ def _run_phases(point: Point, title: str, folder: Path, common: _Common) -> dict
     result: dict[str, object] = {"fields": point.fields, "protocol": protocol}
     task = trainval_task(dataset)
     steps = all_models(num_steps(task, config, config.train.epochs))
+    diverged_at: list[int | None] = [None] * len(common.seeds)
     selected_by, label = "the last step", None
     if protocol == "validation":
         selected_by = VALIDATION_LABEL
@@ -173,6 +182,7 @@ def _run_phases(point: Point, title: str, folder: Path, common: _Common) -> dict
         )
         length = all_models(num_steps(candidate, config, config.train.epochs))
         selection = run(phase("validation", candidate, length, VALIDATION_LABEL), params)
+        diverged_at = selection.diverged_at
         epochs = [
             step * config.train.batch_size / len(candidate.train)
             for step in selection.selected_steps
@@ -180,30 +190,51 @@ def _run_phases(point: Point, title: str, folder: Path, common: _Common) -> dict
         if config.selection.refit == "continue":
             params = selection.params
             epochs = [e * config.selection.continue_epochs for e in epochs]
-        steps = np.asarray([num_steps(task, config, e) for e in epochs])
-        result |= {
-            "refit": config.selection.refit,
-            "validation": [
-                {"selected_step": step, "steps": int(length[0]), **(metrics or {})}
-                for step, metrics in zip(
-                    selection.selected_steps, selection.selected_metrics, strict=True
-                )
-            ],
-        }
+        steps = np.asarray(
+            [
+                num_steps(task, config, e) if at is None else 0
+                for e, at in zip(epochs, diverged_at, strict=True)
+            ]
+        )
+        result |= {"refit": config.selection.refit, "validation": _validation(selection)}
     elif protocol == "test-best":
         selected_by = label = TEST_BEST_LABEL
     final = run(phase("final", task, steps, label), params)
+    diverged_at = [a or b for a, b in zip(diverged_at, final.diverged_at, strict=True)]
+    kept = np.asarray([at is None for at in diverged_at])
     evaluation = Evaluation(network, task, groups, config, common.feed, place)
-    metrics = evaluation(final.params)
+    metrics = evaluation(final.params, kept)
     if label:
-        result["test_best_t1"] = final.best_t1
+        result["test_best_t1"] = _of(kept, final.best_t1)
     return result | {
         "selected_by": selected_by,
         "steps": final.steps,
-        "selected_step": final.selected_steps,
+        "diverged_at": diverged_at,
+        "selected_step": _of(kept, final.selected_steps),
         "fused": summaries(metrics),
         "test": metrics,
     }
+
+
+def _validation(selection: ModelsResult) -> list[dict[str, Any]]:
+    """For every model what it was selected by, or where it diverged."""
+    return [
+        {"steps": steps, "diverged_at": at}
+        if at is not None
+        else {"selected_step": step, "steps": steps, **(metrics or {})}
+        for steps, at, step, metrics in zip(
+            selection.steps,
+            selection.diverged_at,
+            selection.selected_steps,
+            selection.selected_metrics,
+            strict=True,
+        )
+    ]
+
+
+def _of(kept: np.ndarray, values: Sequence[Any]) -> list[Any]:
+    """The values of the models that are kept; None in place of the others'."""
+    return [value if k else None for value, k in zip(values, kept, strict=True)]
 
 
 def _others(config: ConfigDict, common: _Common) -> list[Any]:

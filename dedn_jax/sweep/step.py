@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from dedn_jax.feed import look_up
+from dedn_jax.feature_table import FeatureTable, look_up
 from dedn_jax.optimizer import make_optimizer
 from dedn_jax.step import (
     Batch,
@@ -21,7 +21,8 @@ from dedn_jax.step import (
     loop_steps,
     make_train_step,
 )
-from dedn_jax.sweep.place import WHOLE, Place
+from dedn_jax.sweep.divergence import all_finite
+from dedn_jax.sweep.place import WHOLE, Place, each_model
 
 
 def choose(which: jax.Array, these: Any, those: Any) -> Any:
@@ -53,6 +54,9 @@ def start(params: nnx.State, config: ConfigDict, place: Place) -> TrainState:
 class ModelsStep:
     """Runs steps of all models, of which each has its own number of steps to do.
 
+    A model that has missed a step, because it diverged there (`dedn_jax.sweep.divergence`), misses
+    all later ones.
+
     Args:
       definition: of the model.
       config: of the point.
@@ -69,7 +73,7 @@ class ModelsStep:
         place: Place,
         fixed: tuple[ClassSpace, nnx.State],
         ends: np.ndarray,
-        table: jax.Array | None,
+        table: FeatureTable | None,
     ) -> None:
         # As in training: several steps a call where batches are indices.
         self.most = most = 1 if table is None else config.train.steps_per_call
@@ -77,16 +81,24 @@ class ModelsStep:
         self._fixed = place.share(fixed)
         self._ends = place.put(np.asarray(ends, np.int32))
         step = make_train_step(definition, Objective.from_config(config), make_optimizer(config))
-        models = jax.vmap(step, in_axes=(0, None, None, None))
+        models = each_model(step)
 
         def run(
-            state: TrainState, ends: jax.Array, batches: Batch, count: Any, table: Any, fixed: Any
+            state: TrainState,
+            ends: jax.Array,
+            batches: Batch,
+            numbers: tuple[Any, Any],
+            table: Any,
+            fixed: Any,
         ) -> tuple[TrainState, dict[str, jax.Array]]:
+            done, count = numbers
+
             def one(state: TrainState, i: Any) -> tuple[TrainState, dict[str, jax.Array]]:
                 inputs, labels = batches.inputs[i], batches.labels[i]
                 batch = Batch(look_up(table, inputs), labels)  # read once for all models
                 after, terms = models(state, batch, *fixed)
-                return choose(state.step < ends, after, state), terms
+                takes = (state.step == done + i) & (state.step < ends) & all_finite(terms)
+                return choose(takes, after, state), terms
 
             if most == 1:
                 state, terms = one(state, 0)
@@ -98,9 +110,14 @@ class ModelsStep:
         self._run = place.compile(run, cut, out, donate=(0,))
 
     def run(
-        self, state: TrainState, batches: list[tuple[np.ndarray, np.ndarray]]
+        self, state: TrainState, done: int, batches: list[tuple[np.ndarray, np.ndarray]]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """One step for each batch, `most` of them at most.
+
+        Args:
+          state: of the models; its memory is used again.
+          done: steps of the phase before these.
+          batches: inputs and labels of every step.
 
         Returns:
           The state, and the metrics `[steps, models]`, still on the device.
@@ -108,5 +125,5 @@ class ModelsStep:
         filled = batches + batches[-1:] * (self.most - len(batches))
         inputs, labels = (np.stack(x) for x in zip(*filled, strict=True))
         batch = Batch(*self._place.share((inputs, labels)))
-        count = np.int32(len(batches))
-        return self._run(state, self._ends, batch, count, self._table, self._fixed)
+        numbers = np.int32(done), np.int32(len(batches))
+        return self._run(state, self._ends, batch, numbers, self._table, self._fixed)

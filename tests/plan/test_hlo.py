@@ -102,3 +102,29 @@ def test_started_nested_and_unknown() -> None:
 )
 def test_bytes_of_shapes(text: str, sizes: list[int]) -> None:
     assert shape_bytes(text) == sizes
+
+
+_FUSED = """\
+HloModule jit_train_step
+
+%piece (p: f32[25,157]) -> f32[4,157,25] {
+  ROOT %all-gather.11 = f32[4,157,25]{1,2,0} all-gather(%p), channel_id=3, dimensions={0}, \
+frontend_attributes={chain_id="0"}
+}
+
+%body (p: (s32[])) -> (s32[]) {
+  %fusion.1 = f32[4,157,25]{1,2,0} fusion(%x), kind=kCustom, calls=%piece
+}
+
+ENTRY %main (p: f32[25,157]) -> f32[4,157,25] {
+  %start = f32[4,157,25]{1,2,0} fusion(%p), kind=kCustom, calls=%piece
+  %w = (s32[]) while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"25"}}
+  %all-gather.22 = f32[4,157,25]{1,2,0} all-gather(%p), channel_id=3, dimensions={0}
+  ROOT %done = f32[4,157,25]{1,2,0} fusion(%w), kind=kCustom, calls=%piece
+}
+"""
+
+
+def test_a_collective_that_goes_on_beside_a_loop_runs_once() -> None:
+    """It is written into every operation that it is hidden behind."""
+    assert read_program(_FUSED, 8).traffic == {"all-gather": Traffic(2, 2 * 4 * 157 * 25 * 4)}

@@ -43,6 +43,7 @@ class Compiler:
             "bytes_xla": 1e9,
             "flops_outside_loops": 1e9,
             "flops_inside_loops": 0,
+            "flops_bfloat16": 0,
             "trips": 7,
             "trips_compiled": 56,
             "unknown_loops": 0,
@@ -116,3 +117,23 @@ def test_durations(seconds: float, text: str) -> None:
 def test_the_plan_is_json(tmp_path: Path) -> None:
     report, _ = _plan(1e6, "v5e:2x4")
     (tmp_path / "plan.json").write_text(json.dumps(report))
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "kept"),
+    # 11788 maps of 2048 x 196 take 18.9 GB, half of it in bfloat16.
+    [(1e6, "float32", "cut"), (1e6, "bfloat16", "always"), (2.2e9, "float32", "never")],
+)
+def test_whether_feature_maps_stay_on_the_chips(size: float, dtype: str, kept: str) -> None:
+    report, _ = _plan(size, "v5e:2x4", f"--config.data.dtype={dtype}")
+    row = report["rows"][0]
+    assert row["maps"] == 11788 * 2048 * 196 * {"float32": 4, "bfloat16": 2}[dtype]
+    assert row["kept"] == kept
+    assert "of feature maps" in plan_text(report)
+
+
+def test_attribute_shards_leave_fewer_parts_of_a_batch() -> None:
+    _, compiler = _plan(1e6, "v5e:2x4", "--config.distribution.attribute_shards=4")
+    assert compiler.asked[0]["images"] == 50
+    _, compiler = _plan(1e6, "v5e:2x4")
+    assert compiler.asked[0]["images"] == 56

@@ -10,6 +10,7 @@ from dedn_jax.plan.roofline import memory_needed, ring_bytes, roofline
 _ANSWER = {
     "flops_outside_loops": 100e9,
     "flops_inside_loops": 97e9,
+    "flops_bfloat16": 0,
     "trips": 7,
     "trips_compiled": 7,
     "bytes_xla": 819e6,
@@ -63,3 +64,11 @@ def test_what_a_chip_sends_in_a_ring(kind: str, sent: float) -> None:
 def test_memory_is_what_the_compiler_says_where_it_gave_up() -> None:
     assert memory_needed(_ANSWER) == 15e6
     assert memory_needed({"needed": 20e9, "have": 16e9}) == 20e9
+
+
+def test_products_of_bfloat16_take_one_pass() -> None:
+    chip = parse_slice("v5e:1x1")
+    half = roofline({**_ANSWER, "flops_bfloat16": 98.5e9}, chip, "float32")
+    assert half.compute == pytest.approx((98.5e9 + 6 * 98.5e9) / 197e12)
+    all_of_them = roofline({**_ANSWER, "flops_bfloat16": 197e9}, chip, "float32")
+    assert all_of_them.compute == roofline(_ANSWER, chip, "bfloat16").compute

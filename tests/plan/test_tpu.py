@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def _request(topology: str, batch: int = 8) -> dict[str, Any]:
-    problem = Problem("", 1000, 16, 8, 16, 12, (tuple(range(8)),), batch, "float32", 0, 8)
+    problem = Problem("", 1000, 1200, 16, 8, 16, 12, (tuple(range(8)),), batch, "float32", 0, 8)
     return {
         "platform": "tpu",
         "topology": topology,
@@ -37,6 +37,17 @@ def test_a_step_for_eight_chips() -> None:
     assert answer["chips"] == 8
     assert answer["collectives"]["all-reduce"]["bytes"] >= 4 * 2 * (8 * 8 + 8 * 2 * (16 + 12))
     assert answer["flops_xla"] > answer["flops_outside_loops"] > 0
+
+
+def test_a_fused_kernel_is_compiled() -> None:
+    """With it nothing loops over images any more; the work that is counted stays the same."""
+    request = _request("v5e:2x4", 16)
+    request["problem"] |= {"channels": 256, "regions": 16}
+    plain = compile_program(request, 300)
+    request["config"]["model"]["kernel"] = "pallas"
+    fused = compile_program(request, 300)
+    assert (plain["trips_compiled"], fused["trips_compiled"]) == (2, 0)
+    assert fused["flops_inside_loops"] == plain["flops_inside_loops"] > 0
 
 
 def test_a_slice_that_cannot_be_has_examples() -> None:

@@ -8,18 +8,20 @@ from typing import Any
 import pytest
 
 from dedn_jax.config import load_config
+from dedn_jax.distributed import Layout
+from dedn_jax.errors import InputError
 from dedn_jax.plan.compile import CPU_DEVICES, compile_program
 from dedn_jax.plan.count import count_flops
 from dedn_jax.plan.programs import train_program
 from dedn_jax.plan.shapes import Problem
 
 # The channel branch takes one image after another: more channels than twice the regions.
-_LOOPED = Problem("", 1000, 40, 12, 64, 9, (tuple(range(12)),), 30, "float32", 0, 16)
+_LOOPED = Problem("", 1000, 1200, 40, 12, 64, 9, (tuple(range(12)),), 30, "float32", 0, 16)
 _DENSE = dataclasses.replace(_LOOPED, channels=48, regions=40, classes=64, word_dim=128)
 
 
-def _ask(problem: Problem, mapped: bool) -> dict[str, Any]:
-    config = load_config("cub_gzsl")
+def _ask(problem: Problem, mapped: bool, *flags: str) -> dict[str, Any]:
+    config = load_config("cub_gzsl", flags)
     request = {
         "platform": "cpu",
         "topology": "cpu",
@@ -39,7 +41,7 @@ def _ask(problem: Problem, mapped: bool) -> dict[str, Any]:
 )
 def test_counted_flops_are_those_of_the_formulas(problem: Problem) -> None:
     p, b = problem, 5
-    traced = train_program(load_config("cub_gzsl"), p, b, mapped=False).jaxpr()
+    traced = train_program(load_config("cub_gzsl"), p, b).jaxpr(Layout.of_devices())
     pooling = 32 * b * p.attributes * p.channels * p.regions
     folding = 24 * p.attributes * p.word_dim * (p.channels + p.regions)
     scores = 8 * b * p.classes * p.attributes
@@ -62,6 +64,34 @@ def test_mapped_step_on_eight_devices() -> None:
     assert answer["trips"] == answer["trips_compiled"] == 32 // CPU_DEVICES
     # What takes an argument's place: parameters, two slots of the optimiser and the step.
     assert answer["aliased"] == 3 * parameters + 4
+
+
+def test_attribute_shards() -> None:
+    """Two parts of the batch, four of the rows: the same work, and scores are gathered."""
+    whole = _ask(_LOOPED, True)
+    found = _ask(_LOOPED, True, "--config.distribution.attribute_shards=4")
+    p = _LOOPED
+    scores = 8 * p.classes * p.attributes  # by every chip of a part's images
+    folding = 24 * p.attributes * p.word_dim * (p.channels + p.regions)
+    flops = [a["flops_outside_loops"] + a["flops_inside_loops"] for a in (whole, found)]
+    # 4 images with all rows, 16 images with a quarter of them.
+    assert flops[0] - flops[1] == folding - folding // 4 + (4 - 16) * scores
+    # Both branches' scores of 16 images and 24 rows, forward and backward.
+    assert found["collectives"]["all-gather"]["bytes"] == 2 * 16 * 2 * p.attributes * 4
+    assert found["collectives"]["all-reduce"]["bytes"] > 0
+    with pytest.raises(InputError, match="attribute_shards=3: 8 devices, 8 in a process, cannot"):
+        _ask(_LOOPED, True, "--config.distribution.attribute_shards=3")
+
+
+def test_products_of_bfloat16_are_told_apart() -> None:
+    """They take one pass of the matrix unit, whatever precision the others have."""
+    p = dataclasses.replace(_LOOPED, dtype="bfloat16")
+    config = load_config("cub_gzsl")
+    flops = count_flops(train_program(config, p, 5).jaxpr(Layout.of_devices()))
+    assert flops.bfloat16 == 32 * 5 * p.attributes * p.channels * p.regions
+    assert flops.total > flops.bfloat16
+    exact = count_flops(train_program(config, _LOOPED, 5).jaxpr(Layout.of_devices()))
+    assert (exact.total, exact.bfloat16) == (flops.total, 0)
 
 
 def test_xla_counts_flops_of_one_device() -> None:

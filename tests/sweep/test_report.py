@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from dedn_jax.sweep.report import SHARED, draw, result_text, summaries, summary
@@ -29,10 +30,23 @@ def test_what_could_not_be_measured_is_left_out() -> None:
     assert summaries(only_seen)["S"]["mean"] == 50.0
 
 
-def _result(points: int, values: list[float]) -> dict:
+def test_diverged_models_are_left_out() -> None:
+    metrics = [{"fused": {"S": 40.0}}, None, {"fused": {"S": 60.0}}]
+    assert summaries(metrics) == {"S": summary([40.0, 60.0])}
+    assert summaries([None, None]) == {}
+
+
+def _result(points: int, values: list[float], diverged: int = 0) -> dict:
+    """`diverged` models of the first point, and none of the others, have diverged."""
     fused = {m: summary(values) for m in ("U", "S", "H", "T1")}
+    left = {m: summary(values[diverged:]) for m in fused} if diverged < len(values) else {}
     each = [
-        {"fields": {"loss.bias": float(i)}, "selected_by": "the last step", "fused": fused}
+        {
+            "fields": {"loss.bias": float(i)},
+            "selected_by": "the last step",
+            "diverged_at": [None if i or k >= diverged else 5 for k in range(len(values))],
+            "fused": fused if i else left,
+        }
         for i in range(points)
     ]
     return {"seeds": list(range(len(values))), "shared": SHARED, "points": each}
@@ -44,6 +58,7 @@ def test_table_and_plot(tmp_path: Path) -> None:
     assert [row.split()[0] for row in rows] == ["loss.bias=0.0", "loss.bias=1.0"]
     assert rows[0].count("2.5 ± 2.1") == 4
     assert "4 seeds (0 to 3)" in text and "validation split" in text
+    assert "iverged" not in text
     for points, values in ((2, [1.0, 2.0]), (7, [3.0])):
         draw(_result(points, values), tmp_path / "sweep.png")
         with Image.open(tmp_path / "sweep.png") as image:
@@ -53,3 +68,19 @@ def test_table_and_plot(tmp_path: Path) -> None:
     bare["points"][0]["fused"] = {"S": summary([1.0])}
     assert "-" in result_text(bare)
     draw(bare, tmp_path / "bare.png")
+
+
+@pytest.mark.parametrize("diverged", [1, 4])
+def test_diverged_models_are_counted(
+    tmp_path: Path, diverged: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = _result(2, [1.0, 2.0, 3.0, 4.0], diverged)
+    lines = result_text(result).splitlines()
+    bad, good = (line for line in lines if line.startswith("loss.bias="))
+    assert bad.endswith(f" {diverged} of 4") and good.endswith(" -")
+    assert bad.count("3.0 ± 2.5") == (4 if diverged == 1 else 0)  # of 2, 3, 4: t = 4.3, s = 1
+    assert lines[-1].startswith("Diverged models") and lines[-1].endswith("left out.")
+    labels: list[str] = []
+    monkeypatch.setattr(Axes, "set_xticks", lambda self, ticks, names, **rest: labels.extend(names))
+    draw(result, tmp_path / "sweep.png")
+    assert labels == [f"loss.bias=0.0\n{diverged} of 4 diverged", "loss.bias=1.0"]

@@ -1,0 +1,70 @@
+"""What the tests of whole sweeps share."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from ml_collections import ConfigDict
+
+import dedn_jax.sweep.run
+from dedn_jax.interrupt import Interrupted
+from dedn_jax.sweep.run import sweep
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SEEDS = 3
+PROTOCOLS = ("last", "validation", "test-best")
+GRID = ["selection.protocol=last,validation,test-best"]
+FIELDS: dict[str, object] = {
+    "train__epochs": 12,
+    "train__evaluate_every": 3,
+    "train__log_every": 4,
+    "train__checkpoint_every": 10,
+}
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads((path / "result.json").read_text())
+
+
+def saved_arrays(path: Path) -> list[np.ndarray]:
+    """What Orbax wrote to a folder, restored onto this process's device."""
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.metadata(path).item_metadata.tree
+        like = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=one), tree)
+        return [np.asarray(x) for x in jax.tree.leaves(checkpointer.restore(path, like))]
+
+
+class StopAfter:
+    """A request to stop that comes at the `calls`-th look, as SIGTERM does."""
+
+    def __init__(self, calls: int) -> None:
+        self._left = calls
+
+    @property
+    def signal_number(self) -> int:
+        self._left -= 1
+        return 15 if self._left < 0 else 0
+
+
+def interrupted_sweep(
+    calls: int, message: str, config: ConfigDict, path: Path, grid: list[str]
+) -> None:
+    """A sweep that is asked to stop at the `calls`-th look, and says `message`."""
+
+    @contextlib.contextmanager
+    def stopping() -> Iterator[StopAfter]:
+        yield StopAfter(calls)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dedn_jax.sweep.run, "stop_on_signals", stopping)
+        with pytest.raises(Interrupted, match=message):
+            sweep(config, path, SEEDS, grid)

@@ -1,0 +1,66 @@
+"""Interrupted sweeps go on, and end bit for bit as undisturbed ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from dedn_jax.sweep.run import sweep
+from tests.sweep.common import FIELDS, ROOT, SEEDS, interrupted_sweep, read
+from tests.test_train import tiny_overrides
+
+
+def assert_same(path: Path, swept: Path, first: int, count: int) -> None:
+    """The points are `count` of those of `swept`."""
+    found, expected = read(path), read(swept)
+    assert found == {**expected, "points": expected["points"][first : first + count]}
+    for number in range(count):
+        mine = path / "points" / str(number) / "metrics.jsonl"
+        theirs = swept / "points" / str(first + number) / "metrics.jsonl"
+        assert mine.read_bytes() == theirs.read_bytes()
+
+
+def test_interrupted_and_resumed(swept: Path, config: ConfigDict, runs: Path) -> None:
+    """However often it is stopped; finished points are kept."""
+    path, grid = runs / "interrupted", ["selection.protocol=last,validation"]
+    for calls, message in (
+        (17, "step 17 of 48 of phase final point 1/2"),
+        (31, "before point 2 of 2"),
+        (13, "step 13 of 30 of phase validation point 2/2"),
+    ):
+        interrupted_sweep(calls, message, config, path, grid)
+    assert not (path / "result.json").exists()
+    first = path / "points" / "0" / "result.json"
+    written = first.stat().st_mtime_ns
+    sweep(config, path, SEEDS, grid)
+    assert first.stat().st_mtime_ns == written
+    assert_same(path, swept, 0, 2)
+
+
+def test_a_signal_to_the_command(swept: Path, config: ConfigDict, data: Path, runs: Path) -> None:
+    path, grid = runs / "terminated", ["selection.protocol=validation"]
+    command = [sys.executable, "-m", "dedn_jax", "sweep", "--config=base", f"--workdir={path}"]
+    command += [f"--seeds={SEEDS}", "--grid", *grid, *tiny_overrides(data, **FIELDS)]
+    changed = {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | changed, stderr=subprocess.PIPE, text=True
+    )
+    began = time.monotonic()
+    lines = path / "points" / "0" / "metrics.jsonl"
+    while not (lines.exists() and lines.stat().st_size) and process.poll() is None:
+        assert time.monotonic() - began < 120
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, stderr
+    assert stderr.splitlines()[-1].startswith("dedn: stopped ")
+    assert stderr.rstrip().endswith("give the same command to resume")
+    assert not (path / "result.json").exists()
+    sweep(config, path, SEEDS, grid)
+    assert_same(path, swept, 1, 1)
