@@ -6,8 +6,9 @@ Writes `gpu.json` and `gpu.txt`, a table, into `--out`, anew after every part, a
 Parts: the device's peaks; train steps of CUB, AWA2 and SUN at the published sizes (batch 50) by
 type, by kernel, with batches sent each step and with features on the device; a whole training of
 CUB; the published PyTorch step, if `--reference-dir` and torch with CUDA are there; 16 seeds in one
-program; a backbone's pictures a second; attention pooling alone. Each part has a process of its own: one that fails,
-crashes or takes too long becomes a row, and the next one runs. What there is no time for is said.
+program; a backbone's pictures a second; attention pooling alone. Each part has a process of its
+own: one that fails, crashes or takes too long becomes a row, and the next one runs. What there is
+no time for is said.
 
 `share` is the roofline's part of the time: the larger of operations by the measured peak of that
 type and bytes by the measured copy, of what the formula needs; batches that are sent cost time that
