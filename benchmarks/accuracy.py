@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arguments import integers
+from benchmarks.arguments import integers, run_benchmark
 from dedn_jax.config import load_config
-from dedn_jax.errors import InputError
 from dedn_jax.evaluate import METRICS
 from dedn_jax.files import read_json, write_json
 from dedn_jax.logs import read_lines
@@ -102,7 +101,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"accuracy: {error}")
+    run_benchmark("accuracy", main)

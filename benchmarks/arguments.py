@@ -1,8 +1,29 @@
-"""Reading the benchmarks' flags."""
+"""What benchmarks have in common as commands: reading flags, showing a report, mistakes."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 from dedn_jax.errors import InputError
+from dedn_jax.files import write_json
+
+
+def run_benchmark(name: str, main: Callable[[], object]) -> None:
+    """Runs a benchmark's `main`; a user's mistake ends it with one line."""
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"{name}: {error}")
+
+
+def show_report(text: str, report: dict[str, Any], path: Path | None) -> None:
+    """Prints a report, and writes its numbers to `path` as well, if there is one."""
+    print(text)
+    if path:
+        write_json(path, report)
 
 
 def integers(flag: str, text: str, count: int | None = None) -> list[int]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.arguments import positive
+from benchmarks.arguments import positive, run_benchmark, show_report
 from benchmarks.common import Call, environment, in_turns
 from benchmarks.common import peaks as machine_peaks
 from dedn_jax.errors import InputError
-from dedn_jax.files import write_json
 from dedn_jax.kernels import Kernel
 from dedn_jax.kernels.attention_pool import attention_pool as fused_pool
 from dedn_jax.model.attention import BranchRows, attention_pool
@@ -190,13 +188,8 @@ def main(argv: list[str] | None = None) -> None:
             positive("--regions", args.regions),
             positive("--rounds", args.rounds),
         )
-    print(table(report))
-    if args.json:
-        write_json(args.json, report)
+    show_report(table(report), report, args.json)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"attention_pool: {error}")
+    run_benchmark("attention_pool", main)

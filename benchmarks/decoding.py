@@ -33,11 +33,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.arguments import integers, positive
+from benchmarks.arguments import integers, positive, run_benchmark, show_report
 from dedn_jax.data.decoding import decode
 from dedn_jax.data.transforms import resize_short_side
 from dedn_jax.errors import InputError
-from dedn_jax.files import write_json
 
 Decoder = Callable[[bytes], np.ndarray]
 _SYNTHETIC = ((500, 375), (1000, 750))  # width, height
@@ -224,13 +223,8 @@ def main(argv: list[str] | None = None) -> None:
         positive("--rounds", args.rounds),
         [positive("--threads", n) for n in integers("--threads", args.threads)],
     )
-    print(table(report))
-    if args.json:
-        write_json(args.json, report)
+    show_report(table(report), report, args.json)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"decoding: {error}")
+    run_benchmark("decoding", main)

@@ -14,7 +14,6 @@ CPU both want the same cores, and it cannot come near 1.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from benchmarks.arguments import positive
+from benchmarks.arguments import positive, run_benchmark, show_report
 from benchmarks.common import Row, environment, spread, text_table
 from benchmarks.input_pipeline import made_up_set
 from benchmarks.memory import random_weights
@@ -38,7 +37,6 @@ from dedn_jax.data.pipeline import Reading, evaluation_batches
 from dedn_jax.data.store.writer import StoreWriter
 from dedn_jax.errors import InputError
 from dedn_jax.extract import extract_features
-from dedn_jax.files import write_json
 from dedn_jax.model.picture_model import backbone_maps
 from dedn_jax.network import load_backbone
 
@@ -182,13 +180,8 @@ def main(argv: list[str] | None = None) -> None:
         args.workers,
         positive("--rounds", args.rounds),
     )
-    print(table(report))
-    if args.json:
-        write_json(args.json, report)
+    show_report(table(report), report, args.json)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"extract: {error}")
+    run_benchmark("extract", main)

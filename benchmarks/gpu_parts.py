@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks import attention_pool, end_to_end, sweep
+from benchmarks import attention_pool, sweep, whole_training
 from benchmarks.common import environment, in_turns, peaks, send_speed, spread, step_flops
 from dedn_jax.axes import Axes
 from dedn_jax.config import load_config
@@ -144,8 +144,8 @@ def _dataset(part: Part, name: str, dtype: str, channels: int = 2048) -> GZSLDat
     recipe = f"{name}_gzsl"
     attributes = published_attributes(load_config(recipe).data.groups)
     if part.smoke:
-        return end_to_end.made_up_dataset(recipe, attributes, 64, 16, 9, dtype)
-    return end_to_end.made_up_dataset(recipe, attributes, None, channels, REGIONS[name], dtype)
+        return whole_training.made_up_dataset(recipe, attributes, 64, 16, 9, dtype)
+    return whole_training.made_up_dataset(recipe, attributes, None, channels, REGIONS[name], dtype)
 
 
 def train_steps(part: Part, kernel: str) -> None:
@@ -218,7 +218,9 @@ def _steps(
         high=found["high"],
         size=what.split()[0],
         mode=mode,
-        flops=step_flops(batch, dataset.num_attributes, shape[0], shape[1], end_to_end.WORD_DIM),
+        flops=step_flops(
+            batch, dataset.num_attributes, shape[0], shape[1], whole_training.WORD_DIM
+        ),
         bytes=2.0 * batch * maps[0].nbytes + 4.0 * _PASSES_OF_PARAMETERS * parameters,
         first_call_s=compiled,
         first_loss=first,
@@ -226,7 +228,7 @@ def _steps(
     )
 
 
-def whole_training(part: Part) -> None:
+def training(part: Part) -> None:
     """CUB from features in memory to accuracies, bfloat16, kept on the device."""
     dataset = _dataset(part, "cub", "bfloat16")
     epochs = 1 if part.smoke else _FEW_EPOCHS
@@ -242,7 +244,7 @@ def whole_training(part: Part) -> None:
 def _training(part: Part, dataset: GZSLDataset, epochs: int) -> float:
     """Adds rows; an estimate of what 80 epochs take, in seconds."""
     batch = 10 if part.smoke else 50
-    report = end_to_end.measure("cub_gzsl", ["test-best"], dataset, epochs, batch)
+    report = whole_training.measure("cub_gzsl", ["test-best"], dataset, epochs, batch)
     (row,) = report["rows"]
     note = f"{row['steps']} steps"
     for name, (label, unit) in _OF_TRAINING.items():
@@ -382,7 +384,7 @@ PARTS: dict[str, tuple[Callable[[Part], None], float]] = {
     "machine": (machine, 45),
     "steps, xla": (lambda part: train_steps(part, "xla"), 80),
     "steps, pallas": (lambda part: train_steps(part, "pallas"), 80),
-    "training": (whole_training, 110),
+    "training": (training, 110),
     "published": (published, 50),
     "sweep": (many_seeds, 55),
     "extraction": (extraction, 60),

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.arguments import integers, positive
+from benchmarks.arguments import integers, positive, run_benchmark, show_report
 from benchmarks.common import spread
 from benchmarks.decoding import synthetic
 from dedn_jax.data.annotations import Annotations
@@ -46,8 +46,6 @@ from dedn_jax.data.pipeline import Reading, TrainBatches
 from dedn_jax.data.prepared import Prepared, open_prepared
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.data.transforms import standard
-from dedn_jax.errors import InputError
-from dedn_jax.files import write_json
 
 _WIDTH, _HEIGHT = 500, 375
 _DISTINCT = 128  # made-up pictures; larger sets repeat them
@@ -264,13 +262,8 @@ def main(argv: list[str] | None = None) -> None:
         positive("--rounds", args.rounds),
         integers("--workers", args.workers),
     )
-    print(table(report))
-    if args.json:
-        write_json(args.json, report)
+    show_report(table(report), report, args.json)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"input_pipeline: {error}")
+    run_benchmark("input_pipeline", main)

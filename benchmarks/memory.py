@@ -24,9 +24,8 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
-from benchmarks.arguments import positive
+from benchmarks.arguments import positive, show_report
 from benchmarks.input_pipeline import made_up_set
-from dedn_jax.files import write_json
 from dedn_jax.model.backbones import make_backbone
 from dedn_jax.model.backbones.weights import expected_arrays
 
@@ -150,9 +149,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     pictures, side = positive("--pictures", args.pictures), positive("--side", args.side)
     report = measure(pictures, side, args.backbone)
-    print(table(report))
-    if args.json:
-        write_json(args.json, report)
+    show_report(table(report), report, args.json)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.arguments import integers
+from benchmarks.arguments import integers, run_benchmark
 from dedn_jax.config import load_config
 from dedn_jax.errors import InputError
 from dedn_jax.evaluate import METRICS
@@ -206,7 +206,4 @@ def _line(values: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"published_accuracy: {error}")
+    run_benchmark("published_accuracy", main)

@@ -27,9 +27,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.arguments import integers, positive
+from benchmarks.arguments import integers, positive, run_benchmark, show_report
 from benchmarks.common import Row, environment, spread, text_table
-from benchmarks.end_to_end import made_up_dataset
+from benchmarks.whole_training import made_up_dataset
 from dedn_jax import distributed
 from dedn_jax.axes import Axes
 from dedn_jax.config import load_config
@@ -232,13 +232,8 @@ def main(argv: list[str] | None = None) -> None:
         "processes": [positive("--processes", n) for n in integers("--processes", args.processes)],
     }
     report = measure(counts, rows, channels, regions, steps)
-    print(table(report))
-    if args.json:
-        write_json(args.json, report)
+    show_report(table(report), report, args.json)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"scaling: {error}")
+    run_benchmark("scaling", main)

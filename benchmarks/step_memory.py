@@ -18,22 +18,20 @@ import contextlib
 import ctypes
 import importlib
 import multiprocessing
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from benchmarks.arguments import positive
+from benchmarks.arguments import positive, run_benchmark, show_report
 from benchmarks.common import Row, text_table
 from benchmarks.input_pipeline import peak_memory
 from benchmarks.step_sides import AT_HAND, OURS, Step, ours_at_hand, published_at_hand
 from benchmarks.step_sizes import MadeUp, Size, add_flags, make_up, sizes_of
 from benchmarks.train_step import COMPILED, has_torch, versions
 from dedn_jax.compare import OurSide, build_published
-from dedn_jax.errors import InputError, one_line
-from dedn_jax.files import write_json
+from dedn_jax.errors import one_line
 from dedn_jax.interop.convert import state_to_nested
 
 _COLUMNS = ("size", "side", "imports", "built", "peak", "of steps")
@@ -147,13 +145,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=3, help="after warming up")
     args = parser.parse_args(argv)
     report = measure(sizes_of(args), args.reference_dir, positive("--steps", args.steps))
-    print(table(report))
-    if args.json:
-        write_json(args.json, report)
+    show_report(table(report), report, args.json)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"step_memory: {error}")
+    run_benchmark("step_memory", main)

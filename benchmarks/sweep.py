@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.arguments import integers, positive
+from benchmarks.arguments import integers, positive, run_benchmark, show_report
 from benchmarks.common import (
     Call,
     Row,
@@ -39,16 +38,14 @@ from benchmarks.common import (
     step_flops,
     text_table,
 )
-from benchmarks.end_to_end import made_up_dataset
+from benchmarks.whole_training import made_up_dataset
 from dedn_jax.axes import Axes
 from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.data.pipeline import TrainBatches
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.distributed import local_layout
-from dedn_jax.errors import InputError
 from dedn_jax.feed import make_feed
-from dedn_jax.files import write_json
 from dedn_jax.groups import published_attributes, resolve_groups
 from dedn_jax.network import Network, make_network
 from dedn_jax.optimizer import make_optimizer
@@ -256,13 +253,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     seeds = [positive("--seeds", n) for n in integers("--seeds", args.seeds)]
     report = measure(config, dataset, seeds, positive("--rounds", args.rounds))
-    print(table(report))
-    if args.json:
-        write_json(args.json, report)
+    show_report(table(report), report, args.json)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"sweep: {error}")
+    run_benchmark("sweep", main)

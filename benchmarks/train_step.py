@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +30,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.arguments import positive
+from benchmarks.arguments import positive, run_benchmark
 from benchmarks.common import Row, environment, peaks, spread, step_flops, text_table
 from benchmarks.step_sides import (
     AT_HAND,
@@ -206,7 +205,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"train_step: {error}")
+    run_benchmark("train_step", main)

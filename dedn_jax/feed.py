@@ -75,9 +75,7 @@ def make_feed(inputs: Inputs, config: ConfigDict, layout: Layout, *, may_cut: bo
         return Feed(inputs, None)
     parts = layout.parts if may_cut else 1
     if choice == "cut" and parts == 1:
-        raise InputError(
-            "config.data.on_device=cut: there are no devices to share out images among; use auto"
-        )
+        raise InputError("config.data.on_device=cut: no devices share a batch here; use auto")
     needed = len(inputs) * inputs.channels * inputs.regions * inputs.dtype.itemsize
     kept = _choose(needed, _free_bytes(), parts) if choice == "auto" else choice
     if kept == "never":

@@ -28,7 +28,7 @@ from tests.made_up import prepared_folder, published_file
 
 FLAGS = [
     "--config=base",
-    "--config.train.epochs=9",  # 54 images, batches of 10: 48 steps
+    "--config.train.epochs=10",  # 54 images, batches of 10: 54 steps
     "--config.train.batch_size=10",
     "--config.train.balanced=false",
     "--config.data.groups=0;1-3;4-5",
@@ -114,7 +114,7 @@ def test_eight_devices(one: Path, features: list[str], more: list[str], tmp_path
     finish(start(tmp_path / "run", [*features, *more], devices=8))
     # Rows that are folded and pooled apart are rounded apart, and RMSprop's first steps magnify
     # what was a rounding in gradients near 0.
-    assert_same(one, tmp_path / "run", 3e-5 if "attribute" in more[0] else 1e-5)
+    assert_same(one, tmp_path / "run", 3e-5 if "attribute" in str(more) else 1e-5)
 
 
 # With attributes shared out between processes, those that do so read the same images.
@@ -172,7 +172,7 @@ def test_a_checkpoint_of_four_processes_goes_on_anywhere(
     for process in several:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 128 + signal.SIGTERM, errors
-    assert 0 < len(lines()) < 48
+    assert 0 < len(lines()) < 54
     shutil.copytree(tmp_path / "four", tmp_path / "eight")
     finish(start(tmp_path / "four", features))
     finish(start(tmp_path / "eight", features, devices=8))

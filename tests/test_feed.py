@@ -96,7 +96,7 @@ def test_auto_says_what_it_does(
 
 def test_refusals() -> None:
     one = Layout.of_devices(jax.devices()[:1])
-    with pytest.raises(InputError, match="on_device=cut: there are no devices to share out"):
+    with pytest.raises(InputError, match="on_device=cut: no devices share a batch here"):
         make_feed(maps(), config("cut"), one)
     for choice in ("cut", "always"):
         with pytest.raises(InputError, match=f"on_device={choice}: pictures cannot stay"):

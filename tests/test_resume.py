@@ -123,7 +123,9 @@ def test_a_run_killed_at_random_moments_ends_the_same(tmp_path: Path) -> None:
         longest = min(longest, seconds.training / 2) if moment == "training" else longest
         status, stderr, trained = disturb(data, killed, moment, number, rng.uniform(0, longest))
         outcomes.append((moment, number.name, status))
-        assert status != 0, f"finished before kill {kill}: {outcomes}"
+        if status == 0:  # told to stop in its last save, it has nothing left to stop
+            assert kill and (moment, number) == ("saving", signal.SIGTERM), outcomes
+            break
         if number == signal.SIGKILL:
             assert status == -signal.SIGKILL, stderr
         elif moment != "start-up" or status == 128 + signal.SIGTERM:

@@ -1,36 +1,33 @@
-"""A whole training at a tiny size."""
+"""From pictures to a result at a tiny size."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks import end_to_end
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
+from tests.made_up import picture_folder
 
 
-def test_the_published_sizes() -> None:
-    dataset = end_to_end.made_up_dataset("cub_gzsl", 312, channels=2, regions=1)
-    assert (len(dataset.labels), len(dataset.trainval)) == (11788, 7057)
-    assert (len(dataset.seen_classes), len(dataset.unseen_classes)) == (150, 50)
-    assert dataset.inputs[np.asarray([11787, 0])].shape == (2, 2, 1)
+def test_all_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = picture_folder(tmp_path / "mine")
+    flags = ["--set=folder", f"--root={root}", "--side=32", "--epochs=2", "--rounds=1"]
+    end_to_end.main([*flags, f"--json={tmp_path / 'report.json'}"])
+    report = read_json(tmp_path / "report.json")
+    rows = {row["stage"]: row for row in report["rows"]}
+    assert list(rows) == [*end_to_end.STAGES, "all"]
+    assert rows["all"]["median_s"] == pytest.approx(
+        sum(rows[stage]["median_s"] for stage in end_to_end.STAGES)
+    )
+    assert rows["extract"]["pictures_per_s"] == pytest.approx(48 / rows["extract"]["median_s"])
+    assert 0 < rows["train"]["share"] < 1 and 0 < rows["extract"]["share"] < 1
+    assert set(report["fused"]) == {"U", "S", "H", "T1"}
+    assert "48 pictures, resnet18, 32 x 32" in capsys.readouterr().out
 
 
-def test_too_few_images() -> None:
-    with pytest.raises(InputError, match="--images=3, expected at least 16"):
-        end_to_end.made_up_dataset("cub_gzsl", 312, 3)
-
-
-def test_numbers(tmp_path: Path) -> None:
-    flags = ["--recipe=awa2_gzsl", "--images=48", "--channels=8", "--regions=4", "--batch=8"]
-    flags += ["--epochs=2", "--protocols=test-best", f"--json={tmp_path / 'report.json'}"]
-    end_to_end.main([*flags, "--dtype=float32", "--precision=float32"])
-    (row,) = read_json(tmp_path / "report.json")["rows"]
-    assert row["steps"] == 7
-    assert row["evaluations"] == 4  # after 3, 6 and 7 steps, and of the result
-    parts = row["load_s"] + row["first_call_s"] + row["evaluation_s"]
-    assert 0 < parts < row["total_s"]
-    assert row["steps_per_s"] > 0
+def test_a_command_that_fails(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"dedn data build ended with status 2: dedn: .*nothing"):
+        end_to_end.main(["--set=folder", f"--root={tmp_path / 'nothing'}", "--rounds=1"])

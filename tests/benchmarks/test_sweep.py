@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import sweep
 from benchmarks.common import step_flops
-from benchmarks.end_to_end import made_up_dataset
+from benchmarks.whole_training import made_up_dataset
 from dedn_jax.config import load_config
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json

@@ -1,0 +1,311 @@
+"""A whole training of a recipe on made-up features of the published size, evaluations included.
+
+  python -m benchmarks.whole_training [--recipe=cub_gzsl] [--protocols=last,test-best] [--epochs=80]
+      [--images=11788] [--channels=2048] [--regions=196] [--batch=50] [--dtype=bfloat16]
+      [--precision=bfloat16] [--kernel=auto] [--json=OUT]
+
+`dedn_jax.train.train` itself, on a data set that is made up in memory: a few hundred maps, of which
+every image takes one, so that the host holds a few hundred MB of what are 9.5 GB on the device.
+They stay there (`config.data.on_device=always`) and several steps run in a call. Accuracies mean
+nothing. "load" is from host memory to the device; "first call" compiles; steps/s are of the steps
+after it, checkpoints and logs included and evaluations not; evaluations are those of every epoch
+and of the end. Device memory is the peak of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from benchmarks.arguments import positive, run_benchmark, show_report
+from benchmarks.common import Row, environment, text_table
+from dedn_jax import phase, train
+from dedn_jax.config import load_config
+from dedn_jax.data.dataset import GZSLDataset
+from dedn_jax.data.features import FeatureMaps, checked_indices, normalize
+from dedn_jax.errors import InputError
+from dedn_jax.groups import published_attributes
+from dedn_jax.strategy import JitStrategy
+
+# Training, seen test and unseen test images, seen and unseen classes. Source: Xian et al., arXiv
+# 1707.00600.
+SIZES = {
+    "cub": (7057, 1764, 2967, 150, 50),
+    "sun": (10320, 2580, 1440, 645, 72),
+    "awa2": (23527, 5882, 7913, 40, 10),
+}
+WORD_DIM = 300
+PROTOCOLS = ("last", "test-best")
+_DISTINCT = 256  # maps that are held: 400 MB of bfloat16 at the full size
+_COLUMNS = (
+    *("protocol", "steps", "total_s", "load_s", "load_gb_per_s", "first_call_s", "steps_per_s"),
+    *("evaluations", "evaluation_s", "peak_device_gb"),
+)
+
+
+class RepeatedFeatures(FeatureMaps):
+    """Feature maps of any number of images, made of a few.
+
+    Args:
+      maps: `[distinct, channels, regions]`, normalised.
+      images: how many there are.
+    """
+
+    def __init__(self, maps: np.ndarray, images: int) -> None:
+        self._maps, self._images = maps, images
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._maps.dtype
+
+    @property
+    def channels(self) -> int:
+        return self._maps.shape[1]
+
+    @property
+    def regions(self) -> int:
+        return self._maps.shape[2]
+
+    def __len__(self) -> int:
+        return self._images
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        return self._maps.take(checked_indices(indices, self._images) % len(self._maps), axis=0)
+
+
+def made_up_dataset(
+    recipe: str,
+    attributes: int,
+    images: int | None = None,
+    channels: int = 2048,
+    regions: int = 196,
+    dtype: str = "bfloat16",
+) -> GZSLDataset:
+    """A data set of a published one's shape.
+
+    Args:
+      recipe: its name begins with that of the data set.
+      attributes: A.
+      images: of all splits, in the published proportions; None: as many as published.
+      channels: C.
+      regions: R.
+      dtype: of the feature maps.
+
+    Raises:
+      InputError: too few images for one in every class.
+    """
+    name = Path(recipe).stem.split("_")[0]
+    if name not in SIZES:
+        raise InputError(f"--recipe={recipe}, expected one of {', '.join(SIZES)} and _gzsl or _zsl")
+    train_images, test_seen, test_unseen, seen, unseen = SIZES[name]
+    total = train_images + test_seen + test_unseen
+    images = total if images is None else images
+    if images < 16:
+        raise InputError(f"--images={images}, expected at least 16")
+    test_seen, test_unseen = (max(2, n * images // total) for n in (test_seen, test_unseen))
+    train_images = images - test_seen - test_unseen
+    # Small sets have as many classes as leave some images in each.
+    seen, unseen = min(seen, max(2, train_images // 4)), min(unseen, test_unseen)
+    labels = np.arange(images) % seen
+    labels[images - test_unseen :] = seen + np.arange(test_unseen) % unseen
+    rng = np.random.default_rng(0)
+    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    maps = np.empty((min(images, _DISTINCT), channels, regions), kind)
+    for i in range(len(maps)):
+        maps[i] = normalize(rng.random((1, channels, regions), np.float32), kind)[0]
+    first, second = train_images, train_images + test_seen
+    return GZSLDataset(
+        source="made up",
+        inputs=RepeatedFeatures(maps, images),
+        labels=labels.astype(np.int32),
+        class_embeddings=rng.random((seen + unseen, attributes), np.float32),
+        word_vectors=rng.standard_normal((attributes, WORD_DIM), np.float32),
+        trainval=np.arange(first),
+        test_seen=np.arange(first, second),
+        test_unseen=np.arange(second, images),
+        class_names=tuple(f"class {k}" for k in range(seen + unseen)),
+        attribute_names=tuple(f"attribute {a}" for a in range(attributes)),
+    )
+
+
+class Clock:
+    """Seconds of a training's parts, which it waits for the device to tell apart."""
+
+    def __init__(self) -> None:
+        self.load = self.evaluation = self.first_call = self.after_first = 0.0
+        self.first_steps = self.evaluations = 0
+        self._first_done = 0.0
+
+    @contextlib.contextmanager
+    def watching(self, dataset: GZSLDataset) -> Iterator[None]:
+        """Inside, `train` takes `dataset` and is timed."""
+        make_feed, run_phase, evaluate = train.make_feed, train.run_phase, train.evaluate_task
+        clock = self
+
+        class Watched(JitStrategy):
+            def run(self, state: Any, batches: Any, rows: int) -> Any:
+                if clock._first_done:
+                    return super().run(state, batches, rows)
+                start = time.perf_counter()
+                result = jax.block_until_ready(super().run(state, batches, rows))
+                clock._first_done = time.perf_counter()
+                clock.first_call, clock.first_steps = clock._first_done - start, len(batches)
+                return result
+
+        def load(*args: Any) -> Any:
+            start = time.perf_counter()
+            feed = make_feed(*args)
+            jax.block_until_ready(feed.table)
+            self.load = time.perf_counter() - start
+            return feed
+
+        def run(*args: Any) -> Any:
+            result = run_phase(*args)
+            jax.block_until_ready(result.params)
+            self.after_first = time.perf_counter() - self._first_done - self.evaluation
+            return result
+
+        def look(predictor: Any, params: Any, *args: Any, **named: Any) -> Any:
+            jax.block_until_ready(params)  # the steps before it are no part of it
+            start = time.perf_counter()
+            metrics = evaluate(predictor, params, *args, **named)
+            self.evaluation += time.perf_counter() - start
+            self.evaluations += 1
+            return metrics
+
+        with (
+            patch.object(train, "load_dataset", lambda config: dataset),
+            patch.object(train, "make_feed", load),
+            patch.object(train, "run_phase", run),
+            patch.object(train, "evaluate_task", look),
+            patch.object(phase, "evaluate_task", look),
+            patch.object(phase, "JitStrategy", Watched),
+        ):
+            yield
+
+
+def run(dataset: GZSLDataset, recipe: str, protocol: str, overrides: list[str]) -> Row:
+    """One whole training in a folder of its own; its times."""
+    config = load_config(
+        recipe,
+        [
+            "--config.data.on_device=always",
+            "--config.train.compilation_cache=false",
+            f"--config.data.dtype={dataset.inputs.dtype}",
+            f"--config.selection.protocol={protocol}",
+            *overrides,
+        ],
+    )
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder, clock.watching(dataset):
+        start = time.perf_counter()
+        result: dict[str, Any] = train.train(config, Path(folder) / "run")
+        total = time.perf_counter() - start
+    inputs = dataset.inputs
+    sent = len(inputs) * inputs.channels * inputs.regions * inputs.dtype.itemsize
+    left = result["steps"] - clock.first_steps
+    memory = jax.local_devices()[0].memory_stats() or {}
+    peak = memory.get("peak_bytes_in_use")
+    return {
+        "protocol": protocol,
+        "steps": result["steps"],
+        "total_s": total,
+        "load_s": clock.load,
+        "load_gb_per_s": sent / clock.load / 1e9,
+        "first_call_s": clock.first_call,
+        "steps_per_s": left / clock.after_first if left else None,
+        "evaluations": clock.evaluations,
+        "evaluation_s": clock.evaluation,
+        "peak_device_gb": peak and peak / 1e9,
+    }
+
+
+def measure(
+    recipe: str,
+    protocols: list[str],
+    dataset: GZSLDataset,
+    epochs: int,
+    batch: int,
+    precision: str = "bfloat16",
+    kernel: str = "auto",
+) -> dict[str, Any]:
+    """A row for each protocol."""
+    overrides = [
+        f"--config.train.epochs={epochs}",
+        f"--config.train.batch_size={batch}",
+        f"--config.model.precision={precision}",
+        f"--config.model.kernel={kernel}",
+    ]
+    inputs = dataset.inputs
+    return {
+        "environment": environment(),
+        "problem": f"{recipe}: {len(inputs)} images [{inputs.channels}, {inputs.regions}] "
+        f"{inputs.dtype}, {dataset.num_attributes} attributes, {dataset.num_classes} classes, "
+        f"batch {batch}, {epochs} epochs, products {precision}, kernel {kernel}",
+        "rows": [run(dataset, recipe, protocol, overrides) for protocol in protocols],
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as text."""
+    return "\n".join(
+        [report["environment"], report["problem"], *text_table(report["rows"], _COLUMNS)]
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--recipe", default="cub_gzsl", help="a published recipe")
+    parser.add_argument("--protocols", default=",".join(PROTOCOLS), help="a training for each")
+    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--images", type=int, help="instead of as many as published")
+    parser.add_argument("--channels", type=int, default=2048)
+    parser.add_argument("--regions", type=int, default=196)
+    parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--dtype", default="bfloat16", help="of the features")
+    parser.add_argument("--precision", default="bfloat16", help="of matrix products")
+    parser.add_argument("--kernel", default="auto", help="of attention pooling")
+    parser.add_argument("--json", type=Path, help="write the report here as well")
+    args = parser.parse_args(argv)
+    protocols = args.protocols.split(",")
+    if not set(protocols) <= set(PROTOCOLS):
+        raise InputError(f"--protocols={args.protocols}, expected some of {', '.join(PROTOCOLS)}")
+    overrides = [
+        f"--config.data.dtype={args.dtype}",
+        f"--config.model.precision={args.precision}",
+        f"--config.model.kernel={args.kernel}",
+    ]
+    config = load_config(args.recipe, overrides)
+    dataset = made_up_dataset(
+        args.recipe,
+        published_attributes(config.data.groups),
+        args.images,
+        positive("--channels", args.channels),
+        positive("--regions", args.regions),
+        args.dtype,
+    )
+    report = measure(
+        args.recipe,
+        protocols,
+        dataset,
+        positive("--epochs", args.epochs),
+        positive("--batch", args.batch),
+        args.precision,
+        args.kernel,
+    )
+    show_report(table(report), report, args.json)
+
+
+if __name__ == "__main__":
+    run_benchmark("whole_training", main)
