@@ -19,11 +19,12 @@ import contextlib
 import io
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
 from benchmarks.arguments import positive, run_benchmark, show_report
@@ -68,7 +69,8 @@ def one_round(source: Sequence[str], flags: Sequence[str], folder: Path) -> dict
       flags: of the recipe, the backbone and the pictures' size.
       folder: for all that is written.
     """
-    run = f"--workdir={folder / 'run'}"
+    # Beside those of the other rounds, whose compilation cache it then shares.
+    run = f"--workdir={run_of(folder)}"
     seconds = {"build": command("data", "build", *source, f"--out={folder / 'sets'}")}
     data = ["--config.data.format=prepared", f"--config.data.path={prepared_in(folder)}"]
     store = folder / "store"
@@ -77,6 +79,22 @@ def one_round(source: Sequence[str], flags: Sequence[str], folder: Path) -> dict
     seconds["train"] = command("train", *trained, run, "--config.selection.protocol=last")
     seconds["evaluate"] = command("evaluate", run)
     return seconds
+
+
+def run_of(folder: Path) -> Path:
+    """The work directory of a round."""
+    return folder.with_name(f"run {folder.name}")
+
+
+@contextlib.contextmanager
+def own_compilation_cache() -> Iterator[None]:
+    """Forgets afterwards the cache that the commands chose, whose folder goes away."""
+    before = jax.config.values["jax_compilation_cache_dir"]
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        compilation_cache.reset_cache()
 
 
 def prepared_in(folder: Path) -> Path:
@@ -103,13 +121,13 @@ def measure(source: Sequence[str], flags: Sequence[str], rounds: int) -> dict[st
     """
     times: list[dict[str, float]] = []
     products = []
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, own_compilation_cache():
         for turn in range(rounds + 1):
             folder = Path(scratch) / str(turn)
             folder.mkdir()
             times.append(one_round(source, flags, folder))
             products.append(peaks("float32", 1)[0])
-        result = read_json(folder / "run" / "result.json")
+        result = read_json(run_of(folder) / "result.json")
         overrides = ["--config.data.format=prepared", f"--config.data.path={prepared_in(folder)}"]
         overrides += ["--config.data.source=images", *flags[1:]]
         config = load_config(flags[0].removeprefix("--config="), overrides)
