@@ -18,7 +18,7 @@ class BatchMean:
     Attributes:
       weights: `[b]` float32: 1 for an image, 0 for a row that only fills the batch up; None where
         every row counts.
-      axis: name of the mapped axis (`pmap`) along which the batch is cut; None where it is whole.
+      axis: name of the mapped axis along which the batch is cut; None where it is whole.
         A device then gives its share of the mean: the sum over the axis is the mean.
     """
 

@@ -94,6 +94,32 @@ def test_auto_says_what_it_does(
         np.testing.assert_array_equal(found.inputs[np.asarray([3, 1])], [3, 1])
 
 
+class Chip:
+    """A device that is no CPU."""
+
+    platform = "tpu"
+
+    def __init__(self, limit: int, used: int) -> None:
+        self._statistics = {"bytes_limit": limit, "bytes_in_use": used} if limit else None
+
+    def memory_stats(self) -> dict[str, int] | None:
+        return self._statistics
+
+
+@pytest.mark.parametrize(
+    ("chips", "free"),
+    [
+        ([Chip(80 << 30, 1 << 30), Chip(80 << 30, 3 << 30)], 77 << 30),  # more than 32 bits hold
+        ([Chip(80 << 30, 0), Chip(0, 0)], None),
+    ],
+)
+def test_free_memory_is_that_of_the_fullest(
+    chips: list[Chip], free: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "local_devices", lambda: chips)
+    assert feed._free_bytes() == free
+
+
 def test_refusals() -> None:
     one = Layout.of_devices(jax.devices()[:1])
     with pytest.raises(InputError, match="on_device=cut: no devices share a batch here"):
