@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import subprocess
 import time
@@ -27,6 +28,7 @@ from benchmarks.common import environment, in_turns, peaks, send_speed, spread, 
 from dedn_jax.axes import Axes
 from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset
+from dedn_jax.data.sampler import Sampler
 from dedn_jax.distributed import Layout
 from dedn_jax.errors import one_line
 from dedn_jax.feature_table import FeatureTable
@@ -38,8 +40,9 @@ from dedn_jax.model.backbones import make_backbone
 from dedn_jax.model.picture_model import backbone_maps
 from dedn_jax.network import make_network
 from dedn_jax.optimizer import make_optimizer
+from dedn_jax.resident import Resident
 from dedn_jax.step import Objective, TrainStep, init_state, make_class_space, make_train_step
-from dedn_jax.strategy import JitStrategy, terms_of
+from dedn_jax.strategy import JitStrategy, ResidentStrategy, Strategy, terms_of
 
 # Precision of the products, and dtype of the features.
 MODES = {
@@ -172,7 +175,6 @@ def _steps(
     part: Part, what: str, config: Any, dataset: GZSLDataset, mode: str, resident: bool
 ) -> None:
     batch, most = (4, 2) if part.smoke else (config.train.batch_size, config.train.steps_per_call)
-    most = most if resident else 1
     rounds = 2 if part.smoke else 10
     groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
     network, layout = make_network(config, dataset, groups), Layout.of_devices(jax.devices()[:1])
@@ -183,28 +185,35 @@ def _steps(
         return make_train_step(network.definition, Objective.from_config(config), optimizer, axes)
 
     maps = dataset.inputs[np.arange(min(256, len(dataset.trainval)))]
-    rng = np.random.default_rng(0)
-    drawn = [rng.integers(0, len(maps), batch) for _ in range(max(4, most))]
-    inputs = [d.astype(np.int32) if resident else maps[d] for d in drawn]
-    batches = [(x, dataset.labels[d]) for x, d in zip(inputs, drawn, strict=True)]
+    # As many images to draw from as there are, but all of them are among a few.
+    labels = dataset.labels[dataset.trainval]
+    images = np.arange(len(labels)) % len(maps)
+    sampler = Sampler(images, labels, batch, config.train.balanced, config.seed, stream=0)
+    batch = sampler.size
+    batches = [(maps[drawn], labels[:batch]) for drawn in map(sampler, range(4))]
     with jax.default_matmul_precision(config.model.precision):
-        table = FeatureTable(layout.replicate(maps)) if resident else None
         classes = make_class_space(dataset.class_embeddings, seen, groups)
-        strategy = JitStrategy(make_step, layout, classes, network.frozen, table, most)
+        fixed = make_step, layout, classes, network.frozen
+        strategy: Strategy
+        if resident:
+            table = FeatureTable(layout.replicate(maps))
+            strategy = ResidentStrategy(*fixed, Resident(table, sampler, most))
+        else:
+            strategy = JitStrategy(*fixed, itertools.cycle(batches), batch)
+        most = strategy.most
         state = strategy.place(init_state(network.params, optimizer))
         leaves = jax.tree.leaves(network.params)
         parameters = sum(x.size for x in leaves)
         start = time.perf_counter()
-        state, terms = strategy.run(state, batches[:most], batch)
+        state, terms = strategy.run(state, most)
         first = terms_of(terms, 0)["loss"]
         compiled = time.perf_counter() - start
         calls = 1 if part.smoke else (2 if resident else 20)
         times = []
         for turn in range(rounds + 1):  # the first warms up
             start = time.perf_counter()
-            for i in range(calls):
-                own = batches[:most] if resident else [batches[i % len(batches)]]
-                state, terms = strategy.run(state, own, batch)
+            for _ in range(calls):
+                state, terms = strategy.run(state, most)
             jax.block_until_ready(terms)
             if turn:
                 times.append(1e3 * (time.perf_counter() - start) / (calls * most))

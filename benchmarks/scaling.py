@@ -65,18 +65,18 @@ def work(batch: int, channels: int, regions: int, steps: int) -> Row:
     losses, times = [], []
     with jax.default_matmul_precision(config.model.precision):
         classes = make_class_space(dataset.class_embeddings, seen, groups)
-        strategy = JitStrategy(make_step, layout, classes, network.frozen, None, 1)
-        state = strategy.place(layout.replicate(init_state(network.params, optimizer)))
         rng = np.random.default_rng(0)
         drawn = [rng.choice(dataset.trainval, batch) for _ in range(steps)]
         parts = [images[layout.shard.part(batch)] for images in drawn]
         pairs = [(dataset.inputs[i], dataset.labels[i]) for i in parts]
         # The program that the steps below run.
-        lowered = strategy._run_one.lower(state, layout.batch(*pairs[0], batch), strategy._fixed)
+        strategy = JitStrategy(make_step, layout, classes, network.frozen, iter(pairs), batch)
+        state = strategy.place(layout.replicate(init_state(network.params, optimizer)))
+        lowered = strategy._run.lower(state, layout.batch(*pairs[0], batch), strategy._fixed)
         program = read_program(lowered.compile().as_text() or "", layout.parts)
-        for pair in pairs:
+        for _ in pairs:
             start = time.perf_counter()
-            state, terms = strategy.run(state, [pair], batch)
+            state, terms = strategy.run(state, 1)
             losses.append(terms_of(terms, 0)["loss"])
             times.append(1e3 * (time.perf_counter() - start))
     found = spread(times[1:] or times)  # the first compiles

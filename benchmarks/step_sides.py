@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +17,9 @@ from dedn_jax.distributed import Layout
 from dedn_jax.feed import make_feed
 from dedn_jax.interop.published_model import PublishedModel
 from dedn_jax.optimizer import make_optimizer
+from dedn_jax.resident import Resident
 from dedn_jax.step import NOTHING, Batch, TrainState, TrainStep, init_state, make_train_step
-from dedn_jax.strategy import JitStrategy, terms_of
+from dedn_jax.strategy import JitStrategy, ResidentStrategy, Strategy, terms_of
 
 AT_HAND, INDEXING, OURS = "published", "published, indexing", "ours"
 Step = Callable[[int], float]
@@ -96,30 +98,33 @@ def our_sides(ours: OurSide, made: MadeUp) -> dict[str, Side]:
     def make_step(_: Any) -> TrainStep:  # on one device there are no axes to reduce along
         return make_train_step(ours.model, ours.objective, make_optimizer(config))
 
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        labels = made.labels.astype(np.int32)
+        for images in map(made.sampler, itertools.count()):
+            yield inputs[images], labels[images]
+
     def trained(on_device: str) -> Side:
         """As a training runs its steps, but that batches are not read ahead."""
         config = made.config.copy_and_resolve_references()
         config.data.on_device = on_device
-        feed = make_feed(inputs, config, layout)
-        most = 1 if feed.table is None else config.train.steps_per_call
-        strategy = JitStrategy(make_step, layout, ours.classes, NOTHING, feed.table, most)
+        table = make_feed(inputs, config, layout).table
+        fixed = make_step, layout, ours.classes, NOTHING
+        strategy: Strategy
+        if table is None:
+            strategy = JitStrategy(*fixed, batches(), made.sampler.size)
+        else:
+            resident = Resident(table, made.sampler, config.train.steps_per_call)
+            strategy = ResidentStrategy(*fixed, resident)
         state = strategy.place(start())
-        labels = made.labels.astype(np.int32)
 
-        def run(numbers: Iterable[int]) -> float:
+        def run(count: int) -> float:
             nonlocal state
-            drawn = [made.sampler(number) for number in numbers]
-            batches = [(feed.inputs[images], labels[images]) for images in drawn]
-            state, terms = strategy.run(state, batches, made.sampler.size)
+            state, terms = strategy.run(state, count)
             jax.block_until_ready(state)
             return terms_of(terms, 0)["loss"]
 
-        return Side(
-            lambda number: run([number]),
-            INDEXING,
-            call=lambda turn: run(range(turn * most, (turn + 1) * most)),
-            steps=most,
-        )
+        most = strategy.most
+        return Side(lambda _: run(1), INDEXING, call=lambda _: run(most), steps=most)
 
     normalising = _compiled_step(
         ours, start(), lambda number: ours.batch(*pairs[number % len(pairs)])

@@ -18,7 +18,6 @@ each. `share` is of the matrix product's peak, with the products of all models c
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,6 @@ from benchmarks.whole_training import made_up_dataset
 from dedn_jax.axes import Axes
 from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset, trainval_task
-from dedn_jax.data.pipeline import TrainBatches
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.distributed import local_layout
 from dedn_jax.feed import make_feed
@@ -50,6 +48,7 @@ from dedn_jax.groups import published_attributes, resolve_groups
 from dedn_jax.network import Network, make_network
 from dedn_jax.optimizer import make_optimizer
 from dedn_jax.phase import STREAMS
+from dedn_jax.resident import Resident
 from dedn_jax.step import (
     Objective,
     TrainState,
@@ -58,7 +57,7 @@ from dedn_jax.step import (
     make_class_space,
     make_train_step,
 )
-from dedn_jax.strategy import JitStrategy
+from dedn_jax.strategy import ResidentStrategy
 from dedn_jax.sweep.place import Place, stack
 from dedn_jax.sweep.step import ModelsStep, start
 
@@ -105,11 +104,11 @@ class Maker:
         self._steps = config.train.steps_per_call
         self._groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
         feed = make_feed(dataset.inputs, config, local_layout(), may_cut=False)
-        task = dataclasses.replace(trainval_task(dataset), inputs=feed.inputs)
+        assert feed.table is not None  # the config says so
+        task = trainval_task(dataset)
         labels = task.labels[task.train]
         sampler = Sampler.from_config(task.train, labels, config, STREAMS["final"])
-        self._batches = list(TrainBatches(task, sampler, self._steps))
-        self._table, self.batch = feed.table, sampler.size
+        self._resident, self.batch = Resident(feed.table, sampler, self._steps), sampler.size
         self._classes = make_class_space(task.class_embeddings, task.seen, self._groups)
 
     def _network(self, seed: int) -> Network:
@@ -123,11 +122,11 @@ class Maker:
         network = networks[0]
         fixed = self._classes, network.frozen
         ends = np.full(models, np.iinfo(np.int32).max)
-        step = ModelsStep(network.definition, self._config, place, fixed, ends, self._table)
+        step = ModelsStep(network.definition, self._config, place, fixed, ends, self._resident)
         params = place.put(stack([n.params for n in networks]))
 
         def run(state: TrainState, done: int) -> TrainState:
-            return step.run(state, done, self._batches)[0]
+            return step.run(state, done, self._steps)[0]
 
         return Training(run, start(params, self._config, place), self._steps)
 
@@ -141,12 +140,12 @@ class Maker:
                 network.definition, Objective.from_config(config), optimizer, axes
             )
 
-        strategy = JitStrategy(
-            make_step, local_layout(), self._classes, network.frozen, self._table, self._steps
+        strategy = ResidentStrategy(
+            make_step, local_layout(), self._classes, network.frozen, self._resident
         )
 
-        def run(state: TrainState, done: int) -> TrainState:
-            return strategy.run(state, self._batches, self.batch)[0]
+        def run(state: TrainState, _: int) -> TrainState:
+            return strategy.run(state, self._steps)[0]
 
         states = [strategy.place(init_state(n.params, optimizer)) for n in networks]
         return [Training(run, state, self._steps) for state in states]

@@ -35,7 +35,7 @@ from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.features import FeatureMaps, checked_indices, normalize
 from dedn_jax.errors import InputError
 from dedn_jax.groups import published_attributes
-from dedn_jax.strategy import JitStrategy
+from dedn_jax.strategy import ResidentStrategy
 
 # Training, seen test and unseen test images, seen and unseen classes. Source: Xian et al., arXiv
 # 1707.00600.
@@ -152,14 +152,14 @@ class Clock:
         make_feed, run_phase, evaluate = train.make_feed, train.run_phase, train.evaluate_task
         clock = self
 
-        class Watched(JitStrategy):
-            def run(self, state: Any, batches: Any, rows: int) -> Any:
+        class Watched(ResidentStrategy):
+            def run(self, state: Any, count: int) -> Any:
                 if clock._first_done:
-                    return super().run(state, batches, rows)
+                    return super().run(state, count)
                 start = time.perf_counter()
-                result = jax.block_until_ready(super().run(state, batches, rows))
+                result = jax.block_until_ready(super().run(state, count))
                 clock._first_done = time.perf_counter()
-                clock.first_call, clock.first_steps = clock._first_done - start, len(batches)
+                clock.first_call, clock.first_steps = clock._first_done - start, count
                 return result
 
         def load(*args: Any) -> Any:
@@ -189,7 +189,7 @@ class Clock:
             patch.object(train, "run_phase", run),
             patch.object(train, "evaluate_task", look),
             patch.object(phase, "evaluate_task", look),
-            patch.object(phase, "JitStrategy", Watched),
+            patch.object(phase, "ResidentStrategy", Watched),
         ):
             yield
 

@@ -203,20 +203,6 @@ class Layout:
             self.by_batch, array, (total, *array.shape[1:])
         )
 
-    def cut_steps(self, array: np.ndarray, rows: int) -> jax.Array:
-        """As `cut`, of the batches of several steps: `[steps, rows here, ...]`."""
-        total = self.rows(rows)
-        missing = total // self.shard.processes - array.shape[1]
-        if missing:
-            fill = np.zeros((len(array), missing, *array.shape[2:]), array.dtype)
-            array = np.concatenate([array, fill], axis=1)
-        sharding = NamedSharding(self.mesh, PartitionSpec(None, DATA))
-        if self.processes == 1:
-            return jax.device_put(array, sharding)
-        return jax.make_array_from_process_local_data(
-            sharding, array, (len(array), total, *array.shape[2:])
-        )
-
     def weights(self, rows: int) -> np.ndarray | None:
         """`Batch.weights` of this process's rows; None where no row is filled up."""
         if self.rows(rows) == rows:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dedn_jax import distributed
-from dedn_jax.data.dataset import Inputs
+from dedn_jax.data.dataset import Indexed, Inputs
 from dedn_jax.data.features import FeatureMaps
 from dedn_jax.distributed import Layout
 from dedn_jax.errors import InputError
@@ -31,22 +30,17 @@ class Indices:
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
         return np.asarray(indices, np.int32)
 
-    def training(self, indices: np.ndarray, seeds: Sequence[tuple[int, ...]]) -> np.ndarray:
-        return self[indices]
-
-    def fingerprint(self) -> dict[str, object]:
-        return {"images": self._images}
-
 
 class Feed(NamedTuple):
     """What batches are made of.
 
     Attributes:
-      inputs: what batches are read from.
-      table: of all feature maps on the devices, where `inputs` are image indices.
+      inputs: what batches are read from: the data set's, or image indices.
+      table: of all feature maps on the devices, where `inputs` are indices; a training draws its
+        batches there.
     """
 
-    inputs: Inputs
+    inputs: Indexed
     table: FeatureTable | None
 
 

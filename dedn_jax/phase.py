@@ -30,6 +30,7 @@ from dedn_jax.logs import MetricsLog, NoLog
 from dedn_jax.network import Network
 from dedn_jax.optimizer import make_optimizer
 from dedn_jax.progress import progress
+from dedn_jax.resident import Resident
 from dedn_jax.step import (
     Mixing,
     Objective,
@@ -39,7 +40,13 @@ from dedn_jax.step import (
     make_class_space,
     make_train_step,
 )
-from dedn_jax.strategy import JitStrategy, PmapStrategy, Strategy, terms_of
+from dedn_jax.strategy import (
+    JitStrategy,
+    PmapStrategy,
+    ResidentStrategy,
+    Strategy,
+    terms_of,
+)
 from dedn_jax.workdir import Workdir
 
 # Streams of the sampler's random numbers, so that two phases of a run do not share batches.
@@ -152,14 +159,12 @@ def run_phase(
     params = phase.layout.replicate(params)
     state = phase.layout.replicate(init_state(_copied(params), make_optimizer(config)))
     selection = Selection(config.selection.metric, params)
-    batches = _batches(phase, config)
     checkpoints = Checkpoints(folder / "checkpoints", config.train.checkpoints_kept)
     try:
         if saved := checkpoints.restore_latest(Snapshot(state, params, {})):
             state, selection.params = saved.state, saved.selected
             selection.best = saved.position["best"]
-            batches.set_state(saved.position["data"])
-        state = _train(phase, state, selection, batches, checkpoints, config, workdir, stop)
+        state = _train(phase, state, selection, checkpoints, config, workdir, stop)
     finally:
         checkpoints.close()
 
@@ -194,26 +199,10 @@ def _finished(folder: Path, like: nnx.State) -> PhaseResult:
     return PhaseResult(steps, selected, metrics, best_t1, load_params(folder / "selected", like))
 
 
-def _sampler(phase: Phase, config: ConfigDict) -> Sampler:
-    task = phase.task
-    return Sampler.from_config(task.train, task.labels[task.train], config, STREAMS[phase.name])
-
-
-def _batches(phase: Phase, config: ConfigDict) -> TrainBatches:
-    reading = Reading(config.data.workers, phase.layout.shard)
-    return TrainBatches(
-        dataclasses.replace(phase.task, inputs=phase.feed.inputs),
-        _sampler(phase, config),
-        phase.num_steps,
-        reading,
-    )
-
-
 def _train(
     phase: Phase,
     state: TrainState,
     selection: Selection,
-    batches: TrainBatches,
     checkpoints: Checkpoints,
     config: ConfigDict,
     workdir: Workdir,
@@ -225,10 +214,9 @@ def _train(
     predictor = make_predictor(phase.network.definition, mixing, layout, table)
     classes = layout.replicate(make_class_space(task.class_embeddings, task.seen, phase.groups))
     frozen = layout.replicate(phase.network.frozen)
-    strategy = _strategy(phase, config)
-    rows = _sampler(phase, config).size
     interval = config.train.evaluate_every or max(1, phase.num_steps // config.train.epochs)
     step = int(state.step)
+    strategy = _strategy(phase, config, step)
     state = strategy.place(state)
     log: MetricsLog | NoLog = NoLog()
     if is_main():
@@ -243,8 +231,8 @@ def _train(
                 *(_next(step, n) for n in (interval, config.train.checkpoint_every)),
             )
             count = min(strategy.most, due - step)
-            # The steps before still run on the device while these batches are read and sent.
-            state, terms = strategy.run(state, [next(batches) for _ in range(count)], rows)
+            # The steps before still run on the device while batches are read and sent.
+            state, terms = strategy.run(state, count)
             first, step = step + 1, step + count
             if began:
                 terms_of(terms, 0)
@@ -283,7 +271,7 @@ def _train(
                 selection.update(step, metrics, params)
                 bar.set_postfix_str(str(selection), refresh=False)
             if saves:
-                position = {"data": batches.get_state(), "best": selection.best}
+                position = {"best": selection.best}  # besides the state's step
                 checkpoints.save(step, Snapshot(strategy.plain(state), selection.params, position))
             if stopping and not last:
                 raise Interrupted(
@@ -297,7 +285,7 @@ def _train(
     return strategy.plain(state)
 
 
-def _strategy(phase: Phase, config: ConfigDict) -> Strategy:
+def _strategy(phase: Phase, config: ConfigDict, done: int) -> Strategy:
     def make_step(axes: Axes) -> TrainStep:
         return make_train_step(
             phase.network.definition, Objective.from_config(config), make_optimizer(config), axes
@@ -305,11 +293,15 @@ def _strategy(phase: Phase, config: ConfigDict) -> Strategy:
 
     task, layout = phase.task, phase.layout
     classes = make_class_space(task.class_embeddings, task.seen, phase.groups)
-    if config.distribution.strategy == "pmap":
-        return PmapStrategy(make_step, layout, classes, phase.network.frozen)
-    # Several steps a call need their batches at hand: worth it for indices, not for features.
-    most = 1 if phase.feed.table is None else config.train.steps_per_call
-    return JitStrategy(make_step, layout, classes, phase.network.frozen, phase.feed.table, most)
+    fixed = make_step, layout, classes, phase.network.frozen
+    labels = task.labels[task.train]
+    sampler = Sampler.from_config(task.train, labels, config, STREAMS[phase.name])
+    if (table := phase.feed.table) is not None:
+        return ResidentStrategy(*fixed, Resident(table, sampler, config.train.steps_per_call))
+    reading = Reading(config.data.workers, layout.shard)
+    batches = TrainBatches(task, sampler, phase.num_steps, reading, done)
+    sent = PmapStrategy if config.distribution.strategy == "pmap" else JitStrategy
+    return sent(*fixed, batches, sampler.size)
 
 
 def _next(step: int, interval: int) -> int:

@@ -8,11 +8,12 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec
 
 from dedn_jax.axes import Axes
+from dedn_jax.data.pipeline import Batches
 from dedn_jax.distributed import CUT, DATA, WHOLE, Layout
 from dedn_jax.feature_table import FeatureTable, look_up, table_spec
+from dedn_jax.resident import Resident, draw_batches
 from dedn_jax.step import Batch, ClassSpace, TrainState, TrainStep, loop_steps
 
 MakeStep = Callable[[Axes], TrainStep]
@@ -35,10 +36,8 @@ class Strategy(Protocol):
         """The state, or a part of it, as `place` took it: replicated over the layout."""
         ...
 
-    def run(
-        self, state: TrainState, batches: list[tuple[np.ndarray, np.ndarray]], rows: int
-    ) -> tuple[TrainState, Any]:
-        """One step for each batch, of which this process has its rows of `rows`.
+    def run(self, state: TrainState, count: int) -> tuple[TrainState, Any]:
+        """So many steps, `most` at most.
 
         Returns:
           The state, and the metrics of all steps, still on the device: see `terms_of`.
@@ -46,16 +45,68 @@ class Strategy(Protocol):
         ...
 
 
-class JitStrategy:
-    """One program over the mesh; several steps run in one call where the inputs are indices.
+class _OverMesh:
+    """The state is replicated over the layout from start to end."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def place(self, state: TrainState) -> TrainState:
+        return self._layout.replicate(state)
+
+    def plain(self, tree: Any) -> Any:
+        return tree
+
+
+class JitStrategy(_OverMesh):
+    """One program over the mesh, which is sent its batches.
 
     Args:
       make_step: the step that runs under these axes.
       layout: of the devices.
       classes: of the task.
       frozen: what of the model is not trained.
-      table: of feature maps on the devices, where batches are of image indices.
-      most: steps a call may run.
+      batches: of the steps that are to come.
+      rows: of a batch, on all processes.
+    """
+
+    most = 1
+
+    def __init__(
+        self,
+        make_step: MakeStep,
+        layout: Layout,
+        classes: ClassSpace,
+        frozen: nnx.State,
+        batches: Batches,
+        rows: int,
+    ) -> None:
+        super().__init__(layout)
+        self._batches, self._rows = batches, rows
+        self._fixed = layout.replicate((classes, frozen))
+        step = make_step(layout.axes)
+
+        def run(
+            state: TrainState, batch: Batch, fixed: Any
+        ) -> tuple[TrainState, dict[str, jax.Array]]:
+            return step(state, batch, *fixed)
+
+        mapped = layout.over_batch(run, (WHOLE, CUT, WHOLE), WHOLE)
+        self._run = jax.jit(mapped, donate_argnums=0, out_shardings=layout.replicated)
+
+    def run(self, state: TrainState, count: int) -> tuple[TrainState, Any]:
+        batch = self._layout.batch(*next(self._batches), self._rows)
+        return self._run(state, batch, self._fixed)
+
+
+class ResidentStrategy(_OverMesh):
+    """One program over the mesh, which draws its batches from what stays on the devices.
+
+    Nothing is sent to it but the number of steps to do; those before are counted by the state.
+
+    Args:
+      make_step, layout, classes, frozen: as `JitStrategy`.
+      resident: what stays on the devices.
     """
 
     def __init__(
@@ -64,66 +115,36 @@ class JitStrategy:
         layout: Layout,
         classes: ClassSpace,
         frozen: nnx.State,
-        table: FeatureTable | None,
-        most: int,
+        resident: Resident,
     ) -> None:
-        self.most = most
-        self._layout = layout
-        self._fixed = layout.replicate((classes, frozen))
-        self._table = table
+        super().__init__(layout)
+        table, sampler, most = resident
+        self.most, self._table = most, table
+        self._fixed = layout.replicate((sampler.pool, classes, frozen))
         step = make_step(layout.axes)
 
         def run(
-            state: TrainState, batches: Batch, count: jax.Array, table: Any, fixed: Any
+            state: TrainState, count: jax.Array, table: FeatureTable, fixed: Any
         ) -> tuple[TrainState, dict[str, jax.Array]]:
+            pool, classes, frozen = fixed
+            batches = draw_batches(sampler, pool, state.step, most, layout.parts, DATA)
+
             def one(state: TrainState, i: Any) -> tuple[TrainState, dict[str, jax.Array]]:
                 batch = jax.tree.map(lambda x: x[i], batches)
                 batch = batch._replace(inputs=look_up(table, batch.inputs))
-                return step(state, batch, *fixed)
+                return step(state, batch, classes, frozen)
 
             return loop_steps(one, state, count, most)
 
-        def run_one(
-            state: TrainState, batch: Batch, fixed: Any
-        ) -> tuple[TrainState, dict[str, jax.Array]]:
-            return step(state, batch, *fixed)
+        mapped = layout.over_batch(run, (WHOLE, WHOLE, table_spec(table), WHOLE), WHOLE)
+        self._run = jax.jit(mapped, donate_argnums=0, out_shardings=layout.replicated)
 
-        steps = PartitionSpec(None, DATA)
-        cut = (WHOLE, steps, WHOLE, table_spec(table), WHOLE)
-        many = layout.over_batch(run, cut, WHOLE)
-        one_step = layout.over_batch(run_one, (WHOLE, CUT, WHOLE), WHOLE)
-        replicated = layout.replicated
-        self._run = jax.jit(many, donate_argnums=0, out_shardings=replicated)
-        self._run_one = jax.jit(one_step, donate_argnums=0, out_shardings=replicated)
-
-    def place(self, state: TrainState) -> TrainState:
-        return self._layout.replicate(state)
-
-    def plain(self, tree: Any) -> Any:
-        return tree
-
-    def run(
-        self, state: TrainState, batches: list[tuple[np.ndarray, np.ndarray]], rows: int
-    ) -> tuple[TrainState, Any]:
-        if self.most == 1:
-            (batch,) = batches
-            return self._run_one(state, self._layout.batch(*batch, rows), self._fixed)
-        filled = batches + batches[-1:] * (self.most - len(batches))
-        inputs, labels = (np.stack(x) for x in zip(*filled, strict=True))
-        weights = self._layout.weights(rows)
-        stacked = Batch(
-            self._layout.cut_steps(inputs, rows),
-            self._layout.cut_steps(labels, rows),
-            None
-            if weights is None
-            else self._layout.cut_steps(np.stack([weights] * self.most), rows),
-        )
-        count = np.int32(len(batches))
-        return self._run(state, stacked, count, self._table, self._fixed)
+    def run(self, state: TrainState, count: int) -> tuple[TrainState, Any]:
+        return self._run(state, np.int32(count), self._table, self._fixed)
 
 
 class PmapStrategy:
-    """The same step mapped over devices, each with a copy of the state; batches are streamed.
+    """The same step mapped over devices, each with a copy of the state; batches are sent.
 
     Args: as `JitStrategy`.
     """
@@ -131,9 +152,15 @@ class PmapStrategy:
     most = 1
 
     def __init__(
-        self, make_step: MakeStep, layout: Layout, classes: ClassSpace, frozen: nnx.State
+        self,
+        make_step: MakeStep,
+        layout: Layout,
+        classes: ClassSpace,
+        frozen: nnx.State,
+        batches: Batches,
+        rows: int,
     ) -> None:
-        self._layout = layout
+        self._layout, self._batches, self._rows = layout, batches, rows
         self._devices = jax.local_devices()
         self._fixed = self._copies((classes, frozen))
         step = make_step(Axes(DATA))
@@ -156,11 +183,9 @@ class PmapStrategy:
     def plain(self, tree: Any) -> Any:
         return self._layout.replicate(jax.tree.map(lambda x: np.asarray(x[0]), tree))
 
-    def run(
-        self, state: TrainState, batches: list[tuple[np.ndarray, np.ndarray]], rows: int
-    ) -> tuple[TrainState, Any]:
-        ((inputs, labels),) = batches
-        each = self._layout.rows(rows) // jax.device_count()
+    def run(self, state: TrainState, count: int) -> tuple[TrainState, Any]:
+        inputs, labels = next(self._batches)
+        each = self._layout.rows(self._rows) // jax.device_count()
         here = each * len(self._devices)
 
         def cut(x: np.ndarray) -> Any:
@@ -168,7 +193,7 @@ class PmapStrategy:
             x = np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)]) if missing else x
             return x.reshape(len(self._devices), each, *x.shape[1:])
 
-        weights = self._layout.weights(rows)
+        weights = self._layout.weights(self._rows)
         parts = (inputs, labels) if weights is None else (inputs, labels, weights)
         state, terms = self._run(state, Batch(*map(cut, parts)), self._fixed)
         return state, jax.tree.map(lambda t: t[0], terms)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import multiprocessing
 import os
 import signal
@@ -76,35 +75,15 @@ def test_deterministic() -> None:
     assert as_lists(TrainBatches(task, make_sampler(task, seed=4), STEPS)) != first
 
 
-@pytest.mark.parametrize("stop", [0, 1, 2, 3, 13, STEPS - 1, STEPS])
-def test_position_is_restored_in_another_iterator(stop: int) -> None:
+@pytest.mark.parametrize("done", [0, 1, 2, 3, 13, STEPS - 1, STEPS])
+def test_a_training_that_goes_on(done: int) -> None:
     task = make_task()
     whole = as_lists(TrainBatches(task, make_sampler(task), STEPS))
     iterator = TrainBatches(task, make_sampler(task), STEPS)
-    head = as_lists(next(iterator) for _ in range(stop))
-    # As a checkpoint keeps it: through JSON. Batches that were read ahead are not lost.
-    state = json.loads(json.dumps(iterator.get_state()))
-    assert head == whole[:stop]
-    fresh = TrainBatches(task, make_sampler(task), STEPS)
-    fresh.set_state(state)
-    assert as_lists(fresh) == whole[stop:]
-    # The first iterator goes on undisturbed, and can be set back.
-    assert as_lists(iterator) == whole[stop:]
-    iterator.set_state(state)
-    assert as_lists(iterator) == whole[stop:]
-
-
-def test_an_interrupted_run_that_is_interrupted_again() -> None:
-    task = make_task()
-    whole = as_lists(TrainBatches(task, make_sampler(task), STEPS))
-    found, state = [], None
-    while len(found) < STEPS:
-        iterator = TrainBatches(task, make_sampler(task), STEPS)
-        if state is not None:
-            iterator.set_state(state)
-        found += as_lists(next(iterator) for _ in range(min(4, STEPS - len(found))))
-        state = iterator.get_state()
-    assert found == whole
+    assert as_lists(next(iterator) for _ in range(done)) == whole[:done]
+    # Batches that were read ahead are not lost.
+    assert as_lists(TrainBatches(task, make_sampler(task), STEPS, done=done)) == whole[done:]
+    assert as_lists(iterator) == whole[done:]
 
 
 @pytest.mark.parametrize("count", [1, 6, 7, 8, 20])
@@ -195,9 +174,9 @@ def picture_task(prepared_folder: Path) -> Task:
     return trainval_task(with_inputs(prepared.annotations, pictures))
 
 
-def picture_batches(task: Task, reading: Reading = READ_HERE) -> TrainBatches:
+def picture_batches(task: Task, reading: Reading = READ_HERE, done: int = 0) -> TrainBatches:
     sampler = Sampler(task.train, task.labels[task.train], 7, False, 3, 0)
-    return TrainBatches(task, sampler, PICTURE_STEPS, reading)
+    return TrainBatches(task, sampler, PICTURE_STEPS, reading, done)
 
 
 def assert_equal_batches(found: Any, expected: Any) -> None:
@@ -226,18 +205,10 @@ def test_pictures_are_augmented_anew_in_every_step(picture_task: Task) -> None:
 def test_workers_change_nothing(picture_task: Task) -> None:
     whole = list(picture_batches(picture_task))
     one = picture_batches(picture_task, Reading(workers=1))
-    head = [next(one) for _ in range(3)]
-    state = json.loads(json.dumps(one.get_state()))
-    assert state == {"next_index": 3}
-    assert_equal_batches([*head, *one], whole)
-    # Saved with one number of workers, restored with others.
-    for workers in (2, 0):
-        other = picture_batches(picture_task, Reading(workers=workers))
-        other.set_state(state)
-        found = [next(other), next(other)]
-        state = other.get_state()
-        assert state == {"next_index": 5 if workers else 7}
-        assert_equal_batches(found, whole[state["next_index"] - 2 : state["next_index"]])
+    assert_equal_batches([*one], whole)
+    # Gone on with other numbers of workers.
+    for workers, done in ((2, 3), (0, 5)):
+        assert_equal_batches(picture_batches(picture_task, Reading(workers), done), whole[done:])
     two = picture_batches(picture_task, Reading(workers=2))
     assert_equal_batches(two, whole)
 
@@ -335,10 +306,6 @@ def test_evaluation_batches_of_workers() -> None:
 def test_workers_end_when_batches_are_dropped() -> None:
     task = make_task()
     batches = TrainBatches(task, make_sampler(task), 10**6, Reading(workers=1))
-    next(batches)
-    assert len(multiprocessing.active_children()) == 1
-    batches.set_state({"next_index": 5})
-    assert not multiprocessing.active_children()
     next(batches)
     assert len(multiprocessing.active_children()) == 1
     del batches

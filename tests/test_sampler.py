@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -97,3 +99,40 @@ def test_a_pure_function_of_seed_stream_and_step(balanced: bool) -> None:
     ]
     for other in others:
         assert not np.array_equal(forwards[3], other)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("counts", [[5] * 30, [1, 30] * 3, [4]])
+def test_a_device_draws_what_the_host_draws(counts: list[int], balanced: bool) -> None:
+    draw, _ = sampler(counts, 10, balanced, seed=2**32 - 1, stream=1)
+    pool = jax.device_put(draw.pool)
+    steps = jnp.arange(7, 7 + 40, dtype=jnp.uint32)
+    images = jax.jit(lambda pool, steps: pool.images[draw.draw(pool, steps)])(pool, steps)
+    np.testing.assert_array_equal(images, [draw(step) for step in range(7, 7 + 40)])
+
+
+def test_labels_follow_the_images() -> None:
+    draw, label = sampler([3, 1, 9], 5, balanced=False)
+    positions = draw.draw(draw.pool, np.arange(20, dtype=np.uint32))
+    assert positions.shape == (20, 5)
+    images = draw.pool.images[positions]
+    np.testing.assert_array_equal(draw.pool.labels[positions], label[images])
+
+
+def test_neighbouring_steps_and_seeds_share_nothing() -> None:
+    """All pairs of images of 50 steps and of 50 seeds come equally often, as chance has it."""
+    for draws in (
+        [sampler([8] * 5, 8, False)[0](step) for step in range(2000)],
+        [sampler([8] * 5, 8, False, seed=seed)[0](0) for seed in range(2000)],
+    ):
+        there = np.zeros((2000, 40))
+        for row, images in zip(there, draws, strict=True):
+            row[(images - 1000) // 3] = 1
+        # Of step after step, an image is drawn again with probability 1/5 each time.
+        again = (there[1:] * there[:-1]).sum()
+        expected, deviation = 1999 * 40 / 25, np.sqrt(1999 * 40 / 25)
+        assert abs(again - expected) < 4 * deviation
+        correlations = np.corrcoef(there.T)[~np.eye(40, dtype=bool)]
+        # Without replacement the images of a step exclude each other: -1 / 39 on average.
+        assert np.abs(correlations + 1 / 39).max() < 5 / np.sqrt(2000)

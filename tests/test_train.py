@@ -161,7 +161,7 @@ def test_result_and_metrics(finished: Callable[[str], Finished], protocol: str) 
     assert result["classes"] == {"seen": SEEN, "unseen": UNSEEN}
     check_metrics(result["test"])
     # The signal is learnable: chance is 12.5 over all classes, 50 between the two unseen.
-    assert result["test"]["fused"]["S"] > 50
+    assert result["test"]["fused"]["S"] > 3 * 12.5
 
     training = [r for r in lines if "loss" in r]
     evaluations = [r for r in lines if "evaluated_on" in r]

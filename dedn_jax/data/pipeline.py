@@ -19,11 +19,13 @@ import grain.python as grain
 import numpy as np
 from absl import flags
 
-from dedn_jax.data.dataset import Inputs, Task
+from dedn_jax.data.dataset import Indexed, Inputs, Task
 from dedn_jax.data.pictures import cores, limit_threads
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.errors import InputError
 
+# Inputs and labels of step after step: this process's rows of them.
+Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 _READ_AHEAD = 2  # batches; a CUB batch is 80 MB in float32
 _THREADS = 2
 
@@ -82,7 +84,7 @@ class _TrainBatch:
 
 @dataclasses.dataclass(frozen=True)
 class _EvaluationBatch:
-    inputs: Inputs
+    inputs: Indexed
     images: np.ndarray
     batch_size: int
     shard: Shard
@@ -94,26 +96,31 @@ class _EvaluationBatch:
 
 
 class TrainBatches:
-    """An iterator over `(inputs, labels)` of every step, whose position can be saved and set.
+    """An iterator over `(inputs, labels)` of every step.
 
     Inputs are `[batch, ...]` as the data set gives them, labels `[batch]` int32.
     """
 
     def __init__(
-        self, task: Task, sampler: Sampler, num_steps: int, reading: Reading = READ_HERE
+        self,
+        task: Task,
+        sampler: Sampler,
+        num_steps: int,
+        reading: Reading = READ_HERE,
+        done: int = 0,
     ) -> None:
         """Reads nothing yet.
 
         Args:
           task: where the images are.
           sampler: which of them each step takes.
-          num_steps: length.
+          num_steps: of the training.
           reading: how.
+          done: steps to leave out, since a training that goes on has them behind it.
         """
         self._batch = _TrainBatch(task.inputs, task.labels, sampler, reading.shard)
-        self._num_steps = num_steps
+        self._steps = grain.MapDataset.range(done, num_steps)
         self._workers = reading.workers
-        self._next = 0
         self._iterator: Iterator[tuple[np.ndarray, np.ndarray]] | None = None
 
     def __iter__(self) -> TrainBatches:
@@ -126,29 +133,17 @@ class TrainBatches:
           InputError: an image cannot be read.
         """
         if self._iterator is None:
-            steps = grain.MapDataset.range(self._next, self._num_steps)
-            self._iterator = _read_ahead(steps.map(_Guarded(self._batch)), self._workers)
-        batch = next(self._iterator)
-        self._next += 1
-        return batch
-
-    def get_state(self) -> dict[str, int]:
-        """The position; JSON-ready, and the same however the batches are read."""
-        return {"next_index": self._next}
-
-    def set_state(self, state: dict[str, int]) -> None:
-        """Goes on from a position that `get_state` gave."""
-        self._next = int(state["next_index"])
-        self._iterator = None
+            self._iterator = _read_ahead(self._steps.map(_Guarded(self._batch)), self._workers)
+        return next(self._iterator)
 
 
 def evaluation_batches(
-    inputs: Inputs, images: np.ndarray, batch_size: int, reading: Reading = READ_HERE
+    inputs: Indexed, images: np.ndarray, batch_size: int, reading: Reading = READ_HERE
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Inputs of `images` in order, in batches of one size.
 
     Args:
-      inputs: feature maps or pictures.
+      inputs: feature maps, pictures, or image indices.
       images: image indices.
       batch_size: of every batch; the last one is filled up by repeating its first image.
       reading: how.

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from dedn_jax.checkpoint import Checkpoints, Snapshot, load_params, save_params
 from dedn_jax.data.dataset import Task
-from dedn_jax.data.pipeline import TrainBatches
+from dedn_jax.data.pipeline import Batches, TrainBatches
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.errors import InputError
 from dedn_jax.evaluate import Metrics
@@ -26,6 +26,7 @@ from dedn_jax.interrupt import Interrupted, StopRequest
 from dedn_jax.network import Network
 from dedn_jax.phase import STREAMS, Selection
 from dedn_jax.progress import progress
+from dedn_jax.resident import Resident
 from dedn_jax.step import NOTHING, TrainState, make_class_space
 from dedn_jax.sweep.divergence import StepsTaken
 from dedn_jax.sweep.evaluate import Evaluation
@@ -145,17 +146,14 @@ def run_models(
         return _finished(own, params)
     state = start(params, config, phase.place)
     selections = Selections(config.selection.metric, params, len(phase.seeds))
-    task = dataclasses.replace(phase.task, inputs=phase.feed.inputs)
-    labels = task.labels[task.train]
-    sampler = Sampler.from_config(task.train, labels, config, STREAMS[phase.name])
-    batches = TrainBatches(task, sampler, int(phase.num_steps.max()))
+    step = 0
     checkpoints = Checkpoints(own / "checkpoints", config.train.checkpoints_kept)
     try:
         if saved := checkpoints.restore_latest(Snapshot(state, params, {})):
             state, selections.params = saved.state, saved.selected
             selections.best = saved.position["best"]
-            batches.set_state(saved.position["data"])
-        state, taken = _train(phase, state, selections, batches, checkpoints, config, folder, stop)
+            step = saved.position["step"]
+        state, taken = _train(phase, state, step, selections, checkpoints, config, folder, stop)
     finally:
         checkpoints.close()
     if phase.evaluation_label is None:
@@ -190,28 +188,27 @@ def _result(result: dict, params: nnx.State) -> ModelsResult:
 def _train(
     phase: ModelsPhase,
     state: TrainState,
+    step: int,
     selections: Selections,
-    batches: TrainBatches,
     checkpoints: Checkpoints,
     config: ConfigDict,
     folder: Path,
     stop: StopRequest,
 ) -> tuple[TrainState, StepsTaken]:
-    """The training loop, from the batches' position to the last step that any model can take."""
+    """The training loop, from after `step` to the last step that any model can take."""
     task, ends = phase.task, phase.num_steps
     evaluation = Evaluation(phase.network, task, phase.groups, config, phase.feed, phase.place)
     classes = make_class_space(task.class_embeddings, task.seen, phase.groups)
+    total = int(ends.max())
     models = ModelsStep(
         phase.network.definition,
         config,
         phase.place,
         (classes, phase.network.frozen),
         ends,
-        phase.feed.table,
+        _source(phase, config, total, step),
     )
-    total = int(ends.max())
     interval = config.train.evaluate_every or max(1, total // config.train.epochs)
-    step = batches.get_state()["next_index"]
     taken = StepsTaken(state.step, step, ends)
     log = SweepLog(folder / "metrics.jsonl", phase.name, step)
     bar = progress(total, f"{phase.title}{phase.name}", "step", initial=step)
@@ -222,7 +219,7 @@ def _train(
                 total, *((step // n + 1) * n for n in (interval, config.train.checkpoint_every))
             )
             count = min(models.most, due - step)
-            state, terms = models.run(state, step, [next(batches) for _ in range(count)])
+            state, terms = models.run(state, step, count)
             first, step = step + 1, step + count
             if began:
                 jax.block_until_ready(terms)
@@ -253,7 +250,8 @@ def _train(
                 log.evaluation(step, label, metrics)
                 selections.update(step, metrics, state.params)
             if saves or taken.over:
-                position = {"data": batches.get_state(), "best": selections.best}
+                # A model that diverged has a smaller step in its state.
+                position = {"step": step, "best": selections.best}
                 checkpoints.save(step, Snapshot(state, selections.params, position))
             if stopping and not taken.over:
                 raise Interrupted(
@@ -265,6 +263,15 @@ def _train(
         bar.close()
         log.close()
     return state, taken
+
+
+def _source(phase: ModelsPhase, config: ConfigDict, total: int, done: int) -> Batches | Resident:
+    task, table = phase.task, phase.feed.table
+    labels = task.labels[task.train]
+    sampler = Sampler.from_config(task.train, labels, config, STREAMS[phase.name])
+    if table is not None:
+        return Resident(table, sampler, config.train.steps_per_call)
+    return TrainBatches(task, sampler, total, done=done)
 
 
 def _logs(step: int, total: int, config: ConfigDict) -> bool:

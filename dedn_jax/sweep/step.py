@@ -10,8 +10,10 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from dedn_jax.feature_table import FeatureTable, look_up
+from dedn_jax.data.pipeline import Batches
+from dedn_jax.feature_table import look_up
 from dedn_jax.optimizer import make_optimizer
+from dedn_jax.resident import Resident, draw_batches
 from dedn_jax.step import (
     Batch,
     ClassSpace,
@@ -63,7 +65,7 @@ class ModelsStep:
       place: of the models.
       fixed: what all models share besides the batch: the classes, and what is not trained.
       ends: `[models]`: a model that has done so many steps does not change any more.
-      table: see `dedn_jax.feed`.
+      source: of the batches: those of the steps that are to come, or what to draw them from.
     """
 
     def __init__(
@@ -73,36 +75,46 @@ class ModelsStep:
         place: Place,
         fixed: tuple[ClassSpace, nnx.State],
         ends: np.ndarray,
-        table: FeatureTable | None,
+        source: Batches | Resident,
     ) -> None:
-        # As in training: several steps a call where batches are indices.
-        self.most = most = 1 if table is None else config.train.steps_per_call
-        self._place, self._table = place, table
-        self._fixed = place.share(fixed)
+        resident = source if isinstance(source, Resident) else None
+        self.most = most = resident.most if resident else 1
+        self._place, self._source = place, source
+        pool = resident.sampler.pool if resident else None
+        self._fixed = place.share((pool, *fixed))
+        self._table = resident.table if resident else None
         self._ends = place.put(np.asarray(ends, np.int32))
-        step = make_train_step(definition, Objective.from_config(config), make_optimizer(config))
-        models = each_model(step)
+        objective, optimizer = Objective.from_config(config), make_optimizer(config)
+        models = each_model(make_train_step(definition, objective, optimizer))
 
         def run(
             state: TrainState,
             ends: jax.Array,
-            batches: Batch,
+            sent: Any,
             numbers: tuple[Any, Any],
             table: Any,
             fixed: Any,
         ) -> tuple[TrainState, dict[str, jax.Array]]:
             done, count = numbers
+            pool, classes, frozen = fixed
 
-            def one(state: TrainState, i: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-                inputs, labels = batches.inputs[i], batches.labels[i]
-                batch = Batch(look_up(table, inputs), labels)  # read once for all models
-                after, terms = models(state, batch, *fixed)
-                takes = (state.step == done + i) & (state.step < ends) & all_finite(terms)
+            def step(
+                state: TrainState, batch: Batch, number: Any
+            ) -> tuple[TrainState, dict[str, jax.Array]]:
+                after, terms = models(state, batch, classes, frozen)
+                takes = (state.step == number) & (state.step < ends) & all_finite(terms)
                 return choose(takes, after, state), terms
 
-            if most == 1:
-                state, terms = one(state, 0)
+            if resident is None:
+                state, terms = step(state, sent, done)
                 return state, jax.tree.map(lambda t: t[None], terms)
+            drawn = draw_batches(resident.sampler, pool, done, most)
+
+            def one(state: TrainState, i: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+                # Read once for all models.
+                batch = Batch(look_up(table, drawn.inputs[i]), drawn.labels[i])
+                return step(state, batch, done + i)
+
             return loop_steps(one, state, count, most)
 
         cut = (place.by_model, place.by_model, WHOLE, WHOLE, WHOLE, WHOLE)
@@ -110,20 +122,19 @@ class ModelsStep:
         self._run = place.compile(run, cut, out, donate=(0,))
 
     def run(
-        self, state: TrainState, done: int, batches: list[tuple[np.ndarray, np.ndarray]]
+        self, state: TrainState, done: int, count: int
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One step for each batch, `most` of them at most.
+        """So many steps, `most` at most.
 
         Args:
           state: of the models; its memory is used again.
           done: steps of the phase before these.
-          batches: inputs and labels of every step.
+          count: how many.
 
         Returns:
           The state, and the metrics `[steps, models]`, still on the device.
         """
-        filled = batches + batches[-1:] * (self.most - len(batches))
-        inputs, labels = (np.stack(x) for x in zip(*filled, strict=True))
-        batch = Batch(*self._place.share((inputs, labels)))
-        numbers = np.int32(done), np.int32(len(batches))
-        return self._run(state, self._ends, batch, numbers, self._table, self._fixed)
+        numbers, sent = (np.int32(done), np.int32(count)), None
+        if not isinstance(self._source, Resident):
+            sent = Batch(*self._place.share(next(self._source)))
+        return self._run(state, self._ends, sent, numbers, self._table, self._fixed)
