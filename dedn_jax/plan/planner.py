@@ -14,7 +14,7 @@ from dedn_jax.plan.chips import CHIPS, Slice
 from dedn_jax.plan.compile import CPU_DEVICES, compile_program
 from dedn_jax.plan.roofline import loop_factor, memory_needed, roofline
 from dedn_jax.plan.shapes import Problem
-from dedn_jax.residency import residency
+from dedn_jax.residency import Residency, residency
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MOST_EXTRA = 2  # compilations spent on what would fit
@@ -64,7 +64,9 @@ def plan(
     budget = MOST_EXTRA
     rows: list[dict[str, Any]] = []
 
-    def ask(job: str, on: Slice, problem: Problem) -> dict[str, Any]:
+    def ask(
+        job: str, on: Slice, problem: Problem, on_device: str = config.data.on_device
+    ) -> dict[str, Any]:
         batch = problem.batch
         images = padded(batch, max(1, on.chips // config.distribution.attribute_shards))
         if job == "extract":
@@ -73,6 +75,7 @@ def plan(
             images = padded(config.evaluate.batch_size, on.chips // on.hosts) * on.hosts
             side = problem.picture or config.picture.crop
             problem = dataclasses.replace(problem, picture=side)
+        kept = _kept(config, problem, on, on_device) if job == "train" else "never"
         say(f"compiling {job} for {on.name}, batch {images}")
         request = {
             "platform": platform,
@@ -83,9 +86,13 @@ def plan(
             "problem": dataclasses.asdict(problem),
             "images": images,
             "mapped": job == "train",  # by `jit` over a mesh and by `pmap` alike
+            "kept": kept,
         }
         answer = compile_one(request, timeout)
-        return _row(config, problem, job, (batch, images), on, answer)
+        row = _row(config, problem, job, (batch, images), on, answer)
+        if job == "train" and not problem.picture:
+            row |= {"maps": _maps(problem), "kept": kept}
+        return row
 
     asked = [(job, on) for job in jobs for on in slices]
     rows += [ask(job, on, problem) for job, on in asked]
@@ -103,7 +110,7 @@ def plan(
             if not budget:
                 break
             budget -= 1
-            tried = ask("train", on, smaller)
+            tried = ask("train", on, *smaller)
             word = "fits" if tried["fits"] else "does not"
             row["instead"].append(f"{change} {word} ({tried['memory_needed'] / 1e9:.2f} GB)")
             if tried["fits"]:
@@ -111,18 +118,40 @@ def plan(
     return {"problem": dataclasses.asdict(problem), "rows": rows}
 
 
-def _smaller(problem: Problem, row: dict[str, Any]) -> list[tuple[str, Problem]]:
-    """What to try where a step does not fit, the least loss first."""
-    tries = []
+def _maps(problem: Problem) -> int:
+    """Bytes of all feature maps."""
+    return problem.stored * problem.channels * problem.regions * _BYTES[problem.dtype]
+
+
+def _kept(config: ConfigDict, problem: Problem, on: Slice, on_device: str) -> Residency:
+    """Where `make_feed` would have the feature maps: on chips that hold nothing yet."""
+    parts = on.chips // config.distribution.attribute_shards
+    if problem.picture or config.distribution.strategy == "pmap":
+        return "never"
+    if on_device == "cut" and parts == 1:
+        raise InputError(
+            f"--topology: {on.name}: config.data.on_device=cut: no chips share a batch here; "
+            "use auto"
+        )
+    if on_device == "auto":
+        return residency(_maps(problem), on.chip.memory, parts)
+    return on_device  # type: ignore[return-value]
+
+
+def _smaller(problem: Problem, row: dict[str, Any]) -> list[tuple[str, tuple]]:
+    """What to try where a step does not fit, the least loss first: problem, and on_device."""
+    tries: list[tuple[str, tuple]] = []
+    if row.get("kept", "never") != "never":
+        tries.append(("--config.data.on_device=never", (problem, "never")))
     if not problem.picture and problem.dtype == "float32":
         tries.append(
-            ("--config.data.dtype=bfloat16", dataclasses.replace(problem, dtype="bfloat16"))
+            ("--config.data.dtype=bfloat16", (dataclasses.replace(problem, dtype="bfloat16"),))
         )
     over = row["memory_needed"] / row["memory"]
     batch = problem.batch >> max(1, math.ceil(math.log2(max(over, 1.0))))
     if batch:
         change = f"--config.train.batch_size={batch}"
-        tries.append((change, dataclasses.replace(problem, batch=batch)))
+        tries.append((change, (dataclasses.replace(problem, batch=batch),)))
     return tries
 
 
@@ -157,10 +186,6 @@ def _row(
     # A backbone's products have their own precision, and outweigh the experts'.
     precision = config.backbone.dtype if problem.picture else config.model.precision
     times = roofline(answer, on, precision)
-    if job == "train" and not problem.picture:
-        maps = problem.stored * problem.channels * problem.regions * _BYTES[problem.dtype]
-        parts = on.chips // config.distribution.attribute_shards
-        row |= {"maps": maps, "kept": residency(maps, on.chip.memory - needed, parts)}
     images = problem.images * (config.train.epochs if job == "train" else 1)
     # As `dedn train` counts its steps, and `dedn features extract` its batches.
     steps = max(1, images // batch[0]) if job == "train" else -(-images // batch[0])

@@ -13,8 +13,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from dedn_jax.axes import ALONE, Axes
-from dedn_jax.distributed import CUT, WHOLE, Layout
+from dedn_jax.distributed import CUT, DATA, WHOLE, Layout
 from dedn_jax.errors import InputError
+from dedn_jax.feature_table import FeatureTable, look_up, table_spec
 from dedn_jax.groups import AttributeGroups
 from dedn_jax.kernels import Kernel
 from dedn_jax.model.backbones import make_backbone
@@ -22,7 +23,16 @@ from dedn_jax.model.experts import DualExpert
 from dedn_jax.model.picture_model import PictureModel, backbone_maps
 from dedn_jax.optimizer import make_optimizer
 from dedn_jax.plan.shapes import Problem
-from dedn_jax.step import NOTHING, Batch, ClassSpace, Objective, init_state, make_train_step
+from dedn_jax.residency import Residency
+from dedn_jax.step import (
+    NOTHING,
+    Batch,
+    ClassSpace,
+    Objective,
+    TrainState,
+    init_state,
+    make_train_step,
+)
 
 
 class Traced(NamedTuple):
@@ -71,10 +81,24 @@ class Traced(NamedTuple):
         return layout.over_batch(self.function, specs, WHOLE)
 
 
+def stored_maps(problem: Problem, kept: Residency, layout: Layout) -> FeatureTable | None:
+    """The table of all feature maps on the devices of `layout`; None where they are sent."""
+    if kept == "never":
+        return None
+    images = layout.rows(problem.stored) if kept == "cut" else problem.stored
+    maps: Any = _like((images, problem.channels, problem.regions), problem.dtype)
+    return FeatureTable(maps, DATA if kept == "cut" else None)
+
+
 def train_program(
-    config: ConfigDict, problem: Problem, images: int, axes: Axes = ALONE, kernel: Kernel = "xla"
+    config: ConfigDict,
+    problem: Problem,
+    images: int,
+    axes: Axes = ALONE,
+    kernel: Kernel = "xla",
+    table: FeatureTable | None = None,
 ) -> Traced:
-    """The step of `dedn train` that is sent its batch.
+    """A step of `dedn train`, which is sent its batch or looks it up.
 
     Args:
       config: the recipe.
@@ -82,6 +106,7 @@ def train_program(
       images: of the batch, filled up.
       axes: that the step runs under; none where XLA is to cut it by itself.
       kernel: of attention pooling.
+      table: where the batch is looked up, see `stored_maps`; which images it has is given.
     """
     vectors = np.ones((problem.attributes, problem.word_dim), np.float32)
     groups = AttributeGroups(
@@ -106,7 +131,8 @@ def train_program(
     else:
         definition, params = nnx.split(nnx.eval_shape(lambda: experts(rngs=nnx.Rngs(params=0))))
         frozen = NOTHING
-        inputs = _like((images, problem.channels, problem.regions), problem.dtype)
+        shape = (images, problem.channels, problem.regions)
+        inputs = _like(shape, problem.dtype) if table is None else _like((images,), jnp.int32)
     optimizer = make_optimizer(config)
     state = jax.eval_shape(lambda p: init_state(p, optimizer), params)
     filled = images != problem.batch
@@ -120,8 +146,13 @@ def train_program(
         _like((problem.classes,), jnp.bool),
     )
     step = make_train_step(definition, Objective.from_config(config), optimizer, axes)
-    arguments = (state, batch, classes, frozen)
-    return Traced(step, arguments, (False, True, False, False), bool(axes.names), (0,))
+
+    def run(state: TrainState, batch: Batch, table: Any, classes: Any, frozen: Any) -> Any:
+        return step(state, batch._replace(inputs=look_up(table, batch.inputs)), classes, frozen)
+
+    arguments = (state, batch, table, classes, frozen)
+    cut = (False, True, table_spec(table) == CUT, False, False)
+    return Traced(run, arguments, cut, bool(axes.names), (0,))
 
 
 def extract_program(config: ConfigDict, problem: Problem, images: int) -> Traced:

@@ -10,9 +10,9 @@ _HEADS = (
     *("ms/step (bound)", "steps/s", "all steps", "compiled in"),
 )
 _KEPT = {
-    "always": "fit on every chip and stay there",
-    "cut": "fit if every chip has a part of the images",
-    "never": "do not fit beside the step: they are read and sent",
+    "always": "stay on every chip",
+    "cut": "stay on the chips, a part of the images on each",
+    "never": "are read, and sent batch by batch",
 }
 _NAMES = {"train": "train step", "extract": "extraction step (backbone forward)"}
 

@@ -22,7 +22,7 @@ from dedn_jax.errors import InputError, one_line
 from dedn_jax.kernels import Kernel, resolve_kernel
 from dedn_jax.plan.count import count_flops
 from dedn_jax.plan.hlo import read_program
-from dedn_jax.plan.programs import Traced, extract_program, train_program
+from dedn_jax.plan.programs import Traced, extract_program, stored_maps, train_program
 from dedn_jax.plan.shapes import Problem
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -40,7 +40,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
     Args:
       request: `platform`, `topology`, `compiled_as`, `job` (train or extract), `config`, `problem`,
-        `images` (of a step, filled up) and `mapped`.
+        `images` (of a step, filled up), `mapped` and `kept` (see `dedn_jax.residency`).
 
     Returns:
       Bytes, FLOPs and traffic of a chip in one run; or `error` with its `kind`: topology, memory
@@ -59,11 +59,12 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     except InputError as error:
         return {"kind": "compile", "error": str(error)}
     axes = layout.axes if mapped else ALONE
+    table = stored_maps(problem, request["kept"], layout)
 
     def program(images: int, kernel: Kernel) -> Traced:
         if request["job"] == "extract":
             return extract_program(config, problem, images)
-        return train_program(config, problem, images, axes, kernel)
+        return train_program(config, problem, images, axes, kernel, table)
 
     with jax.default_matmul_precision(config.model.precision):
         # A chip's part of the work if it is cut as it should be; a fused kernel does the same, but

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dedn_jax.config import load_config
+from dedn_jax.errors import InputError
 from dedn_jax.plan.chips import parse_slice
 from dedn_jax.plan.planner import MOST_EXTRA, padded, plan
 from dedn_jax.plan.report import duration, plan_text
@@ -18,10 +19,13 @@ _CHIPS = {"v5e:2x4": 8, "v5e:4x8": 32, "v4:2x2x4": 16}
 
 
 class Compiler:
-    """Needs `size` bytes for an image of float32 maps, half as many for one of bfloat16."""
+    """Needs `size` bytes for an image of float32 maps, half as many for one of bfloat16.
 
-    def __init__(self, size: float) -> None:
-        self.size = size
+    Maps that stay on the chips take `kept` bytes of each.
+    """
+
+    def __init__(self, size: float, kept: float = 0) -> None:
+        self.size, self.kept = size, kept
         self.asked: list[dict[str, Any]] = []
 
     def __call__(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
@@ -30,6 +34,7 @@ class Compiler:
         chips = _CHIPS[request["topology"]]
         size = self.size * (0.5 if request["problem"]["dtype"] == "bfloat16" else 1)
         needed = request["images"] // chips * size
+        needed += self.kept * (request["kept"] != "never")
         if needed > 64e9:
             return {"kind": "memory", "error": "", "needed": needed, "have": 16e9}
         return {
@@ -52,9 +57,11 @@ class Compiler:
         }
 
 
-def _plan(size: float, names: str, *overrides: str) -> tuple[dict[str, Any], Compiler]:
+def _plan(
+    size: float, names: str, *overrides: str, kept: float = 0
+) -> tuple[dict[str, Any], Compiler]:
     config = load_config("cub_gzsl", ["--config.data.path=none", *overrides])
-    compiler = Compiler(size)
+    compiler = Compiler(size, kept)
     slices = [parse_slice(n) for n in names.split(",")]
     problem = problem_sizes(config, "cub_gzsl", {})
     return plan(config, problem, slices, timeout=1, compile_one=compiler), compiler
@@ -72,7 +79,7 @@ def test_batches_are_filled_up_and_it_is_said() -> None:
 
 
 def test_what_does_not_fit_says_what_would() -> None:
-    report, compiler = _plan(3e9, "v5e:2x4,v5e:4x8")
+    report, compiler = _plan(3e9, "v5e:2x4,v5e:4x8", "--config.data.on_device=never")
     small, large = report["rows"]
     assert not small["fits"] and large["fits"]
     assert small["instead"] == ["v5e:4x8 fits", "--config.data.dtype=bfloat16 fits (10.50 GB)"]
@@ -83,7 +90,8 @@ def test_what_does_not_fit_says_what_would() -> None:
 
 
 def test_no_more_than_two_compilations_are_spent_on_that() -> None:
-    report, compiler = _plan(5e9, "v5e:2x4,v4:2x2x4", "--config.train.batch_size=640")
+    flags = ["--config.train.batch_size=640", "--config.data.on_device=never"]
+    report, compiler = _plan(5e9, "v5e:2x4,v4:2x2x4", *flags)
     assert len(compiler.asked) == 2 + MOST_EXTRA
     assert report["rows"][0]["instead"] == [
         "--config.data.dtype=bfloat16 does not (200.00 GB)",
@@ -120,16 +128,34 @@ def test_the_plan_is_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "dtype", "kept"),
-    # 11788 maps of 2048 x 196 take 18.9 GB, half of it in bfloat16.
-    [(1e6, "float32", "cut"), (1e6, "bfloat16", "always"), (2.2e9, "float32", "never")],
+    ("flags", "kept", "text"),
+    # 11788 maps of 2048 x 196 take 18.9 GB, half of it in bfloat16; a chip has 17.2 GB.
+    [
+        ([], "cut", "18.93 GB of feature maps stay on the chips, a part of the images on each"),
+        (["data.dtype=bfloat16"], "always", "9.46 GB of feature maps stay on every chip"),
+        (["data.on_device=always"], "always", "18.93 GB of feature maps stay on every chip"),
+        (["data.on_device=never"], "never", "are read, and sent batch by batch"),
+        (["distribution.strategy=pmap"], "never", "are read, and sent batch by batch"),
+        (["distribution.attribute_shards=8"], "never", "are read, and sent batch by batch"),
+    ],
 )
-def test_whether_feature_maps_stay_on_the_chips(size: float, dtype: str, kept: str) -> None:
-    report, _ = _plan(size, "v5e:2x4", f"--config.data.dtype={dtype}")
-    row = report["rows"][0]
-    assert row["maps"] == 11788 * 2048 * 196 * {"float32": 4, "bfloat16": 2}[dtype]
-    assert row["kept"] == kept
-    assert "of feature maps" in plan_text(report)
+def test_where_feature_maps_stay(flags: list[str], kept: str, text: str) -> None:
+    report, compiler = _plan(1e6, "v5e:2x4", *(f"--config.{flag}" for flag in flags))
+    (row,), (asked,) = report["rows"], compiler.asked
+    assert row["kept"] == asked["kept"] == kept
+    assert text in plan_text(report)
+
+
+def test_a_chip_alone_has_no_part_of_the_images() -> None:
+    flags = ["--config.data.on_device=cut", "--config.distribution.attribute_shards=8"]
+    with pytest.raises(InputError, match="on_device=cut: no chips share"):
+        _plan(1e6, "v5e:2x4", *flags)
+
+
+def test_maps_that_leave_a_step_no_room_can_be_sent() -> None:
+    report, compiler = _plan(1e9, "v5e:2x4", kept=15e9)
+    assert [r["kept"] for r in compiler.asked] == ["cut", "never"]
+    assert report["rows"][0]["instead"] == ["--config.data.on_device=never fits (7.00 GB)"]
 
 
 def test_attribute_shards_leave_fewer_parts_of_a_batch() -> None:

@@ -29,6 +29,7 @@ def _request(topology: str, batch: int = 8) -> dict[str, Any]:
         "problem": dataclasses.asdict(problem),
         "images": batch,
         "mapped": True,
+        "kept": "never",
     }
 
 
@@ -37,6 +38,21 @@ def test_a_step_for_eight_chips() -> None:
     assert answer["chips"] == 8
     assert answer["collectives"]["all-reduce"]["bytes"] >= 4 * 2 * (8 * 8 + 8 * 2 * (16 + 12))
     assert answer["flops_xla"] > answer["flops_outside_loops"] > 0
+
+
+@pytest.mark.parametrize("kept", ["always", "cut"])
+def test_maps_stay_on_eight_chips(kept: str) -> None:
+    request = _request("v5e:2x4") | {"kept": kept}
+    sent, found = compile_program(_request("v5e:2x4"), 300), compile_program(request, 300)
+    assert found["flops_outside_loops"] == sent["flops_outside_loops"]
+    parts = 8 if kept == "cut" else 1
+    assert found["arguments"] - sent["arguments"] > 0.9 * 1200 // parts * 4 * 16 * 12
+    more = found["collectives"], sent["collectives"]
+    # Eight indices are gathered in a way that XLA chooses, and as many images handed out.
+    kinds = [sum(t["bytes"] for k, t in c.items() if k != "reduce-scatter") for c in more]
+    assert kinds[0] - kinds[1] == (8 * 4 if kept == "cut" else 0)
+    handed = found["collectives"].get("reduce-scatter", {"bytes": 0})
+    assert handed["bytes"] == (8 * 4 * 16 * 12 if kept == "cut" else 0)
 
 
 def test_a_fused_kernel_is_compiled() -> None:

@@ -20,7 +20,7 @@ _LOOPED = Problem("", 1000, 1200, 40, 12, 64, 9, (tuple(range(12)),), 30, "float
 _DENSE = dataclasses.replace(_LOOPED, channels=48, regions=40, classes=64, word_dim=128)
 
 
-def _ask(problem: Problem, mapped: bool, *flags: str) -> dict[str, Any]:
+def _ask(problem: Problem, mapped: bool, *flags: str, kept: str = "never") -> dict[str, Any]:
     config = load_config("cub_gzsl", flags)
     request = {
         "platform": "cpu",
@@ -31,6 +31,7 @@ def _ask(problem: Problem, mapped: bool, *flags: str) -> dict[str, Any]:
         "problem": dataclasses.asdict(problem),
         "images": 32,
         "mapped": mapped,
+        "kept": kept,
     }
     return compile_program(request, 120)
 
@@ -81,6 +82,24 @@ def test_attribute_shards() -> None:
     assert found["collectives"]["all-reduce"]["bytes"] > 0
     with pytest.raises(InputError, match="attribute_shards=3: 8 devices, 8 in a process, cannot"):
         _ask(_LOOPED, True, "--config.distribution.attribute_shards=3")
+
+
+@pytest.mark.parametrize("kept", ["always", "cut"])
+def test_maps_that_stay_on_the_devices(kept: str) -> None:
+    """The same work; the maps are in memory, and where they are cut one sum hands them out."""
+    p = _LOOPED
+    sent, found = _ask(p, True), _ask(p, True, kept=kept)
+    for count in ("flops_outside_loops", "flops_inside_loops", "trips", "aliased"):
+        assert found[count] == sent[count]
+    image = 4 * p.channels * p.regions
+    here = p.stored // (CPU_DEVICES if kept == "cut" else 1) * image
+    # Indices take the place of the batch's maps.
+    added = found["arguments"] - sent["arguments"]
+    assert added == here - 32 // CPU_DEVICES * (image - 4)
+    assert found["collectives"]["all-reduce"] == sent["collectives"]["all-reduce"]
+    others = {k: v["bytes"] for k, v in found["collectives"].items() if k != "all-reduce"}
+    expected = {"all-gather": 32 * 4, "reduce-scatter": 32 * image} if kept == "cut" else {}
+    assert others == expected
 
 
 def test_products_of_bfloat16_are_told_apart() -> None:
