@@ -14,8 +14,8 @@ from benchmarks.step_sizes import MadeUp
 from dedn_jax.compare import OurSide
 from dedn_jax.data.features import InMemoryFeatures, normalize
 from dedn_jax.distributed import Layout
-from dedn_jax.feed import make_feed
 from dedn_jax.interop.published_model import PublishedModel
+from dedn_jax.kept_features import keep_features
 from dedn_jax.optimizer import make_optimizer
 from dedn_jax.resident import Resident
 from dedn_jax.step import NOTHING, Batch, TrainState, TrainStep, init_state, make_train_step
@@ -107,7 +107,7 @@ def our_sides(ours: OurSide, made: MadeUp) -> dict[str, Side]:
         """As a training runs its steps, but that batches are not read ahead."""
         config = made.config.copy_and_resolve_references()
         config.data.on_device = on_device
-        table = make_feed(inputs, config, layout).table
+        table = keep_features(inputs, config, layout)
         fixed = make_step, layout, ours.classes, NOTHING
         strategy: Strategy
         if table is None:

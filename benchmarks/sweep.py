@@ -43,8 +43,8 @@ from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.distributed import local_layout
-from dedn_jax.feed import make_feed
 from dedn_jax.groups import published_attributes, resolve_groups
+from dedn_jax.kept_features import keep_features
 from dedn_jax.network import Network, make_network
 from dedn_jax.optimizer import make_optimizer
 from dedn_jax.phase import STREAMS
@@ -103,12 +103,12 @@ class Maker:
         self._config, self._dataset = config, dataset
         self._steps = config.train.steps_per_call
         self._groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
-        feed = make_feed(dataset.inputs, config, local_layout(), may_cut=False)
-        assert feed.table is not None  # the config says so
+        table = keep_features(dataset.inputs, config, local_layout(), may_cut=False)
+        assert table is not None  # the config says so
         task = trainval_task(dataset)
         labels = task.labels[task.train]
         sampler = Sampler.from_config(task.train, labels, config, STREAMS["final"])
-        self._resident, self.batch = Resident(feed.table, sampler, self._steps), sampler.size
+        self._resident, self.batch = Resident(table, sampler, self._steps), sampler.size
         self._classes = make_class_space(task.class_embeddings, task.seen, self._groups)
 
     def _network(self, seed: int) -> Network:

@@ -149,7 +149,7 @@ class Clock:
     @contextlib.contextmanager
     def watching(self, dataset: GZSLDataset) -> Iterator[None]:
         """Inside, `train` takes `dataset` and is timed."""
-        make_feed, run_phase, evaluate = train.make_feed, train.run_phase, train.evaluate_task
+        keep, run_phase, evaluate = train.keep_features, train.run_phase, train.evaluate_task
         clock = self
 
         class Watched(ResidentStrategy):
@@ -164,10 +164,9 @@ class Clock:
 
         def load(*args: Any) -> Any:
             start = time.perf_counter()
-            feed = make_feed(*args)
-            jax.block_until_ready(feed.table)
+            table = jax.block_until_ready(keep(*args))
             self.load = time.perf_counter() - start
-            return feed
+            return table
 
         def run(*args: Any) -> Any:
             result = run_phase(*args)
@@ -185,7 +184,7 @@ class Clock:
 
         with (
             patch.object(train, "load_dataset", lambda config: dataset),
-            patch.object(train, "make_feed", load),
+            patch.object(train, "keep_features", load),
             patch.object(train, "run_phase", run),
             patch.object(train, "evaluate_task", look),
             patch.object(phase, "evaluate_task", look),

@@ -169,18 +169,19 @@ class Layout:
             return ALONE
         return Axes(DATA, RowShards(ATTRIBUTE, shards) if shards > 1 else None)
 
+    def put(self, array: Any, spec: PartitionSpec) -> jax.Array:
+        """An array that all processes have whole, onto the devices."""
+        sharding = NamedSharding(self.mesh, spec)
+        if isinstance(array, jax.Array) and array.sharding == sharding:
+            return array
+        if self.processes == 1:
+            return jax.device_put(array, sharding)
+        host = np.asarray(array)
+        return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
+
     def replicate(self, tree: Any) -> Any:
         """A copy of every array on every device; equal ones are given by all processes."""
-
-        def put(x: Any) -> jax.Array:
-            if isinstance(x, jax.Array) and x.sharding == self.replicated:
-                return x
-            if self.processes == 1:
-                return jax.device_put(x, self.replicated)
-            host = np.asarray(x)
-            return jax.make_array_from_callback(host.shape, self.replicated, lambda i: host[i])
-
-        return jax.tree.map(put, tree)
+        return jax.tree.map(lambda x: self.put(x, WHOLE), tree)
 
     def rows(self, rows: int) -> int:
         """Rows of a batch once it is filled up so that every device has as many."""

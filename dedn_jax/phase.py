@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from dedn_jax.data.sampler import Sampler
 from dedn_jax.distributed import Layout, barrier, is_main, largest
 from dedn_jax.errors import InputError
 from dedn_jax.evaluate import Metrics, evaluate_task, make_predictor
-from dedn_jax.feed import Feed
+from dedn_jax.feature_table import FeatureTable
 from dedn_jax.files import read_json, write_json
 from dedn_jax.groups import AttributeGroups
 from dedn_jax.interrupt import Interrupted, StopRequest
@@ -40,13 +39,8 @@ from dedn_jax.step import (
     make_class_space,
     make_train_step,
 )
-from dedn_jax.strategy import (
-    JitStrategy,
-    PmapStrategy,
-    ResidentStrategy,
-    Strategy,
-    terms_of,
-)
+from dedn_jax.step_metrics import StepMetrics
+from dedn_jax.strategy import JitStrategy, PmapStrategy, ResidentStrategy, Strategy
 from dedn_jax.workdir import Workdir
 
 # Streams of the sampler's random numbers, so that two phases of a run do not share batches.
@@ -63,7 +57,7 @@ class Phase:
       task: images and classes.
       groups: attribute groups of the model.
       network: the model's definition and what of it is not trained.
-      feed: what batches are made of.
+      table: of all feature maps on the devices; None: batches are read and sent.
       layout: of the devices.
       num_steps: steps to do.
       evaluation_label: names the images evaluated on wherever their numbers appear; None: the last
@@ -74,7 +68,7 @@ class Phase:
     task: Task
     groups: AttributeGroups
     network: Network
-    feed: Feed
+    table: FeatureTable | None
     layout: Layout
     num_steps: int
     evaluation_label: str | None
@@ -210,7 +204,7 @@ def _train(
 ) -> TrainState:
     """The training loop, from the state's step to the last."""
     layout, task = phase.layout, phase.task
-    mixing, table = Mixing.from_config(config), phase.feed.table
+    mixing, table = Mixing.from_config(config), phase.table
     predictor = make_predictor(phase.network.definition, mixing, layout, table)
     classes = layout.replicate(make_class_space(task.class_embeddings, task.seen, phase.groups))
     frozen = layout.replicate(phase.network.frozen)
@@ -222,6 +216,15 @@ def _train(
     if is_main():
         log = MetricsLog(workdir.metrics_file, workdir.tensorboard, phase.name, step)
     bar = progress(phase.num_steps, phase.name, "step", initial=step, shown=is_main())
+
+    def logs(step: int) -> bool:
+        return step % config.train.log_every == 0 or step == phase.num_steps
+
+    def write(step: int, values: dict[str, float]) -> None:
+        log.training(step, values)
+        bar.set_postfix_str(f"loss {values['loss']:.3f} {selection}", refresh=False)
+
+    metrics_of_steps = StepMetrics(phase.name, logs, write)
     began = time.perf_counter()
     try:
         while step < phase.num_steps:
@@ -235,7 +238,7 @@ def _train(
             state, terms = strategy.run(state, count)
             first, step = step + 1, step + count
             if began:
-                terms_of(terms, 0)
+                jax.block_until_ready(terms)
                 if is_main():
                     seconds = time.perf_counter() - began
                     steps = "step" if count == 1 else f"{count} steps"
@@ -246,15 +249,11 @@ def _train(
             # Read once: a signal that comes later in this turn is answered in the next.
             last, stopping = step == phase.num_steps, _stopping(stop, step)
             saves = step % config.train.checkpoint_every == 0 or last or stopping
-            logged = [s for s in range(first, step + 1) if _logs(s, phase, config)]
-            if saves and step not in logged:
-                _check_finite(phase.name, step, terms_of(terms, count - 1))
-            for s in logged:
-                values = terms_of(terms, s - first)
-                _check_finite(phase.name, s, values)  # so that no checkpoint holds a NaN
-                log.training(s, values)
-                bar.set_postfix_str(f"loss {values['loss']:.3f} {selection}", refresh=False)
-            if phase.evaluation_label and (step % interval == 0 or last):
+            label = phase.evaluation_label if step % interval == 0 or last else None
+            metrics_of_steps.add(first, count, terms)
+            if saves or label:
+                metrics_of_steps.settle()  # no checkpoint holds a NaN
+            if label:
                 params = strategy.plain(state.params)
                 metrics = evaluate_task(
                     predictor,
@@ -263,11 +262,11 @@ def _train(
                     classes,
                     config.evaluate.batch_size,
                     frozen=frozen,
-                    feed=phase.feed,
+                    looks_up=table is not None,
                     layout=layout,
                     workers=config.data.workers,
                 )
-                log.evaluation(step, phase.evaluation_label, metrics)
+                log.evaluation(step, label, metrics)
                 selection.update(step, metrics, params)
                 bar.set_postfix_str(str(selection), refresh=False)
             if saves:
@@ -296,8 +295,9 @@ def _strategy(phase: Phase, config: ConfigDict, done: int) -> Strategy:
     fixed = make_step, layout, classes, phase.network.frozen
     labels = task.labels[task.train]
     sampler = Sampler.from_config(task.train, labels, config, STREAMS[phase.name])
-    if (table := phase.feed.table) is not None:
-        return ResidentStrategy(*fixed, Resident(table, sampler, config.train.steps_per_call))
+    if phase.table is not None:
+        resident = Resident(phase.table, sampler, config.train.steps_per_call)
+        return ResidentStrategy(*fixed, resident)
     reading = Reading(config.data.workers, layout.shard)
     batches = TrainBatches(task, sampler, phase.num_steps, reading, done)
     sent = PmapStrategy if config.distribution.strategy == "pmap" else JitStrategy
@@ -309,10 +309,6 @@ def _next(step: int, interval: int) -> int:
     return (step // interval + 1) * interval
 
 
-def _logs(step: int, phase: Phase, config: ConfigDict) -> bool:
-    return step % config.train.log_every == 0 or step == phase.num_steps
-
-
 def _stopping(stop: StopRequest, step: int) -> int:
     """The signal that asks to stop, 0 for none; the same in all processes.
 
@@ -321,15 +317,3 @@ def _stopping(stop: StopRequest, step: int) -> int:
     if jax.process_count() > 1 and step % _ASK_EVERY:
         return 0
     return largest(stop.signal_number)
-
-
-def _check_finite(name: str, step: int, terms: dict[str, float]) -> None:
-    """Raises FloatingPointError where loss, gradient or parameters are no numbers to go on from."""
-    bad = [k for k in ("loss", "gradient_norm", "parameter_norm") if not math.isfinite(terms[k])]
-    if bad:
-        bad += [k for k, v in terms.items() if k not in bad and not math.isfinite(v)]
-        raise FloatingPointError(
-            f"phase {name}, step {step}: {', '.join(bad)} not finite; the checkpoints are from "
-            "before that. Check the features, or lower config.optimizer.learning_rate in a new "
-            "--workdir"
-        )

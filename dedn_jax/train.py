@@ -16,10 +16,11 @@ from dedn_jax.data.load import load_dataset
 from dedn_jax.distributed import Layout, barrier, is_main, local_layout
 from dedn_jax.errors import InputError
 from dedn_jax.evaluate import Metrics, evaluate_task, make_predictor, metrics_table
-from dedn_jax.feed import Feed, make_feed
+from dedn_jax.feature_table import FeatureTable
 from dedn_jax.files import read_json, write_json
 from dedn_jax.groups import AttributeGroups, resolve_groups
 from dedn_jax.interrupt import StopRequest, stop_on_signals
+from dedn_jax.kept_features import keep_features
 from dedn_jax.network import Network, make_network
 from dedn_jax.phase import Phase, PhaseResult, run_phase
 from dedn_jax.step import Mixing, make_class_space
@@ -69,8 +70,8 @@ def train(config: ConfigDict, workdir_path: str | Path) -> dict[str, object]:
             return read_json(workdir.result_file)
         use_compilation_cache(workdir.path, config)
         with stop_on_signals() as stop, jax.default_matmul_precision(config.model.precision):
-            feed = make_feed(dataset.inputs, config, layout)
-            result = _run_phases(config, workdir, dataset, groups, network, (feed, layout), stop)
+            table = keep_features(dataset.inputs, config, layout)
+            result = _run_phases(config, workdir, dataset, groups, network, (table, layout), stop)
         if is_main():
             write_json(workdir.result_file, result)
         barrier("the result is written")
@@ -83,7 +84,7 @@ def _run_phases(
     dataset: GZSLDataset,
     groups: AttributeGroups,
     network: Network,
-    place: tuple[Feed, Layout],
+    place: tuple[FeatureTable | None, Layout],
     stop: StopRequest,
 ) -> dict[str, object]:
     params = network.params
@@ -126,13 +127,12 @@ def evaluate_params(
     groups: AttributeGroups,
     network: Network,
     params: nnx.State,
-    feed: Feed | None = None,
+    table: FeatureTable | None = None,
     layout: Layout | None = None,
 ) -> Metrics:
-    """U, S, H and T1 of `params` on the test sets; `feed` and `layout` as in `evaluate_task`."""
+    """U, S, H and T1 of `params` on the test sets, looked up in `table` if there is one."""
     task = trainval_task(dataset)
     layout = layout or local_layout()
-    table = None if feed is None else feed.table
     classes = make_class_space(task.class_embeddings, task.seen, groups)
     params, classes, frozen = layout.replicate((params, classes, network.frozen))
     return evaluate_task(
@@ -142,7 +142,7 @@ def evaluate_params(
         classes,
         config.evaluate.batch_size,
         frozen=frozen,
-        feed=feed,
+        looks_up=table is not None,
         layout=layout,
         workers=config.data.workers,
     )

@@ -12,7 +12,16 @@ from flax import nnx
 
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.features import InMemoryFeatures
-from dedn_jax.evaluate import EXPERTS, evaluate_task, make_predictor, metrics_table
+from dedn_jax.distributed import local_layout
+from dedn_jax.evaluate import (
+    EXPERTS,
+    batches_of,
+    evaluate_task,
+    in_order,
+    make_predictor,
+    metrics_table,
+)
+from dedn_jax.feature_table import make_table
 from dedn_jax.groups import resolve_groups
 from dedn_jax.model.experts import DualExpert
 from dedn_jax.step import ClassSpace, Mixing, make_class_space, predict_scores
@@ -86,6 +95,29 @@ def test_any_batch_size_gives_the_metrics_of_single_images(
         assert tuple(found) == EXPERTS
         for name in EXPERTS:
             assert found[name] == pytest.approx(expected[name], abs=1e-9), (name, batch_size)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 23, 100])
+@pytest.mark.parametrize("unseen_images", [0, 31])
+def test_batches_that_the_device_looks_up(batch_size: int, unseen_images: int) -> None:
+    task = make_task(23, unseen_images)
+    model, params, classes = make_model(task)
+    mixing, layout = Mixing(region_mix=0.7, expert_mix=0.4, bias=1.0), local_layout()
+    table = make_table(task.inputs, layout, cut=False)
+    sent = evaluate_task(make_predictor(model, mixing), params, task, classes, batch_size)
+    predictor = make_predictor(model, mixing, layout, table)
+    assert sent == evaluate_task(predictor, params, task, classes, batch_size, looks_up=True)
+
+
+def test_results_of_batches_come_back_in_order() -> None:
+    images = np.random.default_rng(0).permutation(50)[:23]
+    for size, rows in ((1, 4), (7, 8), (23, 23), (30, 32)):
+        batches = batches_of(images, size, rows)
+        assert batches.shape == (-(-23 // size), rows)
+        assert not batches[:, size:].any()
+        np.testing.assert_array_equal(in_order(batches, size, 23), images)
+        several = np.stack([batches, 100 + batches], 1)  # [batches, 2, rows]
+        np.testing.assert_array_equal(in_order(several, size, 23), [images, 100 + images])
 
 
 def test_fused_is_the_mixture_and_scores_hold_the_bias() -> None:

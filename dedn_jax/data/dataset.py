@@ -13,20 +13,17 @@ from dedn_jax.data.annotations import Annotations
 from dedn_jax.errors import InputError
 
 
-class Indexed(Protocol):
-    """What an evaluation reads: `rows[indices]`, int `[batch]` in any order and with repeats."""
+class Inputs(Protocol):
+    """What a model is fed, indexed by image: feature maps or pictures.
+
+    `inputs[indices]`, with int `[batch]` in any order and with repeats, gives
+    `[batch, channels, regions]` feature maps, L2-normalised over channels, or
+    `[batch, height, width, 3]` uint8 pictures.
+    """
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray: ...
-
-
-class Inputs(Indexed, Protocol):
-    """What a model is fed, indexed by image: feature maps or pictures.
-
-    `inputs[indices]` gives `[batch, channels, regions]` feature maps, L2-normalised over channels,
-    or `[batch, height, width, 3]` uint8 pictures.
-    """
 
     def training(self, indices: np.ndarray, seeds: Sequence[tuple[int, ...]]) -> np.ndarray:
         """As `[indices]`; pictures may be changed at random, each by its own seed."""

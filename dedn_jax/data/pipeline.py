@@ -19,7 +19,7 @@ import grain.python as grain
 import numpy as np
 from absl import flags
 
-from dedn_jax.data.dataset import Indexed, Inputs, Task
+from dedn_jax.data.dataset import Inputs, Task
 from dedn_jax.data.pictures import cores, limit_threads
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.errors import InputError
@@ -84,7 +84,7 @@ class _TrainBatch:
 
 @dataclasses.dataclass(frozen=True)
 class _EvaluationBatch:
-    inputs: Indexed
+    inputs: Inputs
     images: np.ndarray
     batch_size: int
     shard: Shard
@@ -138,12 +138,12 @@ class TrainBatches:
 
 
 def evaluation_batches(
-    inputs: Indexed, images: np.ndarray, batch_size: int, reading: Reading = READ_HERE
+    inputs: Inputs, images: np.ndarray, batch_size: int, reading: Reading = READ_HERE
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Inputs of `images` in order, in batches of one size.
 
     Args:
-      inputs: feature maps, pictures, or image indices.
+      inputs: feature maps or pictures.
       images: image indices.
       batch_size: of every batch; the last one is filled up by repeating its first image.
       reading: how.

@@ -124,7 +124,7 @@ def _maps(problem: Problem) -> int:
 
 
 def _kept(config: ConfigDict, problem: Problem, on: Slice, on_device: str) -> Residency:
-    """Where `make_feed` would have the feature maps: on chips that hold nothing yet."""
+    """Where `keep_features` would have the feature maps: on chips that hold nothing yet."""
     parts = on.chips // config.distribution.attribute_shards
     if problem.picture or config.distribution.strategy == "pmap":
         return "never"

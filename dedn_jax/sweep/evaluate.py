@@ -11,11 +11,9 @@ from ml_collections import ConfigDict
 
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import evaluation_batches
-from dedn_jax.evaluate import EXPERTS, Metrics
+from dedn_jax.evaluate import EXPERTS, Metrics, batches_of, in_order, task_metrics
 from dedn_jax.feature_table import FeatureTable, look_up
-from dedn_jax.feed import Feed
 from dedn_jax.groups import AttributeGroups
-from dedn_jax.metrics import gzsl_metrics, per_class_accuracy
 from dedn_jax.network import Network
 from dedn_jax.step import Mixing, make_class_space, predict_scores
 from dedn_jax.sweep.place import WHOLE, Place, each_model
@@ -29,7 +27,7 @@ class Evaluation:
       task: images and classes.
       groups: attribute groups of the models.
       config: of the point.
-      feed: what batches are made of.
+      table: as in `dedn_jax.phase.Phase`.
       place: of the models.
     """
 
@@ -39,20 +37,19 @@ class Evaluation:
         task: Task,
         groups: AttributeGroups,
         config: ConfigDict,
-        feed: Feed,
+        table: FeatureTable | None,
         place: Place,
     ) -> None:
-        self._task, self._feed, self._place = task, feed, place
+        self._task, self._table, self._place = task, table, place
         self._batch_size = config.evaluate.batch_size
         classes = make_class_space(task.class_embeddings, task.seen, groups)
         self._fixed = place.share((classes, network.frozen))
         mixing = Mixing.from_config(config)
 
         def predict(
-            params: nnx.State, inputs: jax.Array, fixed: tuple, table: FeatureTable | None
+            params: nnx.State, inputs: jax.Array, fixed: tuple
         ) -> tuple[jax.Array, jax.Array]:
             classes, frozen = fixed
-            inputs = look_up(table, inputs)
 
             def one(params: nnx.State) -> jax.Array:
                 scores = predict_scores(network.definition, params, inputs, classes, mixing, frozen)
@@ -62,10 +59,17 @@ class Evaluation:
             among_unseen = jnp.where(classes.seen, -jnp.inf, scores)
             return scores.argmax(-1), among_unseen.argmax(-1)
 
+        def predict_all(
+            params: nnx.State, images: jax.Array, fixed: tuple, table: FeatureTable
+        ) -> tuple[jax.Array, jax.Array]:
+            return jax.lax.map(lambda i: predict(params, look_up(table, i), fixed), images)
+
         by_model: PartitionSpec = place.by_model
-        self._predict = place.compile(
-            predict, (by_model, WHOLE, WHOLE, WHOLE), (by_model, by_model)
-        )
+        if table is None:
+            self._predict = place.compile(predict, (by_model, WHOLE, WHOLE), (by_model, by_model))
+        else:
+            out = place.by_step_and_model
+            self._predict = place.compile(predict_all, (by_model, WHOLE, WHOLE, WHOLE), (out, out))
 
     def __call__(self, params: nnx.State, which: np.ndarray) -> list[Metrics | None]:
         """What `dedn_jax.evaluate.evaluate_task` returns for one, of every model.
@@ -80,35 +84,21 @@ class Evaluation:
         return [one if wanted else None for one, wanted in zip(found, which, strict=True)]
 
     def _evaluate(self, params: nnx.State) -> list[Metrics]:
-        task = self._task
-        seen, _ = self._choices(params, task.eval_seen)
-        seen_labels = task.labels[task.eval_seen]
-        if not len(task.eval_unseen):
-            return [
-                {name: {"S": per_class_accuracy(m[i], seen_labels)} for i, name in _EXPERTS}
-                for m in seen
-            ]
-        unseen, zsl = self._choices(params, task.eval_unseen)
-        unseen_labels = task.labels[task.eval_unseen]
         return [
-            {
-                name: gzsl_metrics(s[i], seen_labels, u[i], unseen_labels, z[i])
-                for i, name in _EXPERTS
-            }
-            for s, u, z in zip(seen, unseen, zsl, strict=True)
+            {name: task_metrics(self._task, g[i], z[i]) for i, name in enumerate(EXPERTS)}
+            for g, z in zip(*self._choices(params), strict=True)
         ]
 
-    def _choices(self, params: nnx.State, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _choices(self, params: nnx.State) -> tuple[np.ndarray, ...]:
         """`[models, 3, images]` class ids: among all classes, and among the unseen alone."""
-        gzsl, zsl = [], []
-        inputs, table = self._feed
-        for batch, count in evaluation_batches(inputs, images, self._batch_size):
-            among_all, among_unseen = self._predict(
-                params, self._place.share(batch), self._fixed, table
-            )
-            gzsl.append(np.asarray(among_all)[..., :count])
-            zsl.append(np.asarray(among_unseen)[..., :count])
-        return np.concatenate(gzsl, axis=-1), np.concatenate(zsl, axis=-1)
-
-
-_EXPERTS = list(enumerate(EXPERTS))
+        task, size, share = self._task, self._batch_size, self._place.share
+        images = np.concatenate([task.eval_seen, task.eval_unseen])
+        if self._table is not None:
+            indices = share(batches_of(images, size, size))
+            found = self._predict(params, indices, self._fixed, self._table)
+            return tuple(in_order(x, size, len(images)) for x in found)
+        parts = [
+            [np.asarray(x)[..., :count] for x in self._predict(params, share(batch), self._fixed)]
+            for batch, count in evaluation_batches(task.inputs, images, size)
+        ]
+        return tuple(np.concatenate(x, axis=-1) for x in zip(*parts, strict=True))

@@ -19,7 +19,7 @@ from dedn_jax.data.pipeline import Batches, TrainBatches
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.errors import InputError
 from dedn_jax.evaluate import Metrics
-from dedn_jax.feed import Feed
+from dedn_jax.feature_table import FeatureTable
 from dedn_jax.files import read_json, write_json
 from dedn_jax.groups import AttributeGroups
 from dedn_jax.interrupt import Interrupted, StopRequest
@@ -47,7 +47,7 @@ class ModelsPhase:
       task: images and classes.
       groups: attribute groups of the models.
       network: the models' definition.
-      feed: what batches are made of.
+      table: as in `dedn_jax.phase.Phase`.
       place: of the models.
       seeds: of the models; the first is that of the batches.
       num_steps: `[models]` steps to do; equal where there is an evaluation label, and 0 for models
@@ -60,7 +60,7 @@ class ModelsPhase:
     task: Task
     groups: AttributeGroups
     network: Network
-    feed: Feed
+    table: FeatureTable | None
     place: Place
     seeds: list[int]
     num_steps: np.ndarray
@@ -197,7 +197,7 @@ def _train(
 ) -> tuple[TrainState, StepsTaken]:
     """The training loop, from after `step` to the last step that any model can take."""
     task, ends = phase.task, phase.num_steps
-    evaluation = Evaluation(phase.network, task, phase.groups, config, phase.feed, phase.place)
+    evaluation = Evaluation(phase.network, task, phase.groups, config, phase.table, phase.place)
     classes = make_class_space(task.class_embeddings, task.seen, phase.groups)
     total = int(ends.max())
     models = ModelsStep(
@@ -241,7 +241,7 @@ def _train(
                 # No line of steps that no model took: an interrupted phase may look earlier, and
                 # see earlier that all models have diverged.
                 if (active := s <= taken.each).any():
-                    values = {k: np.asarray(v[s - first], np.float64) for k, v in terms.items()}
+                    values = {k: np.asarray(v)[s - first].astype(float) for k, v in terms.items()}
                     log.training(s, {k: _listed(v, active) for k, v in values.items()})
                     loss = values["loss"][active].mean()
                     bar.set_postfix_str(f"mean loss {loss:.3f}", refresh=False)
@@ -266,7 +266,7 @@ def _train(
 
 
 def _source(phase: ModelsPhase, config: ConfigDict, total: int, done: int) -> Batches | Resident:
-    task, table = phase.task, phase.feed.table
+    task, table = phase.task, phase.table
     labels = task.labels[task.train]
     sampler = Sampler.from_config(task.train, labels, config, STREAMS[phase.name])
     if table is not None:

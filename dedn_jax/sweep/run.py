@@ -17,10 +17,11 @@ from dedn_jax.data.dataset import GZSLDataset, trainval_task, validation_task
 from dedn_jax.data.load import load_dataset
 from dedn_jax.distributed import local_layout
 from dedn_jax.errors import InputError
-from dedn_jax.feed import Feed, make_feed
+from dedn_jax.feature_table import FeatureTable
 from dedn_jax.files import read_json, write_json
 from dedn_jax.groups import AttributeGroups, resolve_groups
 from dedn_jax.interrupt import Interrupted, StopRequest, stop_on_signals
+from dedn_jax.kept_features import keep_features
 from dedn_jax.network import make_network
 from dedn_jax.sweep.evaluate import Evaluation
 from dedn_jax.sweep.folder import SweepFolder
@@ -37,7 +38,7 @@ class _Common(NamedTuple):
 
     dataset: GZSLDataset
     groups: AttributeGroups
-    feed: Feed
+    table: FeatureTable | None
     place: Place
     seeds: list[int]
     stop: StopRequest
@@ -88,9 +89,9 @@ def sweep(
                     "each computes all of them; take a multiple"
                 )
             with stop_on_signals() as stop:
-                feed = make_feed(dataset.inputs, config, local_layout(), may_cut=False)
+                table = keep_features(dataset.inputs, config, local_layout(), may_cut=False)
                 all_seeds = [config.seed + i for i in range(seeds)]
-                common = _Common(dataset, groups, feed, place, all_seeds, stop)
+                common = _Common(dataset, groups, table, place, all_seeds, stop)
                 results = [
                     _point(point, number, len(points), folder.point(number), common)
                     for number, point in enumerate(points)
@@ -158,7 +159,7 @@ def _run_phases(point: Point, title: str, folder: Path, common: _Common) -> dict
     protocol = config.selection.protocol
 
     def phase(name: str, task: Any, steps: np.ndarray, label: str | None) -> ModelsPhase:
-        place = (common.feed, common.place, common.seeds)
+        place = (common.table, common.place, common.seeds)
         return ModelsPhase(name, title, task, groups, network, *place, steps, label)
 
     def run(what: ModelsPhase, params: Any) -> ModelsResult:
@@ -202,7 +203,7 @@ def _run_phases(point: Point, title: str, folder: Path, common: _Common) -> dict
     final = run(phase("final", task, steps, label), params)
     diverged_at = [a or b for a, b in zip(diverged_at, final.diverged_at, strict=True)]
     kept = np.asarray([at is None for at in diverged_at])
-    evaluation = Evaluation(network, task, groups, config, common.feed, place)
+    evaluation = Evaluation(network, task, groups, config, common.table, place)
     metrics = evaluation(final.params, kept)
     if label:
         result["test_best_t1"] = _of(kept, final.best_t1)

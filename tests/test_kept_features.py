@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import ml_dtypes
@@ -12,15 +13,16 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from dedn_jax import feature_table, feed
+from dedn_jax import feature_table, kept_features
 from dedn_jax.config import load_config
 from dedn_jax.data.features import FeatureMaps, InMemoryFeatures
 from dedn_jax.distributed import CUT, WHOLE, Layout
 from dedn_jax.errors import InputError
-from dedn_jax.feed import make_feed
+from dedn_jax.kept_features import keep_features
 from dedn_jax.residency import residency
 
 IMAGES, CHANNELS, REGIONS = 37, 6, 4
+PICTURES: Any = range(3)  # no feature maps
 
 
 def maps(dtype: str = "float32") -> FeatureMaps:
@@ -57,7 +59,7 @@ def check_tables() -> None:
 
 def test_tables_on_eight_devices() -> None:
     flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    code = "from tests.test_feed import check_tables; check_tables()"
+    code = "from tests.test_kept_features import check_tables; check_tables()"
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | flags, capture_output=True, text=True
     )
@@ -86,12 +88,12 @@ def test_auto_says_what_it_does(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(feed, "_free_bytes", lambda: free)
-    found = make_feed(maps(), config("auto"), Layout.of_devices(jax.devices()[:1]))
-    assert (found.table is None) == (free != 10**9)
+    monkeypatch.setattr(kept_features, "_free_bytes", lambda: free)
+    found = keep_features(maps(), config("auto"), Layout.of_devices(jax.devices()[:1]))
+    assert (found is None) == (free != 10**9)
     assert text in capsys.readouterr().err
-    if found.table is not None:
-        np.testing.assert_array_equal(found.inputs[np.asarray([3, 1])], [3, 1])
+    if found is not None:
+        np.testing.assert_array_equal(found.maps, maps()[np.arange(IMAGES)])
 
 
 class Chip:
@@ -117,15 +119,15 @@ def test_free_memory_is_that_of_the_fullest(
     chips: list[Chip], free: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jax, "local_devices", lambda: chips)
-    assert feed._free_bytes() == free
+    assert kept_features._free_bytes() == free
 
 
 def test_refusals() -> None:
     one = Layout.of_devices(jax.devices()[:1])
     with pytest.raises(InputError, match="on_device=cut: no devices share a batch here"):
-        make_feed(maps(), config("cut"), one)
+        keep_features(maps(), config("cut"), one)
     for choice in ("cut", "always"):
         with pytest.raises(InputError, match=f"on_device={choice}: pictures cannot stay"):
-            make_feed(feed.Indices(3), config(choice), one)
-    assert make_feed(feed.Indices(3), config("auto"), one).table is None
+            keep_features(PICTURES, config(choice), one)
+    assert keep_features(PICTURES, config("auto"), one) is None
     assert feature_table.table_spec(None) == WHOLE

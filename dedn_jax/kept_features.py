@@ -1,16 +1,14 @@
-"""Where a training's images come from: read batch by batch, or kept on the device for all steps."""
+"""Whether feature maps are kept on the devices for all steps, or read batch by batch."""
 
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from dedn_jax import distributed
-from dedn_jax.data.dataset import Indexed, Inputs
+from dedn_jax.data.dataset import Inputs
 from dedn_jax.data.features import FeatureMaps
 from dedn_jax.distributed import Layout
 from dedn_jax.errors import InputError
@@ -18,33 +16,9 @@ from dedn_jax.feature_table import FeatureTable, make_table
 from dedn_jax.residency import residency
 
 
-class Indices:
-    """Inputs that are image indices: what is sent where the feature maps are on the device."""
-
-    def __init__(self, images: int) -> None:
-        self._images = images
-
-    def __len__(self) -> int:
-        return self._images
-
-    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
-        return np.asarray(indices, np.int32)
-
-
-class Feed(NamedTuple):
-    """What batches are made of.
-
-    Attributes:
-      inputs: what batches are read from: the data set's, or image indices.
-      table: of all feature maps on the devices, where `inputs` are indices; a training draws its
-        batches there.
-    """
-
-    inputs: Indexed
-    table: FeatureTable | None
-
-
-def make_feed(inputs: Inputs, config: ConfigDict, layout: Layout, *, may_cut: bool = True) -> Feed:
+def keep_features(
+    inputs: Inputs, config: ConfigDict, layout: Layout, *, may_cut: bool = True
+) -> FeatureTable | None:
     """Puts feature maps on the devices if they are to stay there, and says so.
 
     `config.data.on_device`: "auto" keeps all of them on every device where they take at most 60 %
@@ -57,28 +31,31 @@ def make_feed(inputs: Inputs, config: ConfigDict, layout: Layout, *, may_cut: bo
       layout: of the devices.
       may_cut: whether devices work on one batch together, so that each may have a part.
 
+    Returns:
+      The table of all maps; None where batches are read and sent.
+
     Raises:
       InputError: features that cannot stay on the device as the config wants it.
     """
     choice = config.data.on_device
     if choice == "never" or config.distribution.strategy == "pmap":
-        return Feed(inputs, None)
+        return None
     if not isinstance(inputs, FeatureMaps):
         if choice != "auto":
             raise InputError(f"config.data.on_device={choice}: pictures cannot stay on the device")
-        return Feed(inputs, None)
+        return None
     parts = layout.parts if may_cut else 1
     if choice == "cut" and parts == 1:
         raise InputError("config.data.on_device=cut: no devices share a batch here; use auto")
     needed = len(inputs) * inputs.channels * inputs.regions * inputs.dtype.itemsize
     kept = _choose(needed, _free_bytes(), parts) if choice == "auto" else choice
     if kept == "never":
-        return Feed(inputs, None)
+        return None
     each = -(-needed // parts) if kept == "cut" else needed
     part = f"a part of {each / 1e9:.2f} GB on each" if kept == "cut" else "all on each"
     _say(f"feature maps stay on the device: {needed / 1e9:.2f} GB of {inputs.dtype}, {part}")
     try:
-        return Feed(Indices(len(inputs)), make_table(inputs, layout, cut=kept == "cut"))
+        return make_table(inputs, layout, cut=kept == "cut")
     except jax.errors.JaxRuntimeError as error:
         raise InputError(
             f"config.data.on_device={choice}: {each / 1e9:.1f} GB of feature maps do not fit; "
