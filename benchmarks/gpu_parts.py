@@ -28,10 +28,11 @@ from benchmarks.common import environment, in_turns, peaks, send_speed, spread, 
 from dedn_jax.axes import Axes
 from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset
+from dedn_jax.data.features import InMemoryFeatures
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.distributed import Layout
 from dedn_jax.errors import one_line
-from dedn_jax.feature_table import FeatureTable
+from dedn_jax.feature_table import make_table
 from dedn_jax.groups import published_attributes, resolve_groups
 from dedn_jax.interop.problem import random_problem
 from dedn_jax.interop.published_model import PublishedModel, Recipe
@@ -196,7 +197,7 @@ def _steps(
         fixed = make_step, layout, classes, network.frozen
         strategy: Strategy
         if resident:
-            table = FeatureTable(layout.replicate(maps))
+            table = make_table(InMemoryFeatures(maps), layout, cut=False)
             strategy = ResidentStrategy(*fixed, Resident(table, sampler, most))
         else:
             strategy = JitStrategy(*fixed, itertools.cycle(batches), batch)

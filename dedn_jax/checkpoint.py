@@ -1,4 +1,4 @@
-"""Checkpoints through Orbax: training state, data position, and the selection so far."""
+"""Checkpoints through Orbax: training state, and the selection so far."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Snapshot(NamedTuple):
     Attributes:
       state: training state.
       selected: parameters of the best evaluation so far.
-      position: JSON-ready: the data iterator's state and what was selected.
+      position: JSON-ready: what was selected, and whatever else the state does not tell.
     """
 
     state: TrainState

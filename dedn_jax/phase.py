@@ -31,6 +31,7 @@ from dedn_jax.optimizer import make_optimizer
 from dedn_jax.progress import progress
 from dedn_jax.resident import Resident
 from dedn_jax.step import (
+    ClassSpace,
     Mixing,
     Objective,
     TrainState,
@@ -208,9 +209,9 @@ def _train(
     predictor = make_predictor(phase.network.definition, mixing, layout, table)
     classes = layout.replicate(make_class_space(task.class_embeddings, task.seen, phase.groups))
     frozen = layout.replicate(phase.network.frozen)
-    interval = config.train.evaluate_every or max(1, phase.num_steps // config.train.epochs)
+    interval = _interval(phase, config)
     step = int(state.step)
-    strategy = _strategy(phase, config, step)
+    strategy = _strategy(phase, config, step, (classes, frozen))
     state = strategy.place(state)
     log: MetricsLog | NoLog = NoLog()
     if is_main():
@@ -247,7 +248,7 @@ def _train(
                 began = 0.0
             bar.update(count)
             # Read once: a signal that comes later in this turn is answered in the next.
-            last, stopping = step == phase.num_steps, _stopping(stop, step)
+            last, stopping = step == phase.num_steps, _stopping(stop, step, count)
             saves = step % config.train.checkpoint_every == 0 or last or stopping
             label = phase.evaluation_label if step % interval == 0 or last else None
             metrics_of_steps.add(first, count, terms)
@@ -284,24 +285,34 @@ def _train(
     return strategy.plain(state)
 
 
-def _strategy(phase: Phase, config: ConfigDict, done: int) -> Strategy:
+def _interval(phase: Phase, config: ConfigDict) -> int:
+    """Steps from one evaluation to the next."""
+    if not phase.evaluation_label:
+        return phase.num_steps
+    interval: int = config.train.evaluate_every
+    return interval or max(1, phase.num_steps // config.train.epochs)
+
+
+def _strategy(
+    phase: Phase, config: ConfigDict, done: int, fixed: tuple[ClassSpace, nnx.State]
+) -> Strategy:
     def make_step(axes: Axes) -> TrainStep:
         return make_train_step(
             phase.network.definition, Objective.from_config(config), make_optimizer(config), axes
         )
 
     task, layout = phase.task, phase.layout
-    classes = make_class_space(task.class_embeddings, task.seen, phase.groups)
-    fixed = make_step, layout, classes, phase.network.frozen
     labels = task.labels[task.train]
     sampler = Sampler.from_config(task.train, labels, config, STREAMS[phase.name])
     if phase.table is not None:
-        resident = Resident(phase.table, sampler, config.train.steps_per_call)
-        return ResidentStrategy(*fixed, resident)
+        # No call is longer than what it may run at most.
+        train = config.train
+        most = min(train.steps_per_call, train.checkpoint_every, _interval(phase, config))
+        return ResidentStrategy(make_step, layout, *fixed, Resident(phase.table, sampler, most))
     reading = Reading(config.data.workers, layout.shard)
     batches = TrainBatches(task, sampler, phase.num_steps, reading, done)
     sent = PmapStrategy if config.distribution.strategy == "pmap" else JitStrategy
-    return sent(*fixed, batches, sampler.size)
+    return sent(make_step, layout, *fixed, batches, sampler.size)
 
 
 def _next(step: int, interval: int) -> int:
@@ -309,11 +320,16 @@ def _next(step: int, interval: int) -> int:
     return (step // interval + 1) * interval
 
 
-def _stopping(stop: StopRequest, step: int) -> int:
+def _stopping(stop: StopRequest, step: int, count: int) -> int:
     """The signal that asks to stop, 0 for none; the same in all processes.
 
     Several processes ask each other every few steps only: each time they wait for the slowest.
+
+    Args:
+      stop: of this process.
+      step: steps done.
+      count: how many of them since it was asked for last.
     """
-    if jax.process_count() > 1 and step % _ASK_EVERY:
+    if jax.process_count() > 1 and step // _ASK_EVERY == (step - count) // _ASK_EVERY:
         return 0
     return largest(stop.signal_number)

@@ -54,7 +54,7 @@ def check_tables() -> None:
                     np.testing.assert_array_equal(np.asarray(found), inputs[wanted])
                     jax.clear_caches()
                 each = -(-IMAGES // layout.parts) if cut else IMAGES
-                assert {s.data.shape[0] for s in table.maps.addressable_shards} == {each}
+                assert {s.data.shape[0] for s in table.bits.addressable_shards} == {each}
 
 
 def test_tables_on_eight_devices() -> None:
@@ -93,7 +93,7 @@ def test_auto_says_what_it_does(
     assert (found is None) == (free != 10**9)
     assert text in capsys.readouterr().err
     if found is not None:
-        np.testing.assert_array_equal(found.maps, maps()[np.arange(IMAGES)])
+        np.testing.assert_array_equal(found.maps(np.arange(IMAGES)), maps()[np.arange(IMAGES)])
 
 
 class Chip:

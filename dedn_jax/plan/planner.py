@@ -68,7 +68,7 @@ def plan(
         job: str, on: Slice, problem: Problem, on_device: str = config.data.on_device
     ) -> dict[str, Any]:
         batch = problem.batch
-        images = padded(batch, max(1, on.chips // config.distribution.attribute_shards))
+        images = padded(batch, max(1, _parts(config, on)))
         if job == "extract":
             # Every host has batches of its own.
             batch = config.evaluate.batch_size * on.hosts
@@ -91,7 +91,7 @@ def plan(
         answer = compile_one(request, timeout)
         row = _row(config, problem, job, (batch, images), on, answer)
         if job == "train" and not problem.picture:
-            row |= {"maps": _maps(problem), "kept": kept}
+            row |= {"maps": _maps(problem), "kept": kept, "parts": _parts(config, on)}
         return row
 
     asked = [(job, on) for job in jobs for on in slices]
@@ -123,10 +123,21 @@ def _maps(problem: Problem) -> int:
     return problem.stored * problem.channels * problem.regions * _BYTES[problem.dtype]
 
 
+def _parts(config: ConfigDict, on: Slice) -> int:
+    """Into which a batch is cut."""
+    return on.chips // config.distribution.attribute_shards
+
+
 def _kept(config: ConfigDict, problem: Problem, on: Slice, on_device: str) -> Residency:
     """Where `keep_features` would have the feature maps: on chips that hold nothing yet."""
-    parts = on.chips // config.distribution.attribute_shards
-    if problem.picture or config.distribution.strategy == "pmap":
+    parts = _parts(config, on)
+    if config.distribution.strategy == "pmap":
+        return "never"
+    if problem.picture:
+        if on_device in ("always", "cut"):
+            raise InputError(
+                f"config.data.on_device={on_device}: pictures cannot stay on the chips"
+            )
         return "never"
     if on_device == "cut" and parts == 1:
         raise InputError(
@@ -141,8 +152,9 @@ def _kept(config: ConfigDict, problem: Problem, on: Slice, on_device: str) -> Re
 def _smaller(problem: Problem, row: dict[str, Any]) -> list[tuple[str, tuple]]:
     """What to try where a step does not fit, the least loss first: problem, and on_device."""
     tries: list[tuple[str, tuple]] = []
-    if row.get("kept", "never") != "never":
-        tries.append(("--config.data.on_device=never", (problem, "never")))
+    less = {"always": "cut" if row.get("parts", 1) > 1 else "never", "cut": "never"}
+    if choice := less.get(row.get("kept", "never")):
+        tries.append((f"--config.data.on_device={choice}", (problem, choice)))
     if not problem.picture and problem.dtype == "float32":
         tries.append(
             ("--config.data.dtype=bfloat16", (dataclasses.replace(problem, dtype="bfloat16"),))

@@ -86,8 +86,11 @@ def stored_maps(problem: Problem, kept: Residency, layout: Layout) -> FeatureTab
     if kept == "never":
         return None
     images = layout.rows(problem.stored) if kept == "cut" else problem.stored
-    maps: Any = _like((images, problem.channels, problem.regions), problem.dtype)
-    return FeatureTable(maps, DATA if kept == "cut" else None)
+    shape = problem.channels, problem.regions
+    table: FeatureTable = FeatureTable.like(
+        images, shape, problem.dtype, DATA if kept == "cut" else None
+    )
+    return table
 
 
 def train_program(

@@ -65,7 +65,9 @@ def roofline(answer: Mapping[str, Any], on: Slice, precision: str) -> Roofline:
     """
     share = answer["flops_outside_loops"] + answer["flops_inside_loops"]
     flops = answer["flops_outside_loops"] + answer["flops_inside_loops"] * loop_factor(answer)
-    moved = max(answer["bytes_xla"], answer["arguments"] + answer["outputs"])
+    # Of the table a step reads no more than its batch, which is in XLA's count.
+    read = answer["arguments"] - answer["table"]
+    moved = max(answer["bytes_xla"], read + answer["outputs"])
     sent = sum(
         ring_bytes(kind, traffic["bytes"], on.chips)
         for kind, traffic in answer["collectives"].items()

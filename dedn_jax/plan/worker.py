@@ -43,7 +43,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         `images` (of a step, filled up), `mapped` and `kept` (see `dedn_jax.residency`).
 
     Returns:
-      Bytes, FLOPs and traffic of a chip in one run; or `error` with its `kind`: topology, memory
+      Bytes (`table`: of the arguments, those of feature maps that stay), FLOPs and traffic of a
+      chip in one run; or `error` with its `kind`: topology, memory
       (with `needed` and `have` bytes) or compile.
     """
     config, problem = ConfigDict(request["config"]), Problem.from_json(request["problem"])
@@ -82,6 +83,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     return {
         "chips": chips,
         "arguments": memory.argument_size_in_bytes,
+        "table": 0 if table is None else table.nbytes // (layout.parts if table.axis else 1),
         "outputs": memory.output_size_in_bytes,
         "aliased": memory.alias_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,

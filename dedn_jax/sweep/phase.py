@@ -200,15 +200,17 @@ def _train(
     evaluation = Evaluation(phase.network, task, phase.groups, config, phase.table, phase.place)
     classes = make_class_space(task.class_embeddings, task.seen, phase.groups)
     total = int(ends.max())
+    interval = total
+    if phase.evaluation_label:
+        interval = config.train.evaluate_every or max(1, total // config.train.epochs)
     models = ModelsStep(
         phase.network.definition,
         config,
         phase.place,
         (classes, phase.network.frozen),
         ends,
-        _source(phase, config, total, step),
+        _source(phase, config, (step, total, interval)),
     )
-    interval = config.train.evaluate_every or max(1, total // config.train.epochs)
     taken = StepsTaken(state.step, step, ends)
     log = SweepLog(folder / "metrics.jsonl", phase.name, step)
     bar = progress(total, f"{phase.title}{phase.name}", "step", initial=step)
@@ -265,12 +267,17 @@ def _train(
     return state, taken
 
 
-def _source(phase: ModelsPhase, config: ConfigDict, total: int, done: int) -> Batches | Resident:
+def _source(
+    phase: ModelsPhase, config: ConfigDict, steps: tuple[int, int, int]
+) -> Batches | Resident:
+    """Of batches; `steps`: those done, all, and those between two evaluations."""
+    done, total, interval = steps
     task, table = phase.task, phase.table
     labels = task.labels[task.train]
     sampler = Sampler.from_config(task.train, labels, config, STREAMS[phase.name])
     if table is not None:
-        return Resident(table, sampler, config.train.steps_per_call)
+        most = min(config.train.steps_per_call, config.train.checkpoint_every, interval)
+        return Resident(table, sampler, most)
     return TrainBatches(task, sampler, total, done=done)
 
 

@@ -34,12 +34,14 @@ class Compiler:
         chips = _CHIPS[request["topology"]]
         size = self.size * (0.5 if request["problem"]["dtype"] == "bfloat16" else 1)
         needed = request["images"] // chips * size
-        needed += self.kept * (request["kept"] != "never")
+        kept = self.kept * (request["kept"] != "never")
+        needed += kept
         if needed > 64e9:
             return {"kind": "memory", "error": "", "needed": needed, "have": 16e9}
         return {
             "chips": chips,
             "arguments": needed,
+            "table": kept,
             "outputs": 0,
             "aliased": 0,
             "temporaries": 0,
@@ -156,6 +158,24 @@ def test_maps_that_leave_a_step_no_room_can_be_sent() -> None:
     report, compiler = _plan(1e9, "v5e:2x4", kept=15e9)
     assert [r["kept"] for r in compiler.asked] == ["cut", "never"]
     assert report["rows"][0]["instead"] == ["--config.data.on_device=never fits (7.00 GB)"]
+    flags = ["--config.data.on_device=always"]
+    report, compiler = _plan(1e9, "v5e:2x4", *flags, kept=15e9)
+    assert [r["kept"] for r in compiler.asked] == [
+        "always",
+        "cut",
+        "always",
+    ]  # the last in bfloat16
+    # One chip for each part of the rows: there is nothing to cut.
+    flags.append("--config.distribution.attribute_shards=8")
+    report, compiler = _plan(5e8, "v5e:2x4", *flags, kept=15e9)
+    assert [r["kept"] for r in compiler.asked] == ["always", "never"]
+
+
+def test_pictures_cannot_stay_on_the_chips() -> None:
+    flags = ["source=images", "format=prepared", "on_device=always"]
+    flags = [f"--config.data.{flag}" for flag in flags]
+    with pytest.raises(InputError, match="on_device=always: pictures cannot stay on the chips"):
+        _plan(1e6, "v5e:2x4", *flags)
 
 
 def test_attribute_shards_leave_fewer_parts_of_a_batch() -> None:

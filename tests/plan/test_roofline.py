@@ -15,6 +15,7 @@ _ANSWER = {
     "trips_compiled": 7,
     "bytes_xla": 819e6,
     "arguments": 10e6,
+    "table": 0,
     "outputs": 8e6,
     "aliased": 7e6,
     "temporaries": 3e6,
@@ -40,6 +41,14 @@ def test_a_loop_that_is_not_cut_runs_for_all_images_on_every_chip() -> None:
     least = roofline(_ANSWER | {"trips_compiled": 56}, parse_slice("v5e:2x4"), "bfloat16")
     assert least.flops == 100e9 + 8 * 97e9
     assert least.share == 197e9
+
+
+def test_maps_that_stay_are_not_read_in_every_step() -> None:
+    there = _ANSWER | {"arguments": 8e9 + 10e6, "table": 8e9}
+    assert roofline(there, parse_slice("v5e:2x4"), "bfloat16") == roofline(
+        _ANSWER, parse_slice("v5e:2x4"), "bfloat16"
+    )
+    assert memory_needed(there) == memory_needed(_ANSWER) + 8e9
 
 
 def test_memory_traffic_is_at_least_what_goes_in_and_out() -> None:
