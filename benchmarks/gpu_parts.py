@@ -397,8 +397,8 @@ PARTS: dict[str, tuple[Callable[[Part], None], float]] = {
     "training": (training, 110),
     "published": (published, 50),
     "sweep": (many_seeds, 55),
+    "pooling": (pooling, 60),  # tells which kernel `auto` should be
     "extraction": (extraction, 60),
-    "pooling": (pooling, 80),
 }
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
 
-def use_compilation_cache(workdir: Path, config: ConfigDict) -> None:
-    """Keeps programs beside the work directory, so that all runs of a folder share them.
+def use_compilation_cache(folder: Path, config: ConfigDict) -> None:
+    """Keeps programs beside a work directory or a store, so that all runs there share them.
 
-    Not where `config.train.compilation_cache` is false.
+    Not where `config.train.compilation_cache` is false, or JAX was told of a place by its own
+    variable, JAX_COMPILATION_CACHE_DIR.
     """
-    if config.train.compilation_cache:
-        cache = workdir.resolve().parent / ".compilation_cache"
+    if config.train.compilation_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        cache = folder.resolve().parent / ".compilation_cache"
         jax.config.update("jax_compilation_cache_dir", str(cache))

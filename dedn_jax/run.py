@@ -12,6 +12,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from dedn_jax.checkpoint import load_params
+from dedn_jax.compilation_cache import use_compilation_cache
 from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
@@ -95,6 +96,7 @@ def evaluate_run(
     run = open_run(path, overrides)
     if batch_size:
         run.config.evaluate.batch_size = batch_size
+    use_compilation_cache(run.workdir.path, run.config)
     if weights is None:
         params, protocol = load_selected(run), run.config.selection.protocol
     else:

@@ -116,12 +116,20 @@ def test_eight_devices(one: Path, features: list[str], more: list[str], tmp_path
     assert_same(one, tmp_path / "run", 3e-5 if "attribute" in str(more) else 1e-5)
 
 
-# With attributes shared out between processes, those that do so read the same images.
-@pytest.mark.parametrize(("processes", "shards"), [(2, 1), (4, 1), (4, 2)])
+@pytest.mark.parametrize(
+    ("processes", "more"),
+    [
+        (2, []),
+        (4, []),
+        (2, ["--config.distribution.strategy=pmap"]),
+        # With attributes shared out between processes, those that do so read the same images.
+        (2, ["--config.distribution.attribute_shards=2"]),
+    ],
+    ids=["2", "4", "2-pmap", "2-attributes"],
+)
 def test_processes(
-    one: Path, features: list[str], processes: int, shards: int, tmp_path: Path
+    one: Path, features: list[str], processes: int, more: list[str], tmp_path: Path
 ) -> None:
-    more = [f"--config.distribution.attribute_shards={shards}"]
     finish(*start_several(tmp_path / "run", [*features, *more], processes))
     assert_same(one, tmp_path / "run")
 
@@ -179,18 +187,27 @@ def test_a_checkpoint_of_four_processes_goes_on_anywhere(
         assert_same(one, tmp_path / name)
 
 
-def test_a_process_that_dies_takes_the_run_down(features: list[str], tmp_path: Path) -> None:
-    flags = [*features, "--config.train.epochs=4000"]
+def test_a_process_that_dies_takes_the_run_down(
+    one: Path, features: list[str], tmp_path: Path
+) -> None:
+    flags = [*features, "--config.train.epochs=50"]  # long enough not to end before
     dies, other = start_several(tmp_path / "run", flags, 2)[::-1]
+    lines = functools.partial(read_lines, tmp_path / "run" / "metrics.jsonl")
     deadline = time.monotonic() + 120
-    while not read_lines(tmp_path / "run" / "metrics.jsonl") and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while len(lines()) < 15 and time.monotonic() < deadline:  # a checkpoint comes every ten
+        time.sleep(0.02)
     dies.kill()
     _, errors = other.communicate(timeout=90)  # JAX alone would wait for minutes
     assert other.returncode == 1
     assert "dedn: another process of this run has ended" in errors
     assert "Traceback" not in errors
     dies.communicate()
+    assert 15 <= len(lines()) < 270
+    # Started again, they go on from the last checkpoint to where they would have come.
+    finish(*start_several(tmp_path / "run", flags, 2))
+    assert [line["step"] for line in lines()] == [*range(1, 271)]
+    for mine, theirs in zip(lines(), read_lines(one / "metrics.jsonl"), strict=False):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
 
 
 def test_pictures_on_eight_devices(tmp_path: Path) -> None:

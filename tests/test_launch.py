@@ -19,6 +19,10 @@ import yaml
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+# The environment's own first: its programs need not be on the path.
+SHELLCHECK = shutil.which(
+    "shellcheck", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+)
 COMMANDS = [s for s in SCRIPTS if s.name != "common.sh"]
 # None of these is ever the real one in a test.
 OUTSIDE = ("gcloud", "kubectl", "sbatch", "srun", "scontrol")
@@ -92,10 +96,12 @@ def test_is_bash(script: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="no shellcheck on PATH")
+@pytest.mark.skipif(not SHELLCHECK, reason="no shellcheck")
 def test_shellcheck() -> None:
     result = subprocess.run(
-        ["shellcheck", "-x", "-P", "SCRIPTDIR", *map(str, SCRIPTS)], capture_output=True, text=True
+        [str(SHELLCHECK), "-x", "-P", "SCRIPTDIR", *map(str, SCRIPTS)],
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stdout
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from dedn_jax.errors import InputError
 from dedn_jax.evaluate import EXPERTS, METRICS
 from dedn_jax.files import write_json
 from dedn_jax.interop.convert import state_to_nested
+from dedn_jax.interrupt import Interrupted, StopRequest
 from dedn_jax.logs import read_lines
 from dedn_jax.run import evaluate_run, export_run, load_selected, open_run
 from dedn_jax.train import TEST_BEST_LABEL, VALIDATION_LABEL, result_text, train
@@ -291,6 +294,57 @@ def test_validation_knows_nothing_of_the_test_sets(data: Path, tmp_path: Path) -
         outcomes[-1] += (fingerprint["class_embeddings"],)
     assert outcomes[0][:2] == outcomes[1][:2]
     assert outcomes[0][2] != outcomes[1][2]  # the data sets did differ
+
+
+class StopAfter(StopRequest):
+    """Asks to stop when it was looked at a number of times; 0: never."""
+
+    def __init__(self, looks: int) -> None:
+        self._looks = looks
+
+    @property
+    def signal_number(self) -> int:  # type: ignore[override]
+        self._looks -= 1
+        return signal.SIGTERM if self._looks == 0 else 0
+
+
+@pytest.mark.parametrize("protocol", ["test-best", "last"])
+def test_maps_on_the_device_change_nothing(
+    data: Path,
+    tmp_path: Path,
+    finished: Callable[[str], Finished],
+    monkeypatch: pytest.MonkeyPatch,
+    protocol: str,
+) -> None:
+    """Batches drawn there, several steps a call, interrupted and gone on with other calls."""
+    path = tmp_path / "run"
+    stops = iter([3, 2, 0])
+    monkeypatch.setattr(
+        dedn_jax.train, "stop_on_signals", lambda: contextlib.nullcontext(StopAfter(next(stops)))
+    )
+    done = []
+    for most in (3, 32, 5):
+        fields = {"selection__protocol": protocol, "train__steps_per_call": most}
+        config = tiny_config(data, data__on_device="always", **fields)
+        with contextlib.suppress(Interrupted):
+            train(config, path)
+        done.append(max(r["step"] for r in read_lines(path / "metrics.jsonl")))
+    streamed = finished(protocol)
+    # Calls of at most 3, then of at most 32, which end where something is due.
+    assert 0 < done[0] < done[1] < done[2] == streamed.result["steps"]
+    lines = read_lines(path / "metrics.jsonl")
+    assert [r for r in lines if set(EXPERTS) & set(r)] == [
+        r for r in streamed.lines if set(EXPERTS) & set(r)
+    ]
+    losses, expected = (
+        {r["step"]: r["loss"] for r in found if "loss" in r} for found in (lines, streamed.lines)
+    )
+    assert losses == pytest.approx(expected, rel=1e-5)
+    theirs = arrays(streamed.path)
+    for name, found in arrays(path).items():
+        assert np.abs(found - theirs[name]).max() <= 1e-5 * np.abs(theirs[name]).max()
+    result = json.loads((path / "result.json").read_text())
+    assert result["test"] == streamed.result["test"]
 
 
 def test_refit_continue(data: Path, tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
 
 
 def _extract(args: argparse.Namespace, overrides: list[str]) -> None:
+    from dedn_jax.compilation_cache import use_compilation_cache
     from dedn_jax.config import load_config
     from dedn_jax.extract import extract_features
 
@@ -73,6 +74,7 @@ def _extract(args: argparse.Namespace, overrides: list[str]) -> None:
         )
     if args.shard_images < 0:
         raise InputError(f"--shard-images={args.shard_images}, expected 0 or more")
+    use_compilation_cache(args.out, config)
     store = extract_features(
         config,
         args.out,
