@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.data.on_device = "auto"  # feature maps in device memory: auto, always, cut, never
     config.data.workers = 0  # processes that decode pictures; 0: threads of this one
     config.data.word_vectors = ""  # .npy or pickled array; "" takes the data set's own
-    config.data.dtype = "float32"  # of the features in host memory: float32, bfloat16, float16
+    config.data.dtype = "float32"  # of feature maps: float32, bfloat16, float16
     config.data.memory_map = False  # leave the features on disk and read each batch from there
     config.data.clip_negative_embeddings = False  # negative class-by-attribute entries become 0
     config.data.groups = (

@@ -31,10 +31,12 @@ class Traffic(NamedTuple):
     Attributes:
       runs: how often.
       bytes: of the whole arrays: what is reduced, or what is there once all parts are gathered.
+      largest: bytes of the largest one.
     """
 
     runs: int
     bytes: int
+    largest: int
 
 
 class Program(NamedTuple):
@@ -95,8 +97,8 @@ def read_program(text: str, chips: int) -> Program:
     visit(entry, 1)
     totals: dict[str, Traffic] = {}
     for (kind, _), (times, size) in sorted(found.items()):
-        so_far = totals.get(kind, Traffic(0, 0))
-        totals[kind] = Traffic(so_far.runs + times, so_far.bytes + times * size)
+        runs, total, largest = totals.get(kind, Traffic(0, 0, 0))
+        totals[kind] = Traffic(runs + times, total + times * size, max(largest, size))
     return Program(totals, trips, unknown)
 
 

@@ -96,7 +96,10 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         "trips": share.trips,
         "trips_compiled": sum(read.trips),
         "unknown_loops": read.unknown_loops,
-        "collectives": {k: {"count": t.runs, "bytes": t.bytes} for k, t in read.traffic.items()},
+        "collectives": {
+            kind: {"count": t.runs, "bytes": t.bytes, "largest": t.largest}
+            for kind, t in read.traffic.items()
+        },
         "compile_seconds": seconds,
     }
 

@@ -74,8 +74,8 @@ def test_a_collective_in_a_loop_counts_as_often_as_the_loop_runs() -> None:
     assert program.trips == [56]
     assert program.unknown_loops == 0
     assert program.traffic == {
-        "all-gather": Traffic(56, 56 * 56 * 196 * 2048 * 4),
-        "all-reduce": Traffic(1, 624 * 196 * 4 + 2 * 4),
+        "all-gather": Traffic(56, 56 * 56 * 196 * 2048 * 4, 56 * 196 * 2048 * 4),
+        "all-reduce": Traffic(1, 624 * 196 * 4 + 2 * 4, 624 * 196 * 4 + 2 * 4),
     }
 
 
@@ -84,10 +84,10 @@ def test_started_nested_and_unknown() -> None:
     assert sorted(program.trips) == [1, 7]
     assert program.unknown_loops == 1
     assert program.traffic == {
-        "all-gather": Traffic(1, 32),
-        "all-reduce": Traffic(8, 8 * 20),
-        "collective-permute": Traffic(1, 32),
-        "reduce-scatter": Traffic(1, 32),
+        "all-gather": Traffic(1, 32, 32),
+        "all-reduce": Traffic(8, 8 * 20, 20),
+        "collective-permute": Traffic(1, 32, 32),
+        "reduce-scatter": Traffic(1, 32, 32),
     }
 
 
@@ -127,4 +127,6 @@ ENTRY %main (p: f32[25,157]) -> f32[4,157,25] {
 
 def test_a_collective_that_goes_on_beside_a_loop_runs_once() -> None:
     """It is written into every operation that it is hidden behind."""
-    assert read_program(_FUSED, 8).traffic == {"all-gather": Traffic(2, 2 * 4 * 157 * 25 * 4)}
+    assert read_program(_FUSED, 8).traffic == {
+        "all-gather": Traffic(2, 2 * 4 * 157 * 25 * 4, 4 * 157 * 25 * 4)
+    }
