@@ -23,7 +23,7 @@ def keep_features(
 
     `config.data.on_device`: "auto" keeps all of them on every device where they take at most 60 %
     of the memory that is free on each; else a part of the images on every device, where that takes
-    no more. On a CPU, whose memory they are in already, they are read from there.
+    no more and the processes are few (`dedn_jax.residency`). On a CPU, whose memory they are in already, they are read from there.
 
     Args:
       inputs: of the data set.
@@ -48,7 +48,7 @@ def keep_features(
     if choice == "cut" and parts == 1:
         raise InputError("config.data.on_device=cut: no devices share a batch here; use auto")
     needed = len(inputs) * inputs.channels * inputs.regions * inputs.dtype.itemsize
-    kept = _choose(needed, _free_bytes(), parts) if choice == "auto" else choice
+    kept = _choose(needed, _free_bytes(), parts, layout.processes) if choice == "auto" else choice
     if kept == "never":
         return None
     each = -(-needed // parts) if kept == "cut" else needed
@@ -63,11 +63,11 @@ def keep_features(
         ) from error
 
 
-def _choose(needed: int, free: int | None, parts: int) -> str:
+def _choose(needed: int, free: int | None, parts: int, processes: int) -> str:
     """What "auto" means here."""
     if free is None:
         return "never"
-    chosen = residency(needed, free, parts)
+    chosen = residency(needed, free, parts, processes)
     if chosen == "never":
         _say(f"feature maps take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: read")
     return chosen

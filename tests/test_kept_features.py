@@ -67,11 +67,20 @@ def test_tables_on_eight_devices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("free", "parts", "kept"),
-    [(100, 1, "always"), (99, 1, "never"), (99, 2, "cut"), (50, 2, "cut"), (49, 2, "never")],
+    ("free", "parts", "processes", "kept"),
+    [
+        (100, 1, 1, "always"),
+        (99, 1, 1, "never"),
+        (99, 2, 2, "cut"),
+        (50, 2, 1, "cut"),
+        (49, 2, 1, "never"),
+        (50, 32, 8, "cut"),
+        (50, 32, 9, "never"),
+        (100, 32, 9, "always"),
+    ],
 )
-def test_residency(free: int, parts: int, kept: str) -> None:
-    assert residency(60, free, parts) == kept
+def test_residency(free: int, parts: int, processes: int, kept: str) -> None:
+    assert residency(60, free, parts, processes) == kept
 
 
 @pytest.mark.parametrize(

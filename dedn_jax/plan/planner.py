@@ -145,7 +145,7 @@ def _kept(config: ConfigDict, problem: Problem, on: Slice, on_device: str) -> Re
             "use auto"
         )
     if on_device == "auto":
-        return residency(_maps(problem), on.chip.memory, parts)
+        return residency(_maps(problem), on.chip.memory, parts, on.hosts)
     return on_device  # type: ignore[return-value]
 
 
