@@ -23,7 +23,8 @@ def keep_features(
 
     `config.data.on_device`: "auto" keeps all of them on every device where they take at most 60 %
     of the memory that is free on each; else a part of the images on every device, where that takes
-    no more and the processes are few (`dedn_jax.residency`). On a CPU, whose memory they are in already, they are read from there.
+    no more and the processes are few (`dedn_jax.residency`). On a CPU, whose memory they are in
+    already, they are read from there.
 
     Args:
       inputs: of the data set.

@@ -23,5 +23,5 @@ def residency(needed: float, free: float, parts: int, processes: int) -> Residen
     """
     if needed <= SHARE * free:
         return "always"
-    cut = 1 < parts and processes <= MOST_PROCESSES
+    cut = parts > 1 and processes <= MOST_PROCESSES
     return "cut" if cut and needed <= SHARE * free * parts else "never"
