@@ -207,5 +207,6 @@ def _row(
         "step_seconds": times.seconds,
         "steps": steps,
         "total_seconds": steps * times.seconds,
-        "loops_not_cut": loop_factor(answer) > 1,
+        # One that is left whole runs as many times as often as there are parts.
+        "loops_not_cut": loop_factor(answer) > 1.5,
     }
