@@ -156,7 +156,7 @@ def test_resumed_after_one_has_diverged(
     """The mark is saved; each is said once."""
     path, said = runs / "hopeless_interrupted", ""
     with one_hurt():
-        for step in (3, 6):
+        for step in (5, 10):
             interrupted_sweep(1, f"step {step} of 48 of phase final point 1/2", rates, path, RATES)
             said += capsys.readouterr().err
             assert said.count("diverged: seed 1 at step 1 ") == 1
