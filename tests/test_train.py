@@ -317,7 +317,7 @@ def test_maps_on_the_device_change_nothing(
     protocol: str,
 ) -> None:
     """Batches drawn there, several steps a call, interrupted and gone on with other calls."""
-    path = tmp_path / "run"
+    path, streamed = tmp_path / "run", finished(protocol)  # before signals are made up
     stops = iter([3, 2, 0])
     monkeypatch.setattr(
         dedn_jax.train, "stop_on_signals", lambda: contextlib.nullcontext(StopAfter(next(stops)))
@@ -329,7 +329,6 @@ def test_maps_on_the_device_change_nothing(
         with contextlib.suppress(Interrupted):
             train(config, path)
         done.append(max(r["step"] for r in read_lines(path / "metrics.jsonl")))
-    streamed = finished(protocol)
     # Calls of at most 3, then of at most 32, which end where something is due.
     assert 0 < done[0] < done[1] < done[2] == streamed.result["steps"]
     lines = read_lines(path / "metrics.jsonl")
