@@ -6,7 +6,6 @@ SIGKILL and SIGTERM alternately, at moments drawn by `DEDN_KILL_SEED` (0).
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import random
 import signal
@@ -61,15 +60,16 @@ def saving(workdir: Path) -> set[str]:
     }
 
 
-@dataclasses.dataclass
-class Durations:
-    """Seconds of the undisturbed run: until it trains, and from there to its end."""
+def written(workdir: Path) -> int:
+    """Of metrics, as far as the run has come."""
+    try:
+        return (workdir / "metrics.jsonl").read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
 
-    start: float
-    training: float
 
-
-def undisturbed(data: Path, workdir: Path) -> Durations:
+def undisturbed(data: Path, workdir: Path) -> float:
+    """Seconds until it trains."""
     begun = time.monotonic()
     process = launch(data, workdir)
     first = None
@@ -81,13 +81,17 @@ def undisturbed(data: Path, workdir: Path) -> Durations:
     _, stderr = process.communicate()
     assert process.returncode == 0, stderr
     assert first is not None
-    return Durations(first - begun, time.monotonic() - first)
+    return first - begun
 
 
 def disturb(
-    data: Path, workdir: Path, moment: str, number: int, delay: float
+    data: Path, workdir: Path, moment: str, number: int, when: float
 ) -> tuple[int, str, bool]:
-    """Starts the run and sends it signal `number`; exit status, stderr, whether it trained."""
+    """Starts the run and sends it signal `number`; exit status, stderr, whether it trained.
+
+    `when` is in seconds for a moment in start-up, which ends where training begins, and in lines of
+    metrics for one in training: a machine may be slower or faster than it was before.
+    """
     metrics = workdir / "metrics.jsonl"
     metrics_before, saving_before = changed_at(metrics), saving(workdir)
     process = launch(data, workdir)
@@ -98,12 +102,17 @@ def disturb(
             assert time.monotonic() - begun < TIMEOUT
             time.sleep(0.001)
 
-    if moment != "start-up":
-        wait(lambda: changed_at(metrics) != metrics_before)
+    def trains() -> bool:
+        return changed_at(metrics) != metrics_before
+
+    if moment == "start-up":
+        wait(lambda: trains() or time.monotonic() - begun > when)
+    else:
+        wait(trains)
     if moment == "saving":
         wait(lambda: saving(workdir) - saving_before)
-    else:
-        time.sleep(delay)
+    if moment == "training":
+        wait(lambda: written(workdir) >= when)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=TIMEOUT)
     return process.returncode, stderr, changed_at(metrics) != metrics_before
@@ -112,16 +121,15 @@ def disturb(
 def test_a_run_killed_at_random_moments_ends_the_same(tmp_path: Path) -> None:
     data = write_tiny(tmp_path / "tiny.hdf5")
     expected, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    seconds = undisturbed(data, expected)
+    start = undisturbed(data, expected)
     rng = random.Random(SEED)
     outcomes = []
     for kill in range(KILLS):
         moment = MOMENTS[kill % len(MOMENTS)]
         number = (signal.SIGKILL, signal.SIGTERM)[kill % 2]
-        # All kills in training together take the run about half of its way.
-        longest = seconds.start if moment == "start-up" else 3 * seconds.training / KILLS
-        longest = min(longest, seconds.training / 2) if moment == "training" else longest
-        status, stderr, trained = disturb(data, killed, moment, number, rng.uniform(0, longest))
+        # Kills in training fall on its first half, the later ones further on.
+        latest = start if moment == "start-up" else written(expected) / 2 * (kill + 1) / KILLS
+        status, stderr, trained = disturb(data, killed, moment, number, rng.uniform(0, latest))
         outcomes.append((moment, number.name, status))
         if status == 0:  # told to stop in its last save, it has nothing left to stop
             assert kill and (moment, number) == ("saving", signal.SIGTERM), outcomes
