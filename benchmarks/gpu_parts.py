@@ -31,6 +31,7 @@ from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.features import InMemoryFeatures
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.distributed import Layout
+from dedn_jax.drawn_batches import Resident
 from dedn_jax.errors import one_line
 from dedn_jax.feature_table import make_table
 from dedn_jax.groups import published_attributes, resolve_groups
@@ -41,7 +42,6 @@ from dedn_jax.model.backbones import make_backbone
 from dedn_jax.model.picture_model import backbone_maps
 from dedn_jax.network import make_network
 from dedn_jax.optimizer import make_optimizer
-from dedn_jax.resident import Resident
 from dedn_jax.step import Objective, TrainStep, init_state, make_class_space, make_train_step
 from dedn_jax.strategy import JitStrategy, ResidentStrategy, Strategy, terms_of
 

@@ -14,10 +14,10 @@ from benchmarks.step_sizes import MadeUp
 from dedn_jax.compare import OurSide
 from dedn_jax.data.features import InMemoryFeatures, normalize
 from dedn_jax.distributed import Layout
+from dedn_jax.drawn_batches import Resident
 from dedn_jax.interop.published_model import PublishedModel
 from dedn_jax.kept_features import keep_features
 from dedn_jax.optimizer import make_optimizer
-from dedn_jax.resident import Resident
 from dedn_jax.step import NOTHING, Batch, TrainState, TrainStep, init_state, make_train_step
 from dedn_jax.strategy import JitStrategy, ResidentStrategy, Strategy, terms_of
 

@@ -43,12 +43,12 @@ from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.distributed import local_layout
+from dedn_jax.drawn_batches import Resident
 from dedn_jax.groups import published_attributes, resolve_groups
 from dedn_jax.kept_features import keep_features
 from dedn_jax.network import Network, make_network
 from dedn_jax.optimizer import make_optimizer
 from dedn_jax.phase import STREAMS
-from dedn_jax.resident import Resident
 from dedn_jax.step import (
     Objective,
     TrainState,

@@ -13,7 +13,7 @@ from dedn_jax.data.features import FeatureMaps
 from dedn_jax.distributed import Layout
 from dedn_jax.errors import InputError
 from dedn_jax.feature_table import FeatureTable, make_table
-from dedn_jax.residency import residency
+from dedn_jax.residency import Residency, allowed, residency
 
 
 def keep_features(
@@ -38,18 +38,13 @@ def keep_features(
     Raises:
       InputError: features that cannot stay on the device as the config wants it.
     """
-    choice = config.data.on_device
-    if choice == "never" or config.distribution.strategy == "pmap":
+    choice, parts = config.data.on_device, layout.parts if may_cut else 1
+    pictures = not isinstance(inputs, FeatureMaps)
+    kept = allowed(choice, config.distribution.strategy, pictures=pictures, parts=parts)
+    if not isinstance(inputs, FeatureMaps) or kept == "never":
         return None
-    if not isinstance(inputs, FeatureMaps):
-        if choice != "auto":
-            raise InputError(f"config.data.on_device={choice}: pictures cannot stay on the device")
-        return None
-    parts = layout.parts if may_cut else 1
-    if choice == "cut" and parts == 1:
-        raise InputError("config.data.on_device=cut: no devices share a batch here; use auto")
     needed = len(inputs) * inputs.channels * inputs.regions * inputs.dtype.itemsize
-    kept = _choose(needed, _free_bytes(), parts, layout.processes) if choice == "auto" else choice
+    kept = kept or _by_rule(needed, _free_bytes(), parts, layout.processes)
     if kept == "never":
         return None
     each = -(-needed // parts) if kept == "cut" else needed
@@ -64,7 +59,7 @@ def keep_features(
         ) from error
 
 
-def _choose(needed: int, free: int | None, parts: int, processes: int) -> str:
+def _by_rule(needed: int, free: int | None, parts: int, processes: int) -> Residency:
     """What "auto" means here."""
     if free is None:
         return "never"

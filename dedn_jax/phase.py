@@ -19,6 +19,7 @@ from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import Reading, TrainBatches
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.distributed import Layout, barrier, is_main, largest
+from dedn_jax.drawn_batches import Resident
 from dedn_jax.errors import InputError
 from dedn_jax.evaluate import Metrics, evaluate_task, make_predictor
 from dedn_jax.feature_table import FeatureTable
@@ -29,7 +30,6 @@ from dedn_jax.logs import MetricsLog, NoLog
 from dedn_jax.network import Network
 from dedn_jax.optimizer import make_optimizer
 from dedn_jax.progress import progress
-from dedn_jax.resident import Resident
 from dedn_jax.step import (
     ClassSpace,
     Mixing,
@@ -305,7 +305,7 @@ def _strategy(
     labels = task.labels[task.train]
     sampler = Sampler.from_config(task.train, labels, config, STREAMS[phase.name])
     if phase.table is not None:
-        # No call is longer than what it may run at most.
+        # No call goes past what is due next: batches for more steps would be drawn for nothing.
         train = config.train
         most = min(train.steps_per_call, train.checkpoint_every, _interval(phase, config))
         return ResidentStrategy(make_step, layout, *fixed, Resident(phase.table, sampler, most))

@@ -12,8 +12,8 @@ from flax import nnx
 from dedn_jax.axes import Axes
 from dedn_jax.data.pipeline import Batches
 from dedn_jax.distributed import CUT, DATA, WHOLE, Layout
+from dedn_jax.drawn_batches import Resident, draw_batches
 from dedn_jax.feature_table import FeatureTable, look_up, table_spec
-from dedn_jax.resident import Resident, draw_batches
 from dedn_jax.step import Batch, ClassSpace, TrainState, TrainStep, loop_steps
 
 MakeStep = Callable[[Axes], TrainStep]

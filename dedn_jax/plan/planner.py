@@ -14,7 +14,7 @@ from dedn_jax.plan.chips import CHIPS, Slice
 from dedn_jax.plan.compile import CPU_DEVICES, compile_program
 from dedn_jax.plan.roofline import loop_factor, memory_needed, roofline
 from dedn_jax.plan.shapes import Problem
-from dedn_jax.residency import Residency, residency
+from dedn_jax.residency import Residency, allowed, residency
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MOST_EXTRA = 2  # compilations spent on what would fit
@@ -130,23 +130,12 @@ def _parts(config: ConfigDict, on: Slice) -> int:
 
 def _kept(config: ConfigDict, problem: Problem, on: Slice, on_device: str) -> Residency:
     """Where `keep_features` would have the feature maps: on chips that hold nothing yet."""
-    parts = _parts(config, on)
-    if config.distribution.strategy == "pmap":
-        return "never"
-    if problem.picture:
-        if on_device in ("always", "cut"):
-            raise InputError(
-                f"config.data.on_device={on_device}: pictures cannot stay on the chips"
-            )
-        return "never"
-    if on_device == "cut" and parts == 1:
-        raise InputError(
-            f"--topology: {on.name}: config.data.on_device=cut: no chips share a batch here; "
-            "use auto"
-        )
-    if on_device == "auto":
-        return residency(_maps(problem), on.chip.memory, parts, on.hosts)
-    return on_device  # type: ignore[return-value]
+    parts, pictures = _parts(config, on), bool(problem.picture)
+    try:
+        kept = allowed(on_device, config.distribution.strategy, pictures=pictures, parts=parts)
+    except InputError as error:
+        raise InputError(f"--topology: {on.name}: {error}") from error
+    return kept or residency(_maps(problem), on.chip.memory, parts, on.hosts)
 
 
 def _smaller(problem: Problem, row: dict[str, Any]) -> list[tuple[str, tuple]]:

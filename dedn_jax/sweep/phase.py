@@ -17,6 +17,7 @@ from dedn_jax.checkpoint import Checkpoints, Snapshot, load_params, save_params
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import Batches, TrainBatches
 from dedn_jax.data.sampler import Sampler
+from dedn_jax.drawn_batches import Resident
 from dedn_jax.errors import InputError
 from dedn_jax.evaluate import Metrics
 from dedn_jax.feature_table import FeatureTable
@@ -26,7 +27,6 @@ from dedn_jax.interrupt import Interrupted, StopRequest
 from dedn_jax.network import Network
 from dedn_jax.phase import STREAMS, Selection
 from dedn_jax.progress import progress
-from dedn_jax.resident import Resident
 from dedn_jax.step import NOTHING, TrainState, make_class_space
 from dedn_jax.sweep.divergence import StepsTaken
 from dedn_jax.sweep.evaluate import Evaluation

@@ -11,9 +11,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from dedn_jax.data.pipeline import Batches
+from dedn_jax.drawn_batches import Resident, draw_batches
 from dedn_jax.feature_table import look_up
 from dedn_jax.optimizer import make_optimizer
-from dedn_jax.resident import Resident, draw_batches
 from dedn_jax.step import (
     Batch,
     ClassSpace,

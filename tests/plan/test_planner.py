@@ -150,7 +150,7 @@ def test_where_feature_maps_stay(flags: list[str], kept: str, text: str) -> None
 
 def test_a_chip_alone_has_no_part_of_the_images() -> None:
     flags = ["--config.data.on_device=cut", "--config.distribution.attribute_shards=8"]
-    with pytest.raises(InputError, match="on_device=cut: no chips share"):
+    with pytest.raises(InputError, match=r"v5e:2x4: config.data.on_device=cut: no devices share"):
         _plan(1e6, "v5e:2x4", *flags)
 
 
@@ -174,7 +174,7 @@ def test_maps_that_leave_a_step_no_room_can_be_sent() -> None:
 def test_pictures_cannot_stay_on_the_chips() -> None:
     flags = ["source=images", "format=prepared", "on_device=always"]
     flags = [f"--config.data.{flag}" for flag in flags]
-    with pytest.raises(InputError, match="on_device=always: pictures cannot stay on the chips"):
+    with pytest.raises(InputError, match="on_device=always: pictures cannot stay on the device"):
         _plan(1e6, "v5e:2x4", *flags)
 
 

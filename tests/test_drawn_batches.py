@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dedn_jax.data.sampler import Sampler
-from dedn_jax.resident import draw_batches
+from dedn_jax.drawn_batches import draw_batches
 
 LABELS = np.repeat([3, 5, 8, 9], [2, 7, 1, 6]).astype(np.int32)
 
