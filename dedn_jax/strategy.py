@@ -175,7 +175,7 @@ class PmapStrategy:
             host = np.asarray(x)
             return np.broadcast_to(host, (len(self._devices), *host.shape))
 
-        return jax.pmap(lambda x: x)(jax.tree.map(copies, tree))
+        return jax.pmap(lambda x: x, axis_name=DATA)(jax.tree.map(copies, tree))
 
     def place(self, state: TrainState) -> TrainState:
         return self._copies(state)
