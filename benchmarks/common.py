@@ -8,11 +8,16 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
+
+from dedn_jax.distributed import Layout
+from dedn_jax.plan.count import count_flops
+from dedn_jax.plan.programs import extract_program
 
 # A timing is of as many calls as take this long: starting one takes tens of microseconds.
 _SECONDS = 0.02
@@ -69,10 +74,35 @@ def in_turns(calls: Mapping[str, Call], rounds: int) -> dict[str, float]:
     return {name: median(values) for name, values in all_turns(calls, rounds).items()}
 
 
-def peaks(
-    dtype: str, rounds: int, size: int | None = None, copied: int | None = None
-) -> tuple[float, float]:
-    """FLOP/s of a square matrix product and bytes/s, read and written, of a copy.
+class Peaks(NamedTuple):
+    """What the device does at most.
+
+    Attributes:
+      product: FLOP/s of a square matrix product.
+      copy: bytes/s, read and written.
+    """
+
+    product: float
+    copy: float
+
+    @classmethod
+    def median(cls, found: Sequence[Peaks]) -> Peaks:
+        """Of those that were measured in several rounds."""
+        return cls(*(median(values) for values in zip(*found, strict=True)))
+
+    def numbers(self) -> dict[str, float]:
+        """For a report."""
+        return {"peak_gflop_per_s": self.product / 1e9, "copy_gb_per_s": self.copy / 1e9}
+
+
+def peaks_line(report: Mapping[str, Any]) -> str:
+    """`Peaks.numbers` of a report as text."""
+    product, copy = report["peak_gflop_per_s"], report["copy_gb_per_s"]
+    return f"measured peaks: {product:.0f} GFLOP/s product, {copy:.1f} GB/s copy"
+
+
+def peaks(dtype: str, rounds: int, size: int | None = None, copied: int | None = None) -> Peaks:
+    """Measures a matrix product and a copy.
 
     Args:
       dtype: of the product; float32 follows `jax.default_matmul_precision`.
@@ -89,7 +119,7 @@ def peaks(
     times = in_turns(
         {"product": lambda: product(square, square), "copy": lambda: copy(vector)}, rounds
     )
-    return 2.0 * size**3 / times["product"], 2.0 * vector.nbytes / times["copy"]
+    return Peaks(2.0 * size**3 / times["product"], 2.0 * vector.nbytes / times["copy"])
 
 
 def send_speed(rounds: int, size: int) -> float:
@@ -110,6 +140,13 @@ def step_flops(
     attention = 2 * 4 * 2.0 * batch * rows * channels * regions
     folding = 3 * 2.0 * rows * word_dim * 2 * (channels + regions)
     return attention + folding
+
+
+def picture_flops(config: ConfigDict) -> float:
+    """Floating-point operations of the products that one picture's feature map takes."""
+    layout = Layout.of_devices(jax.devices()[:1])
+    program = extract_program(config, config.picture.crop, 1)
+    return float(count_flops(program.jaxpr(layout)).total)
 
 
 def text_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:

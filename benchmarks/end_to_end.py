@@ -28,17 +28,25 @@ from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
 from benchmarks.arguments import positive, run_benchmark, show_report
-from benchmarks.common import Row, environment, peaks, spread, step_flops, text_table
+from benchmarks.common import (
+    Peaks,
+    Row,
+    environment,
+    peaks,
+    peaks_line,
+    picture_flops,
+    spread,
+    step_flops,
+    text_table,
+)
 from benchmarks.memory import random_weights
 from dedn_jax import cli
 from dedn_jax.config import load_config
 from dedn_jax.data.load import load_prepared
-from dedn_jax.distributed import Layout
 from dedn_jax.errors import InputError
 from dedn_jax.evaluate import METRICS
 from dedn_jax.files import read_json
-from dedn_jax.plan.count import count_flops
-from dedn_jax.plan.programs import extract_program, map_shape
+from dedn_jax.plan.programs import map_shape
 from dedn_jax.plan.shapes import problem_sizes
 
 STAGES = ("build", "extract", "train", "evaluate")
@@ -105,12 +113,10 @@ def prepared_in(folder: Path) -> Path:
 def flops(config: ConfigDict, steps: int) -> dict[str, float]:
     """Operations of the products of extracting all pictures, and of training so many steps."""
     problem = problem_sizes(config, "", {})
-    layout = Layout.of_devices(jax.devices()[:1])
-    picture = count_flops(extract_program(config, problem, 1).jaxpr(layout)).total
     channels, regions = map_shape(config, config.picture.crop)
     batch = config.train.batch_size
     step = step_flops(batch, problem.attributes, channels, regions, problem.word_dim)
-    return {"extract": picture * problem.stored, "train": step * steps}
+    return {"extract": picture_flops(config) * problem.stored, "train": step * steps}
 
 
 def measure(source: Sequence[str], flags: Sequence[str], rounds: int) -> dict[str, Any]:
@@ -120,20 +126,20 @@ def measure(source: Sequence[str], flags: Sequence[str], rounds: int) -> dict[st
       InputError: a command failed, or the flags make no sense.
     """
     times: list[dict[str, float]] = []
-    products = []
+    peaks_of_rounds = []
     with tempfile.TemporaryDirectory() as scratch, own_compilation_cache():
         for turn in range(rounds + 1):
             folder = Path(scratch) / str(turn)
             folder.mkdir()
             times.append(one_round(source, flags, folder))
-            products.append(peaks("float32", 1)[0])
+            peaks_of_rounds.append(peaks("float32", 1))
         result = read_json(run_of(folder) / "result.json")
         overrides = ["--config.data.format=prepared", f"--config.data.path={prepared_in(folder)}"]
         overrides += ["--config.data.source=images", *flags[1:]]
         config = load_config(flags[0].removeprefix("--config="), overrides)
         work = flops(config, result["steps"])
         pictures = len(load_prepared(config).annotations.labels)
-    peak = spread(products)["median"]
+    peak = Peaks.median(peaks_of_rounds)
     rows: list[Row] = []
     for stage in STAGES:
         found = spread([t[stage] for t in times[1:]])
@@ -141,7 +147,7 @@ def measure(source: Sequence[str], flags: Sequence[str], rounds: int) -> dict[st
         row: Row = {"stage": stage, "first_s": times[0][stage], "median_s": middle}
         row |= {"low": found["low"], "high": found["high"]}
         if stage in work:
-            row["share"] = work[stage] / middle / peak
+            row["share"] = work[stage] / middle / peak.product
         if stage in ("build", "extract"):
             row["pictures_per_s"] = pictures / middle
         rows.append(row)
@@ -152,7 +158,7 @@ def measure(source: Sequence[str], flags: Sequence[str], rounds: int) -> dict[st
         "environment": environment(),
         "problem": f"{pictures} pictures, {config.backbone.name}, {config.picture.crop} x "
         f"{config.picture.crop}, {result['steps']} steps, {rounds} rounds",
-        "peak_gflop_per_s": peak / 1e9,
+        **peak.numbers(),
         "fused": result["test"]["fused"],
         "rows": rows,
     }
@@ -165,7 +171,7 @@ def table(report: dict[str, Any]) -> str:
         [
             report["environment"],
             report["problem"],
-            f"measured peak {report['peak_gflop_per_s']:.0f} GFLOP/s; in the last round {accuracy}",
+            f"{peaks_line(report)}; in the last round {accuracy}",
             *text_table(report["rows"], _COLUMNS),
         ]
     )

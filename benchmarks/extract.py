@@ -7,8 +7,10 @@ Pictures are made up (500 x 375 JPEGs, as those of CUB), weights random. All thr
 that noise hits them alike. Extraction is timed between the first shard it writes, when all is
 compiled and read ahead, and its last; a shard is a batch. The backbone computes a batch that is on
 the device again and again; the pipeline decodes, resizes and makes batches that are dropped. The
-slower of the two is what bounds extraction, and `share` is extraction's part of that bound; on a
-CPU both want the same cores, and it cannot come near 1.
+slower of the two is what bounds extraction, and `of_bound` is the part of that; on a CPU both want
+the same cores, and extraction cannot come near 1. `share` is of what the machine can do at most,
+measured in every round: the backbone's products by a matrix product of their type, and the uint8
+pictures that the pipeline writes by a copy.
 """
 
 from __future__ import annotations
@@ -28,7 +30,16 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from benchmarks.arguments import positive, run_benchmark, show_report
-from benchmarks.common import Row, environment, spread, text_table
+from benchmarks.common import (
+    Peaks,
+    Row,
+    environment,
+    peaks,
+    peaks_line,
+    picture_flops,
+    spread,
+    text_table,
+)
 from benchmarks.input_pipeline import made_up_set
 from benchmarks.memory import random_weights
 from dedn_jax.config import load_config
@@ -120,6 +131,7 @@ def measure(
                 f"--config.evaluate.batch_size={batch}",
             ],
         )
+        flops = picture_flops(config)
         total = pictures + 2  # with a test picture of each kind
         sides = {
             "extraction": _whole(config, total),
@@ -127,32 +139,41 @@ def measure(
             "pipeline alone": _pipeline(config),
         }
         speeds: dict[str, list[float]] = {name: [] for name in sides}
+        peaks_of_rounds = []
         for turn in range(rounds + 1):  # the first warms up
             for name, speed in sides.items():
                 found = speed()
                 if turn:
                     speeds[name].append(found)
+            peaks_of_rounds.append(peaks(dtype, 1))
+    peak = Peaks.median(peaks_of_rounds)
     rows: list[Row] = [{"name": name, **spread(values)} for name, values in speeds.items()]
     middle: dict[str, float] = {row["name"]: row["median"] for row in rows}
     bound = min(("backbone alone", "pipeline alone"), key=lambda name: middle[name])
     for row in rows:
-        row["share"] = row["median"] / middle[bound]
+        row["of_bound"] = row["median"] / middle[bound]
+        reads = row["name"] == "pipeline alone"
+        row["share"] = row["median"] * (3 * side**2 / peak.copy if reads else flops / peak.product)
+        row["of"] = "copy" if reads else "product"
     return {
         "environment": environment(),
         "problem": f"{total} pictures to {side} x {side}, {backbone} {dtype}, batch {batch}, "
         f"{workers} workers, {rounds} rounds",
         "bound": bound.split()[0],
+        "gflop_of_picture": flops / 1e9,
+        **peak.numbers(),
         "rows": rows,
     }
 
 
 def table(report: dict[str, Any]) -> str:
     """The report as text."""
-    columns = ("name", "median", "low", "high", "share")
+    columns = ("name", "median", "low", "high", "of_bound", "share", "of")
     return "\n".join(
         [
             report["environment"],
             report["problem"],
+            f"a picture: {report['gflop_of_picture']:.3g} GFLOP in products; {peaks_line(report)}",
             f"pictures/s; bound by the {report['bound']}",
             *text_table(report["rows"], columns),
         ]

@@ -259,7 +259,9 @@ def _training(part: Part, dataset: GZSLDataset, epochs: int) -> float:
     note = f"{row['steps']} steps"
     for name, (label, unit) in _OF_TRAINING.items():
         if row[name] is not None:
-            part.add(f"cub, {epochs} epochs, {label}", value=row[name], unit=unit, note=note)
+            share = {"share": row["share"]} if name == "steps_per_s" else {}
+            what = f"cub, {epochs} epochs, {label}"
+            part.add(what, value=row[name], unit=unit, note=note, **share)
     fixed = row["load_s"] + row["first_call_s"]
     return fixed + (row["total_s"] - fixed) * 80 / epochs
 

@@ -7,8 +7,10 @@ The pipeline is what training reads from: shuffled uint8 batches of a prepared s
 threads of this process or by worker processes. The bare loop decodes and resizes the same encoded
 pictures, which it holds in memory, in a pool of one thread a core, and drops the results: no
 records, no batches, no reading ahead. Both take turns; a share is the median over rounds of the
-bare loop's time by the pipeline's. Workers are started, and buffers filled, outside of the
-measurement. Pictures are made up (500 x 375, as those of CUB) unless a prepared set is given.
+bare loop's time by the pipeline's. "of copy" is the part of the machine's copy speed, measured in
+every round, that writing the batches takes: decoding and resizing is what costs. Workers are
+started, and buffers filled, outside of the measurement. Pictures are made up (500 x 375, as those
+of CUB) unless a prepared set is given.
 
 Last, the memory that the pipeline takes while it reads sets of `--pictures` made-up pictures and
 of four times as many, each in a process of its own, is compared.
@@ -29,12 +31,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from benchmarks.arguments import integers, positive, run_benchmark, show_report
-from benchmarks.common import spread
+from benchmarks.common import Peaks, peaks, peaks_line, spread
 from benchmarks.decoding import synthetic
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.builders.picture_set import Picture, PictureSet
@@ -126,8 +129,8 @@ def _pipeline(task: Task, sampler: Sampler, batches: int, workers: int) -> Calla
 
 def measure_speed(
     prepared: Prepared, side: int, batch: int, batches: int, rounds: int, workers: list[int]
-) -> list[dict[str, Any]]:
-    """Times all in turn: a row for the bare loop and for each number of workers."""
+) -> tuple[list[dict[str, Any]], Peaks]:
+    """Times all in turn: a row for the bare loop and for each number of workers, and the peaks."""
     task = _task(prepared, side)
     sampler = _sampler(task, batch)
     used = np.concatenate([sampler(step) for step in range(batches)])
@@ -137,19 +140,25 @@ def measure_speed(
         name = f"pipeline, {count} worker{'' if count == 1 else 's'}"
         sides[name] = _pipeline(task, sampler, batches, count)
     times: dict[str, list[float]] = {name: [] for name in sides}
+    peaks_of_rounds = []
     for turn in range(rounds + 1):  # the first warms up
         for name, seconds in sides.items():
             elapsed = seconds()
             if turn:
                 times[name].append(elapsed)
-    return [
+        peaks_of_rounds.append(peaks("float32", 1))
+    peak = Peaks.median(peaks_of_rounds)
+    written = len(encoded) * 3 * side**2  # bytes
+    rows = [
         {
             "name": name,
             "pictures_per_s": spread([len(encoded) / t for t in own]),
             "share": spread([b / t for b, t in zip(times["bare loop"], own, strict=True)]),
+            "of_copy": written / median(own) / peak.copy,
         }
         for name, own in times.items()
     ]
+    return rows, peak
 
 
 def peak_memory() -> float:
@@ -201,6 +210,7 @@ def measure(
         small = made_up_set(pictures, Path(scratch) / "small")
         large = made_up_set(4 * pictures, Path(scratch) / "large")
         opened = open_prepared(prepared or small)
+        speed, peak = measure_speed(opened, side, batch, batches, rounds, workers)
         return {
             "environment": (
                 f"{platform.machine()}, {os.cpu_count()} cores, Python "
@@ -213,7 +223,8 @@ def measure(
             "batch": batch,
             "batches": batches,
             "rounds": rounds,
-            "speed": measure_speed(opened, side, batch, batches, rounds, workers),
+            **peak.numbers(),
+            "speed": speed,
             "memory": measure_memory({pictures: small, 4 * pictures: large}, side, batch),
         }
 
@@ -225,13 +236,15 @@ def table(report: dict[str, Any]) -> str:
         report["environment"],
         f"{report['pictures']} JPEGs ({report['set']}) to [{batch}, {side}, {side}, 3] uint8, "
         f"{report['batches']} batches, {report['rounds']} rounds",
-        f"{'':<22}{'pictures/s':>10}{'quartiles':>12}{'share':>9}{'quartiles':>14}",
+        peaks_line(report),
+        f"{'':<22}{'pictures/s':>10}{'quartiles':>12}{'share':>9}{'quartiles':>14}{'of copy':>10}",
     ]
     for row in report["speed"]:
         speed, share = row["pictures_per_s"], row["share"]
         lines.append(
             f"{row['name']:<22}{speed['median']:10.0f}{speed['low']:6.0f} - {speed['high']:.0f}"
             f"{share['median']:9.2f}{share['low']:7.2f} - {share['high']:.2f}"
+            f"{row['of_copy']:10.3f}"
         )
     lines += ["", "memory taken while reading, 0 workers"]
     lines += [

@@ -1,14 +1,21 @@
 """The train step over more and more devices: same numbers, same traffic, and what it costs to try.
 
-  python -m benchmarks.scaling [--devices=1,2,4,8] [--processes=1,2,4] [--rows=8] [--channels=64]
-      [--regions=49] [--steps=20] [--json=OUT]
+  python -m benchmarks.scaling [--devices=1,2,4,8] [--processes=1,2,4] [--ways=jit,pmap,whole,cut]
+      [--rows=8] [--channels=64] [--regions=49] [--steps=20] [--rounds=3] [--json=OUT]
 
 Devices are simulated by XLA on this machine's CPU, in a process of their own for every count;
 processes are real ones that talk over localhost, with a device each. Weak: `--rows` images for
-every device. Strong: as many images as the largest count has, cut among all. Losses are compared
-with one device's on the same batches, over all steps, relative. Bytes are of the whole arrays that
-the compiled step's collectives reduce. Time says nothing on real scaling: all devices share the
-same cores, so that it is the same work, and more of it is overhead.
+every device. Strong: as many images as the largest count has, cut among all. Ways: batches sent to
+a `jit` over the mesh, or to `pmap`; or looked up in feature maps that stay on the devices, `whole`
+on each or `cut` among them.
+
+Ways take turns step by step, counts round by round. `difference` is the largest relative one
+between the losses of any way and those of one device's `jit` on the same batches, over all steps.
+A way's time is of a step: median and quartiles of all rounds, in milliseconds. `share` is the part
+that the products of a step have of a matrix product's peak, measured between the processes, for the
+first of the ways. "collectives" and "MB" are those that the compiled step runs, and the bytes of
+the whole arrays that they reduce. All parts share the same cores: it is the same work for any
+number of them, and more time is overhead. It says nothing on how real devices scale.
 """
 
 from __future__ import annotations
@@ -20,97 +27,69 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from benchmarks.arguments import integers, positive, run_benchmark, show_report
-from benchmarks.common import Row, environment, spread, text_table
-from benchmarks.whole_training import made_up_dataset
-from dedn_jax import distributed
-from dedn_jax.axes import Axes
-from dedn_jax.config import load_config
-from dedn_jax.distributed import Layout
-from dedn_jax.errors import InputError
-from dedn_jax.files import write_json
-from dedn_jax.groups import resolve_groups
-from dedn_jax.network import make_network
-from dedn_jax.optimizer import make_optimizer
-from dedn_jax.plan.hlo import read_program
-from dedn_jax.step import Objective, TrainStep, init_state, make_class_space, make_train_step
-from dedn_jax.strategy import JitStrategy, terms_of
-
-_COLUMNS = (
-    *("kind", "scaling", "parts", "batch", "difference", "collectives", "collective_mb"),
-    *("step_ms", "low", "high"),
+from benchmarks.common import (
+    Peaks,
+    Row,
+    environment,
+    peaks,
+    peaks_line,
+    spread,
+    step_flops,
+    text_table,
 )
+from benchmarks.scaling_work import ATTRIBUTES, RECIPE, WAYS
+from dedn_jax.errors import InputError
+
 _TIMEOUT = 300
+Found = dict[str, Row]  # what `scaling_work.work` found, by way
 
 
-def work(batch: int, channels: int, regions: int, steps: int) -> Row:
-    """Steps on all devices of all processes: losses, times, and what the program sends."""
-    config = load_config("awa2_gzsl", [f"--config.train.batch_size={batch}"])
-    dataset = made_up_dataset("awa2_gzsl", 85, 256, channels, regions, "float32")
-    groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
-    network, layout = make_network(config, dataset, groups), Layout.of_devices()
-    optimizer = make_optimizer(config)
-    seen = np.isin(np.arange(dataset.num_classes), dataset.seen_classes)
+class Setting(NamedTuple):
+    """What runs at once.
 
-    def make_step(axes: Axes) -> TrainStep:
-        return make_train_step(network.definition, Objective.from_config(config), optimizer, axes)
+    Attributes:
+      kind: `devices` or `processes`.
+      parts: how many of them.
+      batch: images of a step.
+    """
 
-    losses, times = [], []
-    with jax.default_matmul_precision(config.model.precision):
-        classes = make_class_space(dataset.class_embeddings, seen, groups)
-        rng = np.random.default_rng(0)
-        drawn = [rng.choice(dataset.trainval, batch) for _ in range(steps)]
-        parts = [images[layout.shard.part(batch)] for images in drawn]
-        pairs = [(dataset.inputs[i], dataset.labels[i]) for i in parts]
-        # The program that the steps below run.
-        strategy = JitStrategy(make_step, layout, classes, network.frozen, iter(pairs), batch)
-        state = strategy.place(layout.replicate(init_state(network.params, optimizer)))
-        lowered = strategy._run.lower(state, layout.batch(*pairs[0], batch), strategy._fixed)
-        program = read_program(lowered.compile().as_text() or "", layout.parts)
-        for _ in pairs:
-            start = time.perf_counter()
-            state, terms = strategy.run(state, 1)
-            losses.append(terms_of(terms, 0)["loss"])
-            times.append(1e3 * (time.perf_counter() - start))
-    found = spread(times[1:] or times)  # the first compiles
-    return {
-        "losses": losses,
-        "collectives": sum(t.runs for t in program.traffic.values()),
-        "collective_mb": sum(t.bytes for t in program.traffic.values()) / 1e6,
-        "step_ms": found["median"],
-        "low": found["low"],
-        "high": found["high"],
-    }
+    kind: str
+    parts: int
+    batch: int
 
 
 def _start(arguments: list[str], devices: int, folder: Path, name: str) -> subprocess.Popen:
-    count = f"--xla_force_host_platform_device_count={devices}"
+    changed = {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
     with (folder / f"{name}.log").open("w") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.scaling", *arguments],
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": count},
+            [sys.executable, "-m", "benchmarks.scaling_work", *arguments],
+            env=os.environ | changed,
             cwd=Path(__file__).parents[1],
             stdout=log,
             stderr=subprocess.STDOUT,
         )
 
 
-def _run(kind: str, parts: int, job: list[str]) -> Row:
-    """`work` in `parts` devices or processes.
+def _run(setting: Setting, job: list[str]) -> Found:
+    """What `scaling_work` finds in such a setting.
 
     Raises:
       InputError: it failed; names the last line of its output.
     """
+    kind, parts, batch = setting
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        arguments = [*job, f"--worker={folder / 'result.json'}"]
+        arguments = [*job, f"--batch={batch}", f"--out={folder / 'result.json'}"]
         if kind == "devices" or parts == 1:
             started = [_start(arguments, parts, folder, "0")]
         else:
@@ -133,105 +112,154 @@ def _run(kind: str, parts: int, job: list[str]) -> Row:
                 if process.poll() is None:
                     process.kill()
                     process.wait()
-        result: Row = json.loads((folder / "result.json").read_text())
+        result: Found = json.loads((folder / "result.json").read_text())
         return result
 
 
+def _difference(losses: list[float], base: list[float]) -> float:
+    expected = np.asarray(base)
+    return float((np.abs(np.asarray(losses) - expected) / np.abs(expected)).max())
+
+
 def measure(
-    counts: dict[str, list[int]], rows: int, channels: int, regions: int, steps: int
+    counts: dict[str, list[int]],
+    ways: list[str],
+    rows: int,
+    shape: tuple[int, int],
+    steps: int,
+    rounds: int,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """A row for every kind, count and scaling.
+    """A row for every kind, scaling and count.
 
     Args:
       counts: of `devices` and of `processes`.
+      ways: of `WAYS`.
       rows: images of a device, weak.
-      channels, regions: of the feature maps.
-      steps: that are compared and timed.
+      shape: channels and regions of the feature maps.
+      steps: that are compared and timed in every round.
+      rounds: of all settings.
+      say: told what runs.
     """
-    fixed = [f"--channels={channels}", f"--regions={regions}", f"--steps={steps}"]
-    alone: dict[int, Row] = {}  # one device, by batch
-    done: dict[tuple[str, int, int], Row] = {}
-
-    def run(kind: str, parts: int, batch: int) -> Row:
-        if parts == 1 and batch in alone:
-            return alone[batch]
-        key = kind, parts, batch
-        if key not in done:
-            done[key] = _run(kind, parts, [*fixed, f"--rows={batch}"])
-        if parts == 1:
-            alone[batch] = done[key]
-        return done[key]
+    wanted = {
+        (kind, scaling, parts): Setting(
+            kind, parts, rows * (parts if scaling == "weak" else max(numbers))
+        )
+        for kind, numbers in counts.items()
+        for scaling in ("weak", "strong")
+        for parts in numbers
+    }
+    # One process with one device is the same for both kinds, and what all are compared with.
+    alone = {s.batch: Setting("devices", 1, s.batch) for s in wanted.values()}
+    wanted = {key: alone[s.batch] if s.parts == 1 else s for key, s in wanted.items()}
+    settings = list(dict.fromkeys([*alone.values(), *wanted.values()]))
+    job = [f"--channels={shape[0]}", f"--regions={shape[1]}", f"--steps={steps}"]
+    found: dict[Setting, list[Found]] = {setting: [] for setting in settings}
+    peaks_of_rounds = []
+    for turn in range(rounds):
+        for setting in settings:
+            say(f"round {turn + 1} of {rounds}: {setting.parts} {setting.kind}, {setting.batch}")
+            compared = ways if setting.parts > 1 or "jit" in ways else [*ways, "jit"]
+            found[setting].append(_run(setting, [*job, f"--ways={','.join(compared)}"]))
+            peaks_of_rounds.append(peaks("float32", 1))
+    peak = Peaks.median(peaks_of_rounds)
 
     table = []
-    for kind, numbers in counts.items():
-        for scaling in ("weak", "strong"):
-            for parts in numbers:
-                batch = rows * (parts if scaling == "weak" else max(numbers))
-                found = run(kind, parts, batch)
-                base = np.asarray(run(kind, 1, batch)["losses"])
-                difference = np.abs(np.asarray(found["losses"]) - base) / np.abs(base)
-                table.append(
-                    {
-                        "kind": kind,
-                        "scaling": scaling,
-                        "parts": parts,
-                        "batch": batch,
-                        "difference": float(difference.max()),
-                        **{k: v for k, v in found.items() if k != "losses"},
-                        "last_loss": found["losses"][-1],
-                    }
-                )
+    for (kind, scaling, parts), setting in wanted.items():
+        base = found[alone[setting.batch]][0]["jit"]["losses"]
+        flops = step_flops(setting.batch, ATTRIBUTES, *shape)
+        of_ways = {}
+        for way in ways:
+            own = [of_round[way] for of_round in found[setting]]
+            times = spread([t for one in own for t in one["times"]])
+            of_ways[way] = {
+                "difference": max(_difference(one["losses"], base) for one in own),
+                "last_loss": own[0]["losses"][-1],
+                "collectives": own[0]["collectives"],
+                "collective_mb": own[0]["collective_mb"],
+                **times,
+                "share": flops / (1e-3 * times["median"]) / peak.product,
+            }
+        table.append(
+            {
+                "kind": kind,
+                "scaling": scaling,
+                "parts": parts,
+                "batch": setting.batch,
+                "ways": of_ways,
+            }
+        )
     return {
         "environment": environment(),
-        "problem": f"awa2_gzsl, features [{channels}, {regions}] float32, {steps} steps",
+        "problem": f"{RECIPE}, features [{shape[0]}, {shape[1]}] float32, {steps} steps, "
+        f"{rounds} rounds",
+        **peak.numbers(),
+        "ways": ways,
         "rows": table,
     }
 
 
 def table(report: dict[str, Any]) -> str:
     """The report as text."""
+    ways = report["ways"]
+
+    def line(row: Row) -> Row:
+        of_ways = row["ways"]
+        result = {k: row[k] for k in ("kind", "scaling", "parts", "batch")}
+        result["difference"] = max(w["difference"] for w in of_ways.values())
+        for way, w in of_ways.items():
+            result[way] = f"{w['median']:.3g} ({w['low']:.3g}-{w['high']:.3g})"
+        return result | {"share": of_ways[ways[0]]["share"]}
+
+    def traffic(row: Row) -> Row:
+        result = {k: row[k] for k in ("kind", "scaling", "parts", "batch")}
+        for way, w in row["ways"].items():
+            result[way] = f"{w['collectives']}, {w['collective_mb']:.3g}"
+        return result
+
+    heads = ("kind", "scaling", "parts", "batch")
     return "\n".join(
         [
             report["environment"],
-            report["problem"],
+            f"{report['problem']}; {peaks_line(report)}",
             "all parts share the same cores: times are of overhead, not of scaling",
-            *text_table(report["rows"], _COLUMNS),
+            *text_table([*map(line, report["rows"])], (*heads, "difference", *ways, "share")),
+            "",
+            "collectives of a step, and MB that they reduce",
+            *text_table([*map(traffic, report["rows"])], (*heads, *ways)),
         ]
     )
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measures and prints; or, as one that was started to, works."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--devices", default="1,2,4,8", help="simulated, comma-separated")
     parser.add_argument("--processes", default="1,2,4", help="on localhost, comma-separated")
+    parser.add_argument("--ways", default=",".join(WAYS), help="comma-separated")
     parser.add_argument("--rows", type=int, default=8, help="images of a device")
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--regions", type=int, default=49)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=20, help="of a round")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the report here as well")
-    for internal in ("--worker", "--join", "--process"):
-        parser.add_argument(internal, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    rows, steps = positive("--rows", args.rows), positive("--steps", args.steps)
-    channels, regions = (
-        positive("--channels", args.channels),
-        positive("--regions", args.regions),
-    )
-    if args.worker:
-        if args.join:
-            address, count = args.join.split(",")
-            distributed.initialize(address, int(count), int(args.process))
-        result = work(rows, channels, regions, steps)
-        if distributed.is_main():
-            write_json(Path(args.worker), result)
-        distributed.barrier("done")
-        return
+    ways = args.ways.split(",")
+    if not set(ways) <= set(WAYS):
+        raise InputError(f"--ways={args.ways}, expected some of {', '.join(WAYS)}")
     counts = {
         "devices": [positive("--devices", n) for n in integers("--devices", args.devices)],
         "processes": [positive("--processes", n) for n in integers("--processes", args.processes)],
     }
-    report = measure(counts, rows, channels, regions, steps)
+    report = measure(
+        counts,
+        ways,
+        positive("--rows", args.rows),
+        (positive("--channels", args.channels), positive("--regions", args.regions)),
+        positive("--steps", args.steps),
+        positive("--rounds", args.rounds),
+        say=lambda text: print(text, file=sys.stderr),
+    )
     show_report(table(report), report, args.json)
 
 

@@ -33,6 +33,7 @@ from benchmarks.common import (
     all_turns,
     environment,
     peaks,
+    peaks_line,
     spread,
     step_flops,
     text_table,
@@ -157,7 +158,7 @@ def measure(
     """A row for each number of seeds."""
     inputs, steps = dataset.inputs, config.train.steps_per_call
     with jax.default_matmul_precision(config.model.precision):
-        product, copied = peaks(str(inputs.dtype), rounds)
+        peak = peaks(str(inputs.dtype), rounds)
         maker = Maker(config, dataset)
         together = {n: maker.together(n) for n in seeds}
         apart = maker.apart(max(seeds))
@@ -185,7 +186,7 @@ def measure(
                 "per_model_ms": found["median"] / n,
                 "times_one": found["median"] / one,
                 "separate_ms": times[f"{n} apart"]["median"],
-                "share": n * flops / (1e-3 * found["median"]) / product,
+                "share": n * flops / (1e-3 * found["median"]) / peak.product,
             }
         )
     return {
@@ -195,8 +196,7 @@ def measure(
         f"{steps} steps a call, products {config.model.precision}, {rounds} rounds",
         "one_ms": one,
         "gflop_of_one": flops / 1e9,
-        "peak_gflop_per_s": product / 1e9,
-        "copy_gb_per_s": copied / 1e9,
+        **peak.numbers(),
         "rows": rows,
     }
 
@@ -208,8 +208,7 @@ def table(report: dict[str, Any]) -> str:
             report["environment"],
             report["problem"],
             f"one model in `dedn train`: {report['gflop_of_one']:.3g} GFLOP and "
-            f"{report['one_ms']:.3g} ms a step; measured peak "
-            f"{report['peak_gflop_per_s']:.0f} GFLOP/s, copy {report['copy_gb_per_s']:.0f} GB/s",
+            f"{report['one_ms']:.3g} ms a step; {peaks_line(report)}",
             *text_table(report["rows"], _COLUMNS),
         ]
     )

@@ -31,7 +31,16 @@ from typing import Any
 import jax
 
 from benchmarks.arguments import positive, run_benchmark
-from benchmarks.common import Row, environment, peaks, spread, step_flops, text_table
+from benchmarks.common import (
+    Peaks,
+    Row,
+    environment,
+    peaks,
+    peaks_line,
+    spread,
+    step_flops,
+    text_table,
+)
 from benchmarks.step_sides import (
     AT_HAND,
     INDEXING,
@@ -135,7 +144,7 @@ def measure(size: Size, reference_dir: Path | None, rounds: int) -> dict[str, An
     flops = step_flops(
         batch, attributes, size.channels, size.side**2, made.problem.word_vectors.shape[1]
     )
-    product, copy = (median(values) for values in zip(*found, strict=True))
+    peak = Peaks.median(found)
     medians = {name: median(values) for name, values in times.items()}
     rows = []
     for name, values in times.items():
@@ -145,7 +154,7 @@ def measure(size: Size, reference_dir: Path | None, rounds: int) -> dict[str, An
                 "side": name,
                 **spread(values),
                 "steps_per_call": sides[name].steps,
-                "peak_share": flops / (1e-3 * medians[name]) / product,
+                "peak_share": flops / (1e-3 * medians[name]) / peak.product,
                 "ratio": base and base / medians[name],
                 "to": base and sides[name].base,
                 "losses": losses[name],
@@ -157,8 +166,7 @@ def measure(size: Size, reference_dir: Path | None, rounds: int) -> dict[str, An
         "rounds": rounds,
         "gflop": flops / 1e9,
         "batch_mb": batch * made.features[0].nbytes / 1e6,
-        "peak_gflop_per_s": product / 1e9,
-        "copy_gb_per_s": copy / 1e9,
+        **peak.numbers(),
         "rows": rows,
         "left_out": left_out,
     }
@@ -179,8 +187,7 @@ def table(report: dict[str, Any]) -> str:
         [
             f"{report['size']}: {report['problem']}",
             f"a step: {report['gflop']:.1f} GFLOP in matrix products, a batch of "
-            f"{report['batch_mb']:.3g} MB; measured peaks: {report['peak_gflop_per_s']:.0f} "
-            f"GFLOP/s product, {report['copy_gb_per_s']:.1f} GB/s copy",
+            f"{report['batch_mb']:.3g} MB; {peaks_line(report)}",
             *text_table(rows, _COLUMNS),
             *(f"left out: {name}: {why}" for name, why in report["left_out"].items()),
         ]

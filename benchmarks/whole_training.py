@@ -8,8 +8,9 @@
 every image takes one, so that the host holds a few hundred MB of what are 9.5 GB on the device.
 They stay there (`config.data.on_device=always`) and several steps run in a call. Accuracies mean
 nothing. "load" is from host memory to the device; "first call" compiles; steps/s are of the steps
-after it, checkpoints and logs included and evaluations not; evaluations are those of every epoch
-and of the end. Device memory is the peak of the process.
+after it, checkpoints and logs included and evaluations not, and `share` is the part that their
+products have of a matrix product's peak, measured after every training; evaluations are those of
+every epoch and of the end. Device memory is the peak of the process.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import ml_dtypes
 import numpy as np
 
 from benchmarks.arguments import positive, run_benchmark, show_report
-from benchmarks.common import Row, environment, text_table
+from benchmarks.common import Peaks, Row, environment, peaks, peaks_line, step_flops, text_table
 from dedn_jax import phase, train
 from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset
@@ -49,7 +50,7 @@ PROTOCOLS = ("last", "test-best")
 _DISTINCT = 256  # maps that are held: 400 MB of bfloat16 at the full size
 _COLUMNS = (
     *("protocol", "steps", "total_s", "load_s", "load_gb_per_s", "first_call_s", "steps_per_s"),
-    *("evaluations", "evaluation_s", "peak_device_gb"),
+    *("share", "evaluations", "evaluation_s", "peak_device_gb"),
 )
 
 
@@ -246,19 +247,36 @@ def measure(
         f"--config.model.kernel={kernel}",
     ]
     inputs = dataset.inputs
+    flops = step_flops(batch, dataset.num_attributes, inputs.channels, inputs.regions, WORD_DIM)
+    rows, peaks_of_rounds = [], []
+    for protocol in protocols:
+        rows.append(run(dataset, recipe, protocol, overrides))
+        with jax.default_matmul_precision(precision):
+            peaks_of_rounds.append(peaks(str(inputs.dtype), 5))
+    peak = Peaks.median(peaks_of_rounds)
+    for row in rows:
+        speed = row["steps_per_s"]
+        row["share"] = speed and speed * flops / peak.product
     return {
         "environment": environment(),
         "problem": f"{recipe}: {len(inputs)} images [{inputs.channels}, {inputs.regions}] "
         f"{inputs.dtype}, {dataset.num_attributes} attributes, {dataset.num_classes} classes, "
         f"batch {batch}, {epochs} epochs, products {precision}, kernel {kernel}",
-        "rows": [run(dataset, recipe, protocol, overrides) for protocol in protocols],
+        "gflop_of_step": flops / 1e9,
+        **peak.numbers(),
+        "rows": rows,
     }
 
 
 def table(report: dict[str, Any]) -> str:
     """The report as text."""
     return "\n".join(
-        [report["environment"], report["problem"], *text_table(report["rows"], _COLUMNS)]
+        [
+            report["environment"],
+            report["problem"],
+            f"a step: {report['gflop_of_step']:.3g} GFLOP in matrix products; {peaks_line(report)}",
+            *text_table(report["rows"], _COLUMNS),
+        ]
     )
 
 

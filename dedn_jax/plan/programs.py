@@ -158,10 +158,16 @@ def train_program(
     return Traced(run, arguments, cut, bool(axes.names), (0,))
 
 
-def extract_program(config: ConfigDict, problem: Problem, images: int) -> Traced:
-    """The backbone's forward pass, as `dedn features extract` runs it."""
+def extract_program(config: ConfigDict, picture: int, images: int) -> Traced:
+    """The backbone's forward pass, as `dedn features extract` runs it.
+
+    Args:
+      config: whose backbone.
+      picture: side of the pictures, pixels.
+      images: of a batch.
+    """
     definition, values = nnx.split(nnx.eval_shape(lambda: _backbone(config)))
-    pictures = _like((images, problem.picture, problem.picture, 3), jnp.uint8)
+    pictures = _like((images, picture, picture, 3), jnp.uint8)
 
     def compute(values: nnx.State, pictures: jax.Array) -> jax.Array:
         return backbone_maps(nnx.merge(definition, values), pictures)

@@ -64,7 +64,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
     def program(images: int, kernel: Kernel) -> Traced:
         if request["job"] == "extract":
-            return extract_program(config, problem, images)
+            return extract_program(config, problem.picture, images)
         return train_program(config, problem, images, axes, kernel, table)
 
     with jax.default_matmul_precision(config.model.precision):

@@ -21,7 +21,12 @@ def test_numbers(tmp_path: Path) -> None:
         "backbone",
         "pipeline",
     ]
-    assert all(row["median"] > 0 and row["share"] > 0 for row in report["rows"])
+    assert all(row["median"] > 0 and row["of_bound"] > 0 for row in report["rows"])
+    flops, peak = 1e9 * report["gflop_of_picture"], 1e9 * report["peak_gflop_per_s"]
+    for row in report["rows"][:2]:
+        assert row["share"] == pytest.approx(row["median"] * flops / peak)
+    pixels, copy = 3 * 32**2, 1e9 * report["copy_gb_per_s"]
+    assert report["rows"][2]["share"] == pytest.approx(report["rows"][2]["median"] * pixels / copy)
 
 
 def test_too_few_pictures() -> None:

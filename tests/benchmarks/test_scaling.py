@@ -1,19 +1,40 @@
-"""Two simulated devices and two processes do what one does."""
+"""Two simulated devices and two processes do what one does, in every way."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks import scaling
+from benchmarks.scaling_work import WAYS
+from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
 
 
-def test_numbers(tmp_path: Path) -> None:
+def test_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--devices=2", "--processes=2", "--rows=2", "--channels=8", "--regions=4"]
-    scaling.main([*flags, "--steps=4", f"--json={tmp_path / 'report.json'}"])
-    rows = read_json(tmp_path / "report.json")["rows"]
-    assert len(rows) == 4
-    assert all(row["difference"] < 1e-4 for row in rows)
-    assert all(row["batch"] == 4 and row["step_ms"] > 0 for row in rows)
-    sent = {row["collective_mb"] for row in rows}
+    scaling.main([*flags, "--steps=4", "--rounds=1", f"--json={tmp_path / 'report.json'}"])
+    report = read_json(tmp_path / "report.json")
+    rows = report["rows"]
+    assert [(row["kind"], row["scaling"]) for row in rows] == [
+        *(("devices", "weak"), ("devices", "strong")),
+        *(("processes", "weak"), ("processes", "strong")),
+    ]
+    assert report["peak_gflop_per_s"] > 0 and report["copy_gb_per_s"] > 0
+    for row in rows:
+        assert row["batch"] == 4 and tuple(row["ways"]) == WAYS
+        for found in row["ways"].values():
+            assert found["difference"] < 1e-4
+            assert found["median"] > 0 and found["share"] > 0
+            assert found["last_loss"] != 0
+    sent = {row["ways"][way]["collective_mb"] for row in rows for way in ("jit", "pmap", "whole")}
     assert len(sent) == 1 and sent.pop() > 0
+    cut = {row["ways"]["cut"]["collective_mb"] for row in rows}
+    assert len(cut) == 1 and cut.pop() > rows[0]["ways"]["jit"]["collective_mb"]
+    assert "collectives of a step" in capsys.readouterr().out
+
+
+def test_an_unknown_way() -> None:
+    with pytest.raises(InputError, match="--ways=jit,xmap, expected some of jit, pmap, whole, cut"):
+        scaling.main(["--ways=jit,xmap"])

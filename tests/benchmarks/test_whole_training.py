@@ -28,9 +28,12 @@ def test_numbers(tmp_path: Path) -> None:
     flags = ["--recipe=awa2_gzsl", "--images=48", "--channels=8", "--regions=4", "--batch=8"]
     flags += ["--epochs=2", "--protocols=test-best", f"--json={tmp_path / 'report.json'}"]
     whole_training.main([*flags, "--dtype=float32", "--precision=float32"])
-    (row,) = read_json(tmp_path / "report.json")["rows"]
+    report = read_json(tmp_path / "report.json")
+    (row,) = report["rows"]
     assert row["steps"] == 7
     assert row["evaluations"] == 4  # after 3, 6 and 7 steps, and of the result
     parts = row["load_s"] + row["first_call_s"] + row["evaluation_s"]
     assert 0 < parts < row["total_s"]
     assert row["steps_per_s"] > 0
+    flops, peak = report["gflop_of_step"], report["peak_gflop_per_s"]
+    assert row["share"] == pytest.approx(row["steps_per_s"] * flops / peak)

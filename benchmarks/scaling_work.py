@@ -1,0 +1,154 @@
+"""What `benchmarks.scaling` starts: train steps on all devices of all processes, way by way.
+
+python -m benchmarks.scaling_work --out=FILE --ways=jit,pmap,whole,cut --batch=N --channels=C
+    --regions=R --steps=N [--join=HOST:PORT,PROCESSES --process=I]
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from benchmarks.whole_training import made_up_dataset
+from dedn_jax import distributed
+from dedn_jax.axes import Axes
+from dedn_jax.config import load_config
+from dedn_jax.data.dataset import GZSLDataset
+from dedn_jax.data.sampler import Sampler
+from dedn_jax.distributed import Layout
+from dedn_jax.drawn_batches import Resident
+from dedn_jax.feature_table import make_table
+from dedn_jax.files import write_json
+from dedn_jax.groups import resolve_groups
+from dedn_jax.network import make_network
+from dedn_jax.optimizer import make_optimizer
+from dedn_jax.plan.hlo import read_program
+from dedn_jax.step import (
+    ClassSpace,
+    Objective,
+    TrainStep,
+    init_state,
+    make_class_space,
+    make_train_step,
+)
+from dedn_jax.strategy import JitStrategy, PmapStrategy, ResidentStrategy, Strategy, terms_of
+
+RECIPE, ATTRIBUTES, IMAGES = "awa2_gzsl", 85, 256
+WAYS = ("jit", "pmap", "whole", "cut")
+
+
+def _strategies(
+    make_step: Callable[[Axes], TrainStep],
+    layout: Layout,
+    fixed: tuple[ClassSpace, nnx.State],
+    dataset: GZSLDataset,
+    sampler: Sampler,
+    steps: int,
+) -> Mapping[str, Callable[[], Strategy]]:
+    """How each way is made; all take the same batches, one step in a call."""
+    own = layout.shard.part(sampler.size)
+    images = [sampler(step)[own] for step in range(steps)]
+    batches = [(dataset.inputs[i], dataset.labels[i]) for i in images]
+
+    def kept(cut: bool) -> Strategy:
+        table = make_table(dataset.inputs, layout, cut=cut)
+        return ResidentStrategy(make_step, layout, *fixed, Resident(table, sampler, 1))
+
+    return {
+        "jit": lambda: JitStrategy(make_step, layout, *fixed, iter(batches), sampler.size),
+        "pmap": lambda: PmapStrategy(make_step, layout, *fixed, iter(batches), sampler.size),
+        "whole": lambda: kept(cut=False),
+        "cut": lambda: kept(cut=layout.parts > 1),  # one device has all there is
+    }
+
+
+def _noting_program(strategy: Any) -> list[str]:
+    """Where the text of the program that the strategy compiles will be."""
+    run, texts = strategy._run, []
+
+    def first(*arguments: Any) -> Any:
+        strategy._run = run
+        texts.append(run.lower(*arguments).compile().as_text() or "")
+        return run(*arguments)
+
+    strategy._run = first
+    return texts
+
+
+def work(ways: list[str], batch: int, channels: int, regions: int, steps: int) -> dict[str, Any]:
+    """For every way: losses, milliseconds of each step but the first, and what a step sends."""
+    config = load_config(RECIPE)
+    dataset = made_up_dataset(RECIPE, ATTRIBUTES, IMAGES, channels, regions, "float32")
+    groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
+    network, layout = make_network(config, dataset, groups), Layout.of_devices()
+    optimizer = make_optimizer(config)
+    seen = np.isin(np.arange(dataset.num_classes), dataset.seen_classes)
+
+    def make_step(axes: Axes) -> TrainStep:
+        return make_train_step(network.definition, Objective.from_config(config), optimizer, axes)
+
+    # Not the recipe's batches, which have an equal number of images of each class.
+    train = dataset.trainval
+    sampler = Sampler(train, dataset.labels[train], batch, False, seed=0, stream=0)
+    losses: dict[str, list[float]] = {way: [] for way in ways}
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    copies = functools.partial(jax.tree.map, jnp.copy)
+    with jax.default_matmul_precision(config.model.precision):
+        fixed = make_class_space(dataset.class_embeddings, seen, groups), network.frozen
+        makers = _strategies(make_step, layout, fixed, dataset, sampler, steps)
+        strategies = {way: makers[way]() for way in ways}
+        texts = {way: _noting_program(strategy) for way, strategy in strategies.items()}
+        # A step takes the place of its state, so that each way needs its own.
+        states = {
+            way: strategy.place(layout.replicate(init_state(copies(network.params), optimizer)))
+            for way, strategy in strategies.items()
+        }
+        for _ in range(steps):
+            for way, strategy in strategies.items():
+                start = time.perf_counter()
+                states[way], terms = strategy.run(states[way], 1)
+                losses[way].append(terms_of(terms, 0)["loss"])
+                times[way].append(1e3 * (time.perf_counter() - start))
+    programs = {way: read_program(texts[way][0], layout.parts) for way in ways}
+    return {
+        way: {
+            "losses": losses[way],
+            "times": times[way][1:] or times[way],  # the first compiles
+            "collectives": sum(t.runs for t in program.traffic.values()),
+            "collective_mb": sum(t.bytes for t in program.traffic.values()) / 1e6,
+        }
+        for way, program in programs.items()
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Works, with others where it is told of them; process 0 writes what it found."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--ways", required=True)
+    for flag in ("--batch", "--channels", "--regions", "--steps"):
+        parser.add_argument(flag, type=int, required=True)
+    parser.add_argument("--join")
+    parser.add_argument("--process", type=int, default=0)
+    args = parser.parse_args(argv)
+    if args.join:
+        address, count = args.join.split(",")
+        distributed.initialize(address, int(count), args.process)
+    ways = args.ways.split(",")
+    result = work(ways, args.batch, args.channels, args.regions, args.steps)
+    if distributed.is_main():
+        write_json(args.out, result)
+    distributed.barrier("done")
+
+
+if __name__ == "__main__":
+    main()
