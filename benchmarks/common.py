@@ -15,12 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from dedn_jax.data.sampler import Sampler
 from dedn_jax.distributed import Layout
 from dedn_jax.plan.count import count_flops
 from dedn_jax.plan.programs import extract_program
 
 # A timing is of as many calls as take this long: starting one takes tens of microseconds.
 _SECONDS = 0.02
+# Sides of the matrices and numbers copied that keep a CPU busy.
+_ON_CPU = 2048, 2**24
 Call = Callable[[], Any]
 Row = dict[str, Any]
 
@@ -110,7 +113,7 @@ def peaks(dtype: str, rounds: int, size: int | None = None, copied: int | None =
       size: a side of the matrices; None: what fills the device.
       copied: float32 numbers; None: likewise.
     """
-    usual = (2048, 2**24) if jax.default_backend() == "cpu" else (8192, 2**28)
+    usual = _ON_CPU if jax.default_backend() == "cpu" else (8192, 2**28)
     size, copied = size or usual[0], copied or usual[1]
     square = jnp.ones((size, size), dtype)
     vector = jnp.zeros(copied, jnp.float32)
@@ -122,10 +125,24 @@ def peaks(dtype: str, rounds: int, size: int | None = None, copied: int | None =
     return Peaks(2.0 * size**3 / times["product"], 2.0 * vector.nbytes / times["copy"])
 
 
+def host_peaks(rounds: int) -> Peaks:
+    """The same of this machine's CPU in float32, whatever else it has."""
+    with jax.default_device(jax.devices("cpu")[0]):
+        return peaks("float32", rounds, *_ON_CPU)
+
+
 def send_speed(rounds: int, size: int) -> float:
     """Bytes/s from host memory to the device."""
     host = np.zeros(size, np.uint8)
     return size / in_turns({"send": lambda: jax.device_put(host)}, rounds)["send"]
+
+
+def batch_images(config: ConfigDict, images: np.ndarray, labels: np.ndarray) -> int:
+    """Images of a step that trains on `images`, whose class ids are `labels`.
+
+    Balanced batches have an equal number of each class, which can be fewer than the recipe says.
+    """
+    return Sampler.from_config(images, labels, config, 0).size
 
 
 def step_flops(

@@ -31,6 +31,7 @@ from benchmarks.arguments import positive, run_benchmark, show_report
 from benchmarks.common import (
     Peaks,
     Row,
+    batch_images,
     environment,
     peaks,
     peaks_line,
@@ -114,7 +115,8 @@ def flops(config: ConfigDict, steps: int) -> dict[str, float]:
     """Operations of the products of extracting all pictures, and of training so many steps."""
     problem = problem_sizes(config, "", {})
     channels, regions = map_shape(config, config.picture.crop)
-    batch = config.train.batch_size
+    annotations = load_prepared(config).annotations
+    batch = batch_images(config, annotations.trainval, annotations.labels[annotations.trainval])
     step = step_flops(batch, problem.attributes, channels, regions, problem.word_dim)
     return {"extract": picture_flops(config) * problem.stored, "train": step * steps}
 

@@ -9,8 +9,8 @@ compiled and read ahead, and its last; a shard is a batch. The backbone computes
 the device again and again; the pipeline decodes, resizes and makes batches that are dropped. The
 slower of the two is what bounds extraction, and `of_bound` is the part of that; on a CPU both want
 the same cores, and extraction cannot come near 1. `share` is of what the machine can do at most,
-measured in every round: the backbone's products by a matrix product of their type, and the uint8
-pictures that the pipeline writes by a copy.
+measured in every round: the backbone's products by a matrix product of their type on the device,
+and the uint8 pictures that the pipeline writes by a copy in host memory.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from benchmarks.common import (
     Peaks,
     Row,
     environment,
+    host_peaks,
     peaks,
     peaks_line,
     picture_flops,
@@ -145,7 +146,7 @@ def measure(
                 found = speed()
                 if turn:
                     speeds[name].append(found)
-            peaks_of_rounds.append(peaks(dtype, 1))
+            peaks_of_rounds.append(Peaks(peaks(dtype, 1).product, host_peaks(1).copy))
     peak = Peaks.median(peaks_of_rounds)
     rows: list[Row] = [{"name": name, **spread(values)} for name, values in speeds.items()]
     middle: dict[str, float] = {row["name"]: row["median"] for row in rows}

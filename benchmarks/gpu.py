@@ -12,7 +12,8 @@ no time for is said.
 
 `share` is the roofline's part of the time: the larger of operations by the measured peak of that
 type and bytes by the measured copy, of what the formula needs; batches that are sent cost time that
-is not in it. `ratio` is the published step's time (float32, as published) by ours.
+is not in it. In a whole training it is of the steps' products alone. `ratio` is the published
+step's time (float32, as published) by ours.
 
 `--smoke` runs the same code at tiny sizes on any machine; its numbers mean nothing.
 """

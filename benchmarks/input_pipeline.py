@@ -7,7 +7,7 @@ The pipeline is what training reads from: shuffled uint8 batches of a prepared s
 threads of this process or by worker processes. The bare loop decodes and resizes the same encoded
 pictures, which it holds in memory, in a pool of one thread a core, and drops the results: no
 records, no batches, no reading ahead. Both take turns; a share is the median over rounds of the
-bare loop's time by the pipeline's. "of copy" is the part of the machine's copy speed, measured in
+bare loop's time by the pipeline's. "of copy" is the part of the host's copy speed, measured in
 every round, that writing the batches takes: decoding and resizing is what costs. Workers are
 started, and buffers filled, outside of the measurement. Pictures are made up (500 x 375, as those
 of CUB) unless a prepared set is given.
@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.arguments import integers, positive, run_benchmark, show_report
-from benchmarks.common import Peaks, peaks, peaks_line, spread
+from benchmarks.common import Peaks, host_peaks, peaks_line, spread
 from benchmarks.decoding import synthetic
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.builders.picture_set import Picture, PictureSet
@@ -146,7 +146,7 @@ def measure_speed(
             elapsed = seconds()
             if turn:
                 times[name].append(elapsed)
-        peaks_of_rounds.append(peaks("float32", 1))
+        peaks_of_rounds.append(host_peaks(1))
     peak = Peaks.median(peaks_of_rounds)
     written = len(encoded) * 3 * side**2  # bytes
     rows = [

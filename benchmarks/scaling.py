@@ -13,9 +13,10 @@ Ways take turns step by step, counts round by round. `difference` is the largest
 between the losses of any way and those of one device's `jit` on the same batches, over all steps.
 A way's time is of a step: median and quartiles of all rounds, in milliseconds. `share` is the part
 that the products of a step have of a matrix product's peak, measured between the processes, for the
-first of the ways. "collectives" and "MB" are those that the compiled step runs, and the bytes of
-the whole arrays that they reduce. All parts share the same cores: it is the same work for any
-number of them, and more time is overhead. It says nothing on how real devices scale.
+first of the ways. Collectives are those that the compiled step runs, and their MB those of the
+whole arrays that they reduce or hand out. All parts share the same cores: strong scaling is the
+same work for any number of them, and more time is overhead. It says nothing on how real devices
+scale.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from benchmarks.common import (
     Peaks,
     Row,
     environment,
-    peaks,
+    host_peaks,
     peaks_line,
     spread,
     step_flops,
@@ -161,7 +162,7 @@ def measure(
             say(f"round {turn + 1} of {rounds}: {setting.parts} {setting.kind}, {setting.batch}")
             compared = ways if setting.parts > 1 or "jit" in ways else [*ways, "jit"]
             found[setting].append(_run(setting, [*job, f"--ways={','.join(compared)}"]))
-            peaks_of_rounds.append(peaks("float32", 1))
+            peaks_of_rounds.append(host_peaks(1))
     peak = Peaks.median(peaks_of_rounds)
 
     table = []
@@ -225,7 +226,7 @@ def table(report: dict[str, Any]) -> str:
             "all parts share the same cores: times are of overhead, not of scaling",
             *text_table([*map(line, report["rows"])], (*heads, "difference", *ways, "share")),
             "",
-            "collectives of a step, and MB that they reduce",
+            "collectives of a step, and MB that they reduce or hand out",
             *text_table([*map(traffic, report["rows"])], (*heads, *ways)),
         ]
     )

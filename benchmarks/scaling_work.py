@@ -42,7 +42,8 @@ from dedn_jax.step import (
 )
 from dedn_jax.strategy import JitStrategy, PmapStrategy, ResidentStrategy, Strategy, terms_of
 
-RECIPE, ATTRIBUTES, IMAGES = "awa2_gzsl", 85, 256
+RECIPE, ATTRIBUTES = "awa2_gzsl", 85
+_FEWEST_IMAGES = 256
 WAYS = ("jit", "pmap", "whole", "cut")
 
 
@@ -87,7 +88,9 @@ def _noting_program(strategy: Any) -> list[str]:
 def work(ways: list[str], batch: int, channels: int, regions: int, steps: int) -> dict[str, Any]:
     """For every way: losses, milliseconds of each step but the first, and what a step sends."""
     config = load_config(RECIPE)
-    dataset = made_up_dataset(RECIPE, ATTRIBUTES, IMAGES, channels, regions, "float32")
+    # Two thirds of the images are to train on; a batch has none twice.
+    images = max(_FEWEST_IMAGES, 2 * batch)
+    dataset = made_up_dataset(RECIPE, ATTRIBUTES, images, channels, regions, "float32")
     groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
     network, layout = make_network(config, dataset, groups), Layout.of_devices()
     optimizer = make_optimizer(config)
@@ -99,6 +102,7 @@ def work(ways: list[str], batch: int, channels: int, regions: int, steps: int) -
     # Not the recipe's batches, which have an equal number of images of each class.
     train = dataset.trainval
     sampler = Sampler(train, dataset.labels[train], batch, False, seed=0, stream=0)
+    assert sampler.size == batch
     losses: dict[str, list[float]] = {way: [] for way in ways}
     times: dict[str, list[float]] = {way: [] for way in ways}
     copies = functools.partial(jax.tree.map, jnp.copy)

@@ -29,7 +29,16 @@ import ml_dtypes
 import numpy as np
 
 from benchmarks.arguments import positive, run_benchmark, show_report
-from benchmarks.common import Peaks, Row, environment, peaks, peaks_line, step_flops, text_table
+from benchmarks.common import (
+    Peaks,
+    Row,
+    batch_images,
+    environment,
+    peaks,
+    peaks_line,
+    step_flops,
+    text_table,
+)
 from dedn_jax import phase, train
 from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset
@@ -247,7 +256,10 @@ def measure(
         f"--config.model.kernel={kernel}",
     ]
     inputs = dataset.inputs
-    flops = step_flops(batch, dataset.num_attributes, inputs.channels, inputs.regions, WORD_DIM)
+    images = batch_images(
+        load_config(recipe, overrides), dataset.trainval, dataset.labels[dataset.trainval]
+    )
+    flops = step_flops(images, dataset.num_attributes, inputs.channels, inputs.regions, WORD_DIM)
     rows, peaks_of_rounds = [], []
     for protocol in protocols:
         rows.append(run(dataset, recipe, protocol, overrides))
@@ -261,7 +273,7 @@ def measure(
         "environment": environment(),
         "problem": f"{recipe}: {len(inputs)} images [{inputs.channels}, {inputs.regions}] "
         f"{inputs.dtype}, {dataset.num_attributes} attributes, {dataset.num_classes} classes, "
-        f"batch {batch}, {epochs} epochs, products {precision}, kernel {kernel}",
+        f"batch {images}, {epochs} epochs, products {precision}, kernel {kernel}",
         "gflop_of_step": flops / 1e9,
         **peak.numbers(),
         "rows": rows,

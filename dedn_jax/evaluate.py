@@ -17,6 +17,7 @@ from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import Reading, evaluation_batches
 from dedn_jax.distributed import CUT, DATA, WHOLE, Layout, local_layout
 from dedn_jax.feature_table import FeatureTable, look_up, table_spec
+from dedn_jax.interrupt import Stopped
 from dedn_jax.metrics import gzsl_metrics, per_class_accuracy
 from dedn_jax.step import NOTHING, ClassSpace, Mixing, predict_scores
 
@@ -24,6 +25,13 @@ EXPERTS = ("coarse", "fine", "fused")
 METRICS = ("U", "S", "H", "T1")
 Metrics = dict[str, dict[str, float]]
 Predictor = Callable[..., tuple[jax.Array, jax.Array]]
+# The signal that asks to stop, 0 for none; given how many batches are done.
+AskedToStop = Callable[[int], int]
+
+
+def never_asked(_: int) -> int:
+    """For evaluations that a signal ends at once."""
+    return 0
 
 
 def make_predictor(
@@ -104,6 +112,7 @@ def evaluate_task(
     looks_up: bool = False,
     layout: Layout | None = None,
     workers: int = 0,
+    asked: AskedToStop = never_asked,
 ) -> Metrics:
     """Evaluates on a task's images, each exactly once.
 
@@ -117,10 +126,15 @@ def evaluate_task(
       looks_up: whether the predictor has a table, and is given indices.
       layout: of the devices; None: all of this process's.
       workers: processes that read ahead.
+      asked: called between batches that are read; not where the predictor has a table, since the
+        device then goes through all of them at once.
 
     Returns:
       For `coarse`, `fine` and `fused`: U, S, H and T1 in percent; S alone where no unseen class has
       an image.
+
+    Raises:
+      Stopped: `asked` gave a signal.
     """
     layout = layout or local_layout()
     images = np.concatenate([task.eval_seen, task.eval_unseen])
@@ -137,6 +151,8 @@ def evaluate_task(
             parts.append([x[:, :count] for x in predictor(params, batch, classes, frozen)])
             if len(parts) > 1:  # the device is at work on a batch while the next one is read
                 parts[-2] = jax.device_get(parts[-2])
+            if len(parts) * batch_size < len(images) and (signal := asked(len(parts))):
+                raise Stopped(signal)
         gzsl, zsl = (np.concatenate(x, axis=1) for x in zip(*parts, strict=True))
     return dict(zip(EXPERTS, map(functools.partial(task_metrics, task), gzsl, zsl), strict=True))
 

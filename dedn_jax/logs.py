@@ -12,20 +12,28 @@ from dedn_jax.files import write_atomically
 
 
 class MetricsLog:
-    """Writes one phase's metrics; lines after the step it resumes from are dropped first.
+    """Writes one phase's metrics; what was written after the checkpoint it resumes from goes first.
 
     Args:
       lines: the JSON lines file, shared by all phases.
       tensorboard: TensorBoard's directory.
       phase: name of the phase.
       resumed_at: steps already done.
+      evaluation_due: whether the last of them is to be evaluated, again perhaps.
     """
 
-    def __init__(self, lines: Path, tensorboard: Path, phase: str, resumed_at: int) -> None:
+    def __init__(
+        self,
+        lines: Path,
+        tensorboard: Path,
+        phase: str,
+        resumed_at: int,
+        evaluation_due: bool,
+    ) -> None:
         from tensorboardX import SummaryWriter  # here: it imports torch where that is installed
 
         self._phase = phase
-        _drop_after(lines, phase, resumed_at)
+        drop_after(lines, phase, resumed_at, evaluation_due)
         self._lines = lines.open("a")
         self._board = SummaryWriter(
             str(tensorboard / phase), purge_step=resumed_at + 1 if resumed_at else None
@@ -79,7 +87,20 @@ def read_lines(path: Path) -> list[dict]:
     return records
 
 
-def _drop_after(path: Path, phase: str, step: int) -> None:
-    """Removes what a run wrote after its last checkpoint: the steps are about to be done again."""
-    kept = [r for r in read_lines(path) if r["phase"] != phase or r["step"] <= step]
+def drop_after(path: Path, phase: str, step: int, evaluation_due: bool) -> None:
+    """Removes what a run wrote after its last checkpoint: the steps are about to be done again.
+
+    Args:
+      path: a metrics file.
+      phase: whose lines.
+      step: of the checkpoint.
+      evaluation_due: whether that step's evaluation came after it.
+    """
+
+    def stays(record: dict) -> bool:
+        after = record["step"] > step
+        again = evaluation_due and record["step"] == step and "evaluated_on" in record
+        return record["phase"] != phase or not (after or again)
+
+    kept = [record for record in read_lines(path) if stays(record)]
     write_atomically(path, "".join(json.dumps(r) + "\n" for r in kept).encode())

@@ -25,7 +25,7 @@ from dedn_jax.evaluate import Metrics, evaluate_task, make_predictor
 from dedn_jax.feature_table import FeatureTable
 from dedn_jax.files import read_json, write_json
 from dedn_jax.groups import AttributeGroups
-from dedn_jax.interrupt import Interrupted, StopRequest
+from dedn_jax.interrupt import Stopped, StopRequest, ending_the_run, stopped_run
 from dedn_jax.logs import MetricsLog, NoLog
 from dedn_jax.network import Network
 from dedn_jax.optimizer import make_optimizer
@@ -46,7 +46,7 @@ from dedn_jax.workdir import Workdir
 
 # Streams of the sampler's random numbers, so that two phases of a run do not share batches.
 STREAMS = {"validation": 0, "final": 1}
-_ASK_EVERY = 8  # steps
+_ASK_EVERY = 8  # steps, or batches of an evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +140,8 @@ def run_phase(
       params: parameters to start from.
       config: of the run.
       workdir: where everything is written.
-      stop: read after every step.
+      stop: read after every step, and within an evaluation after every batch that is read; a run
+        that goes on begins such an evaluation again.
 
     Raises:
       Interrupted: `stop` was set; the state is saved.
@@ -153,13 +154,14 @@ def run_phase(
     # The state is donated to the step: it must not share buffers with what the caller still holds.
     params = phase.layout.replicate(params)
     state = phase.layout.replicate(init_state(_copied(params), make_optimizer(config)))
-    selection = Selection(config.selection.metric, params)
+    selection, due = Selection(config.selection.metric, params), False
     checkpoints = Checkpoints(folder / "checkpoints", config.train.checkpoints_kept)
     try:
         if saved := checkpoints.restore_latest(Snapshot(state, params, {})):
             state, selection.params = saved.state, saved.selected
             selection.best = saved.position["best"]
-        state = _train(phase, state, selection, checkpoints, config, workdir, stop)
+            due = saved.position.get("evaluation_due", False)
+        state = _train(phase, (state, due), selection, checkpoints, config, workdir, stop)
     finally:
         checkpoints.close()
 
@@ -196,14 +198,18 @@ def _finished(folder: Path, like: nnx.State) -> PhaseResult:
 
 def _train(
     phase: Phase,
-    state: TrainState,
+    begin: tuple[TrainState, bool],
     selection: Selection,
     checkpoints: Checkpoints,
     config: ConfigDict,
     workdir: Workdir,
     stop: StopRequest,
 ) -> TrainState:
-    """The training loop, from the state's step to the last."""
+    """The training loop, from the state's step to the last.
+
+    `begin` is the state, and whether its parameters are still to be evaluated.
+    """
+    state, evaluation_due = begin
     layout, task = phase.layout, phase.task
     mixing, table = Mixing.from_config(config), phase.table
     predictor = make_predictor(phase.network.definition, mixing, layout, table)
@@ -215,7 +221,9 @@ def _train(
     state = strategy.place(state)
     log: MetricsLog | NoLog = NoLog()
     if is_main():
-        log = MetricsLog(workdir.metrics_file, workdir.tensorboard, phase.name, step)
+        log = MetricsLog(
+            workdir.metrics_file, workdir.tensorboard, phase.name, step, evaluation_due
+        )
     bar = progress(phase.num_steps, phase.name, "step", initial=step, shown=is_main())
 
     def logs(step: int) -> bool:
@@ -225,9 +233,34 @@ def _train(
         log.training(step, values)
         bar.set_postfix_str(f"loss {values['loss']:.3f} {selection}", refresh=False)
 
+    def look(label: str) -> None:
+        """Evaluates the parameters of `step`."""
+        params = strategy.plain(state.params)
+        metrics = evaluate_task(
+            predictor,
+            params,
+            task,
+            classes,
+            config.evaluate.batch_size,
+            frozen=frozen,
+            looks_up=table is not None,
+            layout=layout,
+            workers=config.data.workers,
+            asked=lambda done: asked_to_stop(stop, done, 1),
+        )
+        log.evaluation(step, label, metrics)
+        selection.update(step, metrics, params)
+        bar.set_postfix_str(str(selection), refresh=False)
+
+    def where() -> str:
+        return f"at step {step} of {phase.num_steps} of phase {phase.name}"
+
     metrics_of_steps = StepMetrics(phase.name, logs, write)
-    began = time.perf_counter()
     try:
+        if evaluation_due and phase.evaluation_label:
+            with ending_the_run(where()):
+                look(phase.evaluation_label)
+        began = time.perf_counter()
         while step < phase.num_steps:
             # A call ends where something is due, so that it is done with that step's parameters.
             due = min(
@@ -248,37 +281,25 @@ def _train(
                 began = 0.0
             bar.update(count)
             # Read once: a signal that comes later in this turn is answered in the next.
-            last, stopping = step == phase.num_steps, _stopping(stop, step, count)
-            saves = step % config.train.checkpoint_every == 0 or last or stopping
+            last, stopping = step == phase.num_steps, asked_to_stop(stop, step, count)
+            saves = step % config.train.checkpoint_every == 0 or last
             label = phase.evaluation_label if step % interval == 0 or last else None
             metrics_of_steps.add(first, count, terms)
-            if saves or label:
+            if saves or label or stopping:
                 metrics_of_steps.settle()  # no checkpoint holds a NaN
-            if label:
-                params = strategy.plain(state.params)
-                metrics = evaluate_task(
-                    predictor,
-                    params,
-                    task,
-                    classes,
-                    config.evaluate.batch_size,
-                    frozen=frozen,
-                    looks_up=table is not None,
-                    layout=layout,
-                    workers=config.data.workers,
-                )
-                log.evaluation(step, label, metrics)
-                selection.update(step, metrics, params)
-                bar.set_postfix_str(str(selection), refresh=False)
-            if saves:
-                position = {"best": selection.best}  # besides the state's step
+            evaluation_due = label is not None
+            if label and not stopping:
+                try:
+                    look(label)
+                    evaluation_due = False
+                except Stopped as stopped:
+                    stopping = stopped.signal_number
+            if saves or stopping:
+                # Besides the state's step.
+                position = {"best": selection.best, "evaluation_due": evaluation_due}
                 checkpoints.save(step, Snapshot(strategy.plain(state), selection.params, position))
-            if stopping and not last:
-                raise Interrupted(
-                    stopping,
-                    f"stopped at step {step} of {phase.num_steps} of phase {phase.name}; "
-                    "give the same command to resume",
-                )
+            if stopping and (evaluation_due or not last):
+                raise stopped_run(stopping, where())
     finally:
         bar.close()
         log.close()
@@ -320,16 +341,16 @@ def _next(step: int, interval: int) -> int:
     return (step // interval + 1) * interval
 
 
-def _stopping(stop: StopRequest, step: int, count: int) -> int:
+def asked_to_stop(stop: StopRequest, done: int, count: int) -> int:
     """The signal that asks to stop, 0 for none; the same in all processes.
 
     Several processes ask each other every few steps only: each time they wait for the slowest.
 
     Args:
       stop: of this process.
-      step: steps done.
+      done: steps, or batches of an evaluation.
       count: how many of them since it was asked for last.
     """
-    if jax.process_count() > 1 and step // _ASK_EVERY == (step - count) // _ASK_EVERY:
+    if jax.process_count() > 1 and done // _ASK_EVERY == (done - count) // _ASK_EVERY:
         return 0
     return largest(stop.signal_number)

@@ -15,14 +15,21 @@ from dedn_jax.data.dataset import GZSLDataset, Task, trainval_task, validation_t
 from dedn_jax.data.load import load_dataset
 from dedn_jax.distributed import Layout, barrier, is_main, local_layout
 from dedn_jax.errors import InputError
-from dedn_jax.evaluate import Metrics, evaluate_task, make_predictor, metrics_table
+from dedn_jax.evaluate import (
+    AskedToStop,
+    Metrics,
+    evaluate_task,
+    make_predictor,
+    metrics_table,
+    never_asked,
+)
 from dedn_jax.feature_table import FeatureTable
 from dedn_jax.files import read_json, write_json
 from dedn_jax.groups import AttributeGroups, resolve_groups
-from dedn_jax.interrupt import StopRequest, stop_on_signals
+from dedn_jax.interrupt import StopRequest, ending_the_run, stop_on_signals
 from dedn_jax.kept_features import keep_features
 from dedn_jax.network import Network, make_network
-from dedn_jax.phase import Phase, PhaseResult, run_phase
+from dedn_jax.phase import Phase, PhaseResult, asked_to_stop, run_phase
 from dedn_jax.step import Mixing, make_class_space
 from dedn_jax.workdir import Workdir
 
@@ -112,7 +119,16 @@ def _run_phases(
     final = run_phase(
         Phase("final", task, groups, network, *place, steps, label), params, config, workdir, stop
     )
-    metrics = evaluate_params(config, dataset, groups, network, final.params, *place)
+    with ending_the_run("in the evaluation on the test sets"):
+        metrics = evaluate_params(
+            config,
+            dataset,
+            groups,
+            network,
+            final.params,
+            *place,
+            asked=lambda done: asked_to_stop(stop, done, 1),
+        )
     return _result(config, dataset, selection, held, final, metrics)
 
 
@@ -129,8 +145,13 @@ def evaluate_params(
     params: nnx.State,
     table: FeatureTable | None = None,
     layout: Layout | None = None,
+    asked: AskedToStop = never_asked,
 ) -> Metrics:
-    """U, S, H and T1 of `params` on the test sets, looked up in `table` if there is one."""
+    """U, S, H and T1 of `params` on the test sets, looked up in `table` if there is one.
+
+    Raises:
+      Stopped: as `evaluate_task`.
+    """
     task = trainval_task(dataset)
     layout = layout or local_layout()
     classes = make_class_space(task.class_embeddings, task.seen, groups)
@@ -145,6 +166,7 @@ def evaluate_params(
         looks_up=table is not None,
         layout=layout,
         workers=config.data.workers,
+        asked=asked,
     )
 
 

@@ -187,6 +187,37 @@ def test_a_checkpoint_of_four_processes_goes_on_anywhere(
         assert_same(one, tmp_path / name)
 
 
+def test_several_stop_within_an_evaluation(tmp_path: Path) -> None:
+    """All at the same batch; the run that goes on evaluates first."""
+    flags = [
+        *(*FLAGS, f"--config.data.path={published_file(tmp_path / 'features.hdf5', 480)}"),
+        "--config.selection.protocol=test-best",
+        "--config.train.epochs=1",  # 27 steps
+        "--config.train.evaluate_every=9",
+        "--config.evaluate.batch_size=1",  # 210 of them
+    ]
+    finish(start(tmp_path / "one", flags))
+    several = start_several(tmp_path / "two", flags, 2)
+    lines = functools.partial(read_lines, tmp_path / "two" / "metrics.jsonl")
+    deadline = time.monotonic() + 240
+    while (not lines() or lines()[-1]["step"] < 18) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert "evaluated_on" not in lines()[-1]  # it has begun
+    several[1].send_signal(signal.SIGTERM)
+    for process in several:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 128 + signal.SIGTERM, errors
+        assert "dedn: stopped at step 18 of 27 of phase final" in errors
+    assert [r["step"] for r in lines() if "evaluated_on" in r] == [9]
+    finish(*start_several(tmp_path / "two", flags, 2))
+    expected = read_lines(tmp_path / "one" / "metrics.jsonl")
+    assert [r["step"] for r in lines()] == [r["step"] for r in expected]
+    looks, theirs = ([r for r in found if "evaluated_on" in r] for found in (lines(), expected))
+    assert looks == theirs and len(looks) == 3
+    mine = read_json(tmp_path / "two" / "result.json")
+    assert mine == read_json(tmp_path / "one" / "result.json")
+
+
 def test_a_process_that_dies_takes_the_run_down(
     one: Path, features: list[str], tmp_path: Path
 ) -> None:

@@ -308,6 +308,50 @@ class StopAfter(StopRequest):
         return signal.SIGTERM if self._looks == 0 else 0
 
 
+class DieAfter(StopAfter):
+    """Ends the run where `StopAfter` would ask it to stop: nothing is saved."""
+
+    @property
+    def signal_number(self) -> int:  # type: ignore[override]
+        if super().signal_number:
+            raise RuntimeError("killed")
+        return 0
+
+
+def test_stopped_within_evaluations(
+    data: Path,
+    tmp_path: Path,
+    finished: Callable[[str], Finished],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are not waited for: a run that goes on evaluates first, and ends as if undisturbed."""
+    path, expected = tmp_path / "run", finished("test-best")  # before signals are made up
+    assert STEPS == 80 and [r["step"] for r in expected.lines if "fused" in r][:2] == [4, 8]
+    # There is a look after each step, and between the 6 batches of the 48 test images; every fourth
+    # step is evaluated.
+    looks, cycle = 5, 4 + 5
+    disturbed: list[tuple[StopAfter, str]] = [
+        (StopAfter(4 + 3), "stopped at step 4 of 80 of phase final"),
+        (StopAfter(2), "stopped at step 4 of 80 of phase final"),  # in the same evaluation
+        (StopAfter(looks + 4), "stopped at step 8 of 80"),  # before the next one
+        (DieAfter(looks + 2), "killed"),  # at step 10, with an evaluation that was not saved
+        (StopAfter(looks + 17 * cycle + 4 + 1), "stopped at step 80 of 80"),
+        (StopAfter(looks + 2), "stopped in the evaluation on the test sets"),
+    ]
+    for request, message in disturbed:
+        monkeypatch.setattr(
+            dedn_jax.train, "stop_on_signals", lambda r=request: contextlib.nullcontext(r)
+        )
+        with pytest.raises((Interrupted, RuntimeError), match=message):
+            train(expected.config, path)
+    monkeypatch.undo()
+    assert train(expected.config, path) == expected.result
+    assert read_lines(path / "metrics.jsonl") == expected.lines
+    theirs = arrays(expected.path)
+    for name, found in arrays(path).items():
+        np.testing.assert_array_equal(found, theirs[name], err_msg=name)
+
+
 @pytest.mark.parametrize("protocol", ["test-best", "last"])
 def test_maps_on_the_device_change_nothing(
     data: Path,

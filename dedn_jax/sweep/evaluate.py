@@ -11,9 +11,18 @@ from ml_collections import ConfigDict
 
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import evaluation_batches
-from dedn_jax.evaluate import EXPERTS, Metrics, batches_of, in_order, task_metrics
+from dedn_jax.evaluate import (
+    EXPERTS,
+    AskedToStop,
+    Metrics,
+    batches_of,
+    in_order,
+    never_asked,
+    task_metrics,
+)
 from dedn_jax.feature_table import FeatureTable, look_up
 from dedn_jax.groups import AttributeGroups
+from dedn_jax.interrupt import Stopped
 from dedn_jax.network import Network
 from dedn_jax.step import Mixing, make_class_space, predict_scores
 from dedn_jax.sweep.place import WHOLE, Place, each_model
@@ -71,25 +80,31 @@ class Evaluation:
             out = place.by_step_and_model
             self._predict = place.compile(predict_all, (by_model, WHOLE, WHOLE, WHOLE), (out, out))
 
-    def __call__(self, params: nnx.State, which: np.ndarray) -> list[Metrics | None]:
+    def __call__(
+        self, params: nnx.State, which: np.ndarray, asked: AskedToStop = never_asked
+    ) -> list[Metrics | None]:
         """What `dedn_jax.evaluate.evaluate_task` returns for one, of every model.
 
         Args:
           params: stacked.
           which: `[models]` bool; None stands for the others. Without any, nothing is read.
+          asked: as there.
+
+        Raises:
+          Stopped: as there.
         """
         if not which.any():
             return [None] * len(which)
-        found = self._evaluate(params)
+        found = self._evaluate(params, asked)
         return [one if wanted else None for one, wanted in zip(found, which, strict=True)]
 
-    def _evaluate(self, params: nnx.State) -> list[Metrics]:
+    def _evaluate(self, params: nnx.State, asked: AskedToStop) -> list[Metrics]:
         return [
             {name: task_metrics(self._task, g[i], z[i]) for i, name in enumerate(EXPERTS)}
-            for g, z in zip(*self._choices(params), strict=True)
+            for g, z in zip(*self._choices(params, asked), strict=True)
         ]
 
-    def _choices(self, params: nnx.State) -> tuple[np.ndarray, ...]:
+    def _choices(self, params: nnx.State, asked: AskedToStop) -> tuple[np.ndarray, ...]:
         """`[models, 3, images]` class ids: among all classes, and among the unseen alone."""
         task, size, share = self._task, self._batch_size, self._place.share
         images = np.concatenate([task.eval_seen, task.eval_unseen])
@@ -97,8 +112,10 @@ class Evaluation:
             indices = share(batches_of(images, size, size))
             found = self._predict(params, indices, self._fixed, self._table)
             return tuple(in_order(x, size, len(images)) for x in found)
-        parts = [
-            [np.asarray(x)[..., :count] for x in self._predict(params, share(batch), self._fixed)]
-            for batch, count in evaluation_batches(task.inputs, images, size)
-        ]
+        parts = []
+        for batch, count in evaluation_batches(task.inputs, images, size):
+            found = self._predict(params, share(batch), self._fixed)
+            parts.append([np.asarray(x)[..., :count] for x in found])
+            if len(parts) * size < len(images) and (signal := asked(len(parts))):
+                raise Stopped(signal)
         return tuple(np.concatenate(x, axis=-1) for x in zip(*parts, strict=True))

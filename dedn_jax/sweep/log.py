@@ -7,23 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dedn_jax.evaluate import Metrics
-from dedn_jax.files import write_atomically
-from dedn_jax.logs import read_lines
+from dedn_jax.logs import drop_after
 
 
 class SweepLog:
-    """Writes one phase's lines; those after the step it resumes from are dropped first.
+    """Writes one phase's lines; those from after the checkpoint it resumes from go first.
 
     Args:
       path: the file, shared by the phases of a point.
       phase: name of the phase.
-      resumed_at: steps already done.
+      resumed_at, evaluation_due: as in `dedn_jax.logs.MetricsLog`.
     """
 
-    def __init__(self, path: Path, phase: str, resumed_at: int) -> None:
+    def __init__(self, path: Path, phase: str, resumed_at: int, evaluation_due: bool) -> None:
         self._phase = phase
-        kept = [r for r in read_lines(path) if r["phase"] != phase or r["step"] <= resumed_at]
-        write_atomically(path, "".join(json.dumps(r) + "\n" for r in kept).encode())
+        drop_after(path, phase, resumed_at, evaluation_due)
         self._file = path.open("a")
 
     def training(self, step: int, terms: Mapping[str, Sequence[float | None]]) -> None:

@@ -23,7 +23,7 @@ from dedn_jax.evaluate import Metrics
 from dedn_jax.feature_table import FeatureTable
 from dedn_jax.files import read_json, write_json
 from dedn_jax.groups import AttributeGroups
-from dedn_jax.interrupt import Interrupted, StopRequest
+from dedn_jax.interrupt import Stopped, StopRequest, ending_the_run, stopped_run
 from dedn_jax.network import Network
 from dedn_jax.phase import STREAMS, Selection
 from dedn_jax.progress import progress
@@ -135,7 +135,7 @@ def run_models(
       params: stacked parameters to start from.
       config: of the point.
       folder: of the point.
-      stop: read after every call of the step.
+      stop: as in `dedn_jax.phase.run_phase`.
 
     Raises:
       Interrupted: `stop` was set; the state is saved.
@@ -146,14 +146,14 @@ def run_models(
         return _finished(own, params)
     state = start(params, config, phase.place)
     selections = Selections(config.selection.metric, params, len(phase.seeds))
-    step = 0
+    begin = state, 0, False
     checkpoints = Checkpoints(own / "checkpoints", config.train.checkpoints_kept)
     try:
         if saved := checkpoints.restore_latest(Snapshot(state, params, {})):
-            state, selections.params = saved.state, saved.selected
-            selections.best = saved.position["best"]
-            step = saved.position["step"]
-        state, taken = _train(phase, state, step, selections, checkpoints, config, folder, stop)
+            selections.params, selections.best = saved.selected, saved.position["best"]
+            due = saved.position.get("evaluation_due", False)
+            begin = saved.state, saved.position["step"], due
+        state, taken = _train(phase, begin, selections, checkpoints, config, folder, stop)
     finally:
         checkpoints.close()
     if phase.evaluation_label is None:
@@ -187,15 +187,18 @@ def _result(result: dict, params: nnx.State) -> ModelsResult:
 
 def _train(
     phase: ModelsPhase,
-    state: TrainState,
-    step: int,
+    begin: tuple[TrainState, int, bool],
     selections: Selections,
     checkpoints: Checkpoints,
     config: ConfigDict,
     folder: Path,
     stop: StopRequest,
 ) -> tuple[TrainState, StepsTaken]:
-    """The training loop, from after `step` to the last step that any model can take."""
+    """The training loop, to the last step that any model can take.
+
+    `begin` is the state, the steps done, and whether its parameters are still to be evaluated.
+    """
+    state, step, evaluation_due = begin
     task, ends = phase.task, phase.num_steps
     evaluation = Evaluation(phase.network, task, phase.groups, config, phase.table, phase.place)
     classes = make_class_space(task.class_embeddings, task.seen, phase.groups)
@@ -212,10 +215,23 @@ def _train(
         _source(phase, config, (step, total, interval)),
     )
     taken = StepsTaken(state.step, step, ends)
-    log = SweepLog(folder / "metrics.jsonl", phase.name, step)
+    log = SweepLog(folder / "metrics.jsonl", phase.name, step, evaluation_due)
     bar = progress(total, f"{phase.title}{phase.name}", "step", initial=step)
-    began = time.perf_counter()
+
+    def look(label: str, active: np.ndarray) -> None:
+        """Evaluates the parameters of `step`."""
+        metrics = evaluation(state.params, active, lambda _: stop.signal_number)
+        log.evaluation(step, label, metrics)
+        selections.update(step, metrics, state.params)
+
+    def where() -> str:
+        return f"at step {step} of {total} of phase {phase.name} {phase.title.strip()}"
+
     try:
+        if evaluation_due and phase.evaluation_label:
+            with ending_the_run(where()):
+                look(phase.evaluation_label, step <= taken.each)
+        began = time.perf_counter()
         while not taken.over:
             due = min(
                 total, *((step // n + 1) * n for n in (interval, config.train.checkpoint_every))
@@ -247,20 +263,21 @@ def _train(
                     log.training(s, {k: _listed(v, active) for k, v in values.items()})
                     loss = values["loss"][active].mean()
                     bar.set_postfix_str(f"mean loss {loss:.3f}", refresh=False)
-            if label and (active := step <= taken.each).any():
-                metrics = evaluation(state.params, active)
-                log.evaluation(step, label, metrics)
-                selections.update(step, metrics, state.params)
-            if saves or taken.over:
+            active = step <= taken.each
+            evaluation_due = label is not None and bool(active.any())
+            if label and evaluation_due and not stopping:
+                try:
+                    look(label, active)
+                    evaluation_due = False
+                except Stopped as stopped:
+                    stopping = stopped.signal_number
+            if saves or stopping or taken.over:
                 # A model that diverged has a smaller step in its state.
-                position = {"step": step, "best": selections.best}
+                best = selections.best
+                position = {"step": step, "best": best, "evaluation_due": evaluation_due}
                 checkpoints.save(step, Snapshot(state, selections.params, position))
-            if stopping and not taken.over:
-                raise Interrupted(
-                    stopping,
-                    f"stopped at step {step} of {total} of phase {phase.name} "
-                    f"{phase.title.strip()}; give the same command to resume",
-                )
+            if stopping and (evaluation_due or not taken.over):
+                raise stopped_run(stopping, where())
     finally:
         bar.close()
         log.close()

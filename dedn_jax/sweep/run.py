@@ -20,7 +20,7 @@ from dedn_jax.errors import InputError
 from dedn_jax.feature_table import FeatureTable
 from dedn_jax.files import read_json, write_json
 from dedn_jax.groups import AttributeGroups, resolve_groups
-from dedn_jax.interrupt import Interrupted, StopRequest, stop_on_signals
+from dedn_jax.interrupt import StopRequest, ending_the_run, stop_on_signals, stopped_run
 from dedn_jax.kept_features import keep_features
 from dedn_jax.network import make_network
 from dedn_jax.sweep.evaluate import Evaluation
@@ -141,10 +141,7 @@ def _point(
     if points > 1:
         _say(f"point {number + 1} of {points}: {point}")
     if common.stop.signal_number:
-        raise Interrupted(
-            common.stop.signal_number,
-            f"stopped before point {number + 1} of {points}; give the same command to resume",
-        )
+        raise stopped_run(common.stop.signal_number, f"before point {number + 1} of {points}")
     title = f"point {number + 1}/{points} " if points > 1 else ""
     with jax.default_matmul_precision(point.config.model.precision):
         result = _run_phases(point, title, folder, common)
@@ -204,7 +201,8 @@ def _run_phases(point: Point, title: str, folder: Path, common: _Common) -> dict
     diverged_at = [a or b for a, b in zip(diverged_at, final.diverged_at, strict=True)]
     kept = np.asarray([at is None for at in diverged_at])
     evaluation = Evaluation(network, task, groups, config, common.table, place)
-    metrics = evaluation(final.params, kept)
+    with ending_the_run("in the evaluation on the test sets"):
+        metrics = evaluation(final.params, kept, lambda _: common.stop.signal_number)
     if label:
         result["test_best_t1"] = _of(kept, final.best_t1)
     return result | {

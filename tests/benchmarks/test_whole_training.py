@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import whole_training
+from benchmarks.common import step_flops
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
 
@@ -36,4 +37,6 @@ def test_numbers(tmp_path: Path) -> None:
     assert 0 < parts < row["total_s"]
     assert row["steps_per_s"] > 0
     flops, peak = report["gflop_of_step"], report["peak_gflop_per_s"]
+    # Of the 7 seen classes of so few images, one image each.
+    assert flops == pytest.approx(step_flops(7, 85, 8, 4) / 1e9)
     assert row["share"] == pytest.approx(row["steps_per_s"] * flops / peak)
