@@ -37,7 +37,10 @@ class BatchMean:
 
     def count(self, values: jax.Array) -> jax.Array:
         """How many images there are on all devices."""
-        n = jnp.float32(values.shape[0]) if self.weights is None else self.weights.sum()
+        if self.weights is None:
+            devices = 1 if self.axis is None else jax.lax.psum(1, self.axis)  # nothing is sent
+            return jnp.float32(values.shape[0] * devices)
+        n = self.weights.sum()
         return n if self.axis is None else jax.lax.psum(n, self.axis)
 
     def log_mean_exp(self, values: jax.Array) -> jax.Array:
@@ -49,8 +52,12 @@ class BatchMean:
             return jax.nn.logsumexp(values) - log_count
         # Log-probabilities: exp cannot overflow, and a mass that underflows everywhere is lost
         # either way. What the devices share is the sum, and each has an equal part of the result.
-        total = jax.lax.psum(self.sum(jnp.exp(values)), self.axis)
-        return (jnp.log(total) - log_count) / jax.lax.psum(1.0, self.axis)
+        own = self.sum(jnp.exp(values))
+        fixed = jax.lax.stop_gradient(own)
+        total = jax.lax.psum(fixed, self.axis)
+        # The gradient in `own`, which the other devices need not be asked for: log has it here.
+        own_part = (own - fixed) / total
+        return own_part + (jnp.log(total) - log_count) / jax.lax.psum(1.0, self.axis)
 
 
 MEAN = BatchMean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -168,24 +169,57 @@ def test_equal_rows_have_a_value_and_a_gradient(loss: Loss, equal_rows: list[int
         np.testing.assert_allclose(gradient[np.asarray(equal_rows)], 0, atol=1e-7)
 
 
-def all_losses(x: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
-    seen, labels = jnp.asarray(SEEN), jnp.asarray(LABELS)
+def all_losses(
+    x: jax.Array,
+    y: jax.Array,
+    labels: np.ndarray | jax.Array = LABELS,
+    mean: losses.BatchMean = losses.MEAN,
+) -> dict[str, jax.Array]:
+    seen, labels = jnp.asarray(SEEN), jnp.asarray(labels)
+    both = functools.partial(losses.bidirectional_kl, x, y, temperature=0.5, mean=mean)
     return {
         "margin_cross_entropy": losses.margin_cross_entropy(
-            x, labels, seen, bias=1.0, margin=3.0, seen_margin=1.0
+            x, labels, seen, bias=1.0, margin=3.0, seen_margin=1.0, mean=mean
         ),
-        "self_calibration": losses.self_calibration(x, seen),
-        "jensen_shannon": losses.jensen_shannon(x, y),
-        "agreement": losses.agreement(x, y),
-        "kl_divergence": losses.kl_divergence(x, y, 2.0),
-        "bidirectional_kl": losses.bidirectional_kl(x, y, temperature=0.5, stop_gradient=False),
-        "bidirectional_kl_stopped": losses.bidirectional_kl(
-            x, y, temperature=0.5, stop_gradient=True
-        ),
+        "self_calibration": losses.self_calibration(x, seen, mean),
+        "jensen_shannon": losses.jensen_shannon(x, y, mean),
+        "agreement": losses.agreement(x, y, mean),
+        "kl_divergence": losses.kl_divergence(x, y, 2.0, mean),
+        "bidirectional_kl": both(stop_gradient=False),
+        "bidirectional_kl_stopped": both(stop_gradient=True),
     }
 
 
-@pytest.mark.parametrize("name", sorted(all_losses(jnp.zeros((5, 7)), jnp.zeros((5, 7)))))
+NAMES = sorted(all_losses(jnp.zeros((5, 7)), jnp.zeros((5, 7))))
+
+
+@pytest.mark.parametrize("parts", [1, 3, 5])  # 3: of two rows each, one of which fills up
+@pytest.mark.parametrize("name", NAMES)
+def test_parts_of_a_batch_add_up(name: str, parts: int) -> None:
+    """Values and gradients: devices that have a part each give their share of both."""
+    x, y = map(jnp.asarray, (rows(21), rows(22)))
+    each = -(-BATCH // parts)
+
+    def cut(a: np.ndarray | jax.Array) -> jax.Array:
+        a = jnp.asarray(a)
+        filled = jnp.pad(a, [(0, parts * each - BATCH), *[(0, 0)] * (a.ndim - 1)])
+        return filled.reshape(parts, each, *a.shape[1:])
+
+    def share(x: jax.Array, y: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
+        mean = losses.BatchMean(weights if parts == 3 else None, "parts")
+        return all_losses(x, y, labels, mean)[name]
+
+    of_parts = jax.vmap(jax.value_and_grad(share, (0, 1)), axis_name="parts")
+    values, found = of_parts(cut(x), cut(y), cut(LABELS), cut(np.ones(BATCH, np.float32)))
+    value, expected = jax.value_and_grad(lambda x, y: all_losses(x, y)[name], (0, 1))(x, y)
+    np.testing.assert_allclose(values.sum(), value, rtol=1e-5)
+    for mine, theirs in zip(found, expected, strict=True):
+        mine = mine.reshape(parts * each, CLASSES)
+        np.testing.assert_allclose(mine[:BATCH], theirs, rtol=1e-4, atol=1e-7)
+        assert not mine[BATCH:].any()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_huge_logits_stay_finite(name: str) -> None:
     rng = np.random.default_rng(11)
     x = jnp.asarray(rng.choice([-1e4, 0.0, 1e4], (BATCH, CLASSES)), jnp.float32)

@@ -28,6 +28,8 @@ def test_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             assert found["difference"] < 1e-4
             assert found["median"] > 0 and found["share"] > 0
             assert found["last_loss"] != 0
+        # The gradient, and the two masses that self-calibration takes the logarithm of.
+        assert row["ways"]["jit"]["collectives"] == 2
     sent = {row["ways"][way]["collective_mb"] for row in rows for way in ("jit", "pmap", "whole")}
     assert len(sent) == 1 and sent.pop() > 0
     cut = {row["ways"]["cut"]["collective_mb"] for row in rows}
