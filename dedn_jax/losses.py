@@ -55,7 +55,8 @@ class BatchMean:
         own = self.sum(jnp.exp(values))
         fixed = jax.lax.stop_gradient(own)
         total = jax.lax.psum(fixed, self.axis)
-        # The gradient in `own`, which the other devices need not be asked for: log has it here.
+        # 0, with the logarithm's gradient in `own`: the transposed psum would ask all devices for
+        # what each of them knows.
         own_part = (own - fixed) / total
         return own_part + (jnp.log(total) - log_count) / jax.lax.psum(1.0, self.axis)
 

@@ -154,14 +154,15 @@ def run_phase(
     # The state is donated to the step: it must not share buffers with what the caller still holds.
     params = phase.layout.replicate(params)
     state = phase.layout.replicate(init_state(_copied(params), make_optimizer(config)))
-    selection, due = Selection(config.selection.metric, params), False
+    selection, evaluation_due = Selection(config.selection.metric, params), False
     checkpoints = Checkpoints(folder / "checkpoints", config.train.checkpoints_kept)
     try:
         if saved := checkpoints.restore_latest(Snapshot(state, params, {})):
             state, selection.params = saved.state, saved.selected
             selection.best = saved.position["best"]
-            due = saved.position.get("evaluation_due", False)
-        state = _train(phase, (state, due), selection, checkpoints, config, workdir, stop)
+            evaluation_due = saved.position.get("evaluation_due", False)
+        begin = state, evaluation_due
+        state = _train(phase, begin, selection, checkpoints, config, workdir, stop)
     finally:
         checkpoints.close()
 

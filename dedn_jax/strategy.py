@@ -175,6 +175,7 @@ class PmapStrategy:
             host = np.asarray(x)
             return np.broadcast_to(host, (len(self._devices), *host.shape))
 
+        # By the step's axis: of another one, they would make the second step compile anew.
         return jax.pmap(lambda x: x, axis_name=DATA)(jax.tree.map(copies, tree))
 
     def place(self, state: TrainState) -> TrainState:

@@ -151,8 +151,8 @@ def run_models(
     try:
         if saved := checkpoints.restore_latest(Snapshot(state, params, {})):
             selections.params, selections.best = saved.selected, saved.position["best"]
-            due = saved.position.get("evaluation_due", False)
-            begin = saved.state, saved.position["step"], due
+            evaluation_due = saved.position.get("evaluation_due", False)
+            begin = saved.state, saved.position["step"], evaluation_due
         state, taken = _train(phase, begin, selections, checkpoints, config, folder, stop)
     finally:
         checkpoints.close()
