@@ -1,11 +1,11 @@
 # `make demo` and `make test` do everything on a fresh machine with Python 3.11 or newer.
 PYTHON ?= python3
 VENV ?= .venv
-# TORCH=1 also installs PyTorch, and with it the tests that compare against it.
-TORCH ?=
+# PyTorch has an environment of its own: without it everything but `make torch` has to work.
+TORCH_VENV ?= .venv-torch
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test lint types unit torch clean
 
 demo: $(VENV)/.run
 	$(BIN)/dedn demo --workdir=runs/demo
@@ -19,8 +19,13 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-unit: $(VENV)/.dev $(if $(TORCH),$(VENV)/.torch)
+unit: $(VENV)/.dev
 	$(BIN)/pytest -n 2
+
+# The comparisons with PyTorch, which `make test` skips.
+torch:
+	$(MAKE) VENV=$(TORCH_VENV) $(TORCH_VENV)/.torch
+	$(TORCH_VENV)/bin/pytest -n 2 -m torch
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -42,4 +47,4 @@ $(VENV)/.torch: $(VENV)/.dev requirements-torch.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs/demo build *.egg-info
+	rm -rf $(VENV) $(TORCH_VENV) runs/demo build *.egg-info

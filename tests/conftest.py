@@ -2,12 +2,54 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 _ROOT = Path(__file__).resolve().parent.parent
+# Packages that `make test` does not install; each is the name of a marker as well.
+_OPTIONAL = {
+    "torch": "needs PyTorch: make torch",
+    "libtpu": "needs libtpu: pip install 'dedn-jax[tpu-plan]'",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips tests whose optional package is missing; an import at the top needs the marker too."""
+    installed = {name: importlib.util.find_spec(name) is not None for name in _OPTIONAL}
+    for item in items:
+        for name, reason in _OPTIONAL.items():
+            if item.get_closest_marker(name):
+                if not installed[name]:
+                    item.add_marker(pytest.mark.skip(reason=reason))
+            elif any(_is(value, name) for value in vars(getattr(item, "module", item)).values()):
+                raise pytest.UsageError(f"{item.nodeid} imports {name}: mark it pytest.mark.{name}")
+
+
+def _is(value: object, package: str) -> bool:
+    return isinstance(value, ModuleType) and value.__name__.split(".")[0] == package
+
+
+@pytest.fixture(autouse=True)
+def only_marked_packages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hides an optional package, installed or not, from tests that do not name it by its marker.
+
+    A test that imports it then fails everywhere, and not only where it is missing.
+    """
+    hidden = {name for name in _OPTIONAL if not request.node.get_closest_marker(name)}
+    for name in hidden:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    find = PathFinder.find_spec
+    monkeypatch.setattr(
+        PathFinder,
+        "find_spec",
+        lambda name, *rest: None if name.split(".")[0] in hidden else find(name, *rest),
+    )
 
 
 @pytest.fixture(scope="session")

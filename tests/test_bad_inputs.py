@@ -263,6 +263,7 @@ class Bad(NamedTuple):
       advice: what to do.
       left: what is there afterwards and was not before; all of it whole.
       outside: whether the command runs in a process of its own.
+      needs: marker of the optional package without which the message is another one.
     """
 
     name: str
@@ -272,6 +273,7 @@ class Bad(NamedTuple):
     advice: str
     left: tuple[str, ...] = ()
     outside: bool = False
+    needs: str = ""
 
 
 # --- what rows are made of ----------------------------------------------------------------------
@@ -919,7 +921,6 @@ def _other_depth(world: World) -> list[str]:
 
 
 def _hostile_weights(world: World) -> list[str]:
-    pytest.importorskip("torch")
     path = world.words("resnet18.pth", pickle.dumps({"conv1.weight": _Hostile()}))
     return world.extract("--config.backbone.name=resnet18", f"--config.backbone.weights={path}")
 
@@ -942,6 +943,7 @@ BACKBONES = [
         "resnet18.pth",
         "refused by PyTorch's weights-only reader",
         "save it again with torch.save(model.state_dict())",
+        needs="torch",
     ),
     Bad(
         "no such weights",
@@ -1284,6 +1286,7 @@ CONFIGS = [
         "model.pt",
         "not a zip archive as torch.save writes it",
         "save its state_dict() again",
+        needs="torch",
     ),
     Bad(
         "evaluation under another config",
@@ -1455,7 +1458,13 @@ def test_rows_have_names_of_their_own_and_say_all() -> None:
     assert all(row.file and row.wrong and row.advice for row in TABLE)
 
 
-@pytest.mark.parametrize("row", TABLE, ids=[row.name for row in TABLE])
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=row.name, marks=getattr(pytest.mark, row.needs) if row.needs else ())
+        for row in TABLE
+    ],
+)
 def test_one_line_that_says_what_to_do(
     row: Bad,
     shared: Shared,

@@ -17,6 +17,7 @@ from dedn_jax.config import load_config
 from dedn_jax.data.store.reader import open_store
 from dedn_jax.errors import InputError
 from dedn_jax.extract import extract_features
+from dedn_jax.interop.published import read_state_dict
 from dedn_jax.logs import read_lines
 from dedn_jax.run import export_run, open_run
 from dedn_jax.train import train
@@ -101,15 +102,16 @@ def test_pictures_and_features_give_the_same_losses(
     # Frozen: only the experts are in the checkpoint and in the export.
     run = open_run(tmp_path / "images")
     assert set(run.network.params) == {"experts"}
-    export_run(tmp_path / "images", tmp_path / "images.pt") if _torch() else None
 
 
-def _torch() -> bool:
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return False
-    return True
+@pytest.mark.torch
+def test_a_run_on_pictures_exports_its_experts(
+    prepared: Path, weights: Path, tmp_path: Path
+) -> None:
+    more = ["--config.train.epochs=1", "--config.selection.protocol=last"]
+    train(images_config(prepared, weights, *more), tmp_path / "run")
+    export_run(tmp_path / "run", tmp_path / "run.pt")
+    assert {name.split(".")[0] for name in read_state_dict(tmp_path / "run.pt")} > {"GNet"}
 
 
 def test_a_store_of_another_kind_is_refused(

@@ -571,10 +571,12 @@ def test_evaluate_needs_a_finished_run(finished: Callable[[str], Finished], tmp_
         evaluate_run(tmp_path)
 
 
+@pytest.mark.torch
 def test_exported_weights_evaluate_alike(
     finished: Callable[[str], Finished], tmp_path: Path
 ) -> None:
-    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'dedn-jax[torch]'")
+    import torch
+
     run = finished("validation")
     file = tmp_path / "model.pt"
     export_run(run.path, file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,19 +23,10 @@ PUBLISHED = ["published", "published, indexing"]
 
 
 @pytest.fixture
-def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name, *rest: None if name == "torch" else find(name, *rest),
-    )
-
-
-@pytest.fixture
 def torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """On one thread, since many spin on a busy machine; compiling without g++, which takes long."""
-    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'dedn-jax[torch]'")
+    import torch
+
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -70,7 +60,6 @@ def assert_losses_agree(report: dict, *, but: str = "") -> None:
     assert losses[0][0] != pytest.approx(losses[0][1], rel=1e-4)
 
 
-@pytest.mark.usefixtures("no_torch")
 def test_ours_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = measured(tmp_path / "report.json")
     assert [row["side"] for row in report["rows"]] == OURS
@@ -80,6 +69,7 @@ def test_ours_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "left out: port: PyTorch is not installed" in capsys.readouterr().out
 
 
+@pytest.mark.torch
 def test_the_port_without_a_compiler(
     torch: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +87,7 @@ def test_the_port_without_a_compiler(
     assert report["left_out"] == {PORT[1]: "no g++ in PATH"}
 
 
+@pytest.mark.torch
 @pytest.mark.usefixtures("torch")
 @pytest.mark.skipif(
     not REFERENCE, reason="DEDN_REFERENCE_DIR does not name a checkout of zjrao/DEDN"
@@ -144,7 +135,6 @@ def test_sizes() -> None:
         train_step.main(["--classes=0,3"])
 
 
-@pytest.mark.usefixtures("no_torch")
 def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "report.json"
     step_memory.main([*TINY, "--steps=1", f"--json={path}"])

@@ -86,8 +86,10 @@ def test_tensors_are_resized_to_within_a_level(tensor):
     assert difference.mean() < 0.2
 
 
+@pytest.mark.torch
 def test_resizing_against_live_torch():
-    torch = pytest.importorskip("torch")
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,7 +1,6 @@
 """Conversion to and from the published state_dict, and what a bad file is met with."""
 
 import pickle
-import sys
 import zipfile
 
 import numpy as np
@@ -53,9 +52,9 @@ def assert_same(found, expected):
             np.testing.assert_array_equal(mine[name], theirs[name])
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("rank", [0, H])
 def test_a_round_trip_through_a_file_changes_no_bit(tmp_path, rank):
-    pytest.importorskip("torch")
     state = make_state(rank)
     published.write_state_dict(tmp_path / "model.pt", state)
     read = published.read_state_dict(tmp_path / "model.pt")
@@ -186,8 +185,10 @@ class Hostile:
         return (open, (self.path, "w"))
 
 
+@pytest.mark.torch
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
-    torch = pytest.importorskip("torch")
+    import torch
+
     trace = tmp_path / "created"
     inside, bare = tmp_path / "inside.pt", tmp_path / "bare.pt"
     torch.save({"GNet.V": Hostile(trace)}, inside)
@@ -202,8 +203,10 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
     assert trace.exists()
 
 
+@pytest.mark.torch
 def test_files_that_are_no_state_dict_are_named(tmp_path):
-    torch = pytest.importorskip("torch")
+    import torch
+
     path = tmp_path / "model.pt"
     with pytest.raises(InputError, match=r"model\.pt: no such file"):
         published.read_state_dict(path)
@@ -227,8 +230,10 @@ def test_files_that_are_no_state_dict_are_named(tmp_path):
         published.read_state_dict(path)
 
 
+@pytest.mark.torch
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    torch = pytest.importorskip("torch")
+    import torch
+
     path = tmp_path / "model.pt"
     published.write_state_dict(path, {"GNet.V": np.float32([1, 2])})
 
@@ -245,8 +250,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         published.write_state_dict(path / "model.pt", {})
 
 
-def test_without_torch_the_message_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
+def test_without_torch_the_message_says_what_to_install(tmp_path):
     with pytest.raises(InputError, match=r"pip install 'dedn-jax\[torch\]'"):
         published.read_state_dict(tmp_path / "model.pt")
     with pytest.raises(InputError, match=r"pip install 'dedn-jax\[torch\]'"):

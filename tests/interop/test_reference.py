@@ -13,7 +13,7 @@ import pytest
 from dedn_jax.config import load_config
 from dedn_jax.errors import InputError
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs PyTorch: make torch")
 
 from dedn_jax.groups import AttributeGroups  # noqa: E402
 from dedn_jax.interop import published  # noqa: E402
@@ -26,6 +26,7 @@ REFERENCE = os.environ.get("DEDN_REFERENCE_DIR", "")
 needs_reference = pytest.mark.skipif(
     not REFERENCE, reason="DEDN_REFERENCE_DIR does not name a checkout of zjrao/DEDN"
 )
+pytestmark = pytest.mark.torch
 DATASETS = ("cub", "sun", "awa2")
 MARGINS = {"cub": 3.0, "sun": 2.0, "awa2": 2.0}
 BATCH, CLASSES, V, CHANNELS, SIDE, RANK = 6, 9, 20, 24, 3, 8

@@ -7,7 +7,6 @@ GPUs, and compiled for TPUs where libtpu is installed.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import itertools
 import os
 from collections.abc import Callable
@@ -283,9 +282,6 @@ def test_lowers_for_gpus(dtype: str, transposed: bool) -> None:
 @pytest.fixture(scope="module")
 def tpu_device() -> Any:
     """A TPU v5e to compile for, without having one."""
-    found = importlib.util.find_spec("libtpu")
-    if found is None or found.origin is None:
-        pytest.skip("libtpu is not installed: nothing to compile for TPUs with")
     from jax.experimental import topologies
 
     # On a TPU machine these are found out; elsewhere asking takes minutes.
@@ -295,6 +291,7 @@ def tpu_device() -> Any:
     return jax.sharding.SingleDeviceSharding(description.devices[0])
 
 
+@pytest.mark.libtpu
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(
     ("dtype", "precision"), [("bfloat16", None), ("float32", None), ("float32", "float32")]

@@ -10,7 +10,8 @@ import pytest
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """PyTorch spins while its threads wait: a hundred times slower on a busy machine."""
-    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'dedn-jax[torch]'")
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -36,10 +36,11 @@ from dedn_jax.step import (
     predict_scores,
 )
 
-torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'dedn-jax[torch]'")
+torch = pytest.importorskip("torch", reason="needs PyTorch: make torch")
 
 from tests.parity import port  # noqa: E402
 
+pytestmark = pytest.mark.torch
 CHANNELS, SIDE, BATCH, STEPS, WORD_DIM = 32, 3, 8, 20, 64
 # Classes (seen, unseen) and attributes of the proposed splits.
 COUNTS = {"cub": (150, 50, 312), "sun": (645, 72, 102), "awa2": (40, 10, 85)}

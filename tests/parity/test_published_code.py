@@ -8,15 +8,18 @@ import pytest
 
 from dedn_jax.config import load_config
 
-torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'dedn-jax[torch]'")
+torch = pytest.importorskip("torch", reason="needs PyTorch: make torch")
 
 from dedn_jax.compare import compare, comparison_text  # noqa: E402
 
 REFERENCE = os.environ.get("DEDN_REFERENCE_DIR", "")
 EXPERTS = ("coarse", "fine")
-pytestmark = pytest.mark.skipif(
-    not REFERENCE, reason="DEDN_REFERENCE_DIR does not name a checkout of zjrao/DEDN"
-)
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.skipif(
+        not REFERENCE, reason="DEDN_REFERENCE_DIR does not name a checkout of zjrao/DEDN"
+    ),
+]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from typing import Any
 
 import pytest
@@ -13,9 +12,7 @@ from dedn_jax.errors import InputError
 from dedn_jax.plan.compile import compile_program
 from dedn_jax.plan.shapes import Problem
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
-)
+pytestmark = pytest.mark.libtpu
 
 
 def _request(topology: str, batch: int = 8) -> dict[str, Any]:

@@ -6,10 +6,12 @@ The weights' kernels are rounded to float16, the stored maps were made before th
 unit in the last place of every kernel move the maps by as much as the two differ (0.6 % RMS).
 """
 
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.io
 from flax import nnx
 from PIL import Image
 
@@ -38,9 +40,8 @@ def rows():
 @pytest.fixture(scope="module")
 def pictures(shared_data, rows):
     """`[24, 224, 224, 3]` uint8, in the order of the stored maps."""
-    sio = pytest.importorskip("scipy.io")
     root = shared_data / "cub40"
-    listed = sio.loadmat(root / "xlsa17/data/CUB/res101.mat")["image_files"]
+    listed = scipy.io.loadmat(root / "xlsa17/data/CUB/res101.mat")["image_files"]
     loaded = []
     for row in rows:
         name = str(listed[row, 0][0]).split("/images/")[1]
@@ -82,8 +83,10 @@ def torch_port(npz, images):
 
 
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (97, 130)])
+@pytest.mark.torch
 def test_against_pytorch(shared_data, pictures, height, width):
-    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'dedn-jax[torch]'")
+    import torch
+
     images = pictures[:4, :height, :width]
     found = np.asarray(feature_map(load(shared_data, "float32"), images))
     with torch.no_grad(), np.load(shared_data / "mobilenet_v1.npz") as npz:
@@ -93,7 +96,6 @@ def test_against_pytorch(shared_data, pictures, height, width):
 
 
 def test_against_the_stored_feature_maps(shared_data, ours, rows):
-    h5py = pytest.importorskip("h5py")
     with h5py.File(shared_data / "cub40/feature_map_mobilenet_CUB.hdf5") as file:
         stored = file["feature_map"][rows].astype(np.float32).reshape(len(rows), 384, 49)
 

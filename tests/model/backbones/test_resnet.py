@@ -35,7 +35,6 @@ def relative_difference(ours, theirs):
 
 @functools.cache
 def torch_resnet(depth):
-    pytest.importorskip("torch", reason="needs PyTorch: pip install 'dedn-jax[torch]'")
     from tests.parity.resnet_port import random_resnet
 
     return random_resnet(depth, seed=depth)
@@ -57,6 +56,7 @@ def feature_maps(depth, height, width, dtype, batch):
     return np.asarray(ours), theirs
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [("float32", FLOAT32), ("bfloat16", BFLOAT16)], ids=lambda v: str(v)
 )
@@ -67,6 +67,7 @@ def test_small_pictures(depth, height, width, dtype, tolerance):
     assert relative_difference(ours, theirs) < tolerance
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", FLOAT32), ("bfloat16", BFLOAT16)])
 def test_resnet101_at_224(dtype, tolerance):
     ours, theirs = feature_maps(101, 224, 224, dtype, batch=1)
@@ -74,6 +75,7 @@ def test_resnet101_at_224(dtype, tolerance):
 
 
 @slow
+@pytest.mark.torch
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", FLOAT32), ("bfloat16", BFLOAT16)])
 def test_resnet101_at_448(dtype, tolerance):
     ours, theirs = feature_maps(101, 448, 448, dtype, batch=1)
@@ -93,8 +95,8 @@ def test_parameter_counts_and_sizes(name):
     assert (out.shape, out.dtype) == ((2, channels, 14 * 7), jnp.float32)
 
 
+@pytest.mark.torch
 def test_every_depth_has_the_names_of_the_pytorch_one():
-    pytest.importorskip("torch", reason="needs PyTorch: pip install 'dedn-jax[torch]'")
     import torch
 
     from tests.parity.resnet_port import ResNetPort

@@ -78,10 +78,12 @@ def assert_refused(backbone, path, message):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("suffix", [".pth", ".pt"])
 @pytest.mark.parametrize("archive", [True, False], ids=["since 1.6", "before 1.6"])
 def test_torch_files(tmp_path, resnet, suffix, archive):
-    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    import torch
+
     arrays, path = torchvision_file(resnet), tmp_path / f"resnet18{suffix}"
     tensors = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
     torch.save(tensors, path, _use_new_zipfile_serialization=archive)
@@ -91,7 +93,8 @@ def test_torch_files(tmp_path, resnet, suffix, archive):
 
 
 def test_safetensors_file(tmp_path, resnet):
-    numpy = pytest.importorskip("safetensors.numpy", reason="needs the package safetensors")
+    from safetensors import numpy
+
     arrays, path = torchvision_file(resnet, seed=1), tmp_path / "resnet18.safetensors"
     numpy.save_file(arrays, path)
     used = load_weights(resnet, path)
@@ -208,11 +211,15 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_FILES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.torch if name.endswith(".pth") else ())
+        for case, (name, _, _) in BAD_FILES.items()
+    ],
+)
 def test_files_that_cannot_be_read(tmp_path, resnet, case):
     name, content, message = BAD_FILES[case]
-    if name.endswith(".pth"):
-        pytest.importorskip("torch", reason="needs PyTorch")
     if content is not None:
         (tmp_path / name).write_bytes(content)
     assert_refused(resnet, tmp_path / name, message)
@@ -224,8 +231,10 @@ def test_an_archive_that_unpacks_to_too_much(tmp_path, resnet, monkeypatch):
     assert_refused(resnet, tmp_path / "w.npz", r"200128 bytes unpacked, expected at most 100000")
 
 
+@pytest.mark.torch
 def test_a_legacy_tensor_that_stands_for_too_much(tmp_path, resnet, monkeypatch):
-    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    import torch
+
     monkeypatch.setattr("dedn_jax.model.backbones.weights._MAX_BYTES", 100_000)
     tensors = {"conv1.weight": torch.zeros(1).expand(10**6)}
     torch.save(tensors, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
