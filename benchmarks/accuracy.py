@@ -19,11 +19,11 @@ from typing import Any
 
 from benchmarks.arguments import integers, run_benchmark
 from dedn_jax.config import load_config
-from dedn_jax.evaluate import METRICS
 from dedn_jax.files import read_json, write_json
-from dedn_jax.logs import read_lines
-from dedn_jax.train import train
-from dedn_jax.workdir import Workdir
+from dedn_jax.training.evaluation import METRICS
+from dedn_jax.training.logs import read_lines
+from dedn_jax.training.protocol import train
+from dedn_jax.training.workdir import Workdir
 
 Row = dict[str, float]
 

@@ -27,9 +27,9 @@ from benchmarks.arguments import positive, run_benchmark, show_report
 from benchmarks.common import Call, environment, in_turns
 from benchmarks.common import peaks as machine_peaks
 from dedn_jax.errors import InputError
-from dedn_jax.kernels import Kernel
-from dedn_jax.kernels.attention_pool import attention_pool as fused_pool
 from dedn_jax.model.attention import BranchRows, attention_pool
+from dedn_jax.model.kernels import Kernel
+from dedn_jax.model.kernels.attention_pool import attention_pool as fused_pool
 
 # Rows of both experts.
 _SIZES = {"cub": 624, "sun": 204, "awa2": 170}

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dedn_jax.data.sampler import Sampler
-from dedn_jax.distributed import Layout
+from dedn_jax.parallel.mesh import Layout
 from dedn_jax.plan.count import count_flops
 from dedn_jax.plan.programs import extract_program
 

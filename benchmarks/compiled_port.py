@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from ml_collections import ConfigDict
 
-from dedn_jax.groups import resolve_groups
 from dedn_jax.interop.problem import Problem
 from dedn_jax.interop.published import Params
+from dedn_jax.model.groups import resolve_groups
 from tests.parity.port import Port, make_port
 
 

@@ -34,8 +34,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.arguments import integers, positive, run_benchmark, show_report
-from dedn_jax.data.decoding import decode
-from dedn_jax.data.transforms import resize_short_side
+from dedn_jax.data.pictures.decoding import decode
+from dedn_jax.data.pictures.transforms import resize_short_side
 from dedn_jax.errors import InputError
 
 Decoder = Callable[[bytes], np.ndarray]

@@ -41,14 +41,14 @@ from benchmarks.common import (
     text_table,
 )
 from benchmarks.memory import random_weights
-from dedn_jax import cli
+from dedn_jax.cli import main as cli
 from dedn_jax.config import load_config
 from dedn_jax.data.load import load_prepared
 from dedn_jax.errors import InputError
-from dedn_jax.evaluate import METRICS
 from dedn_jax.files import read_json
 from dedn_jax.plan.programs import map_shape
 from dedn_jax.plan.shapes import problem_sizes
+from dedn_jax.training.evaluation import METRICS
 
 STAGES = ("build", "extract", "train", "evaluate")
 _COLUMNS = ("stage", "first_s", "median_s", "low", "high", "pictures_per_s", "share")

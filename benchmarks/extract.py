@@ -44,13 +44,13 @@ from benchmarks.common import (
 from benchmarks.input_pipeline import made_up_set
 from benchmarks.memory import random_weights
 from dedn_jax.config import load_config
+from dedn_jax.data.features.store.writer import StoreWriter
 from dedn_jax.data.load import load_prepared, open_pictures
 from dedn_jax.data.pipeline import Reading, evaluation_batches
-from dedn_jax.data.store.writer import StoreWriter
 from dedn_jax.errors import InputError
-from dedn_jax.extract import extract_features
+from dedn_jax.inference.extract import extract_features
 from dedn_jax.model.picture_model import backbone_maps
-from dedn_jax.network import load_backbone
+from dedn_jax.training.network import load_backbone
 
 Speed = Callable[[], float]  # pictures a second
 

@@ -25,25 +25,26 @@ from flax import nnx
 
 from benchmarks import attention_pool, sweep, whole_training
 from benchmarks.common import environment, in_turns, peaks, send_speed, spread, step_flops
-from dedn_jax.axes import Axes
 from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset
-from dedn_jax.data.features import InMemoryFeatures
+from dedn_jax.data.features.maps import InMemoryFeatures
 from dedn_jax.data.sampler import Sampler
-from dedn_jax.distributed import Layout
-from dedn_jax.drawn_batches import Resident
 from dedn_jax.errors import one_line
-from dedn_jax.feature_table import make_table
-from dedn_jax.groups import published_attributes, resolve_groups
 from dedn_jax.interop.problem import random_problem
 from dedn_jax.interop.published_model import PublishedModel, Recipe
 from dedn_jax.interop.reference import load_reference
 from dedn_jax.model.backbones import make_backbone
+from dedn_jax.model.groups import published_attributes, resolve_groups
 from dedn_jax.model.picture_model import backbone_maps
-from dedn_jax.network import make_network
-from dedn_jax.optimizer import make_optimizer
-from dedn_jax.step import Objective, TrainStep, init_state, make_class_space, make_train_step
-from dedn_jax.strategy import JitStrategy, ResidentStrategy, Strategy, terms_of
+from dedn_jax.parallel.axes import Axes
+from dedn_jax.parallel.executors import JitStrategy, ResidentStrategy, Strategy, terms_of
+from dedn_jax.parallel.mesh import Layout
+from dedn_jax.parallel.resident.batches import Resident
+from dedn_jax.parallel.resident.table import make_table
+from dedn_jax.training.network import make_network
+from dedn_jax.training.objective import Objective, make_class_space
+from dedn_jax.training.optimizer import make_optimizer
+from dedn_jax.training.step import TrainStep, init_state, make_train_step
 
 # Precision of the products, and dtype of the features.
 MODES = {

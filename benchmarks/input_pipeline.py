@@ -40,15 +40,15 @@ from benchmarks.arguments import integers, positive, run_benchmark, show_report
 from benchmarks.common import Peaks, host_peaks, peaks_line, spread
 from benchmarks.decoding import synthetic
 from dedn_jax.data.annotations import Annotations
-from dedn_jax.data.builders.picture_set import Picture, PictureSet
-from dedn_jax.data.builders.tfds_builder import build
 from dedn_jax.data.dataset import Task, trainval_task, with_inputs
-from dedn_jax.data.decoding import decode
-from dedn_jax.data.pictures import Pictures, PictureTransform
+from dedn_jax.data.pictures.decoding import decode
+from dedn_jax.data.pictures.pictures import Pictures, PictureTransform
+from dedn_jax.data.pictures.transforms import standard
 from dedn_jax.data.pipeline import Reading, TrainBatches
-from dedn_jax.data.prepared import Prepared, open_prepared
+from dedn_jax.data.prepared.build import build
+from dedn_jax.data.prepared.picture_set import Picture, PictureSet
+from dedn_jax.data.prepared.reader import Prepared, open_prepared
 from dedn_jax.data.sampler import Sampler
-from dedn_jax.data.transforms import standard
 
 _WIDTH, _HEIGHT = 500, 375
 _DISTINCT = 128  # made-up pictures; larger sets repeat them

@@ -51,7 +51,7 @@ def _peak(arguments: list[str]) -> float:
     code = (
         "import sys\n"
         "from benchmarks.input_pipeline import peak_memory\n"
-        "from dedn_jax.cli import main\n"
+        "from dedn_jax.cli.main import main\n"
         "status = main(sys.argv[1:])\n"
         "print(peak_memory())\n"
         "sys.exit(status)\n"

@@ -30,10 +30,10 @@ from ml_collections import ConfigDict
 from benchmarks.arguments import integers, run_benchmark
 from dedn_jax.config import load_config
 from dedn_jax.errors import InputError
-from dedn_jax.evaluate import METRICS
 from dedn_jax.files import write_json
 from dedn_jax.interop.published_model import PublishedModel, Recipe
 from dedn_jax.interop.reference import Reference, load_reference, quiet
+from dedn_jax.training.evaluation import METRICS
 
 
 @contextlib.contextmanager

@@ -19,28 +19,28 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.whole_training import made_up_dataset
-from dedn_jax import distributed
-from dedn_jax.axes import Axes
 from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.sampler import Sampler
-from dedn_jax.distributed import Layout
-from dedn_jax.drawn_batches import Resident
-from dedn_jax.feature_table import make_table
 from dedn_jax.files import write_json
-from dedn_jax.groups import resolve_groups
-from dedn_jax.network import make_network
-from dedn_jax.optimizer import make_optimizer
-from dedn_jax.plan.hlo import read_program
-from dedn_jax.step import (
-    ClassSpace,
-    Objective,
-    TrainStep,
-    init_state,
-    make_class_space,
-    make_train_step,
+from dedn_jax.model.groups import resolve_groups
+from dedn_jax.parallel import processes
+from dedn_jax.parallel.axes import Axes
+from dedn_jax.parallel.executors import (
+    JitStrategy,
+    PmapStrategy,
+    ResidentStrategy,
+    Strategy,
+    terms_of,
 )
-from dedn_jax.strategy import JitStrategy, PmapStrategy, ResidentStrategy, Strategy, terms_of
+from dedn_jax.parallel.mesh import Layout
+from dedn_jax.parallel.resident.batches import Resident
+from dedn_jax.parallel.resident.table import make_table
+from dedn_jax.plan.hlo import read_program
+from dedn_jax.training.network import make_network
+from dedn_jax.training.objective import ClassSpace, Objective, make_class_space
+from dedn_jax.training.optimizer import make_optimizer
+from dedn_jax.training.step import TrainStep, init_state, make_train_step
 
 RECIPE, ATTRIBUTES = "awa2_gzsl", 85
 _FEWEST_IMAGES = 256
@@ -146,12 +146,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.join:
         address, count = args.join.split(",")
-        distributed.initialize(address, int(count), args.process)
+        processes.initialize(address, int(count), args.process)
     ways = args.ways.split(",")
     result = work(ways, args.batch, args.channels, args.regions, args.steps)
-    if distributed.is_main():
+    if processes.is_main():
         write_json(args.out, result)
-    distributed.barrier("done")
+    processes.barrier("done")
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ from benchmarks.input_pipeline import peak_memory
 from benchmarks.step_sides import AT_HAND, OURS, Step, ours_at_hand, published_at_hand
 from benchmarks.step_sizes import MadeUp, Size, add_flags, make_up, sizes_of
 from benchmarks.train_step import COMPILED, has_torch, versions
-from dedn_jax.compare import OurSide, build_published
 from dedn_jax.errors import one_line
+from dedn_jax.interop.compare import OurSide, build_published
 from dedn_jax.interop.convert import state_to_nested
 
 _COLUMNS = ("size", "side", "imports", "built", "peak", "of steps")

@@ -11,15 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.step_sizes import MadeUp
-from dedn_jax.compare import OurSide
-from dedn_jax.data.features import InMemoryFeatures, normalize
-from dedn_jax.distributed import Layout
-from dedn_jax.drawn_batches import Resident
+from dedn_jax.data.features.maps import InMemoryFeatures, normalize
+from dedn_jax.data.pipeline import Batch
+from dedn_jax.interop.compare import OurSide
 from dedn_jax.interop.published_model import PublishedModel
-from dedn_jax.kept_features import keep_features
-from dedn_jax.optimizer import make_optimizer
-from dedn_jax.step import NOTHING, Batch, TrainState, TrainStep, init_state, make_train_step
-from dedn_jax.strategy import JitStrategy, ResidentStrategy, Strategy, terms_of
+from dedn_jax.parallel.executors import JitStrategy, ResidentStrategy, Strategy, terms_of
+from dedn_jax.parallel.mesh import Layout
+from dedn_jax.parallel.resident.batches import Resident
+from dedn_jax.parallel.resident.placement import keep_features
+from dedn_jax.training.optimizer import make_optimizer
+from dedn_jax.training.step import NOTHING, TrainState, TrainStep, init_state, make_train_step
 
 AT_HAND, INDEXING, OURS = "published", "published, indexing", "ours"
 Step = Callable[[int], float]

@@ -39,28 +39,22 @@ from benchmarks.common import (
     text_table,
 )
 from benchmarks.whole_training import made_up_dataset
-from dedn_jax.axes import Axes
 from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.data.sampler import Sampler
-from dedn_jax.distributed import local_layout
-from dedn_jax.drawn_batches import Resident
-from dedn_jax.groups import published_attributes, resolve_groups
-from dedn_jax.kept_features import keep_features
-from dedn_jax.network import Network, make_network
-from dedn_jax.optimizer import make_optimizer
-from dedn_jax.phase import STREAMS
-from dedn_jax.step import (
-    Objective,
-    TrainState,
-    TrainStep,
-    init_state,
-    make_class_space,
-    make_train_step,
-)
-from dedn_jax.strategy import ResidentStrategy
+from dedn_jax.model.groups import published_attributes, resolve_groups
+from dedn_jax.parallel.axes import Axes
+from dedn_jax.parallel.executors import ResidentStrategy
+from dedn_jax.parallel.mesh import local_layout
+from dedn_jax.parallel.resident.batches import Resident
+from dedn_jax.parallel.resident.placement import keep_features
 from dedn_jax.sweep.place import Place, stack
 from dedn_jax.sweep.step import ModelsStep, start
+from dedn_jax.training.loop import STREAMS
+from dedn_jax.training.network import Network, make_network
+from dedn_jax.training.objective import Objective, make_class_space
+from dedn_jax.training.optimizer import make_optimizer
+from dedn_jax.training.step import TrainState, TrainStep, init_state, make_train_step
 
 _COLUMNS = (
     *("seeds", "step_ms", "low", "high", "per_model_ms", "times_one", "separate_ms", "share"),

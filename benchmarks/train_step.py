@@ -50,9 +50,9 @@ from benchmarks.step_sides import (
     published_indexing,
 )
 from benchmarks.step_sizes import MadeUp, Size, add_flags, make_up, sizes_of
-from dedn_jax.compare import OurSide, build_published
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import write_json
+from dedn_jax.interop.compare import OurSide, build_published
 from dedn_jax.interop.convert import state_to_nested
 
 EAGER, COMPILED = "port, eager", "port, torch.compile"

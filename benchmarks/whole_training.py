@@ -4,10 +4,10 @@
       [--images=11788] [--channels=2048] [--regions=196] [--batch=50] [--dtype=bfloat16]
       [--precision=bfloat16] [--kernel=auto] [--json=OUT]
 
-`dedn_jax.train.train` itself, on a data set that is made up in memory: a few hundred maps, of which
-every image takes one, so that the host holds a few hundred MB of what are 9.5 GB on the device.
-They stay there (`config.data.on_device=always`) and several steps run in a call. Accuracies mean
-nothing. "load" is from host memory to the device; "first call" compiles; steps/s are of the steps
+`dedn_jax.training.protocol.train` itself, on a data set that is made up in memory: a few hundred
+maps, of which every image takes one, so that the host holds a few hundred MB of what are 9.5 GB on
+the device. They stay there (`config.data.on_device=always`) and several steps run in a call.
+Accuracies mean nothing. "load" is from host memory to the device; "first call" compiles; steps/s are of the steps
 after it, checkpoints and logs included and evaluations not, and `share` is the part that their
 products have of a matrix product's peak, measured after every training; evaluations are those of
 every epoch and of the end. Device memory is the peak of the process.
@@ -39,13 +39,14 @@ from benchmarks.common import (
     step_flops,
     text_table,
 )
-from dedn_jax import phase, train
 from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset
-from dedn_jax.data.features import FeatureMaps, checked_indices, normalize
+from dedn_jax.data.features.maps import FeatureMaps, checked_indices, normalize
 from dedn_jax.errors import InputError
-from dedn_jax.groups import published_attributes
-from dedn_jax.strategy import ResidentStrategy
+from dedn_jax.model.groups import published_attributes
+from dedn_jax.parallel.executors import ResidentStrategy
+from dedn_jax.training import loop as phase
+from dedn_jax.training import protocol as train
 
 # Training, seen test and unseen test images, seen and unseen classes. Source: Xian et al., arXiv
 # 1707.00600.

@@ -10,8 +10,8 @@ from flax import nnx
 from PIL import Image
 from safetensors.numpy import save_file
 
-from dedn_jax.data.builders.folder import read_folder
-from dedn_jax.data.builders.tfds_builder import build
+from dedn_jax.data.prepared.build import build
+from dedn_jax.data.sources.folder import read_folder
 from dedn_jax.model.backbones import make_backbone
 from dedn_jax.model.backbones.weights import expected_arrays
 

@@ -8,7 +8,7 @@ import hashlib
 import numpy as np
 
 from dedn_jax.errors import InputError
-from dedn_jax.groups import AttributeGroups
+from dedn_jax.model.groups import AttributeGroups
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import numpy as np
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import atomic_file
-from dedn_jax.groups import AttributeGroups
+from dedn_jax.model.groups import AttributeGroups
 
 ANNOTATIONS_FILE = "annotations.npz"
 _LIMIT_BYTES = 2**31  # 20,000 classes by 3,000 attributes are 240 MB

@@ -11,13 +11,13 @@ from ml_collections import ConfigDict
 
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.dataset import GZSLDataset, with_inputs
-from dedn_jax.data.demo.cache import demo_cache_dir
-from dedn_jax.data.features import FeatureMaps
-from dedn_jax.data.pictures import Pictures, PictureTransform
-from dedn_jax.data.prepared import Prepared, open_prepared
-from dedn_jax.data.published_hdf5 import read_published_hdf5
-from dedn_jax.data.store.reader import Store, check_store, open_store
-from dedn_jax.data.wordvectors import read_word_vectors
+from dedn_jax.data.features.maps import FeatureMaps
+from dedn_jax.data.features.published_hdf5 import read_published_hdf5
+from dedn_jax.data.features.store.reader import Store, check_store, open_store
+from dedn_jax.data.pictures.pictures import Pictures, PictureTransform
+from dedn_jax.data.prepared.reader import Prepared, open_prepared
+from dedn_jax.data.sources.word_vectors import read_word_vectors
+from dedn_jax.demo.cache import demo_cache_dir
 from dedn_jax.errors import InputError
 from dedn_jax.model.backbones import weights_sha256
 
@@ -66,7 +66,7 @@ def load_prepared(config: ConfigDict) -> Prepared:
     data = config.data
     if data.format == "demo":
         # Here: only the demo needs the drawing code and tfds.
-        from dedn_jax.data.builders.demo import prepare_demo
+        from dedn_jax.data.sources.demo import prepare_demo
 
         return open_prepared(prepare_demo(demo_cache_dir(data.path)))
     if not data.path:

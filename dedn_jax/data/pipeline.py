@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import grain.python as grain
+import jax
 import numpy as np
 from absl import flags
 
 from dedn_jax.data.dataset import Inputs, Task
-from dedn_jax.data.pictures import cores, limit_threads
+from dedn_jax.data.pictures.pictures import cores, limit_threads
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.errors import InputError
 
@@ -28,6 +29,22 @@ from dedn_jax.errors import InputError
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 _READ_AHEAD = 2  # batches; a CUB batch is 80 MB in float32
 _THREADS = 2
+
+
+class Batch(NamedTuple):
+    """Images of one step.
+
+    Attributes:
+      inputs: `[batch, channels, regions]` feature maps, or `[batch, height, width, 3]` uint8
+        pictures where the model has a backbone.
+      labels: `[batch]` int32.
+      weights: `[batch]` float32: 0 for rows that only fill the batch up, 1 for images; None where
+        all rows are images.
+    """
+
+    inputs: jax.Array
+    labels: jax.Array
+    weights: jax.Array | None = None
 
 
 class Shard(NamedTuple):

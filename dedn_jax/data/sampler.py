@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from dedn_jax.data.random_bits import threefry
+from dedn_jax.data.threefry import threefry
 
 
 class Pool(NamedTuple):

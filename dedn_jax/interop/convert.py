@@ -9,6 +9,7 @@ from flax import nnx
 
 from dedn_jax.errors import InputError
 from dedn_jax.interop.published import Params
+from dedn_jax.training.network import experts_of
 
 
 def state_to_nested(state: nnx.State) -> Params:
@@ -66,3 +67,13 @@ def nested_to_state(params: Params, like: nnx.State, source: str) -> nnx.State:
     state = jax.tree.map(lambda leaf: leaf, like)  # a copy: the caller keeps its own
     nnx.replace_by_pure_dict(state, pure)
     return state
+
+
+def with_experts(params: nnx.State, nested: Params, source: str) -> nnx.State:
+    """`params` with the experts' part from a published state_dict.
+
+    Raises:
+      InputError: the shapes differ; the message begins with `source`.
+    """
+    experts = nested_to_state(nested, experts_of(params), source)
+    return nnx.State({**params, "experts": experts}) if "experts" in params else experts

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from dedn_jax.data.load import load_dataset
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.errors import InputError
-from dedn_jax.groups import published_attributes
+from dedn_jax.model.groups import published_attributes
 
 # Classes (seen, unseen) of the proposed splits, for comparisons on random features.
 _PUBLISHED_CLASSES = {"cub": (150, 50), "sun": (645, 72), "awa2": (40, 10)}

@@ -2,22 +2,18 @@
 
 Our side is a nested dict of arrays, one entry per expert:
 `{"coarse": P, "fine": [P_0, ..., P_{G-1}]}` with the groups in order. `_FULL_RANK` and `_LOW_RANK`
-are the whole of the naming. Reading goes through PyTorch's weights-only unpickler: no code that
-a file may carry is run.
+are the whole of the naming.
 """
 
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 
 from dedn_jax.errors import InputError
-from dedn_jax.files import atomic_file
 
 # Ours -> published. Shapes in `_SHAPES`; A_g attributes of the subnetwork, v word-vector size,
 # C channels, R regions, h rank.
@@ -48,7 +44,6 @@ _SHAPES = {
 # In the published state_dict but not trained: class embeddings, one-hot labels, bias and its signs.
 _NOT_LEARNED = ("att", "weight_ce", "bias", "mask_bias")
 _FLOATS = (np.float16, np.float32, np.float64)
-_MAX_BYTES = 8 * 2**30  # the largest published model is under 0.1 GiB
 
 Network = dict[str, np.ndarray]
 
@@ -58,20 +53,6 @@ class Params(TypedDict):
 
     coarse: Network
     fine: list[Network]
-
-
-def require_torch() -> None:
-    """Checks that PyTorch, an optional extra, is installed.
-
-    Raises:
-      InputError: it is not.
-    """
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            "PyTorch is not installed, and this needs it; run: pip install 'dedn-jax[torch]'"
-        ) from error
 
 
 def from_published(state_dict: Mapping[str, np.ndarray], source: str = "state_dict") -> Params:
@@ -155,7 +136,7 @@ def to_published(
     Args:
       params: our parameters.
       class_embeddings: [classes, attributes] Z as scores use it: columns in group order, rows
-        L2-normalised (`dedn_jax.step.make_class_space` makes it).
+        L2-normalised (`dedn_jax.training.step.make_class_space` makes it).
       seen: [seen classes] class ids.
       bias: d, an integer as published unless it has a fraction.
 
@@ -182,92 +163,6 @@ def to_published(
     entries["bias"] = np.asarray(bias, np.int64 if whole else np.float32)
     entries["mask_bias"] = signs
     return entries
-
-
-def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads a file that `torch.save(model.state_dict(), path)` wrote, without running its pickle.
-
-    Returns:
-      Arrays by published name, in host memory.
-
-    Raises:
-      InputError: no such file, another format, code inside it, or a value that is no plain tensor.
-    """
-    require_torch()
-    import torch
-
-    path = Path(path)
-    _check_archive(path)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile file raises is the file's fault
-        raise InputError(
-            f"{path}: refused by PyTorch's weights-only reader ({type(error).__name__}); it is "
-            "damaged or holds more than tensors; save it again with torch.save(model.state_dict())"
-        ) from error
-    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
-        raise InputError(
-            f"{path}: holds a {type(loaded).__name__}, expected a state_dict (names to tensors)"
-        )
-    arrays, total = {}, 0
-    for key, value in loaded.items():
-        if not isinstance(value, torch.Tensor):
-            raise InputError(
-                f"{path}: {key} is a {type(value).__name__}, expected a tensor; save the model's "
-                "state_dict() alone"
-            )
-        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
-            raise InputError(f"{path}: {key} is not a plain dense tensor")
-        # A few stored bytes can stand for a huge tensor (stride 0): count before copying.
-        total += value.numel() * value.element_size()
-        if total > _MAX_BYTES:
-            raise InputError(f"{path}: {key} takes the tensors past {_MAX_BYTES} bytes")
-        try:
-            arrays[key] = np.array(value.detach().resolve_conj().resolve_neg().numpy())
-        except TypeError as error:
-            raise InputError(
-                f"{path}: {key} is {value.dtype}, expected float16, float32 or float64"
-            ) from error
-    return arrays
-
-
-def write_state_dict(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays as a file that `torch.load` reads; the file appears whole or not at all.
-
-    Raises:
-      InputError: PyTorch is not installed, or the folder cannot be written.
-    """
-    require_torch()
-    import torch
-
-    path = Path(path)
-    tensors = {key: torch.from_numpy(np.array(value)) for key, value in state_dict.items()}
-    try:
-        with atomic_file(path) as file:
-            torch.save(tensors, file)
-    except OSError as error:
-        raise InputError(f"{path}: cannot write there ({error.strerror})") from error
-
-
-def _check_archive(path: Path) -> None:
-    """Refuses what is no uncompressed zip archive of a plausible size, before PyTorch opens it."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give a file written by torch.save")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        raise InputError(
-            f"{path}: not a zip archive as torch.save writes it since PyTorch 1.6; load it there "
-            "and save its state_dict() again"
-        ) from error
-    size = sum(member.file_size for member in members)
-    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
-    if size > _MAX_BYTES or not stored:
-        raise InputError(
-            f"{path}: {size} bytes unpacked, {'stored' if stored else 'compressed'}; expected at "
-            f"most {_MAX_BYTES}, stored as torch.save does"
-        )
 
 
 def _checked(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dedn_jax.errors import InputError
-from dedn_jax.interop import published
+from dedn_jax.torch_files import require_torch
 
 if TYPE_CHECKING:
     import torch
@@ -154,7 +154,7 @@ def load_reference(reference_dir: str | Path, dataset: str) -> Reference:
     Raises:
       InputError: no such dataset, a folder that is no such checkout, or torch is not installed.
     """
-    published.require_torch()
+    require_torch()
     layout = _LAYOUTS.get(dataset)
     if layout is None:
         raise InputError(f"--dataset: {dataset!r} is not one of {', '.join(_LAYOUTS)}")

@@ -94,7 +94,7 @@ def attention_pool(
 def _fused(rows: BranchRows, features: jax.Array, *, transposed: bool) -> jax.Array:
     """One kernel; features as they are stored, with the positions first if `transposed`."""
     # Pallas takes a second to import, which nothing else needs.
-    from dedn_jax.kernels import attention_pool as fused
+    from dedn_jax.model.kernels import attention_pool as fused
 
     return fused.attention_pool(*rows, features, transposed=transposed)
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dedn_jax.groups import AttributeGroups
 from dedn_jax.model.attention import BranchRows, dual_attention, stack_rows
+from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.model.row_shards import RowShards
 
 
@@ -101,7 +101,7 @@ class DualExpert(nnx.Module):
       regions: R of the feature maps.
       rank: h of the low-rank region score matrices; 0 for full ones.
       rngs: random streams, `params` is used.
-      kernel: of the attention pooling, see `dedn_jax.kernels.resolve_kernel`.
+      kernel: of the attention pooling, see `dedn_jax.model.kernels.resolve_kernel`.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from dedn_jax.model.backbones import Backbone
 from dedn_jax.model.experts import AttributeScores, DualExpert
 from dedn_jax.model.row_shards import RowShards
 
-_MIN_NORM = 1e-12  # as in `dedn_jax.data.features.normalize`: an all-zero region stays zero
+_MIN_NORM = 1e-12  # as in `dedn_jax.data.features.maps.normalize`: an all-zero region stays zero
 
 
 def backbone_maps(backbone: Backbone, images: jax.Array) -> jax.Array:

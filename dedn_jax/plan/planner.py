@@ -10,11 +10,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dedn_jax.errors import InputError
+from dedn_jax.parallel.resident.rule import Residency, allowed, residency
 from dedn_jax.plan.chips import CHIPS, Slice
 from dedn_jax.plan.compile import CPU_DEVICES, compile_program
 from dedn_jax.plan.roofline import loop_factor, memory_needed, roofline
 from dedn_jax.plan.shapes import Problem
-from dedn_jax.residency import Residency, allowed, residency
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MOST_EXTRA = 2  # compilations spent on what would fit

@@ -12,27 +12,21 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from dedn_jax.axes import ALONE, Axes
-from dedn_jax.distributed import CUT, DATA, WHOLE, Layout
+from dedn_jax.data.pipeline import Batch
 from dedn_jax.errors import InputError
-from dedn_jax.feature_table import FeatureTable, look_up, table_spec
-from dedn_jax.groups import AttributeGroups
-from dedn_jax.kernels import Kernel
 from dedn_jax.model.backbones import make_backbone
 from dedn_jax.model.experts import DualExpert
+from dedn_jax.model.groups import AttributeGroups
+from dedn_jax.model.kernels import Kernel
 from dedn_jax.model.picture_model import PictureModel, backbone_maps
-from dedn_jax.optimizer import make_optimizer
+from dedn_jax.parallel.axes import ALONE, Axes
+from dedn_jax.parallel.mesh import CUT, DATA, WHOLE, Layout
+from dedn_jax.parallel.resident.rule import Residency
+from dedn_jax.parallel.resident.table import FeatureTable, look_up, table_spec
 from dedn_jax.plan.shapes import Problem
-from dedn_jax.residency import Residency
-from dedn_jax.step import (
-    NOTHING,
-    Batch,
-    ClassSpace,
-    Objective,
-    TrainState,
-    init_state,
-    make_train_step,
-)
+from dedn_jax.training.objective import ClassSpace, Objective
+from dedn_jax.training.optimizer import make_optimizer
+from dedn_jax.training.step import NOTHING, TrainState, init_state, make_train_step
 
 
 class Traced(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dedn_jax.errors import InputError
-from dedn_jax.groups import published_attributes, resolve_groups
+from dedn_jax.model.groups import published_attributes, resolve_groups
 
 WORD_DIM = 300  # GloVe 6B
 FLAGS = ("images", "classes", "attributes", "channels", "regions", "groups", "picture")

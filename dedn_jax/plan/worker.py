@@ -16,10 +16,10 @@ import jax
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from dedn_jax.axes import ALONE
-from dedn_jax.distributed import Layout
 from dedn_jax.errors import InputError, one_line
-from dedn_jax.kernels import Kernel, resolve_kernel
+from dedn_jax.model.kernels import Kernel, resolve_kernel
+from dedn_jax.parallel.axes import ALONE
+from dedn_jax.parallel.mesh import Layout
 from dedn_jax.plan.count import count_flops
 from dedn_jax.plan.hlo import read_program
 from dedn_jax.plan.programs import Traced, extract_program, stored_maps, train_program
@@ -40,7 +40,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
     Args:
       request: `platform`, `topology`, `compiled_as`, `job` (train or extract), `config`, `problem`,
-        `images` (of a step, filled up), `mapped` and `kept` (see `dedn_jax.residency`).
+        `images` (of a step, filled up), `mapped` and `kept` (see
+        `dedn_jax.parallel.resident.rule`).
 
     Returns:
       Bytes (`table`: of the arguments, those of feature maps that stay), FLOPs and traffic of a

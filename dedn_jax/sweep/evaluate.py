@@ -11,7 +11,10 @@ from ml_collections import ConfigDict
 
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import evaluation_batches
-from dedn_jax.evaluate import (
+from dedn_jax.model.groups import AttributeGroups
+from dedn_jax.parallel.resident.table import FeatureTable, look_up
+from dedn_jax.sweep.place import WHOLE, Place, each_model
+from dedn_jax.training.evaluation import (
     EXPERTS,
     AskedToStop,
     Metrics,
@@ -20,12 +23,10 @@ from dedn_jax.evaluate import (
     never_asked,
     task_metrics,
 )
-from dedn_jax.feature_table import FeatureTable, look_up
-from dedn_jax.groups import AttributeGroups
-from dedn_jax.interrupt import Stopped
-from dedn_jax.network import Network
-from dedn_jax.step import Mixing, make_class_space, predict_scores
-from dedn_jax.sweep.place import WHOLE, Place, each_model
+from dedn_jax.training.interrupt import Stopped
+from dedn_jax.training.network import Network
+from dedn_jax.training.objective import make_class_space
+from dedn_jax.training.prediction import Mixing, predict_scores
 
 
 class Evaluation:
@@ -36,7 +37,7 @@ class Evaluation:
       task: images and classes.
       groups: attribute groups of the models.
       config: of the point.
-      table: as in `dedn_jax.phase.Phase`.
+      table: as in `dedn_jax.training.loop.Phase`.
       place: of the models.
     """
 
@@ -83,7 +84,7 @@ class Evaluation:
     def __call__(
         self, params: nnx.State, which: np.ndarray, asked: AskedToStop = never_asked
     ) -> list[Metrics | None]:
-        """What `dedn_jax.evaluate.evaluate_task` returns for one, of every model.
+        """What `dedn_jax.training.evaluation.evaluate_task` returns for one, of every model.
 
         Args:
           params: stacked.

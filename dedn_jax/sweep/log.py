@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dedn_jax.evaluate import Metrics
-from dedn_jax.logs import drop_after
+from dedn_jax.training.evaluation import Metrics
+from dedn_jax.training.logs import drop_after
 
 
 class SweepLog:
@@ -16,7 +16,7 @@ class SweepLog:
     Args:
       path: the file, shared by the phases of a point.
       phase: name of the phase.
-      resumed_at, evaluation_due: as in `dedn_jax.logs.MetricsLog`.
+      resumed_at, evaluation_due: as in `dedn_jax.training.logs.MetricsLog`.
     """
 
     def __init__(self, path: Path, phase: str, resumed_at: int, evaluation_due: bool) -> None:

@@ -1,4 +1,4 @@
-"""One phase of many models: as `dedn_jax.phase`, each with its own selection and last step."""
+"""One phase of many models: as `training.loop`, each with its own selection and last step."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from dedn_jax.checkpoint import Checkpoints, Snapshot, load_params, save_params
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import Batches, TrainBatches
 from dedn_jax.data.sampler import Sampler
-from dedn_jax.drawn_batches import Resident
 from dedn_jax.errors import InputError
-from dedn_jax.evaluate import Metrics
-from dedn_jax.feature_table import FeatureTable
 from dedn_jax.files import read_json, write_json
-from dedn_jax.groups import AttributeGroups
-from dedn_jax.interrupt import Stopped, StopRequest, ending_the_run, stopped_run
-from dedn_jax.network import Network
-from dedn_jax.phase import STREAMS, Selection
+from dedn_jax.model.groups import AttributeGroups
+from dedn_jax.parallel.resident.batches import Resident
+from dedn_jax.parallel.resident.table import FeatureTable
 from dedn_jax.progress import progress
-from dedn_jax.step import NOTHING, TrainState, make_class_space
 from dedn_jax.sweep.divergence import StepsTaken
 from dedn_jax.sweep.evaluate import Evaluation
 from dedn_jax.sweep.log import SweepLog
 from dedn_jax.sweep.place import Place
 from dedn_jax.sweep.step import ModelsStep, choose, start
+from dedn_jax.training.checkpoint import Checkpoints, Snapshot, load_params, save_params
+from dedn_jax.training.evaluation import Metrics
+from dedn_jax.training.interrupt import Stopped, StopRequest, ending_the_run, stopped_run
+from dedn_jax.training.loop import STREAMS, Selection
+from dedn_jax.training.network import Network
+from dedn_jax.training.objective import make_class_space
+from dedn_jax.training.step import NOTHING, TrainState
 
 _choose = jax.jit(choose)
 
@@ -47,12 +48,12 @@ class ModelsPhase:
       task: images and classes.
       groups: attribute groups of the models.
       network: the models' definition.
-      table: as in `dedn_jax.phase.Phase`.
+      table: as in `dedn_jax.training.loop.Phase`.
       place: of the models.
       seeds: of the models; the first is that of the batches.
       num_steps: `[models]` steps to do; equal where there is an evaluation label, and 0 for models
         that have no part in it.
-      evaluation_label: as in `dedn_jax.phase.Phase`.
+      evaluation_label: as in `dedn_jax.training.loop.Phase`.
     """
 
     name: str
@@ -88,7 +89,7 @@ class ModelsResult(NamedTuple):
 
 
 class Selections:
-    """The best evaluation so far of every model, by the rule of `dedn_jax.phase.Selection`.
+    """The best evaluation so far of every model, by the rule of `dedn_jax.training.loop.Selection`.
 
     Args:
       metric: `harmonic_mean` or `t1`.
@@ -135,7 +136,7 @@ def run_models(
       params: stacked parameters to start from.
       config: of the point.
       folder: of the point.
-      stop: as in `dedn_jax.phase.run_phase`.
+      stop: as in `dedn_jax.training.loop.run_phase`.
 
     Raises:
       Interrupted: `stop` was set; the state is saved.

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from dedn_jax.config import apply_overrides
 from dedn_jax.errors import InputError
-from dedn_jax.workdir import FREE_FIELDS
+from dedn_jax.training.workdir import FREE_FIELDS
 
 # Sections and fields that no grid can vary, and why.
 _REFUSED = {

@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from dedn_jax.evaluate import METRICS, Metrics
 from dedn_jax.files import write_atomically
+from dedn_jax.training.evaluation import METRICS, Metrics
 
 CONFIDENCE = 0.95
 SHARED = (

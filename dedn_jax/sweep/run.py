@@ -11,26 +11,26 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dedn_jax.compilation_cache import use_compilation_cache
 from dedn_jax.config import check_config
 from dedn_jax.data.dataset import GZSLDataset, trainval_task, validation_task
 from dedn_jax.data.load import load_dataset
-from dedn_jax.distributed import local_layout
 from dedn_jax.errors import InputError
-from dedn_jax.feature_table import FeatureTable
 from dedn_jax.files import read_json, write_json
-from dedn_jax.groups import AttributeGroups, resolve_groups
-from dedn_jax.interrupt import StopRequest, ending_the_run, stop_on_signals, stopped_run
-from dedn_jax.kept_features import keep_features
-from dedn_jax.network import make_network
+from dedn_jax.model.groups import AttributeGroups, resolve_groups
+from dedn_jax.parallel.mesh import local_layout
+from dedn_jax.parallel.resident.placement import keep_features
+from dedn_jax.parallel.resident.table import FeatureTable
 from dedn_jax.sweep.evaluate import Evaluation
 from dedn_jax.sweep.folder import SweepFolder
 from dedn_jax.sweep.phase import ModelsPhase, ModelsResult, run_models
 from dedn_jax.sweep.place import Place, stack
 from dedn_jax.sweep.points import Point, make_points
 from dedn_jax.sweep.report import SHARED, draw, summaries
-from dedn_jax.train import TEST_BEST_LABEL, VALIDATION_LABEL, check_protocol, num_steps
-from dedn_jax.workdir import Workdir
+from dedn_jax.training.compilation_cache import use_compilation_cache
+from dedn_jax.training.interrupt import StopRequest, ending_the_run, stop_on_signals, stopped_run
+from dedn_jax.training.network import make_network
+from dedn_jax.training.protocol import TEST_BEST_LABEL, VALIDATION_LABEL, check_protocol, num_steps
+from dedn_jax.training.workdir import Workdir
 
 
 class _Common(NamedTuple):
@@ -51,8 +51,9 @@ def sweep(
 
     Model i has the initial parameters of `dedn train` with `config.seed` + i. Batches and the
     validation split are those of `config.seed`, so that every image is read once for all models;
-    the first model is therefore that of `dedn train`. Protocols as in `dedn_jax.train.train`, every
-    model with its own selection and its own number of final steps.
+    the first model is therefore that of `dedn train`. Protocols as in
+    `dedn_jax.training.protocol.train`, every model with its own selection and its own number of
+    final steps.
 
     A model that diverges in a phase (`dedn_jax.sweep.divergence`) takes no further part in its
     point, and has None in place of results.

@@ -10,21 +10,15 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from dedn_jax.data.pipeline import Batches
-from dedn_jax.drawn_batches import Resident, draw_batches
-from dedn_jax.feature_table import look_up
-from dedn_jax.optimizer import make_optimizer
-from dedn_jax.step import (
-    Batch,
-    ClassSpace,
-    Objective,
-    TrainState,
-    init_state,
-    loop_steps,
-    make_train_step,
-)
+from dedn_jax.data.pipeline import Batch, Batches
+from dedn_jax.parallel.executors import loop_steps
+from dedn_jax.parallel.resident.batches import Resident, draw_batches
+from dedn_jax.parallel.resident.table import look_up
 from dedn_jax.sweep.divergence import all_finite
 from dedn_jax.sweep.place import WHOLE, Place, each_model
+from dedn_jax.training.objective import ClassSpace, Objective
+from dedn_jax.training.optimizer import make_optimizer
+from dedn_jax.training.step import TrainState, init_state, make_train_step
 
 
 def choose(which: jax.Array, these: Any, those: Any) -> Any:

@@ -15,7 +15,7 @@ import pytest
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.annotations_file import ANNOTATIONS_FILE, load_annotations, save_annotations
 from dedn_jax.errors import InputError
-from dedn_jax.groups import AttributeGroups
+from dedn_jax.model.groups import AttributeGroups
 
 PLAIN = Annotations(
     source="a test",

@@ -14,9 +14,9 @@ from dedn_jax.data.dataset import (
     trainval_task,
     validation_task,
 )
-from dedn_jax.data.features import InMemoryFeatures, normalize
+from dedn_jax.data.features.maps import InMemoryFeatures, normalize
 from dedn_jax.errors import InputError
-from dedn_jax.groups import AttributeGroups
+from dedn_jax.model.groups import AttributeGroups
 
 SEEN = np.array([0, 2, 3, 5, 6, 8, 9, 11, 12, 13])
 UNSEEN = np.array([1, 4, 7, 10])

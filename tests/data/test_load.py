@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from dedn_jax.config import base_config
-from dedn_jax.data.builders import demo as demo_builder
-from dedn_jax.data.demo.cache import demo_cache_dir
-from dedn_jax.data.features import InMemoryFeatures, MappedFeatures, normalize
+from dedn_jax.data.features.maps import InMemoryFeatures, MappedFeatures, normalize
+from dedn_jax.data.features.store.manifest import StorePlan
+from dedn_jax.data.features.store.writer import StoreWriter
 from dedn_jax.data.load import load_dataset, load_prepared
-from dedn_jax.data.pictures import Pictures
-from dedn_jax.data.store.manifest import StorePlan
-from dedn_jax.data.store.writer import StoreWriter
+from dedn_jax.data.pictures.pictures import Pictures
+from dedn_jax.data.sources import demo as demo_builder
+from dedn_jax.demo.cache import demo_cache_dir
 from dedn_jax.errors import InputError
 
 

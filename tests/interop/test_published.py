@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from dedn_jax import torch_files
 from dedn_jax.errors import InputError
 from dedn_jax.interop import published
 
@@ -56,8 +57,8 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("rank", [0, H])
 def test_a_round_trip_through_a_file_changes_no_bit(tmp_path, rank):
     state = make_state(rank)
-    published.write_state_dict(tmp_path / "model.pt", state)
-    read = published.read_state_dict(tmp_path / "model.pt")
+    torch_files.write_state_dict(tmp_path / "model.pt", state)
+    read = torch_files.read_state_dict(tmp_path / "model.pt")
     assert read.keys() == state.keys()
     for key in state:
         assert (read[key].dtype, read[key].shape) == (state[key].dtype, state[key].shape)
@@ -194,9 +195,9 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
     torch.save({"GNet.V": Hostile(trace)}, inside)
     bare.write_bytes(pickle.dumps(Hostile(trace)))
     with pytest.raises(InputError, match=r"inside\.pt: refused by PyTorch's weights-only reader"):
-        published.read_state_dict(inside)
+        torch_files.read_state_dict(inside)
     with pytest.raises(InputError, match=r"bare\.pt: not a zip archive"):
-        published.read_state_dict(bare)
+        torch_files.read_state_dict(bare)
     assert not trace.exists()
     # The file is a real attack: the reader that does run pickles would have been taken in.
     torch.load(inside, weights_only=False)["GNet.V"].close()
@@ -209,7 +210,7 @@ def test_files_that_are_no_state_dict_are_named(tmp_path):
 
     path = tmp_path / "model.pt"
     with pytest.raises(InputError, match=r"model\.pt: no such file"):
-        published.read_state_dict(path)
+        torch_files.read_state_dict(path)
     for value, message in [
         ([torch.zeros(1)], "holds a list, expected a state_dict"),
         ({"model": {"GNet.V": torch.zeros(1)}}, "model is a dict, expected a tensor"),
@@ -219,15 +220,15 @@ def test_files_that_are_no_state_dict_are_named(tmp_path):
     ]:
         torch.save(value, path)
         with pytest.raises(InputError, match=message):
-            published.read_state_dict(path)
+            torch_files.read_state_dict(path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model/data.pkl", bytes(1 << 20))
     with pytest.raises(InputError, match="bytes unpacked, compressed"):
-        published.read_state_dict(path)
+        torch_files.read_state_dict(path)
     torch.save({"GNet.V": torch.zeros(1000)}, path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="not a zip archive"):
-        published.read_state_dict(path)
+        torch_files.read_state_dict(path)
 
 
 @pytest.mark.torch
@@ -235,7 +236,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     import torch
 
     path = tmp_path / "model.pt"
-    published.write_state_dict(path, {"GNet.V": np.float32([1, 2])})
+    torch_files.write_state_dict(path, {"GNet.V": np.float32([1, 2])})
 
     def fail(_value, target):
         target.write(b"half")
@@ -243,15 +244,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(RuntimeError):
-        published.write_state_dict(path, {"GNet.V": np.float32([3, 4])})
-    np.testing.assert_array_equal(published.read_state_dict(path)["GNet.V"], [1, 2])
+        torch_files.write_state_dict(path, {"GNet.V": np.float32([3, 4])})
+    np.testing.assert_array_equal(torch_files.read_state_dict(path)["GNet.V"], [1, 2])
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
     with pytest.raises(InputError, match="cannot write there"):
-        published.write_state_dict(path / "model.pt", {})
+        torch_files.write_state_dict(path / "model.pt", {})
 
 
 def test_without_torch_the_message_says_what_to_install(tmp_path):
     with pytest.raises(InputError, match=r"pip install 'dedn-jax\[torch\]'"):
-        published.read_state_dict(tmp_path / "model.pt")
+        torch_files.read_state_dict(tmp_path / "model.pt")
     with pytest.raises(InputError, match=r"pip install 'dedn-jax\[torch\]'"):
-        published.write_state_dict(tmp_path / "model.pt", {})
+        torch_files.write_state_dict(tmp_path / "model.pt", {})

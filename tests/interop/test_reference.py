@@ -10,16 +10,17 @@ import warnings
 import numpy as np
 import pytest
 
+from dedn_jax import torch_files
 from dedn_jax.config import load_config
 from dedn_jax.errors import InputError
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: make torch")
 
-from dedn_jax.groups import AttributeGroups  # noqa: E402
 from dedn_jax.interop import published  # noqa: E402
 from dedn_jax.interop.published_model import PublishedModel, Recipe  # noqa: E402
 from dedn_jax.interop.reference import load_reference  # noqa: E402
-from dedn_jax.step import make_class_space  # noqa: E402
+from dedn_jax.model.groups import AttributeGroups  # noqa: E402
+from dedn_jax.training.step import make_class_space  # noqa: E402
 from tests.parity.port import accuracies, make_port  # noqa: E402
 
 REFERENCE = os.environ.get("DEDN_REFERENCE_DIR", "")
@@ -234,7 +235,7 @@ def test_the_published_model_loads_what_we_write(dataset, tmp_path):
     for key, value in theirs.items():
         assert (ours[key].dtype, ours[key].shape) == (value.dtype, value.shape)
         np.testing.assert_array_equal(ours[key], value)
-    published.write_state_dict(tmp_path / "model.pt", ours)
+    torch_files.write_state_dict(tmp_path / "model.pt", ours)
     state = torch.load(tmp_path / "model.pt", weights_only=True)
     model.module.load_state_dict(state, strict=True)
 

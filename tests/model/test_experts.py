@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dedn_jax.groups import AttributeGroups, resolve_groups
 from dedn_jax.interop.convert import state_to_nested
 from dedn_jax.interop.published import Params
 from dedn_jax.model.experts import AttributeScores, DualExpert
+from dedn_jax.model.groups import AttributeGroups, resolve_groups
 
 
 def make(

@@ -17,24 +17,17 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from dedn_jax.config import load_config
-from dedn_jax.data.features import normalize
-from dedn_jax.groups import resolve_groups
+from dedn_jax.data.features.maps import normalize
+from dedn_jax.data.pipeline import Batch
 from dedn_jax.interop.convert import nested_to_state, state_to_nested
 from dedn_jax.interop.published import Params
-from dedn_jax.metrics import gzsl_metrics
 from dedn_jax.model.experts import DualExpert
-from dedn_jax.optimizer import make_optimizer
-from dedn_jax.step import (
-    Batch,
-    ClassSpace,
-    Mixing,
-    Objective,
-    init_state,
-    loss_and_gradients,
-    make_class_space,
-    make_train_step,
-    predict_scores,
-)
+from dedn_jax.model.groups import resolve_groups
+from dedn_jax.training.metrics import gzsl_metrics
+from dedn_jax.training.objective import ClassSpace, Objective, make_class_space
+from dedn_jax.training.optimizer import make_optimizer
+from dedn_jax.training.prediction import Mixing, predict_scores
+from dedn_jax.training.step import init_state, loss_and_gradients, make_train_step
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: make torch")
 

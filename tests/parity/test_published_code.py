@@ -10,7 +10,7 @@ from dedn_jax.config import load_config
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: make torch")
 
-from dedn_jax.compare import compare, comparison_text  # noqa: E402
+from dedn_jax.interop.compare import compare, comparison_text  # noqa: E402
 
 REFERENCE = os.environ.get("DEDN_REFERENCE_DIR", "")
 EXPERTS = ("coarse", "fine")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dedn_jax.commands.plan import add_plan
+from dedn_jax.cli.plan import add_plan
 from dedn_jax.errors import InputError
 
 _SMALL = ["--images=100", "--classes=8", "--attributes=6", "--channels=12", "--regions=8"]

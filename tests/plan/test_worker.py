@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dedn_jax.config import load_config
-from dedn_jax.distributed import Layout
 from dedn_jax.errors import InputError
+from dedn_jax.parallel.mesh import Layout
 from dedn_jax.plan.compile import CPU_DEVICES, compile_program
 from dedn_jax.plan.count import count_flops
 from dedn_jax.plan.programs import train_program

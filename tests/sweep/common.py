@@ -15,8 +15,8 @@ import pytest
 from ml_collections import ConfigDict
 
 import dedn_jax.sweep.run
-from dedn_jax.interrupt import Interrupted
 from dedn_jax.sweep.run import sweep
+from dedn_jax.training.interrupt import Interrupted
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SEEDS = 3

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from dedn_jax.sweep.run import sweep
 from tests.sweep.common import FIELDS, GRID, SEEDS
-from tests.test_train import tiny_config, write_tiny
+from tests.training.test_protocol import tiny_config, write_tiny
 
 
 @pytest.fixture(scope="package")

@@ -13,12 +13,12 @@ import pytest
 from ml_collections import ConfigDict
 
 import dedn_jax.sweep.run
-from dedn_jax.logs import read_lines
-from dedn_jax.network import make_network
 from dedn_jax.sweep import place
 from dedn_jax.sweep.run import sweep
+from dedn_jax.training.logs import read_lines
+from dedn_jax.training.network import make_network
 from tests.sweep.common import FIELDS, GRID, PROTOCOLS, SEEDS, interrupted_sweep, read, saved_arrays
-from tests.test_train import tiny_config
+from tests.training.test_protocol import tiny_config
 
 # The parameters grow from step to step until the loss overflows.
 RATES = ["optimizer.learning_rate=1500,0.003"]

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-import dedn_jax.train
+import dedn_jax.training.protocol
 from dedn_jax.errors import InputError
-from dedn_jax.logs import read_lines
-from dedn_jax.network import make_network
 from dedn_jax.sweep.run import sweep
-from dedn_jax.train import TEST_BEST_LABEL, train
+from dedn_jax.training.logs import read_lines
+from dedn_jax.training.network import make_network
+from dedn_jax.training.protocol import TEST_BEST_LABEL, train
 from tests.sweep.common import FIELDS, GRID, PROTOCOLS, SEEDS, read
-from tests.test_train import tiny_config, write_tiny
+from tests.training.test_protocol import tiny_config, write_tiny
 
 
 def assert_model_is(point: Path, model: int, run: Path) -> None:
@@ -65,7 +65,7 @@ def test_another_model_has_its_own_parameters_and_steps(
         own.seed = model
         return make_network(own, *rest)
 
-    monkeypatch.setattr(dedn_jax.train, "make_network", other_seed)
+    monkeypatch.setattr(dedn_jax.training.protocol, "make_network", other_seed)
     train(config, runs / "other")
     assert_model_is(swept / "points" / "1", model, runs / "other")
 

@@ -21,10 +21,10 @@ from flax import nnx
 
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import file_sha256
-from dedn_jax.interop.published import read_state_dict, require_torch
 from dedn_jax.model.backbones.layers import Backbone, ConvNorm
 from dedn_jax.model.backbones.mobilenet import MobileNet
 from dedn_jax.model.backbones.resnet import ResNet
+from dedn_jax.torch_files import read_state_dict, require_torch
 
 _MAX_BYTES = 2**30  # the largest ResNet takes 0.23 GiB
 _FLOATS = (np.float16, np.float32, np.float64)

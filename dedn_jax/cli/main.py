@@ -1,0 +1,111 @@
+"""The `dedn` command: one thin subcommand per job."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+from dedn_jax import __version__
+from dedn_jax.cli.arguments import joins_processes
+from dedn_jax.cli.compare import add_compare
+from dedn_jax.cli.data import add_data
+from dedn_jax.cli.features import add_features
+from dedn_jax.cli.plan import add_plan
+from dedn_jax.cli.runs import add_demo, add_evaluate, add_export, add_train
+from dedn_jax.cli.sweep import add_sweep
+from dedn_jax.errors import InputError, one_line
+from dedn_jax.training.interrupt import Interrupted
+
+# What can be done about errors of the system, wherever they are met.
+_ADVICE = dict.fromkeys(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "; make room and give the command again"
+) | dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS), "; see to its permissions, or choose another place"
+)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dedn",
+        description="Dual Expert Distillation Network for generalized zero-shot learning",
+    )
+    parser.add_argument("--version", action="version", version=f"dedn-jax {__version__}")
+    jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
+    for add in (
+        add_train,
+        add_sweep,
+        add_evaluate,
+        add_demo,
+        add_export,
+        add_data,
+        add_features,
+        add_plan,
+        add_compare,
+    ):
+        add(jobs)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status.
+
+    0: done; 2: a mistake the message tells how to mend; 128 + N: stopped by signal N with
+    everything saved, so that a scheduler can tell an interruption from an end.
+    """
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    strange = [a for a in rest if not (args.overrides and a.startswith("--config."))]
+    if strange:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    try:
+        args.run(args, rest)
+    except InputError as error:
+        print(f"dedn: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as error:
+        print(f"dedn: {error}", file=sys.stderr)
+        return 128 + error.signal_number
+    except KeyboardInterrupt:
+        print("dedn: stopped", file=sys.stderr)
+        return 130
+    except FloatingPointError as error:
+        print(f"dedn: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        advice = _ADVICE.get(error.errno or 0, "")
+        print(f"dedn: {name}{error.strerror or error}{advice}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if not joins_processes(args):
+            raise
+        # What a collective operation ends with when a process at its other end has gone.
+        print(
+            f"dedn: another process of this run has ended, or cannot be reached ({one_line(error)})"
+            "; see its output, and give the same command on all of them to go on from the last "
+            "checkpoint",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def console() -> None:
+    """The `dedn` command itself: `main`, and the end of the process."""
+    status = main()
+    if status in (1, 2) and "jax" in sys.modules:
+        import jax
+
+        if jax.distributed.is_initialized():
+            # The other processes will not come to where JAX would wait for them, for minutes.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    console()

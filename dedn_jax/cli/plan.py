@@ -1,0 +1,77 @@
+"""`dedn plan`."""
+
+# Modules are imported when their job runs: `dedn --help` need not wait for JAX.
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from dedn_jax.cli.arguments import add_config, path_flag
+from dedn_jax.errors import InputError
+
+
+def add_plan(jobs: Any) -> None:
+    """Adds `dedn plan` to the jobs."""
+    plan = jobs.add_parser(
+        "plan",
+        help="compile a recipe for TPU slices that are not there: memory, traffic, time",
+        description="Compiles the train step, and for recipes with a backbone the extraction "
+        "step, for TPU slices without having one. Sizes: the data set's if it is there, else "
+        "published ones, else flags. Needs libtpu.",
+    )
+    add_config(plan)
+    plan.add_argument("--topology", required=True, help="slices, such as v5e:4x8,v4:2x2x4")
+    for name, help_text in (
+        ("images", "to train on"),
+        ("classes", "all of them"),
+        ("attributes", "of a class"),
+        ("channels", "of feature maps"),
+        ("regions", "of feature maps"),
+        ("groups", "of attributes, equally large"),
+        ("picture", "side of pictures, pixels"),
+        ("scale", "multiplies classes, attributes and batch"),
+    ):
+        plan.add_argument(f"--{name}", type=int, help=help_text)
+    plan.add_argument(
+        "--timeout", type=float, default=1800, help="seconds for each compilation (default: 1800)"
+    )
+    plan.add_argument("--json", type=path_flag, help="write the numbers here as well")
+    plan.add_argument("--platform", choices=("tpu", "cpu"), default="tpu", help=argparse.SUPPRESS)
+    plan.set_defaults(run=_plan, overrides=True)
+
+
+def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
+    from pathlib import Path
+
+    from dedn_jax.config import load_config
+    from dedn_jax.files import check_output, write_json
+    from dedn_jax.plan.chips import parse_slice
+    from dedn_jax.plan.planner import cpu_slice, plan
+    from dedn_jax.plan.report import plan_text
+    from dedn_jax.plan.shapes import FLAGS, problem_sizes
+
+    if args.json:
+        check_output(args.json)
+    if not args.timeout > 0:
+        raise InputError(f"--timeout={args.timeout:g}, expected more than 0 seconds")
+    config = load_config(args.config, overrides)
+    slices = (
+        [cpu_slice()]
+        if args.platform == "cpu"
+        else [parse_slice(name) for name in dict.fromkeys(args.topology.split(","))]
+    )
+    flags = {name: getattr(args, name) for name in (*FLAGS, "scale")}
+    problem = problem_sizes(config, Path(args.config).stem, flags)
+    report = plan(
+        config,
+        problem,
+        slices,
+        timeout=args.timeout,
+        platform=args.platform,
+        say=lambda text: print(text, file=sys.stderr),
+    )
+    print(plan_text(report))
+    if args.json:
+        write_json(args.json, report)

@@ -1,0 +1,113 @@
+"""`dedn train`, `evaluate`, `demo`, `export`."""
+
+# Modules are imported when their job runs: `dedn --help` need not wait for JAX.
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from dedn_jax.cli.arguments import add_config, add_processes, join_processes, path_flag
+
+
+def add_train(jobs: Any) -> None:
+    """Adds `dedn train` to the jobs."""
+    train = jobs.add_parser(
+        "train",
+        help="train by a recipe, or resume",
+        description="Trains by a recipe into a work directory; the same command resumes an "
+        "interrupted run. Override any field: --config.train.epochs=40",
+    )
+    add_config(train)
+    train.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
+    add_processes(train)
+    train.set_defaults(run=_train, overrides=True)
+
+
+def add_evaluate(jobs: Any) -> None:
+    """Adds `dedn evaluate` to the jobs."""
+    evaluate = jobs.add_parser(
+        "evaluate",
+        help="U, S, H, T1 of a trained run on its test sets",
+        description="Evaluates a finished run, or with --weights a state_dict of the published "
+        "code under the run's config. Fields that change no number can be overridden: "
+        "--config.data.path=FILE",
+    )
+    evaluate.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
+    evaluate.add_argument("--weights", type=path_flag, help="published state_dict (.pt) to take")
+    evaluate.add_argument("--batch-size", type=int, help="images at a time; changes no number")
+    evaluate.add_argument("--json", type=path_flag, help="write the numbers here as well")
+    evaluate.set_defaults(run=_evaluate, overrides=True)
+
+
+def add_demo(jobs: Any) -> None:
+    """Adds `dedn demo` to the jobs."""
+    demo = jobs.add_parser(
+        "demo",
+        help="draw the built-in data set, train, evaluate, report",
+        description="Runs configs/demo.py from pictures to a report.",
+    )
+    demo.add_argument(
+        "--workdir", type=path_flag, default=Path("runs/demo"), help="directory of the run"
+    )
+    demo.set_defaults(run=_demo, overrides=True)
+
+
+def add_export(jobs: Any) -> None:
+    """Adds `dedn export` to the jobs."""
+    export = jobs.add_parser(
+        "export",
+        help="write a run's model as a state_dict of the published code",
+        description="Writes the selected parameters of a run so that the published PyTorch code "
+        "loads them.",
+    )
+    export.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
+    export.add_argument("--out", required=True, type=path_flag, help="the .pt file to write")
+    export.set_defaults(run=_export, overrides=True)
+
+
+def _train(args: argparse.Namespace, overrides: list[str]) -> None:
+    from dedn_jax.config import load_config
+    from dedn_jax.parallel.processes import is_main
+    from dedn_jax.training.protocol import result_text, train
+
+    join_processes(args)
+    result = train(load_config(args.config, overrides), args.workdir)
+    if is_main():
+        print(result_text(result))
+
+
+def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
+    from dedn_jax.files import check_output, write_json
+    from dedn_jax.inference.runs import evaluate_run
+    from dedn_jax.training.evaluation import metrics_table
+
+    if args.json:
+        check_output(args.json)
+    report = evaluate_run(args.workdir, overrides, weights=args.weights, batch_size=args.batch_size)
+    print(f"Test sets ({report['protocol']}), percent:")
+    print(metrics_table(report["test"]))
+    print(json.dumps(report))
+    if args.json:
+        write_json(args.json, report)
+
+
+def _demo(args: argparse.Namespace, overrides: list[str]) -> None:
+    from dedn_jax.config import load_config
+    from dedn_jax.inference.report import write_report
+    from dedn_jax.training.protocol import result_text, train
+
+    result = train(load_config("demo", overrides), args.workdir)
+    print(result_text(result))
+    print(f"Report: {write_report(args.workdir)}")
+
+
+def _export(args: argparse.Namespace, overrides: list[str]) -> None:
+    from dedn_jax.files import check_output
+    from dedn_jax.inference.runs import export_run
+
+    check_output(args.out, ".pt")
+    export_run(args.workdir, args.out, overrides)
+    print(f"Wrote {args.out}")

@@ -1,5 +1,0 @@
-"""The built-in demo set: drawn creatures made of parts."""
-
-from dedn_jax.data.demo.pictures import DemoPictures, demo_pictures
-
-__all__ = ["DemoPictures", "demo_pictures"]

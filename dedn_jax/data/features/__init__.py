@@ -1,0 +1,1 @@
+"""Feature maps: HDF5 files and feature stores."""

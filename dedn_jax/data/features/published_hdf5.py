@@ -1,0 +1,300 @@
+"""Reads the HDF5 layout that the published DEDN code trains from.
+
+One file per data set: `feature_map` `[images, channels, height, width]`, `labels` `[images]`,
+`trainval_loc`, `test_seen_loc`, `test_unseen_loc` (0-based image indices), `att`
+`[classes, attributes]` and `w2v_att` `[attributes, word_dim]`. Optional: `train_loc` and `val_loc`
+(they name the validation classes), `allclasses_names` and `attribute_names`. `original_att` and
+whatever else the file holds are not read.
+
+Files come from strangers: only plain data sets inside the file itself are read, and nothing in it
+is executed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from dedn_jax.data.annotations import (
+    Annotations,
+    check_labels,
+    check_splits,
+    validation_classes,
+)
+from dedn_jax.data.dataset import GZSLDataset, with_inputs
+from dedn_jax.data.features.hdf5 import READ_ERRORS, check_chunks, read_features
+from dedn_jax.data.features.maps import FeatureMaps, MappedFeatures, floating_dtype
+from dedn_jax.data.sources.word_vectors import read_word_vectors
+from dedn_jax.errors import InputError, one_line
+
+SPLITS = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
+_SMALL_FIELD_BYTES = 2**30  # no field but feature_map has any business being larger
+
+
+def read_published_hdf5(
+    path: str | os.PathLike[str],
+    *,
+    dtype: Any = "float32",
+    memory_map: bool = False,
+    clip_negative_embeddings: bool = False,
+    word_vectors: str | os.PathLike[str] = "",
+) -> GZSLDataset:
+    """Reads and checks one data set.
+
+    Everything small is checked before the features are read. The features are then normalised and
+    converted while they are read: host memory holds one copy of them, and a piece of the file.
+
+    Args:
+      path: the file.
+      dtype: of the features: float32, bfloat16 or float16.
+      memory_map: leave the features in the file and read each batch from there.
+      clip_negative_embeddings: set negative entries of `att` to 0, as the public code's AWA2
+        loader does.
+      word_vectors: a file to read the word vectors from (see `read_word_vectors`) in place of
+        `w2v_att`.
+
+    Raises:
+      InputError: the file or one of its fields cannot be used; one line that says which and why.
+        With `memory_map`, NaN and infinite features are found when their batch is read.
+    """
+    path = Path(path).expanduser()
+    where = str(path)
+    with open_published(path) as file:
+        annotations = published_annotations(
+            file,
+            where,
+            clip_negative_embeddings=clip_negative_embeddings,
+            word_vectors=word_vectors,
+        )
+        feature_map = published_feature_map(file, where, len(annotations.labels))
+        features: FeatureMaps
+        if memory_map:
+            check_chunks(feature_map, where)
+            features = MappedFeatures(path, dtype)
+        else:
+            features = read_features(feature_map, where, np.dtype(dtype))
+    return with_inputs(annotations, features)
+
+
+def published_annotations(
+    file: h5py.File,
+    where: str,
+    *,
+    clip_negative_embeddings: bool = False,
+    word_vectors: str | os.PathLike[str] = "",
+) -> Annotations:
+    """Reads and checks all but `feature_map`.
+
+    Args:
+      file: from `open_published`.
+      where: what an error message begins with.
+      clip_negative_embeddings, word_vectors: as in `read_published_hdf5`.
+    """
+    class_embeddings = _matrix(file, where, "att", "[classes, attributes]")
+    classes, attributes = class_embeddings.shape
+    if word_vectors:
+        vectors = read_word_vectors(word_vectors, attributes)
+    else:
+        vectors = _matrix(file, where, "w2v_att", "[attributes, word_dim]")
+        _check_attributes(where, class_embeddings, vectors)
+    labels = _integers(file, where, "labels").astype(np.int32)
+    check_labels(where, labels, classes)
+    splits = {field: _integers(file, where, field) for field in SPLITS}
+    check_splits(where, splits, labels)
+    if clip_negative_embeddings:
+        class_embeddings = np.maximum(class_embeddings, 0)
+    return Annotations(
+        source=where,
+        labels=labels,
+        class_embeddings=class_embeddings,
+        word_vectors=vectors,
+        trainval=splits["trainval_loc"],
+        test_seen=splits["test_seen_loc"],
+        test_unseen=splits["test_unseen_loc"],
+        class_names=_names(file, where, "allclasses_names", "class", classes),
+        attribute_names=_names(file, where, "attribute_names", "attribute", attributes),
+        validation_classes=_validation_classes(file, where, labels, splits["trainval_loc"]),
+    )
+
+
+def open_published(path: Path) -> h5py.File:
+    """Opens the file; InputError where it is none or is cut short."""
+    if path.is_dir():
+        raise InputError(f"{path}: a folder, expected an HDF5 file; set --config.data.path")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; set --config.data.path to the HDF5 file")
+    try:
+        with path.open("rb"):
+            pass
+        if not h5py.is_hdf5(path):
+            raise InputError(
+                f"{path}: not an HDF5 file ({path.stat().st_size} bytes); set --config.data.path "
+                "to the file with feature_map, labels and att, or download it again"
+            )
+        return h5py.File(path, "r", locking="best-effort")
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be opened: {one_line(error)}; a download that was cut short? fetch it "
+            "again"
+        ) from error
+
+
+def _field(file: h5py.File, where: str, name: str, required: bool = True) -> h5py.Dataset | None:
+    """The data set `name`, held by this very file; None where it is optional and missing."""
+    try:
+        link = file.get(name, getlink=True)
+        # Soft and external links, external storage and virtual data sets can all name other files.
+        if link is not None and not isinstance(link, h5py.HardLink):
+            raise InputError(
+                f"{where}: {name} is a link to somewhere else; only fields stored in the file "
+                "itself are read: copy it in"
+            )
+        dataset = None if link is None else file[name]
+    except READ_ERRORS as error:
+        raise InputError(f"{where}: {name} cannot be read: {one_line(error)}") from error
+    if dataset is None:
+        if not required:
+            return None
+        found = ", ".join(repr(k)[1:-1] for k in sorted(file)[:12]) or "nothing"
+        raise InputError(
+            f"{where}: {name} is missing; the file holds {found}; see the README for the layout"
+        )
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+        raise InputError(f"{where}: {name} is not an array; see the README for the layout")
+    if dataset.external or dataset.is_virtual:
+        raise InputError(
+            f"{where}: {name} keeps its values in another file; only fields stored in the file "
+            "itself are read: copy it in"
+        )
+    return dataset
+
+
+def _values(dataset: h5py.Dataset, where: str, name: str) -> np.ndarray:
+    """All values of a small field, without axes of length 1 beyond the first two."""
+    try:
+        if dataset.size * dataset.dtype.itemsize > _SMALL_FIELD_BYTES:
+            raise InputError(
+                f"{where}: {name} has shape {dataset.shape}, far more than any data set has; "
+                "build the file again"
+            )
+        return np.asarray(dataset[()])
+    except (*READ_ERRORS, MemoryError) as error:
+        raise InputError(f"{where}: {name} cannot be read: {one_line(error)}") from error
+
+
+def _matrix(file: h5py.File, where: str, name: str, expected: str) -> np.ndarray:
+    """A field of finite numbers as float32."""
+    dataset = _field(file, where, name)
+    array = _values(dataset, where, name)
+    if array.ndim != 2 or not array.size or array.dtype.kind not in "fiu":
+        raise InputError(
+            f"{where}: {name} has shape {array.shape} and type {array.dtype}, expected numbers "
+            f"{expected}"
+        )
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+        raise InputError(
+            f"{where}: {name} holds NaN or infinite values (first in row {row}); build the file "
+            "again"
+        )
+    return array
+
+
+def _integers(file: h5py.File, where: str, name: str, required: bool = True) -> Any:
+    """A field of whole numbers as int64 `[n]`; `[n, 1]` and `[1, n]`, as MATLAB writes, too."""
+    dataset = _field(file, where, name, required)
+    if dataset is None:
+        return None
+    array = _values(dataset, where, name)
+    if array.ndim == 2 and 1 in array.shape:
+        array = array.reshape(-1)
+    if array.ndim != 1 or array.dtype.kind not in "iuf":
+        raise InputError(
+            f"{where}: {name} has shape {array.shape} and type {array.dtype}, expected whole "
+            "numbers [n]"
+        )
+    # A uint16 that went below zero comes back as 65535: the range checks catch it.
+    whole = array.astype(np.int64) if np.isfinite(array).all() else None
+    if whole is None or not np.array_equal(whole, array):
+        raise InputError(
+            f"{where}: {name} holds values that are not whole numbers; build the file again"
+        )
+    return whole
+
+
+def _names(file: h5py.File, where: str, name: str, kind: str, count: int) -> tuple[str, ...]:
+    """An optional field of `count` names; `"class 0"`, `"class 1"`, ... where it is missing."""
+    dataset = _field(file, where, name, required=False)
+    if dataset is None:
+        return tuple(f"{kind} {i}" for i in range(count))
+    array = _values(dataset, where, name).reshape(-1)
+    if array.dtype.kind not in "SO" or not all(isinstance(v, bytes | str) for v in array):
+        raise InputError(f"{where}: {name} has type {dataset.dtype}, expected strings")
+    if len(array) != count:
+        raise InputError(
+            f"{where}: {name} has {len(array)} names for {count} ({kind} by {kind}); names must "
+            "be in the order of att"
+        )
+    text = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in array]
+    # Names end up on terminals and in reports: no control characters.
+    return tuple("".join(c for c in t if c.isprintable()) for t in text)
+
+
+def _check_attributes(where: str, att: np.ndarray, w2v: np.ndarray) -> None:
+    if len(w2v) == att.shape[1]:
+        return
+    hint = ""
+    if len(w2v) == att.shape[0]:
+        hint = "; att looks transposed: store it as [classes, attributes]"
+    elif w2v.shape[1] == att.shape[1]:
+        hint = "; w2v_att looks transposed: store it as [attributes, word_dim]"
+    raise InputError(
+        f"{where}: w2v_att has shape {w2v.shape}, expected [{att.shape[1]}, word_dim] because att "
+        f"has {att.shape[1]} attributes{hint}"
+    )
+
+
+def _validation_classes(
+    file: h5py.File, where: str, labels: np.ndarray, trainval: np.ndarray
+) -> np.ndarray | None:
+    """The data set's own validation classes, where the file names some that can be used."""
+    train_loc = _integers(file, where, "train_loc", required=False)
+    val_loc = _integers(file, where, "val_loc", required=False)
+    if train_loc is None or val_loc is None:
+        return None
+    return validation_classes(labels, trainval, train_loc, val_loc)
+
+
+def published_feature_map(file: h5py.File, where: str, images: int) -> h5py.Dataset:
+    """The feature maps, not yet read; InputError unless they are floats for `images` images."""
+    dataset = _field(file, where, "feature_map")
+    assert dataset is not None
+    if floating_dtype(dataset) is None:
+        raise InputError(
+            f"{where}: feature_map has type {_type_name(dataset)}, expected float16, float32 or "
+            "bfloat16"
+        )
+    if len(dataset.shape) != 4 or not dataset.size:
+        raise InputError(
+            f"{where}: feature_map has shape {dataset.shape}, expected [images, channels, height, "
+            "width]"
+        )
+    if dataset.shape[0] != images:
+        raise InputError(
+            f"{where}: feature_map has {dataset.shape[0]} images, labels has {images}; they must "
+            "be equal: build the file again"
+        )
+    return dataset
+
+
+def _type_name(dataset: h5py.Dataset) -> str:
+    try:
+        return str(dataset.dtype)
+    except TypeError:
+        return "unknown"

@@ -1,0 +1,335 @@
+"""Reads a feature store: rows at random from its shards, or all of it into memory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dedn_jax.data.annotations import Annotations
+from dedn_jax.data.annotations_file import ANNOTATIONS_FILE, load_annotations
+from dedn_jax.data.features.hdf5 import check_memory
+from dedn_jax.data.features.maps import (
+    FeatureMaps,
+    InMemoryFeatures,
+    checked_indices,
+    normalize,
+)
+from dedn_jax.data.features.store.manifest import (
+    HEADER_BYTES,
+    MANIFEST_FILE,
+    PLAN_FILE,
+    Manifest,
+    StorePlan,
+    difference_text,
+    differences,
+    is_whole_shard,
+    read_manifest,
+    read_plan,
+)
+from dedn_jax.errors import InputError
+from dedn_jax.files import file_sha256
+from dedn_jax.progress import progress
+
+_OPEN_FILES = 128  # kept open at most: many systems allow a process 1024, or 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """A complete store.
+
+    Attributes:
+      path: its folder.
+      manifest: what it says about itself.
+      annotations: of its images.
+    """
+
+    path: Path
+    manifest: Manifest
+    annotations: Annotations
+
+    def features(self, dtype: Any = "float32") -> StoreFeatures:
+        """The features, left on disk; batches are float32, bfloat16 or float16."""
+        return StoreFeatures(self.path, self.manifest, dtype)
+
+
+class StoreFeatures(FeatureMaps):
+    """The features of a store, left on disk; every batch is read and converted anew.
+
+    Rows are read with `pread`, not mapped: memory does not grow with what was read, and a shard cut
+    short meanwhile is an error, not the end of the process. Safe to pickle, to fork and to share
+    between threads.
+    """
+
+    def __init__(self, folder: str | Path, manifest: Manifest, dtype: Any = "float32") -> None:
+        """Remembers where the shards are; nothing is opened.
+
+        Args:
+          folder: of the store.
+          manifest: of the store.
+          dtype: of the batches: float32, bfloat16 or float16.
+        """
+        self._folder = str(Path(folder).resolve())
+        self._manifest = manifest
+        self._dtype = np.dtype(dtype)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._files: dict[int, _File] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_files")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._dtype
+
+    @property
+    def channels(self) -> int:
+        return self._manifest.channels
+
+    @property
+    def regions(self) -> int:
+        return self._manifest.regions
+
+    def __len__(self) -> int:
+        return self._manifest.images
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        """As `FeatureMaps`.
+
+        Raises:
+          InputError: a shard has gone or is cut short; an image of a store that is not normalised
+            has NaN or infinite values. Those of a normalised one were checked when it was made and
+            are not again; `verify` tells whether they are still the same.
+        """
+        indices = checked_indices(indices, len(self))
+        out = np.empty((len(indices), self.channels, self.regions), self._dtype)
+        for row in np.argsort(indices, kind="stable"):  # in the order on disk
+            self._read(int(indices[row]), out[row : row + 1])
+        return out
+
+    def load_into_memory(self) -> InMemoryFeatures:
+        """All features as one array of `dtype`.
+
+        Raises:
+          InputError: as `[indices]`, or they do not fit in memory.
+        """
+        shape = (len(self), self.channels, self.regions)
+        needed = int(np.prod(shape, dtype=np.int64)) * self._dtype.itemsize
+        check_memory(needed, self._folder, self._dtype)
+        try:
+            out = np.empty(shape, self._dtype)
+        except MemoryError as error:
+            raise InputError(
+                f"{self._folder}: {needed / 1e9:.1f} GB of memory for the features cannot be had; "
+                "use --config.data.memory_map=true"
+            ) from error
+        with progress(len(self), "reading features", "image", delay=2) as bar:
+            for image in range(len(self)):
+                self._read(image, out[image : image + 1])
+                bar.update()
+        return InMemoryFeatures(out)
+
+    def _read(self, image: int, out: np.ndarray) -> None:
+        """Reads one image into `out`: `[1, channels, regions]`."""
+        manifest = self._manifest
+        shard, row = divmod(image, manifest.shard_images)
+        count = manifest.image_bytes
+        data = self._file(shard).read(count, HEADER_BYTES + row * count)
+        values = np.frombuffer(data, manifest.stored_dtype).view(manifest.value_dtype)
+        values = values.reshape(1, *manifest.image_shape)
+        if manifest.normalized:
+            out[...] = values
+        else:
+            where = f"{self._folder}/{manifest.shard_name(shard)}"
+            normalize(values, self._dtype, out=out, source=where, images=np.array([image]))
+
+    def _file(self, shard: int) -> _File:
+        with self._lock:
+            # The least recently used comes first, and goes first.
+            file = self._files.pop(shard, None)
+            if file is None:
+                file = _File(f"{self._folder}/{self._manifest.shard_name(shard)}")
+                while len(self._files) >= _OPEN_FILES:
+                    del self._files[next(iter(self._files))]
+            self._files[shard] = file
+            return file
+
+
+class _File:
+    """A file open for reading; closed with its last user, in whatever thread that is."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._handle = -1
+        with self._reading():
+            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+
+    def read(self, count: int, offset: int) -> bytes:
+        """`count` bytes from `offset`; the place in the file is nobody's, so threads may share."""
+        with self._reading():
+            data = os.pread(self._handle, count, offset)
+            while len(data) < count:  # one call gives at most 2 GB, and less where it ends
+                if not (more := os.pread(self._handle, count - len(data), offset + len(data))):
+                    raise InputError(f"{self._path}: is cut short; copy the store again")
+                data += more
+        return data
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"{self._path}: cannot be read ({error.strerror or error}); copy the store again, "
+                "or make it again"
+            ) from error
+
+
+def open_store(folder: str | Path) -> Store:
+    """Opens a complete store; the features are left on disk.
+
+    Args:
+      folder: of the store.
+
+    Raises:
+      InputError: no store, not complete, or files are missing, damaged or of the wrong size. What
+        the shards hold is checked by `verify`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder, expected a feature store")
+    if not (folder / MANIFEST_FILE).is_file():
+        raise InputError(_unfinished(folder))
+    manifest = read_manifest(folder / MANIFEST_FILE)
+    again = f"copy the store again, or remove {folder} and make it again"
+    annotations_file = folder / ANNOTATIONS_FILE
+    try:
+        if annotations_file.is_file() and file_sha256(annotations_file) != manifest.annotations:
+            raise InputError(
+                f"{annotations_file}: SHA-256 is not the one in {MANIFEST_FILE}; {again}"
+            )
+        for i in range(manifest.num_shards):
+            if not is_whole_shard(file := folder / manifest.shard_name(i), manifest, i):
+                found = f"{file.stat().st_size} bytes" if file.exists() else "missing"
+                size = HEADER_BYTES + len(manifest.image_range(i)) * manifest.image_bytes
+                raise InputError(
+                    f"{file}: {found}, expected a .npy file {manifest.shard_shape(i)} of "
+                    f"{manifest.stored_dtype} and {size} bytes; {again}"
+                )
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error})") from error
+    annotations = load_annotations(folder)
+    if len(annotations.labels) != manifest.images:
+        raise InputError(
+            f"{annotations_file}: labels has {len(annotations.labels)} images, {MANIFEST_FILE} "
+            f"has {manifest.images}; {again}"
+        )
+    return Store(folder, manifest, annotations)
+
+
+def check_store(
+    store: Store,
+    *,
+    pictures: str | None = None,
+    transform: dict[str, Any] | None = None,
+    backbone: dict[str, Any] | None = None,
+) -> None:
+    """Checks that a store was made from what it is to stand for; None asks nothing.
+
+    Args:
+      store: what `open_store` gave.
+      pictures: digest of the pictures.
+      transform: how they are prepared; every field must be equal.
+      backbone: any of `name`, `sha256` and `dtype`; what it leaves out may be anything.
+
+    Raises:
+      InputError: names the field, what was found and what is asked.
+    """
+    where = str(store.path)
+    found = store.manifest.plan_json()
+    asked = {"pictures": pictures, "transform": transform, "backbone": backbone}
+    advice = "; extract the features again into another folder"
+    for name, value in asked.items():
+        if value is None:
+            continue
+        if found[name] is None:
+            raise InputError(
+                f"{where}: does not say which {name} it was made with ({found['origin']} store), "
+                f"asked is {json.dumps(value)}{advice}"
+            )
+        there, here = found[name], json.loads(json.dumps(value))
+        if name == "backbone":
+            there = {k: v for k, v in there.items() if k in here}
+        if not (differing := differences({name: there}, {name: here})):
+            continue
+        what = {
+            "pictures": "other pictures",
+            "transform": "another transform of the pictures",
+            "backbone": "another backbone",
+        }[name]
+        raise InputError(f"{where}: was made with {what} ({difference_text(differing)}){advice}")
+
+
+def verify(store: Store) -> None:
+    """Reads every shard and checks its hash.
+
+    Raises:
+      InputError: names the shards that hold something else than was written.
+    """
+    manifest = store.manifest
+    damaged = []
+    with progress(manifest.num_shards, "checking features", "shard", delay=2) as bar:
+        for i, expected in enumerate(manifest.shards):
+            path = store.path / manifest.shard_name(i)
+            try:
+                if file_sha256(path) != expected:
+                    damaged.append(path.name)
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+            bar.update()
+    if damaged:
+        names = ", ".join(damaged[:4]) + (", ..." if len(damaged) > 4 else "")
+        raise InputError(
+            f"{store.path}: {len(damaged)} of {manifest.num_shards} shards are damaged (SHA-256 is "
+            f"not the one in {MANIFEST_FILE}): {names}; copy the store again, or make it again"
+        )
+
+
+def _unfinished(folder: Path) -> str:
+    if not (folder / PLAN_FILE).is_file():
+        return (
+            f"{folder}: no feature store (no {MANIFEST_FILE}); make one with `dedn features "
+            "extract` or `dedn features import`"
+        )
+    plan, _ = read_plan(folder / PLAN_FILE)
+    command = "extract" if plan.origin == "extracted" else "import"
+    return (
+        f"{folder}: is not complete: {_whole(folder, plan)} of {plan.num_shards} shards; give "
+        f"`dedn features {command}` again"
+    )
+
+
+def _whole(folder: Path, plan: StorePlan) -> int:
+    try:
+        shards = range(plan.num_shards)
+        return sum(is_whole_shard(folder / plan.shard_name(i), plan, i) for i in shards)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error})") from error

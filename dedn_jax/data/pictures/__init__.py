@@ -1,0 +1,1 @@
+"""Pictures: decoded, resized, cropped."""

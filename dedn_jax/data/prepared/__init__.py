@@ -1,0 +1,1 @@
+"""The prepared set: pictures and annotations in ArrayRecord files."""

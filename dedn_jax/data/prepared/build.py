@@ -1,0 +1,390 @@
+"""Writes a set of pictures as a TensorFlow Datasets folder; TensorFlow itself is not needed.
+
+`<out>/<name>/1.0.0/` holds one ArrayRecord split each for `trainval`, `test_seen` and
+`test_unseen`, and beside them `annotations.npz` and `pictures.json`. Any reader of TensorFlow
+Datasets can open it; `dedn_jax.data.prepared.reader` is the reader here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from dedn_jax.data.annotations import Annotations
+from dedn_jax.data.annotations_file import save_annotations
+from dedn_jax.data.prepared.about import about
+from dedn_jax.data.prepared.picture_set import PictureSet
+from dedn_jax.data.prepared.reader import (
+    PICTURES_FILE,
+    PICTURES_FORMAT,
+    SPLITS,
+    VERSION,
+    open_prepared,
+)
+from dedn_jax.errors import InputError, one_line
+from dedn_jax.files import locked_folder, read_json, write_json
+from dedn_jax.progress import progress
+
+_INCOMPLETE = "incomplete."
+_LOCK = ".lock"
+_SHARD_BYTES = 512 * 2**20
+
+
+class Built(NamedTuple):
+    """A prepared set.
+
+    Attributes:
+      folder: of its version.
+      new: whether it was written now; if not, this very set was there already.
+    """
+
+    folder: Path
+    new: bool
+
+
+def build(
+    picture_set: PictureSet, out: Path, *, overwrite: bool = False, wait: bool = False
+) -> Built:
+    """Writes the set to `<out>/<name>/1.0.0`: the folder appears whole or not at all.
+
+    The same set gives the same bytes. Pictures that are in no split are left out.
+
+    Args:
+      picture_set: what to write.
+      out: parent of the folders of all sets; made if missing.
+      overwrite: whether an earlier build of other data, or a damaged one, is replaced.
+      wait: for another process that is building the same set to end, rather than to fail.
+
+    Returns:
+      The folder, and whether it was written: one that holds this very set is left as it is.
+
+    Raises:
+      InputError: a picture cannot be read; other data are there already; another process is
+        building the same set; the folder cannot be written to, or the disk is full.
+    """
+    home = Path(out).expanduser() / picture_set.name
+    target = home / VERSION
+    if not overwrite and _is_built(target, picture_set):
+        return Built(target, new=False)
+    try:
+        with _locked(home, wait):
+            # Whoever held the lock before may have built it.
+            if not overwrite and _is_built(target, picture_set):
+                return Built(target, new=False)
+            _check_replaceable(target)
+            for left_over in home.glob(f"{_INCOMPLETE}*"):  # by builds that were killed
+                shutil.rmtree(left_over)
+            _build(picture_set, home, target)
+    except OSError as error:
+        raise _cannot_write(home, error) from error
+    return Built(target, new=True)
+
+
+def _build(picture_set: PictureSet, home: Path, target: Path) -> None:
+    _check_space(picture_set, home)
+    work = home / f"{_INCOMPLETE}{os.getpid()}"
+    try:
+        try:
+            _Builder(picture_set, work).download_and_prepare(
+                download_dir=work / "downloads",
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+            )
+        except RuntimeError as error:  # what array_record raises on a full disk
+            raise _cannot_write(home, error) from error
+        written = work / picture_set.name / VERSION
+        for path in (*written.iterdir(), written):
+            _flush(path)
+        if os.path.lexists(target):
+            target.rename(work / "replaced")
+        written.rename(target)
+        _flush(home)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """What tfds asks of a data set: its features, and the pictures of each split in order."""
+
+    VERSION = tfds.core.Version(VERSION)
+    # There is nothing to download. tfds would look for a list of checksums beside this module, for
+    # which it needs a package (importlib_resources) that it does not ask for.
+    url_infos: ClassVar[dict] = {}
+
+    def __init__(self, picture_set: PictureSet, data_dir: Path) -> None:
+        self.name = picture_set.name
+        self._picture_set = picture_set
+        self._metadata = _Metadata(picture_set)
+        super().__init__(data_dir=data_dir, file_format="array_record")
+
+    def _info(self) -> Any:
+        text = about(self.name)
+        return _Info(
+            builder=self,
+            description=text.description,
+            citation=text.citation,
+            homepage=text.homepage,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "label": tfds.features.ClassLabel(
+                        names=_label_names(self._picture_set.annotations.class_names)
+                    ),
+                    "index": np.int64,
+                    "file_name": tfds.features.Text(),
+                }
+            ),
+            metadata=self._metadata,
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        splits = {name: getattr(self._picture_set.annotations, name) for name in SPLITS}
+        # tfds has no empty splits.
+        return {name: self._generate_examples(s) for name, s in splits.items() if len(s)}
+
+    def _generate_examples(self, split: np.ndarray) -> Iterator[tuple[int, dict]]:
+        labels, pictures = self._picture_set.annotations.labels, self._picture_set.pictures
+        for row, i in enumerate(split.tolist()):
+            data = pictures[i].read()
+            self._metadata.note(i, data)
+            yield (
+                row,
+                {
+                    "image": data,
+                    "label": int(labels[i]),
+                    "index": i,
+                    "file_name": pictures[i].name,
+                },
+            )
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+        """Writes the splits, each picture straight to its place.
+
+        tfds's own way is to sort first, even what is in order: in memory, or, from 1 GB a split on,
+        in files that it needs TensorFlow for. And it writes a record's features in an order that
+        changes from run to run.
+        """
+        generators = self._split_generators(dl_manager)
+        total = sum(len(getattr(self._picture_set.annotations, name)) for name in generators)
+        with progress(total, f"writing {self.name}", "picture") as bar:
+            infos = [self._write_split(name, bar, g) for name, g in generators.items()]
+        self.info.set_splits(tfds.core.SplitDict(infos))
+
+    def _write_split(self, name: str, bar: Any, examples: Iterator[tuple[int, dict]]) -> Any:
+        split = getattr(self._picture_set.annotations, name).tolist()
+        sizes = [self._picture_set.pictures[i].size() for i in split]
+        lengths = shard_lengths(sizes)
+        features = self.info.features
+        serializer = tfds.core.ExampleSerializer(features.get_serialized_info())
+        template = tfds.core.ShardedFileTemplate(
+            dataset_name=self.name,
+            data_dir=self.data_path,
+            split=name,
+            filetype_suffix="array_record",
+        )
+        written = 0
+        for number, length in enumerate(lengths):
+            path = template.sharded_filepath(shard_index=number, num_shards=len(lengths))
+            # One picture a group, so that any can be read without its neighbours.
+            writer = ArrayRecordWriter(os.fspath(path), "group_size:1")
+            try:
+                for _, example in itertools.islice(examples, length):
+                    record = serializer.get_tf_example(features.encode_example(example))
+                    data = record.SerializeToString(deterministic=True)
+                    writer.write(data)
+                    written += len(data)
+                    bar.update()
+            finally:
+                writer.close()
+        return tfds.core.SplitInfo(
+            name=name, shard_lengths=lengths, num_bytes=written, filename_template=template
+        )
+
+    # Of what tfds says on standard output nothing fits: it speaks of downloads.
+    def _log_download_bytes(self) -> None:
+        pass
+
+    def _log_download_done(self) -> None:
+        pass
+
+
+class _Info(tfds.core.DatasetInfo):
+    """Does not look on a server whether a data set of the same name is known there."""
+
+    def initialize_from_bucket(self) -> None:
+        pass
+
+
+class _Metadata(tfds.core.Metadata):
+    """Writes the files of ours into tfds's folder before it takes its final name."""
+
+    def __init__(self, picture_set: PictureSet) -> None:
+        super().__init__()
+        self._picture_set = picture_set
+        self._hashes: dict[int, bytes] = {}
+        self._bytes = 0
+
+    def note(self, image: int, data: bytes) -> None:
+        """Takes note of an encoded picture that is being written."""
+        self._hashes[image] = hashlib.sha256(data).digest()
+        self._bytes += len(data)
+
+    def save_metadata(self, data_dir: Any) -> None:
+        save_annotations(Path(data_dir), self._picture_set.annotations)
+        write_json(
+            Path(data_dir) / PICTURES_FILE,
+            {
+                "format": PICTURES_FORMAT,
+                "name": self._picture_set.name,
+                "pictures": len(self._hashes),
+                "bytes": self._bytes,
+                "digest": _digest(self._hashes),
+                "listing": _listing(self._picture_set),
+            },
+        )
+
+    def load_metadata(self, data_dir: Any) -> None:
+        pass  # `open_prepared` reads them
+
+
+def shard_lengths(sizes: list[int]) -> list[int]:
+    """How many of so large pictures go into each record file, in order: about 512 MiB each."""
+    lengths, held = [0], 0
+    for size in sizes:
+        if lengths[-1] and held + size > _SHARD_BYTES:
+            lengths.append(0)
+            held = 0
+        lengths[-1] += 1
+        held += size
+    return lengths
+
+
+def _label_names(names: tuple[str, ...]) -> list[str]:
+    """Names as tfds can keep them, one a line: none empty, none twice."""
+    result: list[str] = []
+    for i, name in enumerate(names):
+        label = " ".join(name.split()) or f"class {i}"
+        while label in result:
+            label += f" ({i})"
+        result.append(label)
+    return result
+
+
+def _digest(hashes: dict[int, bytes]) -> str:
+    """Changes with any byte of any picture and with their order."""
+    h = hashlib.sha256()
+    for image in sorted(hashes):
+        h.update(image.to_bytes(8, "little"))
+        h.update(hashes[image])
+    return h.hexdigest()
+
+
+def _listing(picture_set: PictureSet) -> str:
+    """Changes with the names and sizes of the pictures as they lie there; quickly made."""
+    rows = [(p.name, p.size(), p.upright) for p in picture_set.pictures]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+# --- what is there already ----------------------------------------------------------------------
+
+
+def _is_built(target: Path, picture_set: PictureSet) -> bool:
+    """Whether `target` holds this set; raises InputError where it holds anything else."""
+    if not os.path.lexists(target):
+        return False
+    again = "build with --overwrite, or choose another folder"
+    try:
+        there = open_prepared(target)
+    except InputError as error:
+        raise InputError(f"{error}; or {again}") from error
+    if not _same_annotations(there.annotations, picture_set.annotations):
+        what = "splits, classes or attributes differ"
+    elif not _same_pictures(target, there.digest, picture_set):
+        what = "pictures differ"
+    else:
+        return True
+    raise InputError(f"{target}: holds another build of {picture_set.name}: {what}; {again}")
+
+
+def _same_annotations(a: Annotations, b: Annotations) -> bool:
+    names = [(x.class_names, x.attribute_names, x.groups and x.groups.names) for x in (a, b)]
+    return names[0] == names[1] and a.annotations_fingerprint() == b.annotations_fingerprint()
+
+
+def _same_pictures(target: Path, digest: str, picture_set: PictureSet) -> bool:
+    note = target / PICTURES_FILE
+    if read_json(note).get("listing") != _listing(picture_set):
+        return False
+    pictures = picture_set.pictures
+    built = note.stat().st_mtime
+    if all(p.path is not None and p.modified() < built for p in pictures):
+        return True
+    # Written since, or not in files: names and sizes do not tell.
+    splits = (getattr(picture_set.annotations, name).tolist() for name in SPLITS)
+    hashes = {i: hashlib.sha256(pictures[i].read()).digest() for split in splits for i in split}
+    return _digest(hashes) == digest
+
+
+def _check_replaceable(target: Path) -> None:
+    """Refuses to replace what no build wrote."""
+    if os.path.lexists(target) and not (
+        target.is_dir() and not target.is_symlink() and (target / "dataset_info.json").exists()
+    ):
+        raise InputError(f"{target}: is no folder that a build wrote; move it away")
+
+
+# --- the disk -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _locked(home: Path, wait: bool) -> Iterator[None]:
+    """Keeps a second process from building the same set; the system frees it if this one dies."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked_folder(home, _LOCK, wait=wait))
+        except BlockingIOError as error:
+            raise InputError(
+                f"{home}: another process is building this set; wait for it to end"
+            ) from error
+        yield
+
+
+def _check_space(picture_set: PictureSet, home: Path) -> None:
+    pictures = picture_set.pictures
+    splits = (getattr(picture_set.annotations, name).tolist() for name in SPLITS)
+    needed = sum(pictures[i].size() for split in splits for i in split)
+    free = shutil.disk_usage(home).free
+    if needed > free:
+        raise InputError(
+            f"{home}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; make room or "
+            "choose another folder"
+        )
+
+
+def _cannot_write(home: Path, error: Exception) -> InputError:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
+    reason = reason.split(";")[0]  # array_record adds the path of a temporary file
+    advice = "make room" if full else "see to its permissions and free space"
+    return InputError(f"{home}: cannot be written: {reason}; {advice}, or choose another folder")
+
+
+def _flush(path: Path) -> None:
+    """To the disk, so that a power cut leaves no folder that only looks whole."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

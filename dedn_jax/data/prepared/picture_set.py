@@ -1,0 +1,152 @@
+"""Annotations with the pictures they are about, before these are written anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import ImageOps
+
+from dedn_jax.data.annotations import Annotations
+from dedn_jax.data.pictures.decoding import load, open_picture
+from dedn_jax.data.prepared.reader import SET_NAME
+from dedn_jax.errors import InputError, one_line
+
+MAX_PICTURE_BYTES = 64 * 2**20
+_ORIENTATION = 0x0112  # the EXIF tag
+# All that a PNG can hold; a JPEG may be CMYK, which is turned into RGB.
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """One encoded picture: a file, or bytes in memory; exactly one of the two.
+
+    Attributes:
+      name: relative path with `/`, for messages and to find it again.
+      path: the file.
+      encoded: the bytes.
+      upright: whether a picture that its EXIF data say is turned is to be turned upright.
+    """
+
+    name: str
+    path: Path | None = None
+    encoded: bytes | None = None
+    upright: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.encoded is None):
+            raise ValueError(f"{self.name}: give either path or encoded")
+
+    def size(self) -> int:
+        """Bytes of the file or in memory; raises InputError where the file cannot be found."""
+        if self.path is None:
+            return len(self.encoded or b"")
+        return self._stat(self.path).st_size
+
+    def modified(self) -> float:
+        """When the file was last written, in seconds since 1970; 0 for bytes in memory."""
+        return 0.0 if self.path is None else self._stat(self.path).st_mtime
+
+    def stored(self) -> bytes:
+        """The bytes as they are in the file or in memory, whatever they are.
+
+        Raises:
+          InputError: the file is missing, no regular file, unreadable, or over 64 MiB.
+        """
+        return self.encoded or b"" if self.path is None else _read(self.path)
+
+    def read(self) -> bytes:
+        """The encoded picture; as stored, unless `upright` and turned.
+
+        Raises:
+          InputError: as `stored`; it is empty; or it is to be turned and is no picture.
+        """
+        data = self.stored()
+        if not data:
+            raise InputError(f"{self._where}: is empty; fetch the picture again or remove it")
+        return _turned_upright(data, self._where) if self.upright else data
+
+    @property
+    def _where(self) -> str:
+        return self.name if self.path is None else str(self.path)
+
+    def _stat(self, path: Path) -> os.stat_result:
+        try:
+            return path.stat()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureSet:
+    """A data set of pictures.
+
+    Attributes:
+      name: of its folder once written: lower-case letters, digits and `_`.
+      annotations: see there.
+      pictures: one per image, in the order of `annotations.labels`.
+      origins: lines that say which files the word vectors and attribute names are from.
+    """
+
+    name: str
+    annotations: Annotations
+    pictures: Sequence[Picture]
+    origins: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not SET_NAME.fullmatch(self.name):
+            raise InputError(
+                f"{self.name!r}: not a name for a data set; use a letter, then letters, digits and "
+                "_, all lower case, 64 at most"
+            )
+        if len(self.pictures) != len(self.annotations.labels):
+            raise InputError(
+                f"{self.annotations.source}: {len(self.pictures)} pictures for "
+                f"{len(self.annotations.labels)} labels; they must be equal"
+            )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        # Opening a pipe would wait for someone to write to it.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise InputError(f"{path}: is no regular file, expected a picture; remove it")
+            data = file.read(MAX_PICTURE_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if len(data) > MAX_PICTURE_BYTES:
+        raise InputError(
+            f"{path}: over {MAX_PICTURE_BYTES // 2**20} MiB, expected a picture; store it smaller"
+        )
+    return data
+
+
+def _turned_upright(data: bytes, where: str) -> bytes:
+    """The same bytes, or a PNG of the same pixels turned where EXIF says they lie on their side."""
+    try:
+        with open_picture(data, where) as picture:
+            orientation = picture.getexif().get(_ORIENTATION, 1)
+    except InputError:
+        raise
+    except Exception as error:  # damaged EXIF data make Pillow raise anything
+        raise InputError(
+            f"{where}: is a damaged picture ({one_line(error)}); fetch it again"
+        ) from error
+    if orientation not in range(2, 9):
+        return data
+    with load(data, where) as picture:
+        turned = ImageOps.exif_transpose(picture)
+    if turned.mode not in _PNG_MODES:
+        turned = turned.convert("RGB")
+    # Nothing but pixels: a camera's notes (place, owner) are no part of a data set.
+    turned.info = {k: v for k, v in turned.info.items() if k == "transparency"}
+    out = io.BytesIO()
+    turned.save(out, "PNG")
+    return out.getvalue()

@@ -1,0 +1,387 @@
+"""Pictures and attributes of anyone's own classes.
+
+    <root>/pictures/<class>/*.jpg     .jpg, .jpeg, .png, .webp, .bmp
+    <root>/attributes.csv             class,<attribute>,...   one row per class, numbers
+    <root>/groups.csv                 attribute,group         optional
+    <root>/word_vectors.npy or .pkl   one per attribute       optional
+
+A column `split` of `attributes.csv` may say `seen` or `unseen`. Where it does not, classes with
+pictures are seen, and those without are unseen: they are there to be chosen among.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+import unicodedata
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dedn_jax.data.annotations import Annotations
+from dedn_jax.data.prepared.picture_set import Picture, PictureSet
+from dedn_jax.data.sources.hashed_words import hashed_word_vectors
+from dedn_jax.data.sources.word_vectors import read_word_vectors
+from dedn_jax.errors import InputError
+from dedn_jax.model.groups import AttributeGroups
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_VECTOR_SUFFIXES = (".npy", ".pkl")
+_LITTER = ("thumbs.db", "desktop.ini")  # what file managers leave behind
+_MAX_TABLE_BYTES = 256 * 2**20
+_SHOWN = 8  # how many attributes without use a message names
+_MIN_SEEN_PICTURES = 2  # one to train on, one to test with
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_WORD = re.compile(r"[^\W_]+")
+
+
+def read_folder(
+    root: Path, *, seed: int = 0, test_share: float = 0.2, word_vectors: Path | None = None
+) -> PictureSet:
+    """Reads a folder of one's own classes.
+
+    Names are compared, and kept, in Unicode's form NFC. Pictures that their EXIF data say are
+    turned will be stored upright.
+
+    Args:
+      root: see above; the set is named after it.
+      seed: of the choice of test pictures; that of one class does not depend on other classes.
+      test_share: of each seen class's pictures, the share kept for testing: at least one picture,
+        never all.
+      word_vectors: a file for `read_word_vectors`; None for the one in `root`, or, where there is
+        none, vectors hashed from the words of the names.
+
+    Raises:
+      InputError: names the file, and the row, column, class or attribute that is wrong.
+    """
+    root = Path(root).expanduser()
+    if not 0 < test_share < 1:
+        raise InputError(f"test share is {test_share}, expected more than 0 and less than 1")
+    if seed < 0:
+        raise InputError(f"seed is {seed}, expected 0 or more")
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the one that holds pictures/")
+    table = _read_attributes(root / "attributes.csv")
+    found = _find_pictures(root, table)
+    seen = _seen_classes(root, table, found)
+
+    pictures: list[Picture] = []
+    labels: list[int] = []
+    splits: dict[str, list[int]] = {"trainval": [], "test_seen": [], "test_unseen": []}
+    for label, name in enumerate(table.classes):
+        numbers = range(len(pictures), len(pictures) + len(found[name]))
+        pictures += found[name]
+        labels += [label] * len(numbers)
+        if not seen[label]:
+            splits["test_unseen"] += numbers
+            continue
+        test = _test_pictures(name, len(numbers), seed, test_share)
+        for i, number in enumerate(numbers):
+            splits["test_seen" if i in test else "trainval"].append(number)
+    vectors, vectors_file = _word_vectors(root, table.attributes, word_vectors)
+    unpictured = [label for label, name in enumerate(table.classes) if not found[name]]
+    annotations = Annotations(
+        source=str(root),
+        labels=np.asarray(labels, np.int32),
+        class_embeddings=table.values,
+        word_vectors=vectors,
+        class_names=table.classes,
+        attribute_names=table.attributes,
+        groups=_read_groups(root / "groups.csv", table.attributes),
+        unpictured_classes=np.asarray(unpictured, np.int64) if unpictured else None,
+        **{name: np.asarray(split, np.int64) for name, split in splits.items()},
+    )
+    origins = (
+        f"word vectors: {vectors_file or f'hashed from the names; {_none_given(root)}'}",
+        f"attribute names: {table.path}",
+    )
+    return PictureSet(_set_name(root), annotations, pictures, origins)
+
+
+class _Table(NamedTuple):
+    """`attributes.csv`.
+
+    Attributes:
+      path: where it was read.
+      classes: their names, in the order of the rows.
+      attributes: their names, in the order of the columns.
+      values: `[classes, attributes]` float32.
+      splits: `seen`, `unseen` or "" for each class.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    attributes: tuple[str, ...]
+    values: np.ndarray
+    splits: tuple[str, ...]
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def _read_csv(path: Path, expected: str) -> list[tuple[int, list[str]]]:
+    """Line numbers and cells, without blanks around them; empty lines are left out."""
+    try:
+        if path.stat().st_size > _MAX_TABLE_BYTES:
+            raise InputError(f"{path}: over {_MAX_TABLE_BYTES // 2**20} MiB, expected {expected}")
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            rows = [(reader.line_num, [_clean(cell) for cell in row]) for row in reader]
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; write one with {expected}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no UTF-8 text; save it as 'CSV UTF-8'") from error
+    except csv.Error as error:
+        raise InputError(
+            f"{path}: line {reader.line_num}: {error}; save it as CSV again"
+        ) from error
+    rows = [(line, row) for line, row in rows if any(row)]
+    if not rows:
+        raise InputError(f"{path}: is empty, expected {expected}")
+    return rows
+
+
+def _clean(cell: str) -> str:
+    """In one form and on one line: names end up on terminals and in reports."""
+    text = " ".join(unicodedata.normalize("NFC", cell).split())
+    return "".join(c for c in text if c.isprintable())
+
+
+def _read_attributes(path: Path) -> _Table:
+    rows = _read_csv(path, "a header class,<attribute>,... and a row for each class")
+    header = rows[0][1]
+    if header[0].lower() != "class":
+        hint = "; separate columns by commas" if header[0].lower().startswith("class;") else ""
+        raise InputError(
+            f"{path}: line {rows[0][0]} begins with {header[0][:64]!r}, expected a header that "
+            f"begins with 'class'{hint}"
+        )
+    columns = [i for i, name in enumerate(header) if i and name.lower() != "split"]
+    split_columns = [i for i, name in enumerate(header) if i and name.lower() == "split"]
+    if len(split_columns) > 1:
+        raise InputError(f"{path}: the header has 'split' twice; keep one")
+    attributes = tuple(header[i] for i in columns)
+    if not attributes:
+        raise InputError(f"{path}: the header names no attribute; add a column for each")
+    for i, name in zip(columns, attributes, strict=True):
+        if not name:
+            raise InputError(
+                f"{path}: column {i + 1} has no name; name the attribute in the header"
+            )
+    if twice := _first_twice(attributes):
+        raise InputError(f"{path}: attribute {twice!r} has two columns; keep or rename one")
+    classes, values, splits = [], [], []
+    for line, row in rows[1:]:
+        if len(row) != len(header):
+            raise InputError(
+                f"{path}: line {line} has {len(row)} cells, the header {len(header)}; fill the row "
+                "up, and put names with commas in double quotes"
+            )
+        if not row[0]:
+            raise InputError(f"{path}: line {line} has no class; put its name in the first cell")
+        classes.append(row[0])
+        values.append([_number(path, line, header[i], row[i]) for i in columns])
+        split = row[split_columns[0]].lower() if split_columns else ""
+        if split not in ("seen", "unseen", ""):
+            raise InputError(
+                f"{path}: line {line}: split of {row[0]!r} is {split[:64]!r}, expected 'seen', "
+                "'unseen' or nothing"
+            )
+        splits.append(split)
+    if not classes:
+        raise InputError(f"{path}: has a header only; add a row for each class")
+    if twice := _first_twice(classes):
+        raise InputError(f"{path}: class {twice!r} has two rows; keep one")
+    array = np.asarray(values, np.float32)
+    constant = np.flatnonzero((array == array[0]).all(axis=0))
+    if len(constant) and len(classes) > 1:
+        raise InputError(f"{path}: {_constant_text([attributes[a] for a in constant.tolist()])}")
+    return _Table(path, tuple(classes), attributes, array, tuple(splits))
+
+
+def _constant_text(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:_SHOWN]))
+    if len(names) == 1:
+        return (
+            f"attribute {shown} has the same value in all classes, so it tells none apart; remove "
+            "the column"
+        )
+    more = ", ..." if len(names) > _SHOWN else ""
+    return (
+        f"{len(names)} attributes ({shown}{more}) have the same value in all classes, so they tell "
+        "none apart; remove the columns"
+    )
+
+
+def _number(path: Path, line: int, column: str, cell: str) -> float:
+    with np.errstate(over="ignore"):
+        value = np.float32(cell) if _NUMBER.fullmatch(cell) else np.float32(np.nan)
+    if not np.isfinite(value):
+        comma = re.fullmatch(r"[+-]?\d*,\d+", cell)
+        hint = "write decimals with a point" if comma else "write one such as 0.5"
+        raise InputError(
+            f"{path}: line {line}, column {column!r}: {cell[:64]!r} is not a number that can be "
+            f"used; {hint}"
+        )
+    return float(value)
+
+
+def _first_twice(names: tuple[str, ...] | list[str]) -> str | None:
+    known: set[str] = set()
+    for name in names:
+        if name in known:
+            return name
+        known.add(name)
+    return None
+
+
+def _read_groups(path: Path, attributes: tuple[str, ...]) -> AttributeGroups | None:
+    if not os.path.lexists(path):
+        return None
+    rows = _read_csv(path, "a header attribute,group and a row for each attribute")
+    if [cell.lower() for cell in rows[0][1]] != ["attribute", "group"]:
+        raise InputError(f"{path}: line {rows[0][0]}: expected the header 'attribute,group'")
+    number = {name: i for i, name in enumerate(attributes)}
+    members: dict[str, list[int]] = {}
+    given: set[str] = set()
+    for line, row in rows[1:]:
+        if len(row) != 2 or not all(row):
+            raise InputError(f"{path}: line {line}: expected an attribute and its group")
+        name, group = row
+        if name not in number:
+            raise InputError(f"{path}: line {line}: attributes.csv has no attribute {name!r}")
+        if name in given:
+            raise InputError(f"{path}: line {line}: attribute {name!r} is in a group already")
+        given.add(name)
+        members.setdefault(group, []).append(number[name])
+    if missing := [name for name in attributes if name not in given]:
+        raise InputError(f"{path}: attribute {missing[0]!r} is in no group; add a row for it")
+    return AttributeGroups(tuple(members), tuple(tuple(sorted(m)) for m in members.values()))
+
+
+def _word_vectors(
+    root: Path, attributes: tuple[str, ...], given: Path | None
+) -> tuple[np.ndarray, Path | None]:
+    """The vectors, and the file they are from, if any."""
+    files = [p for s in _VECTOR_SUFFIXES if os.path.lexists(p := root / f"word_vectors{s}")]
+    if given is not None:
+        files = [Path(given).expanduser()]
+        if not files[0].is_file():
+            raise InputError(f"{files[0]}: no such file; name a file for --word-vectors")
+    if len(files) > 1:
+        raise InputError(f"{files[1]}: {files[0].name} is there as well; keep one of the two")
+    if files:
+        return read_word_vectors(files[0], len(attributes)), files[0]
+    words = [_WORD.findall(name.lower()) or [name] for name in attributes]
+    return hashed_word_vectors(words), None
+
+
+def _none_given(root: Path) -> str:
+    return f"no {root / 'word_vectors'}{' or '.join(_VECTOR_SUFFIXES)}"
+
+
+# --- pictures -----------------------------------------------------------------------------------
+
+
+def _find_pictures(root: Path, table: _Table) -> dict[str, list[Picture]]:
+    """The pictures of each class of the table, sorted by name."""
+    top = root / "pictures"
+    if not top.is_dir():
+        raise InputError(f"{top}: no such folder; make one, and in it a folder for each class")
+    found: dict[str, list[Picture]] = {name: [] for name in table.classes}
+    folders: dict[str, Path] = {}
+    for folder in _entries(top):
+        _check_inside(folder, root)
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder}: is no folder; put pictures into a folder of their class, and other "
+                "files elsewhere"
+            )
+        name = _clean(folder.name)
+        if name in folders:
+            raise InputError(f"{folder}: has the name of {folders[name]}; put them together")
+        if name not in found:
+            raise InputError(f"{folder}: {table.path.name} has no row for class {name!r}; add one")
+        folders[name] = folder
+        found[name] = _pictures_in(folder, f"pictures/{name}", root)
+    return found
+
+
+def _pictures_in(folder: Path, name: str, root: Path) -> list[Picture]:
+    pictures: dict[str, Picture] = {}
+    for file in _entries(folder):
+        _check_inside(file, root)
+        if not file.is_file():
+            raise InputError(f"{file}: is no regular file; a class's folder holds pictures only")
+        if file.suffix.lower() not in _SUFFIXES:
+            raise InputError(
+                f"{file}: expected pictures only ({', '.join(_SUFFIXES)}); convert it, or put it "
+                "elsewhere"
+            )
+        own = f"{name}/{unicodedata.normalize('NFC', file.name)}"
+        if own in pictures:
+            raise InputError(f"{file}: there is another file of that name; rename one")
+        pictures[own] = Picture(own, file, upright=True)
+    return [pictures[own] for own in sorted(pictures)]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder but for hidden things and litter, sorted."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from error
+    return [folder / n for n in names if not n.startswith(".") and n.lower() not in _LITTER]
+
+
+def _check_inside(path: Path, root: Path) -> None:
+    if not path.is_symlink():
+        return
+    try:
+        inside = path.resolve(strict=True).is_relative_to(root.resolve())
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise InputError(f"{path}: is a link that leads nowhere; remove it") from error
+    if not inside:
+        raise InputError(f"{path}: is a link that leaves {root}; copy what it points to")
+
+
+def _seen_classes(root: Path, table: _Table, found: dict[str, list[Picture]]) -> list[bool]:
+    seen = [
+        split == "seen" or (not split and len(found[name]) > 0)
+        for name, split in zip(table.classes, table.splits, strict=True)
+    ]
+    for name, is_seen in zip(table.classes, seen, strict=True):
+        if is_seen and len(found[name]) < _MIN_SEEN_PICTURES:
+            raise InputError(
+                f"{root / 'pictures' / name}: has {len(found[name])} of the "
+                f"{_MIN_SEEN_PICTURES} pictures that a seen class needs at least; add some, or set "
+                f"its split to 'unseen' in {table.path.name}"
+            )
+    if sum(seen) < 2:
+        raise InputError(f"{table.path}: {sum(seen)} seen classes; add pictures of 2 or more")
+    if all(seen):
+        raise InputError(
+            f"{table.path}: no unseen class; add a row for a class without pictures, or a column "
+            "'split' that says 'unseen' for some"
+        )
+    return seen
+
+
+def _test_pictures(name: str, count: int, seed: int, share: float) -> set[int]:
+    """Which of a class's pictures, by number, are for testing."""
+    of_class = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    number = min(max(1, round(share * count)), count - 1)
+    order = np.random.default_rng([seed, of_class]).permutation(count)
+    return set(order[:number].tolist())
+
+
+def _set_name(root: Path) -> str:
+    """The folder's name as a set may be called."""
+    plain = unicodedata.normalize("NFKD", root.resolve().name).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^a-z0-9]+", "_", plain.lower()).strip("_")[:48]
+    return name if name[:1].isalpha() else f"set_{name}".rstrip("_")

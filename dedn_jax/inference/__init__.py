@@ -1,0 +1,1 @@
+"""A finished run in, something useful out."""

@@ -1,0 +1,153 @@
+"""From pictures to a feature store, shard by shard, on all devices and processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from dedn_jax.data.features.store.manifest import SHARD_BYTES, StorePlan
+from dedn_jax.data.features.store.writer import StoreWriter
+from dedn_jax.data.load import load_prepared, open_pictures
+from dedn_jax.data.pictures.pictures import Pictures
+from dedn_jax.data.pipeline import Reading, evaluation_batches
+from dedn_jax.errors import InputError
+from dedn_jax.model.backbones import Backbone
+from dedn_jax.model.picture_model import backbone_maps
+from dedn_jax.parallel import processes
+from dedn_jax.parallel.mesh import local_layout
+from dedn_jax.progress import progress
+from dedn_jax.training.interrupt import Interrupted, StopRequest, stop_on_signals
+from dedn_jax.training.network import feature_shape, load_backbone
+
+
+def extract_features(
+    config: ConfigDict, out: Path, *, dtype: str, normalized: bool, shard_images: int = 0
+) -> Path:
+    """Runs the frozen backbone of `config.backbone` over all pictures of `config.data`.
+
+    An interrupted extraction goes on with the shards that are missing. A shard is made of the same
+    batches however often the work was interrupted, so that the store is the same to the byte.
+
+    Args:
+      config: which pictures, transform and backbone; `config.evaluate.batch_size` pictures are
+        computed at a time.
+      out: the store's folder.
+      dtype: of the stored values: float16, bfloat16 or float32.
+      normalized: whether they are stored L2-normalised over channels.
+      shard_images: pictures in a shard, what an interruption can cost each process; 0 for as many
+        as about 64 MB hold, in whole batches, so that a device computes no padding.
+
+    Returns:
+      `out`.
+
+    Raises:
+      InputError: pictures, weights or folder that cannot be used, or a folder with another store.
+      Interrupted: SIGTERM or Ctrl-C; whole shards are kept.
+    """
+    if not config.backbone.weights:
+        raise InputError(
+            "config.backbone.weights is empty; set it to a .pth, .safetensors or .npz file of "
+            f"{config.backbone.name}"
+        )
+    prepared = load_prepared(config)
+    pictures = open_pictures(prepared, config)
+    backbone, weights = load_backbone(config)
+    assert weights is not None
+    channels, regions = feature_shape(backbone, pictures.size)
+    side = round(regions**0.5)
+    batch_size = config.evaluate.batch_size
+    image_bytes = channels * regions * np.dtype("float16").itemsize
+    plan = StorePlan(
+        images=len(pictures),
+        channels=channels,
+        grid=(side, side),
+        dtype=dtype,
+        normalized=normalized,
+        shard_images=shard_images or batch_size * max(1, SHARD_BYTES // image_bytes // batch_size),
+        pictures=pictures.digest,
+        transform=pictures.transform.fixed(),
+        backbone={
+            "name": config.backbone.name,
+            "sha256": weights.sha256,
+            "dtype": config.backbone.dtype,
+        },
+        origin="extracted",
+    )
+    process, count = processes.process()
+    with StoreWriter(out, plan, prepared.annotations, process) as writer, stop_on_signals() as stop:
+        _write_shards(writer, pictures, backbone, config, (process, count), stop)
+        processes.barrier("all shards are written")
+        if process == 0:
+            writer.finish()
+    return out
+
+
+def _write_shards(
+    writer: StoreWriter,
+    pictures: Pictures,
+    backbone: Backbone,
+    config: ConfigDict,
+    share: tuple[int, int],
+    stop: StopRequest,
+) -> None:
+    mine = [*range(share[0], writer.plan.num_shards, share[1])]
+    missing = writer.missing(*share)
+    total = sum(len(writer.image_range(shard)) for shard in mine)
+    left = sum(len(writer.image_range(shard)) for shard in missing)
+    bar = progress(total, "extracting", "picture", initial=total - left)
+    kept = total - left
+    maps = _computed(pictures, backbone, config, [writer.image_range(s) for s in missing])
+    with bar:
+        for shard in missing:
+            features = np.empty(writer.plan.shard_shape(shard), np.float32)
+            done = 0
+            while done < len(features) and not stop.signal_number:
+                part = next(maps)
+                features[done : done + len(part)] = part
+                done += len(part)
+                bar.update(len(part))
+            if done == len(features):
+                writer.write(shard, features)
+                kept += done
+            if stop.signal_number:
+                raise Interrupted(
+                    stop.signal_number,
+                    f"stopped; {kept} of {total} pictures are stored: give the same command to go "
+                    "on",
+                )
+
+
+def _computed(
+    pictures: Pictures, backbone: Backbone, config: ConfigDict, ranges: list[range]
+) -> Iterator[np.ndarray]:
+    """Feature maps of all images of `ranges`, in batches none of which spans two ranges."""
+    definition, values = nnx.split(backbone)
+    # Processes share the shards out among themselves: each works on its own devices.
+    layout = local_layout()
+    values = layout.replicate(values)
+
+    @jax.jit
+    def compute(values: nnx.State, images: jax.Array) -> jax.Array:
+        return backbone_maps(nnx.merge(definition, values), images)
+
+    size, reading = config.evaluate.batch_size, Reading(config.data.workers)
+    counts = [min(size, len(r) - start) for r in ranges for start in range(0, len(r), size)]
+    # Every range is filled up to whole batches; what fills it is cut off again below.
+    ends = [r.start + -(-len(r) // size) * size for r in ranges]
+    filled = [np.arange(r.start, end).clip(max=r[-1]) for r, end in zip(ranges, ends, strict=True)]
+    images = np.concatenate(filled) if filled else np.zeros(0, np.int64)
+    waiting: tuple[jax.Array, int] | None = None
+    batches = evaluation_batches(pictures, images, size, reading)
+    for (inputs, _), count in zip(batches, counts, strict=True):
+        # One batch is computed while the one before it is fetched and written.
+        computed = compute(values, layout.cut(inputs, size)), count
+        if waiting:
+            yield np.asarray(waiting[0])[: waiting[1]]
+        waiting = computed
+    if waiting:
+        yield np.asarray(waiting[0])[: waiting[1]]

@@ -1,0 +1,193 @@
+"""A run's report: one HTML page with its numbers, a curve, and pictures with predictions."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+from dedn_jax.data.dataset import GZSLDataset, trainval_task
+from dedn_jax.data.pictures.pictures import Pictures
+from dedn_jax.data.pipeline import evaluation_batches
+from dedn_jax.files import read_json, write_atomically
+from dedn_jax.inference.runs import Run, load_selected, open_run
+from dedn_jax.parallel.mesh import local_layout
+from dedn_jax.training.evaluation import EXPERTS, METRICS, make_predictor
+from dedn_jax.training.logs import read_lines
+from dedn_jax.training.objective import make_class_space
+from dedn_jax.training.prediction import Mixing
+from dedn_jax.training.workdir import Workdir
+
+_COLORS = {"U": "#d1495b", "S": "#00798c", "H": "#2e4057", "T1": "#edae49"}
+_PICTURES_PER_CLASS = 6
+_CLASSES_SHOWN = 12
+_DPI = 110
+
+
+def write_report(workdir_path: str | Path) -> Path:
+    """Writes `report/index.html` and its pictures into a finished run's directory.
+
+    The contact sheet is drawn where the run was trained from pictures.
+
+    Returns:
+      The page.
+
+    Raises:
+      InputError: the run is not finished.
+    """
+    run = open_run(workdir_path)
+    params = load_selected(run)
+    folder = run.workdir.path / "report"
+    folder.mkdir(exist_ok=True)
+    pictures = []
+    if draw_curve(run.workdir, folder / "curve.png"):
+        pictures.append(("curve.png", "U, S, H and T1 of the fused score while training"))
+    if isinstance(run.dataset.inputs, Pictures) and len(run.dataset.test_unseen):
+        predictions = _predict(run, params, run.dataset.test_unseen)
+        draw_contact_sheet(run, predictions, folder / "contact_sheet.png")
+        pictures.append(
+            (
+                "contact_sheet.png",
+                "Test pictures of unseen classes, one class a row, with what the fused score "
+                "chooses among all classes: green is right, red is wrong",
+            )
+        )
+    page = folder / "index.html"
+    write_atomically(page, _page(run, pictures).encode())
+    return page
+
+
+def chance(dataset: GZSLDataset) -> float:
+    """H in percent of a uniform choice among seen and unseen classes: U = S = H = 100/classes."""
+    return 100.0 / (len(dataset.seen_classes) + len(dataset.unseen_classes))
+
+
+def draw_curve(workdir: Workdir, path: Path) -> bool:
+    """Draws the evaluations of the phase that was selected on; False where there were none."""
+    looks = [r for r in read_lines(workdir.metrics_file) if "evaluated_on" in r]
+    if not looks:
+        return False
+    figure = Figure(figsize=(7.5, 4), layout="constrained")
+    axes = figure.subplots()
+    steps = [r["step"] for r in looks]
+    for metric in METRICS:
+        axes.plot(steps, [r["fused"][metric] for r in looks], color=_COLORS[metric], label=metric)
+    best = read_json(workdir.phase(looks[0]["phase"]) / "result.json")["selected_step"]
+    axes.axvline(best, color="0.6", linestyle=":", label=f"selected: step {best}")
+    axes.set(
+        xlabel="step",
+        ylabel="percent",
+        ylim=(0, 100),
+        title=f"Fused score on {looks[0]['evaluated_on']}",
+    )
+    axes.grid(alpha=0.25)
+    axes.legend(loc="lower right", ncols=2, frameon=False)
+    figure.savefig(path, dpi=_DPI)
+    return True
+
+
+def draw_contact_sheet(run: Run, predictions: np.ndarray, path: Path) -> None:
+    """Pictures of every unseen class with their predicted classes.
+
+    Args:
+      run: a run that was trained from pictures.
+      predictions: `[unseen test images]` class ids.
+      path: PNG to write.
+    """
+    dataset = run.dataset
+    # Not one that has no picture, nor a row for every class of a large data set.
+    classes = np.unique(dataset.labels[dataset.test_unseen])[:_CLASSES_SHOWN]
+    labels = dataset.labels[dataset.test_unseen]
+    figure = Figure(figsize=(1.75 * _PICTURES_PER_CLASS, 2.0 * len(classes)), layout="constrained")
+    grid = figure.subplots(len(classes), _PICTURES_PER_CLASS, squeeze=False)
+    for row, k in zip(grid, classes, strict=True):
+        chosen = np.flatnonzero(labels == k)[:_PICTURES_PER_CLASS]
+        for axes in row:
+            axes.axis("off")
+        for column, i in enumerate(chosen):
+            axes = row[column]
+            axes.imshow(dataset.inputs[dataset.test_unseen[i : i + 1]][0])
+            right = predictions[i] == k
+            axes.set_title(
+                dataset.class_names[predictions[i]],
+                fontsize=7,
+                color="#2a7f3f" if right else "#b3261e",
+            )
+        row[0].text(
+            -0.06,
+            0.5,
+            dataset.class_names[k],
+            transform=row[0].transAxes,
+            rotation=90,
+            ha="right",
+            va="center",
+            fontsize=8,
+            fontweight="bold",
+        )
+    figure.savefig(path, dpi=_DPI)
+
+
+def _predict(run: Run, params: object, images: np.ndarray) -> np.ndarray:
+    """Class ids that the fused score chooses among all classes."""
+    task = trainval_task(run.dataset)
+    classes = make_class_space(task.class_embeddings, task.seen, run.groups)
+    layout = local_layout()
+    params, classes, frozen = layout.replicate((params, classes, run.network.frozen))
+    predictor = make_predictor(run.network.definition, Mixing.from_config(run.config), layout)
+    parts = []
+    with jax.default_matmul_precision(run.config.model.precision):
+        for inputs, count in evaluation_batches(
+            task.inputs, images, run.config.evaluate.batch_size
+        ):
+            among_all, _ = predictor(params, layout.cut(inputs, len(inputs)), classes, frozen)
+            parts.append(np.asarray(among_all)[EXPERTS.index("fused"), :count])
+    return task.class_ids[np.concatenate(parts)]
+
+
+def _cell(value: float | None) -> str:
+    return "<td>-</td>" if value is None else f"<td>{value:.1f}</td>"
+
+
+def _page(run: Run, pictures: list[tuple[str, str]]) -> str:
+    result = read_json(run.workdir.result_file)
+    dataset = run.dataset
+    head = "".join(f"<th>{m}</th>" for m in METRICS)
+    rows = "".join(
+        f"<tr><th>{expert}</th>"
+        + "".join(_cell(result["test"][expert].get(m)) for m in METRICS)
+        + "</tr>"
+        for expert in EXPERTS
+    )
+    figures = "".join(
+        f'<figure><img src="{name}" alt="{html.escape(caption)}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for name, caption in pictures
+    )
+    facts = html.escape(
+        f"{len(dataset.labels)} images, {len(dataset.seen_classes)} seen and "
+        f"{len(dataset.unseen_classes)} unseen classes, {dataset.num_attributes} attributes in "
+        f"{len(run.groups.names)} groups ({', '.join(run.groups.names)}). "
+        f"Selected by {result['selected_by']}; {result['steps']} steps; seed {result['seed']}. "
+        f"Choosing by chance gives U = S = H = {chance(dataset):.1f}."
+    )
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>DEDN: {html.escape(dataset.source)}</title>
+<style>
+  body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; }}
+  table {{ border-collapse: collapse; }}
+  th, td {{ padding: .25rem 1rem; text-align: right; border-bottom: 1px solid #ddd; }}
+  figure {{ margin: 2rem 0; }} img {{ max-width: 100%; }} figcaption {{ color: #555; }}
+</style>
+<h1>DEDN on {html.escape(dataset.source)}</h1>
+<p>{facts}</p>
+<table><tr><th>percent, test sets</th>{head}</tr>{rows}</table>
+<p>U, S: accuracy per class, averaged over unseen and seen classes; H: their harmonic mean;
+T1: unseen pictures, choosing among unseen classes alone.</p>
+{figures}
+</html>
+"""

@@ -1,0 +1,1 @@
+"""Processes, meshes of devices, executors of the train step, resident features."""

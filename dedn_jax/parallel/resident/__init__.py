@@ -1,0 +1,1 @@
+"""Feature maps that stay on the devices, and the batches drawn from them there."""

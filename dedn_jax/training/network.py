@@ -1,0 +1,120 @@
+"""The network a config asks for on a data set: what is trained, what is not."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from dedn_jax.data.dataset import GZSLDataset
+from dedn_jax.data.pictures.pictures import Pictures
+from dedn_jax.errors import InputError
+from dedn_jax.model.backbones import Backbone, WeightsFile, load_weights, make_backbone
+from dedn_jax.model.experts import DualExpert
+from dedn_jax.model.groups import AttributeGroups
+from dedn_jax.model.kernels import resolve_kernel
+from dedn_jax.model.picture_model import PictureModel, backbone_maps
+from dedn_jax.training.step import NOTHING
+
+_BACKBONE_STREAM = 1
+
+
+class Network(NamedTuple):
+    """A model's definition and its initial values.
+
+    Attributes:
+      definition: of the module; `nnx.merge(definition, params, frozen)` is callable.
+      params: what training changes.
+      frozen: what it does not: a frozen backbone, a trained one's batch statistics; else empty.
+      weights: the file the backbone started from, if any.
+    """
+
+    definition: nnx.GraphDef
+    params: nnx.State
+    frozen: nnx.State
+    weights: WeightsFile | None
+
+    def fingerprint(self) -> dict[str, object]:
+        """The hash of the backbone's weights, for what a run records; JSON-ready."""
+        return {} if self.weights is None else {"backbone_weights": self.weights.sha256}
+
+
+def make_network(config: ConfigDict, dataset: GZSLDataset, groups: AttributeGroups) -> Network:
+    """The experts, and for pictures the backbone before them; drawn by `config.seed`.
+
+    Raises:
+      InputError: the backbone's weights cannot be used.
+    """
+    inputs = dataset.inputs
+    backbone, weights = None, None
+    if isinstance(inputs, Pictures):
+        backbone, weights = load_backbone(config)
+        channels, regions = feature_shape(backbone, inputs.size)
+    else:
+        channels, regions = inputs.channels, inputs.regions
+    experts = DualExpert(
+        dataset.word_vectors,
+        groups,
+        channels=channels,
+        regions=regions,
+        rank=config.model.rank,
+        rngs=nnx.Rngs(params=config.seed),
+        kernel=resolve_kernel(config.model.kernel, jax.default_backend()),
+    )
+    if backbone is None:
+        definition, params = nnx.split(experts)
+        return Network(definition, params, NOTHING, None)
+    trained = nnx.Param if config.backbone.trained else nnx.All(nnx.Param, _in_experts)
+    definition, params, frozen = nnx.split(PictureModel(backbone, experts), trained, ...)
+    return Network(definition, params, frozen, weights)
+
+
+def load_backbone(config: ConfigDict) -> tuple[Backbone, WeightsFile | None]:
+    """The backbone of `config.backbone` with its weights, if a file is named.
+
+    Raises:
+      InputError: the file cannot be used, or a frozen backbone has none.
+    """
+    choice = config.backbone
+    if not choice.weights and not choice.trained:
+        raise InputError(
+            "config.backbone.weights is empty, and a frozen backbone without trained weights says "
+            "nothing about pictures; set it to a .pth, .safetensors or .npz file of "
+            f"{choice.name}, or train the backbone with --config.backbone.trained=true"
+        )
+    # A stream of its own: with or without a backbone, a seed gives the experts the same start.
+    backbone = make_backbone(
+        choice.name,
+        choice.dtype,
+        nnx.Rngs(params=jax.random.fold_in(jax.random.key(config.seed), _BACKBONE_STREAM)),
+    )
+    return backbone, load_weights(backbone, choice.weights) if choice.weights else None
+
+
+def feature_shape(backbone: Backbone, size: int) -> tuple[int, int]:
+    """Channels and regions of the feature maps of `size` by `size` pictures.
+
+    Raises:
+      InputError: the backbone cannot take pictures of that size.
+    """
+    pictures = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    try:
+        shape = jax.eval_shape(lambda images: backbone_maps(backbone, images), pictures).shape
+    except ValueError as error:
+        raise InputError(f"config.picture.crop={size}: the backbone takes no {error}") from error
+    _, channels, regions = shape
+    if not regions:
+        raise InputError(f"config.picture.crop={size}: too small for a single region")
+    return channels, regions
+
+
+def experts_of(params: nnx.State) -> nnx.State:
+    """The experts' part of a network's parameters."""
+    return params.get("experts", params)
+
+
+def _in_experts(path: tuple[object, ...], _: object) -> bool:
+    return path[0] == "experts"

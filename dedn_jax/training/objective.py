@@ -1,0 +1,112 @@
+"""The training objective: which losses, with which weights, put together."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from dedn_jax.model import losses
+from dedn_jax.model.experts import AttributeScores
+from dedn_jax.model.groups import AttributeGroups
+
+
+class ClassSpace(NamedTuple):
+    """The classes a model chooses among.
+
+    Attributes:
+      embeddings: Z, `[classes, attributes]` float32: columns in group order, rows L2-normalised.
+      seen: `[classes]` bool.
+    """
+
+    embeddings: jax.Array
+    seen: jax.Array
+
+
+def make_class_space(
+    class_embeddings: np.ndarray, seen: np.ndarray, groups: AttributeGroups
+) -> ClassSpace:
+    """Z from `[classes, attributes]` embeddings: group order, then unit rows."""
+    z = np.asarray(class_embeddings, np.float32)[:, groups.order]
+    z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    return ClassSpace(jnp.asarray(z), jnp.asarray(seen))
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Which losses, with which weights; the fields of `config.loss`."""
+
+    bias: float
+    margin_aware: bool
+    margin: float
+    seen_margin: float
+    calibration_weight: float
+    agreement_weight: float
+    alignment_weight: float
+    kl_weight: float
+    kl_temperature: float
+    kl_stop_gradient: bool
+
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> Objective:
+        return cls(**config.loss.to_dict())
+
+
+def objective_terms(
+    coarse: AttributeScores,
+    fine: AttributeScores,
+    labels: jax.Array,
+    classes: ClassSpace,
+    objective: Objective,
+    mean: losses.BatchMean = losses.MEAN,
+) -> dict[str, jax.Array]:
+    """Every loss term, and their weighted sum as `loss`; scalars, means over images by `mean`.
+
+    Terms with weight 0 are not computed, except the agreement and the calibration, which are worth
+    watching in every run.
+    """
+    o = objective
+    terms: dict[str, jax.Array] = {}
+    scores = {}
+    total = jnp.zeros((), jnp.float32)
+    for name, attribute_scores in (("coarse", coarse), ("fine", fine)):
+        s = losses.class_scores(
+            attribute_scores.for_training(), classes.embeddings, classes.seen, o.bias
+        )
+        terms[f"cross_entropy_{name}"] = losses.margin_cross_entropy(
+            s,
+            labels,
+            classes.seen,
+            bias=o.bias,
+            margin=o.margin if o.margin_aware else 0.0,
+            seen_margin=o.seen_margin if o.margin_aware else 0.0,
+            mean=mean,
+        )
+        terms[f"calibration_{name}"] = losses.self_calibration(s, classes.seen, mean)
+        terms[f"alignment_{name}"] = losses.agreement(
+            attribute_scores.region, attribute_scores.channel, mean
+        )
+        total += terms[f"cross_entropy_{name}"]
+        # A weight of 0 leaves the term out: 0 · inf is NaN, and a mass of 0 has an infinite log.
+        if o.calibration_weight:
+            total += o.calibration_weight * terms[f"calibration_{name}"]
+        if o.alignment_weight:
+            total += o.alignment_weight * terms[f"alignment_{name}"]
+        scores[name] = s
+    terms["agreement"] = losses.agreement(scores["coarse"], scores["fine"], mean)
+    if o.agreement_weight:
+        total += o.agreement_weight * terms["agreement"]
+    if o.kl_weight:
+        terms["bidirectional_kl"] = losses.bidirectional_kl(
+            scores["coarse"],
+            scores["fine"],
+            temperature=o.kl_temperature,
+            stop_gradient=o.kl_stop_gradient,
+            mean=mean,
+        )
+        total += o.kl_weight * terms["bidirectional_kl"]
+    return {"loss": total, **terms}

@@ -1,0 +1,56 @@
+"""Class scores for evaluation, of each expert and of their mixture."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from dedn_jax.model import losses
+from dedn_jax.parallel.axes import ALONE, Axes
+from dedn_jax.training.objective import ClassSpace
+from dedn_jax.training.step import NOTHING
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixing:
+    """How predictions are fused: `config.predict` and the bias of `config.loss`."""
+
+    region_mix: float
+    expert_mix: float
+    bias: float
+
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> Mixing:
+        return cls(config.predict.region_mix, config.predict.expert_mix, config.loss.bias)
+
+
+class ClassScores(NamedTuple):
+    """Class scores `[batch, classes]` of each expert and of their mixture, d included."""
+
+    coarse: jax.Array
+    fine: jax.Array
+    fused: jax.Array
+
+
+def predict_scores(
+    model: nnx.GraphDef,
+    params: nnx.State,
+    inputs: jax.Array,
+    classes: ClassSpace,
+    mixing: Mixing,
+    frozen: nnx.State = NOTHING,
+    axes: Axes = ALONE,
+) -> ClassScores:
+    """Class scores for evaluation: branches mixed by `region_mix`, experts by `expert_mix`."""
+    coarse, fine = (
+        losses.class_scores(
+            p.for_evaluation(mixing.region_mix), classes.embeddings, classes.seen, mixing.bias
+        )
+        for p in nnx.merge(model, params, frozen)(inputs, axes.rows)
+    )
+    fused = mixing.expert_mix * coarse + (1.0 - mixing.expert_mix) * fine
+    return ClassScores(coarse, fine, fused)

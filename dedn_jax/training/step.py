@@ -1,0 +1,91 @@
+"""The training step as a pure function; whoever calls it compiles it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from dedn_jax.data.pipeline import Batch
+from dedn_jax.model import losses
+from dedn_jax.parallel.axes import ALONE, Axes
+from dedn_jax.training.objective import ClassSpace, Objective, objective_terms
+
+# What a model without a backbone has besides its parameters.
+NOTHING = nnx.State({})
+
+
+class TrainState(NamedTuple):
+    """All that changes from step to step."""
+
+    step: jax.Array
+    params: nnx.State
+    optimizer: optax.OptState
+
+
+def loss_and_gradients(
+    model: nnx.GraphDef,
+    params: nnx.State,
+    batch: Batch,
+    classes: ClassSpace,
+    objective: Objective,
+    frozen: nnx.State = NOTHING,
+    axes: Axes = ALONE,
+) -> tuple[dict[str, jax.Array], nnx.State]:
+    """Loss terms, and the gradient of their weighted sum in `params`; none in `frozen`.
+
+    Under `axes` both are of the whole batch and the same on every device; one all-reduce makes them
+    so.
+    """
+    mean = losses.BatchMean(batch.weights, axes.data)
+
+    def loss(params: nnx.State) -> tuple[jax.Array, dict[str, jax.Array]]:
+        coarse, fine = nnx.merge(model, params, frozen)(batch.inputs, axes.rows)
+        terms = objective_terms(coarse, fine, batch.labels, classes, objective, mean)
+        if axes.rows is not None:
+            # Devices that share out the rows of the same images all get these terms: each has an
+            # equal part of them, so that terms and gradients add up.
+            terms = {name: term / axes.rows.devices for name, term in terms.items()}
+        return terms["loss"], terms
+
+    (_, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    return jax.lax.psum((terms, gradients), axes.names) if axes.names else (terms, gradients)
+
+
+TrainStep = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+
+
+def make_train_step(
+    model: nnx.GraphDef,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    axes: Axes = ALONE,
+) -> TrainStep:
+    """The step `(state, batch, classes, frozen) -> (state, metrics)`; pure, not compiled.
+
+    `axes` as in `loss_and_gradients`. `frozen` holds what the model has besides `state.params`; it
+    may be left out if that is nothing.
+    """
+
+    def train_step(
+        state: TrainState, batch: Batch, classes: ClassSpace, frozen: nnx.State = NOTHING
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        terms, gradients = loss_and_gradients(
+            model, state.params, batch, classes, objective, frozen, axes
+        )
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        terms["gradient_norm"] = optax.tree.norm(gradients)
+        terms["parameter_norm"] = optax.tree.norm(params)
+        return TrainState(state.step + 1, params, optimizer_state), terms
+
+    return train_step
+
+
+def init_state(params: nnx.State, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))

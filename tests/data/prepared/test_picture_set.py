@@ -1,0 +1,111 @@
+"""Single pictures: read as they are, or turned upright; and what is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dedn_jax.data.prepared import picture_set
+from dedn_jax.data.prepared.picture_set import Picture
+from dedn_jax.errors import InputError
+
+_ORIENTATION = 0x0112
+# What undoes each orientation: EXIF 2.3, the tag's table.
+TURNS = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda a: np.rot90(a),
+}
+
+
+def encoded(pixels: np.ndarray, format: str, orientation: int | None = None) -> bytes:
+    picture = Image.fromarray(pixels)
+    exif = picture.getexif()
+    exif[0x010F] = "a camera"
+    if orientation is not None:
+        exif[_ORIENTATION] = orientation
+    out = io.BytesIO()
+    picture.save(out, format, exif=exif)
+    return out.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_pictures_that_lie_on_their_side(orientation: int, format: str) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    data = encoded(image, format, orientation)
+    assert Picture("a", encoded=data).read() == data
+    upright = Picture("a", encoded=data, upright=True).read()
+    np.testing.assert_array_equal(pixels(upright), TURNS[orientation](pixels(data)))
+    if orientation == 1:
+        assert upright == data
+    else:
+        assert upright.startswith(b"\x89PNG")
+        assert not Image.open(io.BytesIO(upright)).getexif()
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_turned_pictures_in_other_colours(mode: str) -> None:
+    picture = Image.fromarray(np.zeros((4, 7, 3), np.uint8)).convert(mode)
+    exif = picture.getexif()
+    exif[_ORIENTATION] = 6
+    out = io.BytesIO()
+    picture.save(out, "JPEG", exif=exif)
+    turned = Image.open(io.BytesIO(Picture("a", encoded=out.getvalue(), upright=True).read()))
+    assert (turned.size, turned.mode) == ((4, 7), "L" if mode == "L" else "RGB")
+
+
+def test_odd_orientations_are_left_alone() -> None:
+    for data in (
+        encoded(np.zeros((4, 7, 3), np.uint8), "JPEG"),
+        encoded(np.zeros((4, 7, 3), np.uint8), "JPEG", 77),
+    ):
+        assert Picture("a", encoded=data, upright=True).read() == data
+
+
+def message(picture: Picture) -> str:
+    with pytest.raises(InputError) as caught:
+        picture.read()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.jpg"
+    assert "No such file" in message(Picture("a", path))
+    with pytest.raises(InputError, match="No such file"):
+        Picture("a", path).size()
+    path.touch()
+    assert f"{path}: is empty" in message(Picture("a", path))
+    path.write_bytes(b"<html>not found</html>")
+    assert Picture("a", path).read() == b"<html>not found</html>"
+    assert f"{path}: no picture in a known format" in message(Picture("a", path, upright=True))
+    path.write_bytes(encoded(np.zeros((64, 64, 3), np.uint8), "JPEG", 6)[:-300])
+    assert str(path) in message(Picture("a", path, upright=True))
+    monkeypatch.setattr(picture_set, "MAX_PICTURE_BYTES", 10)
+    assert "MiB" in message(Picture("a", path))
+    path.unlink()
+    os.mkfifo(path)
+    assert "no regular file" in message(Picture("a", path))
+    assert str(tmp_path) in message(Picture("a", tmp_path))
+
+
+def test_file_or_bytes() -> None:
+    with pytest.raises(ValueError, match="either"):
+        Picture("a")
+    with pytest.raises(ValueError, match="either"):
+        Picture("a", Path("a"), b"a")

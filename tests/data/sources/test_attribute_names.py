@@ -1,0 +1,36 @@
+"""Attribute names from the data sets' text files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dedn_jax.data.sources.attribute_names import read_attribute_names
+from dedn_jax.errors import InputError
+
+
+def test_the_forms_in_circulation(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("1 has_bill_shape::curved_(up_or_down)\n2 has_wing_color::blue\n\n")
+    assert read_attribute_names(path) == (
+        "has_bill_shape::curved_(up_or_down)",
+        "has_wing_color::blue",
+    )
+    path.write_text("    1\tblack\n    2\tnew world\n")
+    assert read_attribute_names(path) == ("black", "new world")
+    path.write_text("sailing/ boating\nno horizon\n")
+    assert read_attribute_names(path) == ("sailing/ boating", "no horizon")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "no attribute names"), (b"a\nb\na\n", "'a' stands there twice"), (b"\xff\xfe", "UTF-8")],
+)
+def test_bad_files_are_named(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "names.txt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"names\.txt: .*{reason}"):
+        read_attribute_names(path)
+    with pytest.raises(InputError, match=r"missing\.txt: No such file"):
+        read_attribute_names(tmp_path / "missing.txt")

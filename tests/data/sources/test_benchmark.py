@@ -1,0 +1,188 @@
+"""The benchmark layouts: small made-up trees, and the real pictures where they are at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+
+from dedn_jax.data.sources.benchmark import read_benchmark
+from dedn_jax.errors import InputError
+
+# Five classes with three pictures each; class 5 is unseen. 1-based, as in the files.
+LABELS = np.repeat(np.arange(1, 6), 3)
+SPLITS = {
+    "trainval_loc": [1, 2, 4, 5, 7, 8, 11, 10],
+    "test_seen_loc": [3, 6, 9, 12],
+    "test_unseen_loc": [15, 13, 14],
+}
+CLASSES = ["ox", "grizzly+bear", "bat", "cow", "rat"]
+ATT = np.linspace(-0.1, 1, 15).reshape(3, 5)
+WORDS = np.arange(12.0).reshape(3, 4)
+PREFIXES = {
+    "CUB": "/BS/xian/work/cvpr16/code/mypackage/cub/CUB_200_2011/images/",
+    "SUN": "/BS/Deep_Fragments/work/MSc/data/SUN/images/",
+    "AWA2": "/BS/xian17/work/data/Animals_with_Attributes2//JPEGImages/",
+    "AWA1": "/BS/xian17/work/data/Animals_with_Attributes/JPEGImages/",
+    "APY": "/BS/xian/work/data/apascal/JPEGImages/",
+}
+FOLDERS = {
+    "CUB": "CUB/CUB_200_2011/images",
+    "SUN": "SUN/images",
+    "AWA2": "AWA2/Animals_with_Attributes2/JPEGImages",
+    "AWA1": "AWA1/Animals_with_Attributes/JPEGImages",
+    "APY": "APY/VOCdevkit/VOC2008/JPEGImages",
+}
+
+
+def cells(strings: list[str]) -> np.ndarray:
+    result = np.empty((len(strings), 1), object)
+    result[:, 0] = strings
+    return result
+
+
+def column(values: Any) -> np.ndarray:
+    return np.asarray(values, float)[:, None]
+
+
+def write_tree(root: Path, name: str) -> list[Path]:
+    """Splits, word vectors and pictures as the published code expects them; the pictures."""
+    splits = root / "xlsa17" / "data" / name
+    splits.mkdir(parents=True)
+    locations = {k: column(v) for k, v in SPLITS.items()}
+    scipy.io.savemat(
+        splits / "att_splits.mat", {"att": ATT, "allclasses_names": cells(CLASSES), **locations}
+    )
+    below = [f"{CLASSES[k - 1]}/{i}.jpg" for i, k in enumerate(LABELS, 1)]
+    scipy.io.savemat(
+        splits / "res101.mat",
+        {"image_files": cells([PREFIXES[name] + b for b in below]), "labels": column(LABELS)},
+    )
+    (root / "w2v").mkdir(exist_ok=True)
+    WORDS.dump(root / "w2v" / f"{name}_attribute.pkl")
+    files = [root / FOLDERS[name] / b for b in below]
+    for i, file in enumerate(files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(f"picture {i}".encode())
+    return files
+
+
+def error(root: Path, name: str = "AWA2", **options: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        read_benchmark(name, root, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", list(FOLDERS))
+def test_layouts(tmp_path: Path, name: str) -> None:
+    files = write_tree(tmp_path, name)
+    result = read_benchmark(name, tmp_path)
+    assert result.name == name.lower()
+    assert [p.path for p in result.pictures] == files
+    assert [p.read() for p in result.pictures] == [f"picture {i}".encode() for i in range(15)]
+    assert result.pictures[3].name == str(files[3].relative_to(tmp_path / name))
+    assert not any(p.upright for p in result.pictures)
+    found = result.annotations
+    np.testing.assert_array_equal(found.labels, LABELS - 1)
+    assert found.trainval.tolist() == [0, 1, 3, 4, 6, 7, 10, 9]
+    assert found.test_unseen.tolist() == [14, 12, 13]
+    assert found.class_names == tuple(CLASSES)
+    assert found.attribute_names == ("attribute 0", "attribute 1", "attribute 2")
+    vectors, names = result.origins
+    assert vectors == f"word vectors: {tmp_path}/w2v/{name}_attribute.pkl"
+    assert names.startswith("attribute names: none found, numbered instead; looked for ")
+    np.testing.assert_array_equal(found.word_vectors, WORDS)
+    np.testing.assert_array_equal(found.class_embeddings, ATT.T.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("CUB", "CUB/CUB_200_2011/attributes/attributes.txt"),
+        ("CUB", "CUB/attributes.txt"),
+        ("AWA2", "AWA2/Animals_with_Attributes2/predicates.txt"),
+        ("APY", "APY/attribute_data/attribute_names.txt"),
+    ],
+)
+def test_attribute_names(tmp_path: Path, name: str, file: str) -> None:
+    write_tree(tmp_path, name)
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("1 has_fur::yes_(or_so)\n    2\tblack\n3 longneck\n")
+    names = read_benchmark(name, tmp_path).annotations.attribute_names
+    assert names == ("has_fur::yes_(or_so)", "black", "longneck")
+    assert read_benchmark(name, tmp_path).origins[1] == f"attribute names: {path}"
+    path.write_text("1 black\n2 longneck\n")
+    assert f"{path}: 2 attribute names, att has 3" in error(tmp_path, name)
+
+
+def test_attribute_names_of_sun(tmp_path: Path) -> None:
+    write_tree(tmp_path, "SUN")
+    path = tmp_path / "SUN" / "SUNAttributeDB" / "attributes.mat"
+    path.parent.mkdir()
+    scipy.io.savemat(path, {"attributes": cells(["sailing", "no horizon", "rugged scene "])})
+    names = read_benchmark("SUN", tmp_path).annotations.attribute_names
+    assert names == ("sailing", "no horizon", "rugged scene")
+    scipy.io.savemat(path, {"attributes": cells(["sailing", "sailing", "dry"])})
+    assert "one twice" in error(tmp_path, "SUN")
+    scipy.io.savemat(path, {"attributes": np.ones((3, 1))})
+    assert "cell array" in error(tmp_path, "SUN")
+
+
+def test_word_vectors(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_tree(data, "AWA2")
+    beside = tmp_path / "w2v"
+    (data / "w2v").rename(beside)
+    given = tmp_path / "given.npy"
+    np.save(given, WORDS + 1)
+    found = [
+        read_benchmark("AWA2", data, word_vectors=w).annotations.word_vectors for w in (None, given)
+    ]
+    np.testing.assert_array_equal(found, [WORDS, WORDS + 1])
+    (beside / "AWA2_attribute.pkl").unlink()
+    assert "dedn data wordvectors" in error(data)
+    assert "no such file" in error(data, word_vectors=tmp_path / "none.npy")
+    np.save(given, WORDS[:2])
+    assert "shape (2, 4)" in error(data, word_vectors=given)
+
+
+def test_splits_elsewhere(tmp_path: Path) -> None:
+    write_tree(tmp_path, "AWA2")
+    (tmp_path / "xlsa17").rename(tmp_path / "splits")
+    assert "att_splits.mat" in error(tmp_path)
+    elsewhere = tmp_path / "splits" / "data"
+    assert len(read_benchmark("AWA2", tmp_path, xlsa17=elsewhere).pictures) == 15
+    (elsewhere / "AWA2" / "res101.mat").unlink()
+    assert "res101.mat: no such file" in error(tmp_path, xlsa17=elsewhere)
+    assert "expected one of" in error(tmp_path, "CIFAR")
+
+
+def test_all_missing_pictures_are_one_error(tmp_path: Path) -> None:
+    files = write_tree(tmp_path, "AWA2")
+    for file in files[5:9]:
+        file.unlink()
+    files[9].unlink()
+    files[9].mkdir()  # not a picture either
+    message = error(tmp_path)
+    folder = "Animals_with_Attributes2/JPEGImages"
+    assert message.startswith(
+        f"{tmp_path / 'AWA2'}: 5 of 15 pictures are missing ({folder}/grizzly+bear/6.jpg, "
+        f"{folder}/bat/7.jpg, {folder}/bat/8.jpg, ...)"
+    )
+
+
+def test_real_pictures(shared_data: Path) -> None:
+    result = read_benchmark("CUB", shared_data / "cub40")
+    found = result.annotations
+    assert len(result.pictures) == 960
+    assert [len(s) for s in (found.trainval, found.test_seen, found.test_unseen)] == [600, 120, 240]
+    assert len(found.validation_classes) == 8
+    assert found.word_vectors.shape == (312, 300)
+    assert result.pictures[0].read().startswith(b"\xff\xd8")
+    for i in (0, 500, 959):
+        assert result.pictures[i].name.split("/")[2] == found.class_names[found.labels[i]]

@@ -1,0 +1,218 @@
+"""Extraction of features, and training from pictures or from these features."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from dedn_jax.config import load_config
+from dedn_jax.data.features.store.reader import open_store
+from dedn_jax.errors import InputError
+from dedn_jax.inference.extract import extract_features
+from dedn_jax.inference.runs import export_run, open_run
+from dedn_jax.interop.published import read_state_dict
+from dedn_jax.training.logs import read_lines
+from dedn_jax.training.protocol import train
+from tests.made_up import backbone_weights, prepared_folder
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared_folder(tmp_path_factory.mktemp("set"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return backbone_weights(tmp_path_factory.mktemp("weights") / "resnet18.safetensors")
+
+
+def flags(prepared: Path, weights: Path) -> list[str]:
+    return [
+        "--config.data.format=prepared",
+        f"--config.data.path={prepared}",
+        "--config.data.groups=single",
+        "--config.backbone.name=resnet18",
+        f"--config.backbone.weights={weights}",
+        f"--config.picture.resize={SIDE}",
+        f"--config.picture.crop={SIDE}",
+        "--config.evaluate.batch_size=5",
+    ]
+
+
+def images_config(prepared: Path, weights: Path, *more: str) -> ConfigDict:
+    return load_config("base", [*flags(prepared, weights), "--config.data.source=images", *more])
+
+
+def store_files(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def store(prepared: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("store") / "features"
+    return extract_features(images_config(prepared, weights), out, dtype="float32", normalized=True)
+
+
+def test_the_store_holds_what_the_backbone_makes(prepared: Path, store: Path) -> None:
+    found = open_store(store)
+    assert found.manifest.images == 48
+    assert (found.manifest.channels, found.manifest.grid) == (512, (2, 2))
+    assert found.manifest.transform == {"resize": SIDE, "crop": SIDE}
+    assert found.manifest.backbone is not None
+    assert found.manifest.backbone["name"] == "resnet18"
+    maps = found.features()[np.arange(48)]
+    np.testing.assert_allclose(np.linalg.norm(maps, axis=1), 1.0, atol=1e-5)
+    assert len(np.unique(maps.reshape(48, -1).round(4), axis=0)) == 48  # all pictures differ
+
+
+def run_lines(config: ConfigDict, folder: Path) -> list[dict]:
+    train(config, folder)
+    return read_lines(folder / "metrics.jsonl")
+
+
+def test_pictures_and_features_give_the_same_losses(
+    prepared: Path, weights: Path, store: Path, tmp_path: Path
+) -> None:
+    """Frozen backbone, no augmentation, float32: the must-have is 1e-3."""
+    more = [
+        "--config.train.epochs=3",
+        "--config.train.batch_size=8",
+        "--config.train.log_every=1",
+        "--config.selection.protocol=last",
+    ]
+    pictures = run_lines(images_config(prepared, weights, *more), tmp_path / "images")
+    config = load_config(
+        "base", [*flags(prepared, weights), f"--config.data.features={store}", *more]
+    )
+    features = run_lines(config, tmp_path / "features")
+    assert len(pictures) == len(features) >= 10
+    for a, b in zip(pictures, features, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-3)
+    # Frozen: only the experts are in the checkpoint and in the export.
+    run = open_run(tmp_path / "images")
+    assert set(run.network.params) == {"experts"}
+
+
+@pytest.mark.torch
+def test_a_run_on_pictures_exports_its_experts(
+    prepared: Path, weights: Path, tmp_path: Path
+) -> None:
+    more = ["--config.train.epochs=1", "--config.selection.protocol=last"]
+    train(images_config(prepared, weights, *more), tmp_path / "run")
+    export_run(tmp_path / "run", tmp_path / "run.pt")
+    assert {name.split(".")[0] for name in read_state_dict(tmp_path / "run.pt")} > {"GNet"}
+
+
+def test_a_store_of_another_kind_is_refused(
+    prepared: Path, weights: Path, store: Path, tmp_path: Path
+) -> None:
+    config = images_config(prepared, weights)
+    config.picture.crop = 32
+    with pytest.raises(InputError, match=r"transform.crop=64, asked is 32"):
+        extract_features(config, store, dtype="float32", normalized=True)
+    other = backbone_weights(tmp_path / "other.safetensors", seed=1)
+    overrides = [*flags(prepared, other), f"--config.data.features={store}"]
+    with pytest.raises(InputError, match=r"another backbone \(backbone.sha256="):
+        train(load_config("base", overrides), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_weights_of_a_run_are_checked(prepared: Path, weights: Path, tmp_path: Path) -> None:
+    config = images_config(
+        prepared, weights, "--config.train.epochs=1", "--config.selection.protocol=last"
+    )
+    train(config, tmp_path / "run")
+    other = backbone_weights(tmp_path / "other.safetensors", seed=1)
+    with pytest.raises(InputError, match="differs in backbone_weights"):
+        open_run(tmp_path / "run", [f"--config.backbone.weights={other}"])
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(weights.read_bytes())
+    open_run(tmp_path / "run", [f"--config.backbone.weights={moved}"])
+
+
+def test_fine_tuning_changes_the_backbone_but_not_its_statistics(
+    prepared: Path, weights: Path, tmp_path: Path
+) -> None:
+    more = ["--config.train.epochs=1", "--config.selection.protocol=last"]
+    config = images_config(
+        prepared,
+        weights,
+        *more,
+        "--config.backbone.trained=true",
+        "--config.picture.augment=true",
+        "--config.backbone.learning_rate=1e-4",
+    )
+    result = train(config, tmp_path / "run")
+    assert set(result["test"]["fused"]) == {"U", "S", "H", "T1"}  # type: ignore[index]
+    from dedn_jax.inference.runs import load_selected
+
+    run = open_run(tmp_path / "run")
+    trained = load_selected(run)
+    before = run.network.params["backbone"]["stem"]["kernel"][...]
+    after = trained["backbone"]["stem"]["kernel"][...]
+    change = float(np.abs(np.asarray(after) - np.asarray(before)).max())
+    assert 0 < change < 0.1
+    assert "mean" not in trained["backbone"]["stem"]
+
+
+_EXTRACT = "from dedn_jax.cli.main import main; import sys; sys.exit(main(sys.argv[1:]))"
+
+
+def start(prepared: Path, weights: Path, out: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", _EXTRACT, "features", "extract", "--config=base"]
+    command += [
+        f"--out={out}",
+        "--dtype=bfloat16",
+        "--shard-images=7",
+        *flags(prepared, weights),
+        *more,
+    ]
+    return subprocess.Popen(
+        command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_killed_and_resumed(prepared: Path, weights: Path, tmp_path: Path) -> None:
+    """Kills at random moments of the work; the store is the same to the byte."""
+    assert start(prepared, weights, tmp_path / "whole").wait() == 0
+    whole = store_files(tmp_path / "whole")
+    assert len(whole) == 2 + 7
+    rng = np.random.default_rng(int(os.environ.get("DEDN_KILL_SEED", "0")))
+    out = tmp_path / "killed"
+    for _ in range(int(os.environ.get("DEDN_KILLS", "2"))):
+        process = start(prepared, weights, out)
+        deadline = time.monotonic() + 60
+        while not out.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 3))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert start(prepared, weights, out).wait() == 0
+    assert store_files(out) == whole
+
+
+def test_two_processes_make_the_same_store(prepared: Path, weights: Path, tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    out = tmp_path / "store"
+    several = [f"--coordinator=localhost:{port}", "--processes=2"]
+    both = [start(prepared, weights, out, *several, f"--process={i}") for i in (0, 1)]
+    for process in both:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+    assert start(prepared, weights, tmp_path / "one").wait() == 0
+    assert store_files(out) == store_files(tmp_path / "one")

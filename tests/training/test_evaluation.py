@@ -1,0 +1,243 @@
+"""Evaluation: every image once, choices among the right classes, the same for any batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dedn_jax.data.dataset import Task
+from dedn_jax.data.features.maps import InMemoryFeatures
+from dedn_jax.model.experts import DualExpert
+from dedn_jax.model.groups import resolve_groups
+from dedn_jax.parallel.mesh import local_layout
+from dedn_jax.parallel.resident.table import make_table
+from dedn_jax.training.evaluation import (
+    EXPERTS,
+    batches_of,
+    evaluate_task,
+    in_order,
+    make_predictor,
+    metrics_table,
+)
+from dedn_jax.training.objective import ClassSpace, make_class_space
+from dedn_jax.training.prediction import Mixing, predict_scores
+
+CLASSES, ATTRIBUTES, CHANNELS, REGIONS = 7, 5, 6, 3
+SEEN = np.array([True, False, True, True, False, True, False])
+
+
+def make_task(seen_images: int, unseen_images: int) -> Task:
+    rng = np.random.default_rng(0)
+    images = seen_images + unseen_images
+    labels = np.concatenate(
+        [
+            rng.choice(np.flatnonzero(SEEN), seen_images),
+            rng.choice(np.flatnonzero(~SEEN), unseen_images),
+        ]
+    ).astype(np.int32)
+    order = rng.permutation(images)
+    labels = labels[order]
+    return Task(
+        inputs=InMemoryFeatures(rng.standard_normal((images, CHANNELS, REGIONS), np.float32)),
+        labels=labels,
+        class_ids=np.arange(CLASSES),
+        class_embeddings=rng.standard_normal((CLASSES, ATTRIBUTES)).astype(np.float32),
+        seen=SEEN,
+        train=np.arange(1),
+        eval_seen=np.flatnonzero(SEEN[labels]),
+        eval_unseen=np.flatnonzero(~SEEN[labels]),
+    )
+
+
+def make_model(task: Task) -> tuple[nnx.GraphDef, nnx.State, ClassSpace]:
+    vectors = np.random.default_rng(5).standard_normal((ATTRIBUTES, 4)).astype(np.float32)
+    groups = resolve_groups("3,0;1-2,4", vectors)
+    model = DualExpert(
+        vectors, groups, channels=CHANNELS, regions=REGIONS, rank=0, rngs=nnx.Rngs(0)
+    )
+    return *nnx.split(model), make_class_space(task.class_embeddings, task.seen, groups)
+
+
+def by_hand(task: Task, scores: np.ndarray) -> dict[str, float]:
+    """The metrics of `[images, classes]` scores, image by image."""
+
+    def accuracy(images: np.ndarray, candidates: np.ndarray) -> float:
+        hits: dict[int, list[bool]] = {}
+        for i in images:
+            chosen = candidates[np.argmax(scores[i, candidates])]
+            hits.setdefault(int(task.labels[i]), []).append(chosen == task.labels[i])
+        return 100 * float(np.mean([np.mean(h) for h in hits.values()]))
+
+    every, unseen = np.arange(CLASSES), np.flatnonzero(~SEEN)
+    u, s = accuracy(task.eval_unseen, every), accuracy(task.eval_seen, every)
+    t1 = accuracy(task.eval_unseen, unseen)
+    return {"U": u, "S": s, "H": 2 * u * s / (u + s) if u + s else 0.0, "T1": t1}
+
+
+@pytest.mark.parametrize(("seen_images", "unseen_images"), [(23, 31), (7, 1), (1, 14)])
+def test_any_batch_size_gives_the_metrics_of_single_images(
+    seen_images: int, unseen_images: int
+) -> None:
+    task = make_task(seen_images, unseen_images)
+    model, params, classes = make_model(task)
+    mixing = Mixing(region_mix=0.7, expert_mix=0.4, bias=1.0)
+    scores = predict_scores(
+        model, params, jnp.asarray(task.inputs[np.arange(len(task.labels))]), classes, mixing
+    )
+    expected = {name: by_hand(task, np.asarray(s)) for name, s in zip(EXPERTS, scores, strict=True)}
+    predictor = make_predictor(model, mixing)
+    for batch_size in (1, 7, 100):
+        found = evaluate_task(predictor, params, task, classes, batch_size)
+        assert tuple(found) == EXPERTS
+        for name in EXPERTS:
+            assert found[name] == pytest.approx(expected[name], abs=1e-9), (name, batch_size)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 23, 100])
+@pytest.mark.parametrize("unseen_images", [0, 31])
+def test_batches_that_the_device_looks_up(batch_size: int, unseen_images: int) -> None:
+    task = make_task(23, unseen_images)
+    model, params, classes = make_model(task)
+    mixing, layout = Mixing(region_mix=0.7, expert_mix=0.4, bias=1.0), local_layout()
+    table = make_table(task.inputs, layout, cut=False)
+    sent = evaluate_task(make_predictor(model, mixing), params, task, classes, batch_size)
+    predictor = make_predictor(model, mixing, layout, table)
+    assert sent == evaluate_task(predictor, params, task, classes, batch_size, looks_up=True)
+
+
+def test_results_of_batches_come_back_in_order() -> None:
+    images = np.random.default_rng(0).permutation(50)[:23]
+    for size, rows in ((1, 4), (7, 8), (23, 23), (30, 32)):
+        batches = batches_of(images, size, rows)
+        assert batches.shape == (-(-23 // size), rows)
+        assert not batches[:, size:].any()
+        np.testing.assert_array_equal(in_order(batches, size, 23), images)
+        several = np.stack([batches, 100 + batches], 1)  # [batches, 2, rows]
+        np.testing.assert_array_equal(in_order(several, size, 23), [images, 100 + images])
+
+
+def test_fused_is_the_mixture_and_scores_hold_the_bias() -> None:
+    task = make_task(9, 9)
+    model, params, classes = make_model(task)
+    features = jnp.asarray(task.inputs[np.arange(18)])
+    with_bias = predict_scores(model, params, features, classes, Mixing(0.7, 0.25, 1.5))
+    without = predict_scores(model, params, features, classes, Mixing(0.7, 0.25, 0.0))
+    np.testing.assert_allclose(
+        with_bias.fused, 0.25 * with_bias.coarse + 0.75 * with_bias.fine, atol=1e-5
+    )
+    for a, b in zip(with_bias, without, strict=True):
+        np.testing.assert_allclose(
+            a - b, np.broadcast_to(np.where(SEEN, -1.5, 1.5), a.shape), atol=1e-5
+        )
+
+
+def spy(choose: Callable[[int], int]) -> tuple[Callable, list[int]]:
+    """A predictor on features that hold their image index; and the indices it was given."""
+    given: list[int] = []
+
+    def predict(_params: object, features: jax.Array, _classes: object, *_: object) -> tuple:
+        images = np.asarray(features[:, 0, 0]).astype(int)
+        given.extend(images.tolist())
+        chosen = np.array([choose(i) for i in images])
+        return np.stack([chosen] * 3), np.stack([chosen] * 3)
+
+    return predict, given
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
+def test_every_image_counts_once(batch_size: int) -> None:
+    """One wrong image of class 4, which has five: filling up the last batch must not weigh."""
+    labels = np.array([4] * 5 + [1] * 6 + [0] * 3, np.int32)
+    maps = np.broadcast_to(np.arange(14, dtype=np.float32)[:, None, None], (14, CHANNELS, REGIONS))
+    task = make_task(7, 7)
+    task = Task(
+        **{
+            **vars(task),
+            "inputs": InMemoryFeatures(maps),
+            "labels": labels,
+            "eval_seen": np.arange(11, 14),
+            "eval_unseen": np.arange(11),
+        }
+    )
+    # The first image of the last batch is the one that fills it up, in turn every image here.
+    for wrong in range(14):
+        predict, given = spy(lambda i, wrong=wrong: 2 if i == wrong else int(labels[i]))
+        found = evaluate_task(predict, None, task, None, batch_size)["fused"]  # type: ignore[arg-type]
+        assert set(given) == set(range(14))
+        u = 90.0 if wrong < 5 else 100 * (1 + 5 / 6) / 2 if wrong < 11 else 100.0
+        s = 100.0 if wrong < 11 else 100 * 2 / 3
+        expected = {"U": u, "S": s, "H": 2 * u * s / (u + s), "T1": u}
+        assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_t1_is_chosen_among_unseen_classes_alone() -> None:
+    """Seen scores higher by far: U is 0, T1 is not; chosen ids are unseen classes."""
+    task = make_task(20, 40)
+    model, params, classes = make_model(task)
+    predictor = make_predictor(model, Mixing(0.5, 0.5, bias=-1e4))  # +1e4 on every seen class
+    features = jnp.asarray(task.inputs[task.eval_unseen])
+    everything, among_unseen = predictor(params, features, classes)
+    assert SEEN[np.asarray(everything)].all()
+    assert not SEEN[np.asarray(among_unseen)].any()
+    found = evaluate_task(predictor, params, task, classes, 16)["fused"]
+    assert found["U"] == 0
+    assert found["H"] == 0
+    assert found["T1"] > 0
+    unbiased = make_predictor(model, Mixing(0.5, 0.5, bias=0.0))
+    assert evaluate_task(unbiased, params, task, classes, 16)["fused"]["T1"] == pytest.approx(
+        found["T1"], abs=10
+    )
+
+
+def test_a_tiny_example_by_hand() -> None:
+    """Two attributes, one region: attribute scores are what the feature map says.
+
+    With uniform attention over one region and the identity as matrices, p_region = F and the
+    channel branch is 0, so s = F·Zᵀ + d.
+    """
+    z = np.array([[1, 0], [0, 1], [1, 1]], np.float32)  # class 2 is unseen
+    maps = np.array([[3, 0], [0, 3], [2.0, 2.0], [3, 0.1], [2, 1.9]], np.float32)[:, :, None]
+    labels = np.array([0, 1, 2, 2, 1], np.int32)
+    seen = np.array([True, True, False])
+    task = Task(
+        inputs=InMemoryFeatures(maps),
+        labels=labels,
+        class_ids=np.arange(3),
+        class_embeddings=z,
+        seen=seen,
+        train=np.arange(1),
+        eval_seen=np.array([0, 1, 4]),
+        eval_unseen=np.array([2, 3]),
+    )
+    vectors = np.eye(2, dtype=np.float32)
+    groups = resolve_groups("1;0", vectors)  # attribute 1 first
+    model = DualExpert(vectors, groups, channels=2, regions=1, rank=0, rngs=nnx.Rngs(0))
+    for net in (model.coarse, *model.fine):
+        net.region_score[...] = jnp.eye(2)
+        net.channel_score[...] = jnp.zeros((2, 1))
+    classes = make_class_space(z, seen, groups)
+    graph, params = nnx.split(model)
+    mixing = Mixing(region_mix=1.0, expert_mix=0.5, bias=0.25)
+    scores = predict_scores(graph, params, jnp.asarray(maps), classes, mixing)
+    half = np.sqrt(0.5)
+    f = maps[:, :, 0]
+    expected = np.stack([f[:, 0] - 0.25, f[:, 1] - 0.25, half * f.sum(1) + 0.25], 1)
+    for s in scores:
+        np.testing.assert_allclose(s, expected, atol=1e-5)
+    # Image by image: 0 and 1 right (2.75 against 2.37); 2 right; 3 taken for class 0 (2.75 against
+    # 2.44); 4, of class 1, taken for 2. So S: class 0 1/1, class 1 1/2; U: 1/2; T1: one choice.
+    found = evaluate_task(make_predictor(graph, mixing), params, task, classes, 2)
+    expected_metrics = {"U": 50.0, "S": 75.0, "H": 60.0, "T1": 100.0}
+    for name in EXPERTS:
+        assert found[name] == pytest.approx(expected_metrics)
+    assert metrics_table(found).splitlines() == [
+        "expert         U       S       H      T1",
+        "coarse      50.0    75.0    60.0   100.0",
+        "fine        50.0    75.0    60.0   100.0",
+        "fused       50.0    75.0    60.0   100.0",
+    ]
