@@ -7,10 +7,10 @@
 `dedn_jax.training.protocol.train` itself, on a data set that is made up in memory: a few hundred
 maps, of which every image takes one, so that the host holds a few hundred MB of what are 9.5 GB on
 the device. They stay there (`config.data.on_device=always`) and several steps run in a call.
-Accuracies mean nothing. "load" is from host memory to the device; "first call" compiles; steps/s are of the steps
-after it, checkpoints and logs included and evaluations not, and `share` is the part that their
-products have of a matrix product's peak, measured after every training; evaluations are those of
-every epoch and of the end. Device memory is the peak of the process.
+Accuracies mean nothing. "load" is from host memory to the device; "first call" compiles; steps/s
+are of the steps after it, checkpoints and logs included and evaluations not, and `share` is the
+part that their products have of a matrix product's peak, measured after every training; evaluations
+are those of every epoch and of the end. Device memory is the peak of the process.
 """
 
 from __future__ import annotations
