@@ -18,7 +18,7 @@ from dedn_jax.data.features.store.reader import open_store
 from dedn_jax.errors import InputError
 from dedn_jax.inference.extract import extract_features
 from dedn_jax.inference.runs import export_run, open_run
-from dedn_jax.interop.published import read_state_dict
+from dedn_jax.torch_files import read_state_dict
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.protocol import train
 from tests.made_up import backbone_weights, prepared_folder

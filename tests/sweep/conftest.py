@@ -10,8 +10,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from dedn_jax.sweep.run import sweep
+from tests.helpers.tiny import tiny_config, write_tiny
 from tests.sweep.common import FIELDS, GRID, SEEDS
-from tests.training.test_protocol import tiny_config, write_tiny
 
 
 @pytest.fixture(scope="package")

@@ -11,8 +11,8 @@ import numpy as np
 
 from dedn_jax.sweep.run import sweep
 from dedn_jax.training.logs import read_lines
+from tests.helpers.tiny import tiny_config
 from tests.sweep.common import ROOT, read, saved_arrays
-from tests.training.test_protocol import tiny_config
 
 SHORT: dict[str, object] = {
     "data__groups": "single",  # compiles sooner
@@ -25,7 +25,7 @@ SCRIPT = f"""
 import sys
 from dedn_jax.sweep import place
 from dedn_jax.sweep.run import sweep
-from tests.training.test_protocol import tiny_config
+from tests.helpers.tiny import tiny_config
 import jax
 assert jax.device_count() == 8
 _, data, folder = sys.argv

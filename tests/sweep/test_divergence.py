@@ -17,8 +17,8 @@ from dedn_jax.sweep import place
 from dedn_jax.sweep.run import sweep
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.network import make_network
+from tests.helpers.tiny import tiny_config
 from tests.sweep.common import FIELDS, GRID, PROTOCOLS, SEEDS, interrupted_sweep, read, saved_arrays
-from tests.training.test_protocol import tiny_config
 
 # The parameters grow from step to step until the loss overflows.
 RATES = ["optimizer.learning_rate=1500,0.003"]

@@ -12,8 +12,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from dedn_jax.sweep.run import sweep
+from tests.helpers.tiny import tiny_overrides
 from tests.sweep.common import FIELDS, ROOT, SEEDS, interrupted_sweep, read
-from tests.training.test_protocol import tiny_overrides
 
 
 def assert_same(path: Path, swept: Path, first: int, count: int) -> None:

@@ -15,8 +15,8 @@ from dedn_jax.sweep.run import sweep
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.network import make_network
 from dedn_jax.training.protocol import TEST_BEST_LABEL, train
+from tests.helpers.tiny import tiny_config, write_tiny
 from tests.sweep.common import FIELDS, GRID, PROTOCOLS, SEEDS, read
-from tests.training.test_protocol import tiny_config, write_tiny
 
 
 def assert_model_is(point: Path, model: int, run: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dedn_jax.files import read_json
-from tests.training.test_protocol import arrays, tiny_overrides, write_tiny
+from tests.helpers.tiny import arrays, tiny_overrides, write_tiny
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KILLS = int(os.environ.get("DEDN_KILLS", "3"))

@@ -1,0 +1,105 @@
+"""Weights of backbones."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from tests.cli.bad_inputs.making import Hostile, weight_shapes
+from tests.cli.bad_inputs.world import Bad, World
+
+
+def _other_depth(world: World) -> list[str]:
+    """The names of resnet34; its sizes are not looked at, being other names."""
+    names = weight_shapes("resnet34")
+    path = world.root / "resnet34.safetensors"
+    save_file({name: np.zeros(1, np.float32) for name in names}, str(path))
+    return world.extract("--config.backbone.name=resnet18", f"--config.backbone.weights={path}")
+
+
+def _hostile_weights(world: World) -> list[str]:
+    path = world.words("resnet18.pth", pickle.dumps({"conv1.weight": Hostile()}))
+    return world.extract("--config.backbone.name=resnet18", f"--config.backbone.weights={path}")
+
+
+def _weights(world: World, name: str, data: bytes) -> list[str]:
+    return world.extract(f"--config.backbone.weights={world.words(name, data)}")
+
+
+BACKBONES = [
+    Bad(
+        "weights of another depth",
+        _other_depth,
+        "resnet34.safetensors",
+        "has unexpected layer1.2",
+        "check that the file is for the backbone in the config",
+    ),
+    Bad(
+        "hostile weights",
+        _hostile_weights,
+        "resnet18.pth",
+        "refused by PyTorch's weights-only reader",
+        "save it again with torch.save(model.state_dict())",
+        needs="torch",
+    ),
+    Bad(
+        "no such weights",
+        lambda w: w.extract("--config.backbone.weights=none.npz"),
+        "none.npz",
+        "no such file of backbone weights",
+        "set --config.backbone.weights",
+    ),
+    Bad(
+        "damaged .npz",
+        lambda w: _weights(w, "w.npz", b"PK\3\4 not"),
+        "w.npz",
+        "not a readable .npz",
+        "get it again",
+    ),
+    Bad(
+        "damaged .safetensors",
+        lambda w: _weights(w, "w.safetensors", b"\xff" * 99),
+        "w.safetensors",
+        "not a readable .safetensors file",
+        "get it again",
+    ),
+    Bad(
+        "weights in another format",
+        lambda w: _weights(w, "w.h5", b"\x89HDF"),
+        "w.h5",
+        "w.h5: expected",
+        "a file of weights named .pth, .pt, .safetensors, .npz",
+    ),
+    Bad(
+        "weights for the small backbone",
+        lambda w: w.extract("--config.backbone.name=small"),
+        "weights.npz",
+        "no files of weights are known for a SmallNet",
+        "another --config.backbone.name",
+    ),
+    Bad(
+        "extraction without weights",
+        lambda w: w.extract("--config.backbone.weights="),
+        "config.backbone.weights",
+        "is empty",
+        "set it to a .pth",
+    ),
+    Bad(
+        "frozen backbone without weights",
+        lambda w: w.train(
+            *w.prepared_flags(), "--config.data.source=images", "--config.backbone.weights="
+        ),
+        "config.backbone.weights",
+        "a frozen backbone without trained weights",
+        "--config.backbone.trained=true",
+    ),
+    Bad(
+        "unknown backbone",
+        lambda w: w.extract("--config.backbone.name=vgg16"),
+        "backbone",
+        "'vgg16'",
+        "expected one of resnet18",
+    ),
+]

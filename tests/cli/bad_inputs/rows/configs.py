@@ -1,0 +1,175 @@
+"""Configs and work directories."""
+
+from __future__ import annotations
+
+import pickle
+
+from tests.cli.bad_inputs.making import Hostile
+from tests.cli.bad_inputs.world import Bad, World
+from tests.helpers.published import published_fields
+
+
+def _recipe(world: World, text: str, name: str = "recipe.py") -> list[str]:
+    path = world.root / name
+    path.write_text(text)
+    return world.train(config=path)
+
+
+def _base_with(line: str) -> str:
+    return (
+        "from dedn_jax.config import base_config\n"
+        f"def get_config():\n    c = base_config()\n    {line}\n    return c\n"
+    )
+
+
+def _another_run(world: World) -> list[str]:
+    path = world.run()
+    return world.train_on(path, "--config.seed=3")
+
+
+def _another_set(world: World) -> list[str]:
+    path = world.run()
+    world.hdf5(att=published_fields()["att"] * 2)
+    return world.train_on(path)
+
+
+def unfinished(world: World, *command: str) -> list[str]:
+    world.run()
+    return [*command, f"--workdir={world.root}/run"]
+
+
+def _foreign(world: World) -> list[str]:
+    (world.root / "run").mkdir()
+    (world.root / "run" / "thesis.tex").write_text("x")
+    return world.train_on(world.hdf5())
+
+
+def _damaged_config(world: World) -> list[str]:
+    world.run()
+    (world.root / "run" / "config.json").write_text('{"seed": 0,')
+    return ["evaluate", f"--workdir={world.root}/run"]
+
+
+CONFIGS = [
+    Bad(
+        "unknown field in a recipe",
+        lambda w: _recipe(w, _base_with("c.train.epoch = 3")),
+        "recipe.py",
+        'Key "epoch" does not exist',
+        'Did you mean "epochs"',
+    ),
+    Bad(
+        "unknown field in a flag",
+        lambda w: w.train("--config.train.epoch=3"),
+        "--config.train.epoch=3",
+        "cannot apply",
+        'Did you mean "epochs"',
+    ),
+    Bad(
+        "field of another type",
+        lambda w: _recipe(
+            w,
+            _base_with("c.unlock(); del c.train['epochs']; c.train.epochs = 'many'"),
+        ),
+        "recipe.py",
+        "config.train.epochs='many'",
+        "expected a int",
+    ),
+    Bad(
+        "value out of range",
+        lambda w: w.train("--config.train.batch_size=0"),
+        "base.py",
+        "config.train.batch_size=0",
+        "expected at least 1",
+    ),
+    Bad(
+        "pictures from a file of features",
+        lambda w: w.train_on(w.hdf5(), "--config.data.source=images"),
+        "base.py",
+        "config.data.source='images'",
+        "expected features with config.data.format=published_hdf5",
+    ),
+    Bad(
+        "recipe that is no Python",
+        lambda w: _recipe(w, "train:\n  epochs: 3\n"),
+        "recipe.py",
+        "cannot be run: SyntaxError",
+        "a recipe is a Python file as configs/base.py is one",
+    ),
+    Bad(
+        "recipe of another kind",
+        lambda w: _recipe(w, "train:\n  epochs: 3\n", "recipe.yaml"),
+        "recipe.yaml",
+        "is not a Python file",
+        "a recipe is a Python file as configs/base.py is one",
+    ),
+    Bad(
+        "recipe without get_config",
+        lambda w: _recipe(w, "x = 1\n"),
+        "recipe.py",
+        "has no function get_config()",
+        "a recipe is a Python file as configs/base.py is one",
+    ),
+    Bad(
+        "no such recipe",
+        lambda w: w.train(config="cup_gzsl"),
+        "--config",
+        "no file 'cup_gzsl'",
+        "give a path, or one of",
+    ),
+    Bad(
+        "groups past the last attribute",
+        lambda w: w.train_on(w.hdf5(), "--config.data.groups=0-2;3-9"),
+        "config.data.groups",
+        "attribute 9 in '0-2;3-9', but the data have only 5 (0-based)",
+        "give each of them once",
+    ),
+    Bad(
+        "work directory of another run",
+        _another_run,
+        "/run",
+        "seed=0 there, 3 now",
+        "choose another directory, remove this one, or give the same config",
+    ),
+    Bad("work directory of other data", _another_set, "/run", "class_embeddings", "choose another"),
+    Bad("work directory with files", _foreign, "/run", "is not empty", "choose another"),
+    Bad(
+        "evaluation before training",
+        lambda w: unfinished(w, "evaluate"),
+        "/run",
+        "no trained model here",
+        "finish `dedn train` first",
+    ),
+    Bad(
+        "evaluation of hostile weights",
+        lambda w: unfinished(
+            w, "evaluate", f"--weights={w.words('model.pt', pickle.dumps(Hostile()))}"
+        ),
+        "model.pt",
+        "not a zip archive as torch.save writes it",
+        "save its state_dict() again",
+        needs="torch",
+    ),
+    Bad(
+        "evaluation under another config",
+        lambda w: unfinished(w, "evaluate", "--config.seed=4"),
+        "--config.seed=4",
+        "would make it another run",
+        "only backbone.weights, data.features,",
+    ),
+    Bad(
+        "evaluation of no run",
+        lambda w: ["evaluate", f"--workdir={w.root}/run"],
+        "/run",
+        "holds no run (no config.json)",
+        "give the directory of a `dedn train`",
+    ),
+    Bad("damaged config of a run", _damaged_config, "config.json", "JSON", "restore or remove it"),
+    Bad(
+        "export to another kind of file",
+        lambda w: unfinished(w, "export", f"--out={w.root}/model.npz"),
+        "model.npz",
+        "model.npz: expected",
+        "a name that ends in .pt",
+    ),
+]

@@ -1,0 +1,89 @@
+"""Word vectors."""
+
+from __future__ import annotations
+
+import io
+import pickle
+
+import numpy as np
+
+from tests.cli.bad_inputs.making import Hostile, zipped
+from tests.cli.bad_inputs.world import Bad, World
+from tests.helpers.published import ATTRIBUTES
+
+
+def _with_words(world: World, name: str, data: bytes) -> list[str]:
+    return world.train_on(world.hdf5(), f"--config.data.word_vectors={world.words(name, data)}")
+
+
+def _npy(array: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array, allow_pickle=True)
+    return out.getvalue()
+
+
+def glove(world: World, glove: bytes, names: str = "blue\nwing\n", out: str = "w.npy") -> list[str]:
+    world.words("glove.txt", glove)
+    (world.root / "names.txt").write_text(names)
+    flags = [f"--glove={world.root}/glove.txt", f"--attributes={world.root}/names.txt"]
+    return ["data", "wordvectors", *flags, f"--out={world.root / out}"]
+
+
+WORDS = [
+    Bad(
+        "hostile pickle of word vectors",
+        lambda w: _with_words(w, "words.pkl", pickle.dumps(Hostile())),
+        "words.pkl",
+        "it asks for posix.system",
+        "save the array with numpy.save",
+    ),
+    Bad(
+        "too few word vectors",
+        lambda w: _with_words(w, "words.npy", _npy(np.ones((ATTRIBUTES - 1, 3)))),
+        "words.npy",
+        "word vectors have shape (4, 3), expected [5, word_dim]",
+        "give one row for each attribute",
+    ),
+    Bad(
+        "word vectors of objects",
+        lambda w: _with_words(w, "words.npy", _npy(np.array([[Hostile()]], object))),
+        "words.npy",
+        "an array of Python objects, expected numbers",
+        "save it as float32",
+    ),
+    Bad(
+        "zipped GloVe",
+        lambda w: glove(w, zipped("glove.txt")),
+        "glove.txt",
+        "a compressed file",
+        "unpack it first",
+    ),
+    Bad(
+        "GloVe line cut short",
+        lambda w: glove(w, b"blue 1 2 3\nwing 4 5\n"),
+        "glove.txt",
+        "line 2 has 2 numbers after its word, expected 3",
+        "get it again",
+    ),
+    Bad(
+        "attribute without a known word",
+        lambda w: glove(w, b"blue 1 2 3\nwing 4 5 6\n", "blue\nzygodactyl\n"),
+        "glove.txt",
+        "'zygodactyl'",
+        "rename them or take a larger GloVe file",
+    ),
+    Bad(
+        "attribute name twice",
+        lambda w: glove(w, b"blue 1 2 3\n", "blue\nblue\n"),
+        "names.txt",
+        "attribute 'blue' stands there twice",
+        "rename one",
+    ),
+    Bad(
+        "word vectors to another kind of file",
+        lambda w: glove(w, b"blue 1 2 3\nwing 4 5 6\n", out="vectors.txt"),
+        "vectors.txt",
+        "vectors.txt: expected",
+        "a name that ends in .npy",
+    ),
+]

@@ -1,0 +1,134 @@
+"""Bad inputs through the command line: one line that says what to do, nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from dedn_jax.cli import main as cli
+from tests.cli.bad_inputs.making import no_file_over
+from tests.cli.bad_inputs.rows.archives import ARCHIVES
+from tests.cli.bad_inputs.rows.backbones import BACKBONES
+from tests.cli.bad_inputs.rows.configs import CONFIGS
+from tests.cli.bad_inputs.rows.disks import DISKS
+from tests.cli.bad_inputs.rows.folders import FOLDER
+from tests.cli.bad_inputs.rows.hdf5 import HDF5
+from tests.cli.bad_inputs.rows.pictures import PICTURES
+from tests.cli.bad_inputs.rows.stores import STORES
+from tests.cli.bad_inputs.rows.word_vectors import WORDS
+from tests.cli.bad_inputs.rows.xlsa17 import XLSA
+from tests.cli.bad_inputs.world import Bad, Shared, World
+from tests.helpers.tiny import tiny_overrides, write_tiny
+
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
+# A bar that was begun before the mistake was met stays on the terminal; tqdm begins each of its
+# writes with a carriage return.
+BAR = re.compile(r"(\r[^\r\n]*)+\n?")
+TABLE = [
+    *HDF5,
+    *WORDS,
+    *XLSA,
+    *FOLDER,
+    *PICTURES,
+    *ARCHIVES,
+    *BACKBONES,
+    *STORES,
+    *CONFIGS,
+    *DISKS,
+]
+_messages: dict[str, str] = {}
+
+
+def listing(folder: Path) -> dict[str, object]:
+    """What is in a folder: every file's bytes, every link's target; compiled programs left out."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if ".compilation_cache" in path.parts:
+            continue
+        if path.is_symlink():
+            found[name] = os.readlink(path)
+        else:
+            found[name] = path.read_bytes() if path.is_file() else None
+    return found
+
+
+def test_rows_have_names_of_their_own_and_say_all() -> None:
+    assert len({row.name for row in TABLE}) == len(TABLE) >= 35
+    assert all(row.file and row.wrong and row.advice for row in TABLE)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=row.name, marks=getattr(pytest.mark, row.needs) if row.needs else ())
+        for row in TABLE
+    ],
+)
+def test_one_line_that_says_what_to_do(
+    row: Bad,
+    shared: Shared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    world = World(tmp_path, shared, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    argv = row.make(world)
+    before = listing(tmp_path)
+    capfd.readouterr()
+    if row.outside:
+        command = [sys.executable, "-m", "dedn_jax", *argv]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120)
+        status, printed = done.returncode, BAR.sub("", done.stderr.decode())
+    else:
+        with contextlib.ExitStack() as stack:
+            told = stack.enter_context(warnings.catch_warnings(record=True))
+            for context in world.during:
+                stack.enter_context(context)
+            status = cli.main(argv)
+        printed = BAR.sub("", capfd.readouterr().err)
+        # Each would be lines on standard error. Python itself shows no one else's deprecations.
+        hidden = (DeprecationWarning, PendingDeprecationWarning, ImportWarning)
+        assert not [w.message for w in told if not issubclass(w.category, hidden)]
+    monkeypatch.undo()
+    assert status == 2
+    assert printed.startswith("dedn: ")
+    assert printed.endswith("\n") and printed.count("\n") == 1
+    for part in (row.file, row.wrong, row.advice):
+        assert part in printed
+    after = listing(tmp_path)
+    assert set(after) - set(before) == set(row.left)
+    assert {name: after[name] for name in after if name not in row.left} == before
+    message = re.sub(r"/[^\s:;,()]+", "PATH", printed)
+    assert _messages.setdefault(message, row.name) == row.name
+
+
+def test_full_disk_at_a_checkpoint(
+    shared: Shared, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The one output that stays: a run that the same command takes up once there is room."""
+    flags = tiny_overrides(
+        write_tiny(tmp_path / "tiny.hdf5"),
+        selection__protocol="last",
+        train__epochs=2,
+        train__checkpoint_every=3,
+    )
+    command = ["train", "--config=base", f"--workdir={tmp_path}/run", *flags]
+    with no_file_over(9000):
+        assert cli.main(command) == 2
+    printed = BAR.sub("", capfd.readouterr().err)
+    assert printed.startswith(f"dedn: {tmp_path}/run/final/checkpoints: cannot be written (")
+    assert "File too large" in printed
+    assert "make room and give the same command" in printed
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert cli.main(command) == 0
+    assert (tmp_path / "run" / "result.json").exists()
