@@ -37,10 +37,10 @@ from dedn_jax.model.backbones import make_backbone
 from dedn_jax.model.groups import published_attributes, resolve_groups
 from dedn_jax.model.picture_model import backbone_maps
 from dedn_jax.parallel.axes import Axes
-from dedn_jax.parallel.executors import JitStrategy, ResidentStrategy, Strategy, terms_of
+from dedn_jax.parallel.executors import Executor, JitExecutor, ResidentExecutor, metrics_at
 from dedn_jax.parallel.mesh import Layout
-from dedn_jax.parallel.resident.batches import Resident
-from dedn_jax.parallel.resident.table import make_table
+from dedn_jax.parallel.resident.batches import ResidentBatches
+from dedn_jax.parallel.resident.features import make_resident
 from dedn_jax.training.network import make_network
 from dedn_jax.training.objective import Objective, make_class_space
 from dedn_jax.training.optimizer import make_optimizer
@@ -195,27 +195,27 @@ def _steps(
     batches = [(maps[drawn], labels[:batch]) for drawn in map(sampler, range(4))]
     with jax.default_matmul_precision(config.model.precision):
         classes = make_class_space(dataset.class_embeddings, seen, groups)
-        fixed = make_step, layout, classes, network.frozen
-        strategy: Strategy
+        fixed = make_step, layout, (classes, network.frozen)
+        executor: Executor
         if resident:
-            table = make_table(InMemoryFeatures(maps), layout, cut=False)
-            strategy = ResidentStrategy(*fixed, Resident(table, sampler, most))
+            table = make_resident(InMemoryFeatures(maps), layout, shard=False)
+            executor = ResidentExecutor(*fixed, ResidentBatches(table, sampler, most))
         else:
-            strategy = JitStrategy(*fixed, itertools.cycle(batches), batch)
-        most = strategy.most
-        state = strategy.place(init_state(network.params, optimizer))
+            executor = JitExecutor(*fixed, itertools.cycle(batches), batch)
+        most = executor.max_steps
+        state = executor.place(init_state(network.params, optimizer))
         leaves = jax.tree.leaves(network.params)
         parameters = sum(x.size for x in leaves)
         start = time.perf_counter()
-        state, terms = strategy.run(state, most)
-        first = terms_of(terms, 0)["loss"]
+        state, terms = executor.run(state, most)
+        first = metrics_at(terms, 0)["loss"]
         compiled = time.perf_counter() - start
         calls = 1 if part.smoke else (2 if resident else 20)
         times = []
         for turn in range(rounds + 1):  # the first warms up
             start = time.perf_counter()
             for _ in range(calls):
-                state, terms = strategy.run(state, most)
+                state, terms = executor.run(state, most)
             jax.block_until_ready(terms)
             if turn:
                 times.append(1e3 * (time.perf_counter() - start) / (calls * most))
@@ -235,7 +235,7 @@ def _steps(
         bytes=2.0 * batch * maps[0].nbytes + 4.0 * _PASSES_OF_PARAMETERS * parameters,
         first_call_s=compiled,
         first_loss=first,
-        last_loss=terms_of(terms, most - 1)["loss"],
+        last_loss=metrics_at(terms, most - 1)["loss"],
     )
 
 
@@ -274,7 +274,7 @@ def many_seeds(part: Part) -> None:
 
 
 def _many_seeds(part: Part, kernel: str) -> None:
-    flags = ["data.on_device=always", "model.precision=bfloat16", f"model.kernel={kernel}"]
+    flags = ["data.on_device=replicated", "model.precision=bfloat16", f"model.kernel={kernel}"]
     flags += ["train.batch_size=10", "train.steps_per_call=2"] if part.smoke else []
     config = load_config("cub_gzsl", [f"--config.{flag}" for flag in flags])
     dataset = _dataset(part, "cub", "bfloat16")

@@ -27,15 +27,15 @@ from dedn_jax.model.groups import resolve_groups
 from dedn_jax.parallel import processes
 from dedn_jax.parallel.axes import Axes
 from dedn_jax.parallel.executors import (
-    JitStrategy,
-    PmapStrategy,
-    ResidentStrategy,
-    Strategy,
-    terms_of,
+    Executor,
+    JitExecutor,
+    PmapExecutor,
+    ResidentExecutor,
+    metrics_at,
 )
 from dedn_jax.parallel.mesh import Layout
-from dedn_jax.parallel.resident.batches import Resident
-from dedn_jax.parallel.resident.table import make_table
+from dedn_jax.parallel.resident.batches import ResidentBatches
+from dedn_jax.parallel.resident.features import make_resident
 from dedn_jax.plan.hlo import read_program
 from dedn_jax.training.network import make_network
 from dedn_jax.training.objective import ClassSpace, Objective, make_class_space
@@ -54,21 +54,21 @@ def _strategies(
     dataset: GZSLDataset,
     sampler: Sampler,
     steps: int,
-) -> Mapping[str, Callable[[], Strategy]]:
+) -> Mapping[str, Callable[[], Executor]]:
     """How each way is made; all take the same batches, one step in a call."""
-    own = layout.shard.part(sampler.size)
+    own = layout.host_shard.part(sampler.size)
     images = [sampler(step)[own] for step in range(steps)]
     batches = [(dataset.inputs[i], dataset.labels[i]) for i in images]
 
-    def kept(cut: bool) -> Strategy:
-        table = make_table(dataset.inputs, layout, cut=cut)
-        return ResidentStrategy(make_step, layout, *fixed, Resident(table, sampler, 1))
+    def kept(cut: bool) -> Executor:
+        table = make_resident(dataset.inputs, layout, shard=cut)
+        return ResidentExecutor(make_step, layout, fixed, ResidentBatches(table, sampler, 1))
 
     return {
-        "jit": lambda: JitStrategy(make_step, layout, *fixed, iter(batches), sampler.size),
-        "pmap": lambda: PmapStrategy(make_step, layout, *fixed, iter(batches), sampler.size),
+        "jit": lambda: JitExecutor(make_step, layout, fixed, iter(batches), sampler.size),
+        "pmap": lambda: PmapExecutor(make_step, layout, fixed, iter(batches), sampler.size),
         "whole": lambda: kept(cut=False),
-        "cut": lambda: kept(cut=layout.parts > 1),  # one device has all there is
+        "cut": lambda: kept(cut=layout.num_shards > 1),  # one device has all there is
     }
 
 
@@ -120,9 +120,9 @@ def work(ways: list[str], batch: int, channels: int, regions: int, steps: int) -
             for way, strategy in strategies.items():
                 start = time.perf_counter()
                 states[way], terms = strategy.run(states[way], 1)
-                losses[way].append(terms_of(terms, 0)["loss"])
+                losses[way].append(metrics_at(terms, 0)["loss"])
                 times[way].append(1e3 * (time.perf_counter() - start))
-    programs = {way: read_program(texts[way][0], layout.parts) for way in ways}
+    programs = {way: read_program(texts[way][0], layout.num_shards) for way in ways}
     return {
         way: {
             "losses": losses[way],

@@ -15,10 +15,10 @@ from dedn_jax.data.features.maps import InMemoryFeatures, normalize
 from dedn_jax.data.pipeline import Batch
 from dedn_jax.interop.compare import OurSide
 from dedn_jax.interop.published_model import PublishedModel
-from dedn_jax.parallel.executors import JitStrategy, ResidentStrategy, Strategy, terms_of
+from dedn_jax.parallel.executors import Executor, JitExecutor, ResidentExecutor, metrics_at
 from dedn_jax.parallel.mesh import Layout
-from dedn_jax.parallel.resident.batches import Resident
-from dedn_jax.parallel.resident.placement import keep_features
+from dedn_jax.parallel.resident.batches import ResidentBatches
+from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.training.optimizer import make_optimizer
 from dedn_jax.training.step import NOTHING, TrainState, TrainStep, init_state, make_train_step
 
@@ -108,23 +108,23 @@ def our_sides(ours: OurSide, made: MadeUp) -> dict[str, Side]:
         """As a training runs its steps, but that batches are not read ahead."""
         config = made.config.copy_and_resolve_references()
         config.data.on_device = on_device
-        table = keep_features(inputs, config, layout)
-        fixed = make_step, layout, ours.classes, NOTHING
-        strategy: Strategy
+        table = place_features(inputs, config, layout)
+        fixed = make_step, layout, (ours.classes, NOTHING)
+        executor: Executor
         if table is None:
-            strategy = JitStrategy(*fixed, batches(), made.sampler.size)
+            executor = JitExecutor(*fixed, batches(), made.sampler.size)
         else:
-            resident = Resident(table, made.sampler, config.train.steps_per_call)
-            strategy = ResidentStrategy(*fixed, resident)
-        state = strategy.place(start())
+            resident = ResidentBatches(table, made.sampler, config.train.steps_per_call)
+            executor = ResidentExecutor(*fixed, resident)
+        state = executor.place(start())
 
         def run(count: int) -> float:
             nonlocal state
-            state, terms = strategy.run(state, count)
+            state, terms = executor.run(state, count)
             jax.block_until_ready(state)
-            return terms_of(terms, 0)["loss"]
+            return metrics_at(terms, 0)["loss"]
 
-        most = strategy.most
+        most = executor.max_steps
         return Side(lambda _: run(1), INDEXING, call=lambda _: run(most), steps=most)
 
     normalising = _compiled_step(
@@ -134,7 +134,7 @@ def our_sides(ours: OurSide, made: MadeUp) -> dict[str, Side]:
         OURS: Side(ours_at_hand(ours, made), AT_HAND),
         f"{OURS}, normalising": Side(normalising, AT_HAND),
         f"{OURS}, indexing": trained("never"),
-        f"{OURS}, features on the device": trained("always"),
+        f"{OURS}, features on the device": trained("replicated"),
     }
 
 

@@ -44,10 +44,10 @@ from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.model.groups import published_attributes, resolve_groups
 from dedn_jax.parallel.axes import Axes
-from dedn_jax.parallel.executors import ResidentStrategy
+from dedn_jax.parallel.executors import ResidentExecutor
 from dedn_jax.parallel.mesh import local_layout
-from dedn_jax.parallel.resident.batches import Resident
-from dedn_jax.parallel.resident.placement import keep_features
+from dedn_jax.parallel.resident.batches import ResidentBatches
+from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.sweep.place import Place, stack
 from dedn_jax.sweep.step import ModelsStep, start
 from dedn_jax.training.loop import STREAMS
@@ -98,12 +98,12 @@ class Maker:
         self._config, self._dataset = config, dataset
         self._steps = config.train.steps_per_call
         self._groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
-        table = keep_features(dataset.inputs, config, local_layout(), may_cut=False)
+        table = place_features(dataset.inputs, config, local_layout(), may_shard=False)
         assert table is not None  # the config says so
         task = trainval_task(dataset)
         labels = task.labels[task.train]
         sampler = Sampler.from_config(task.train, labels, config, STREAMS["final"])
-        self._resident, self.batch = Resident(table, sampler, self._steps), sampler.size
+        self._resident, self.batch = ResidentBatches(table, sampler, self._steps), sampler.size
         self._classes = make_class_space(task.class_embeddings, task.seen, self._groups)
 
     def _network(self, seed: int) -> Network:
@@ -135,8 +135,8 @@ class Maker:
                 network.definition, Objective.from_config(config), optimizer, axes
             )
 
-        strategy = ResidentStrategy(
-            make_step, local_layout(), self._classes, network.frozen, self._resident
+        strategy = ResidentExecutor(
+            make_step, local_layout(), (self._classes, network.frozen), self._resident
         )
 
         def run(state: TrainState, _: int) -> TrainState:
@@ -227,7 +227,7 @@ def main(argv: list[str] | None = None) -> None:
     config = load_config(
         args.recipe,
         [
-            "--config.data.on_device=always",
+            "--config.data.on_device=replicated",
             f"--config.data.dtype={args.dtype}",
             f"--config.model.precision={args.precision}",
             f"--config.model.kernel={args.kernel}",

@@ -6,7 +6,7 @@
 
 `dedn_jax.training.protocol.train` itself, on a data set that is made up in memory: a few hundred
 maps, of which every image takes one, so that the host holds a few hundred MB of what are 9.5 GB on
-the device. They stay there (`config.data.on_device=always`) and several steps run in a call.
+the device. They stay there (`config.data.on_device=replicated`) and several steps run in a call.
 Accuracies mean nothing. "load" is from host memory to the device; "first call" compiles; steps/s
 are of the steps after it, checkpoints and logs included and evaluations not, and `share` is the
 part that their products have of a matrix product's peak, measured after every training; evaluations
@@ -44,7 +44,7 @@ from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.features.maps import FeatureMaps, checked_indices, normalize
 from dedn_jax.errors import InputError
 from dedn_jax.model.groups import published_attributes
-from dedn_jax.parallel.executors import ResidentStrategy
+from dedn_jax.parallel.executors import ResidentExecutor
 from dedn_jax.training import loop as phase
 from dedn_jax.training import protocol as train
 
@@ -160,10 +160,10 @@ class Clock:
     @contextlib.contextmanager
     def watching(self, dataset: GZSLDataset) -> Iterator[None]:
         """Inside, `train` takes `dataset` and is timed."""
-        keep, run_phase, evaluate = train.keep_features, train.run_phase, train.evaluate_task
+        keep, run_phase, evaluate = train.place_features, train.run_phase, train.evaluate_task
         clock = self
 
-        class Watched(ResidentStrategy):
+        class Watched(ResidentExecutor):
             def run(self, state: Any, count: int) -> Any:
                 if clock._first_done:
                     return super().run(state, count)
@@ -195,11 +195,11 @@ class Clock:
 
         with (
             patch.object(train, "load_dataset", lambda config: dataset),
-            patch.object(train, "keep_features", load),
+            patch.object(train, "place_features", load),
             patch.object(train, "run_phase", run),
             patch.object(train, "evaluate_task", look),
             patch.object(phase, "evaluate_task", look),
-            patch.object(phase, "ResidentStrategy", Watched),
+            patch.object(phase, "ResidentExecutor", Watched),
         ):
             yield
 
@@ -209,7 +209,7 @@ def run(dataset: GZSLDataset, recipe: str, protocol: str, overrides: list[str]) 
     config = load_config(
         recipe,
         [
-            "--config.data.on_device=always",
+            "--config.data.on_device=replicated",
             "--config.train.compilation_cache=false",
             f"--config.data.dtype={dataset.inputs.dtype}",
             f"--config.selection.protocol={protocol}",

@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.data.format = "published_hdf5"
     config.data.path = ""  # the file or folder; demo: a cache folder, "" for the usual one
     config.data.features = ""  # prepared, source "features": the store made from these pictures
-    config.data.on_device = "auto"  # feature maps in device memory: auto, always, cut, never
+    config.data.on_device = "auto"  # feature maps resident: auto, replicated, sharded, never
     config.data.workers = 0  # processes that decode pictures; 0: threads of this one
     config.data.word_vectors = ""  # .npy or pickled array; "" takes the data set's own
     config.data.dtype = "float32"  # of feature maps: float32, bfloat16, float16

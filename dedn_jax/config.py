@@ -23,7 +23,7 @@ DATA_SOURCES = ("features", "images")
 DATA_FORMATS = ("published_hdf5", "store", "prepared", "demo")
 KERNELS = ("auto", "xla", "pallas")
 STRATEGIES = ("jit", "pmap")
-RESIDENCIES = ("auto", "always", "cut", "never")
+RESIDENCIES = ("auto", "replicated", "sharded", "never")
 BACKBONE_DTYPES = ("float32", "bfloat16")
 
 _RECIPE = "a recipe is a Python file as configs/base.py is one"

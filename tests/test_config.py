@@ -147,8 +147,8 @@ def test_refused_overrides(override, message):
 def test_pmap_keeps_nothing_on_the_device():
     pmap = "--config.distribution.strategy=pmap"
     load_config("cub_gzsl", [pmap])
-    with pytest.raises(InputError, match=r"data\.on_device='always', expected auto or never"):
-        load_config("cub_gzsl", [pmap, "--config.data.on_device=always"])
+    with pytest.raises(InputError, match=r"data\.on_device='replicated', expected auto or never"):
+        load_config("cub_gzsl", [pmap, "--config.data.on_device=replicated"])
 
 
 @pytest.mark.parametrize("name", ["nothing", "configs/nothing.py", "elsewhere/cub_gzsl", ""])

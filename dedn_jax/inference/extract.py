@@ -145,7 +145,7 @@ def _computed(
     batches = evaluation_batches(pictures, images, size, reading)
     for (inputs, _), count in zip(batches, counts, strict=True):
         # One batch is computed while the one before it is fetched and written.
-        computed = compute(values, layout.cut(inputs, size)), count
+        computed = compute(values, layout.shard_batch(inputs, size)), count
         if waiting:
             yield np.asarray(waiting[0])[: waiting[1]]
         waiting = computed

@@ -142,7 +142,9 @@ def _predict(run: Run, params: object, images: np.ndarray) -> np.ndarray:
         for inputs, count in evaluation_batches(
             task.inputs, images, run.config.evaluate.batch_size
         ):
-            among_all, _ = predictor(params, layout.cut(inputs, len(inputs)), classes, frozen)
+            among_all, _ = predictor(
+                params, layout.shard_batch(inputs, len(inputs)), classes, frozen
+            )
             parts.append(np.asarray(among_all)[EXPERTS.index("fused"), :count])
     return task.class_ids[np.concatenate(parts)]
 

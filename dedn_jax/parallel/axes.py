@@ -8,10 +8,10 @@ from dedn_jax.model.row_shards import RowShards
 
 
 class Axes(NamedTuple):
-    """Names of axes of `shard_map` or `pmap`; none where a device has everything.
+    """Names of the axes of `shard_map` or `pmap`; None where nothing is sharded.
 
     Attributes:
-      data: along which batches are cut.
+      data: along which batches are sharded.
       rows: along which the rows of attributes are.
     """
 

@@ -1,4 +1,4 @@
-"""How the train step is compiled for the devices there are: `jit` over a mesh, or `pmap`."""
+"""How the train step runs on the devices: `jit` over a mesh, `pmap`, or on resident features."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from dedn_jax.data.pipeline import Batch, Batches
 from dedn_jax.parallel.axes import Axes
-from dedn_jax.parallel.mesh import CUT, DATA, WHOLE, Layout
-from dedn_jax.parallel.resident.batches import Resident, draw_batches
-from dedn_jax.parallel.resident.table import FeatureTable, look_up, table_spec
+from dedn_jax.parallel.mesh import DATA, REPLICATED, SHARDED, Layout
+from dedn_jax.parallel.resident.batches import ResidentBatches, draw_batches
+from dedn_jax.parallel.resident.features import ResidentFeatures, features_spec, lookup
 
 
 class State(Protocol):
@@ -24,159 +24,152 @@ class State(Protocol):
 
 
 S = TypeVar("S", bound=State)
-
-
 # `(state, batch, *constants) -> (state, metrics)`, and what makes one for mapped axes.
 Step = Callable[..., tuple[Any, dict[str, jax.Array]]]
 MakeStep = Callable[[Axes], Step]
 
 
-class Strategy(Protocol):
-    """Runs steps on a state that lies on the devices in the strategy's own way.
+class Executor(Protocol):
+    """Runs steps on a state that lies on the devices in the executor's own way.
 
     Attributes:
-      most: how many steps one call may run.
+      max_steps: how many steps one call may run.
     """
 
-    most: int
+    max_steps: int
 
     def place(self, state: S) -> S:
-        """A state as it is before the first step, or in a checkpoint, onto the devices."""
+        """Puts a state, as it is before the first step or in a checkpoint, on the devices."""
         ...
 
-    def plain(self, tree: Any) -> Any:
+    def replicated(self, tree: Any) -> Any:
         """The state, or a part of it, as `place` took it: replicated over the layout."""
         ...
 
     def run(self, state: S, count: int) -> tuple[S, Any]:
-        """So many steps, `most` at most.
+        """Runs `count` steps, at most `max_steps`.
 
         Returns:
-          The state, and the metrics of all steps, still on the device: see `terms_of`.
+          The state, and the metrics of all steps, still on the device: see `metrics_at`.
         """
         ...
 
 
-class _OverMesh:
-    """The state is replicated over the layout from start to end."""
+class _MeshExecutor:
+    """Keeps the state, and the constants of every step, replicated over a mesh."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, constants: tuple[Any, ...]) -> None:
         self._layout = layout
+        self._constants = layout.replicate(constants)
 
     def place(self, state: S) -> S:
         return self._layout.replicate(state)
 
-    def plain(self, tree: Any) -> Any:
+    def replicated(self, tree: Any) -> Any:
         return tree
 
 
-class JitStrategy(_OverMesh):
-    """One program over the mesh, which is sent its batches.
+class JitExecutor(_MeshExecutor):
+    """One program over the mesh; batches are streamed to it.
 
     Args:
-      make_step: the step that runs under these axes.
+      make_step: makes the step for the mapped axes.
       layout: of the devices.
-      classes: of the task.
-      frozen: what of the model is not trained.
-      batches: of the steps that are to come.
+      constants: what every step takes after the batch: the classes, and what is not trained.
+      batches: of the steps to come.
       rows: of a batch, on all processes.
     """
 
-    most = 1
+    max_steps = 1
 
     def __init__(
         self,
         make_step: MakeStep,
         layout: Layout,
-        classes: Any,
-        frozen: Any,
+        constants: tuple[Any, ...],
         batches: Batches,
         rows: int,
     ) -> None:
-        super().__init__(layout)
+        super().__init__(layout, constants)
         self._batches, self._rows = batches, rows
-        self._fixed = layout.replicate((classes, frozen))
         step = make_step(layout.axes)
 
-        def run(state: S, batch: Batch, fixed: Any) -> tuple[S, dict[str, jax.Array]]:
-            return step(state, batch, *fixed)
+        def run(state: S, batch: Batch, constants: Any) -> tuple[S, dict[str, jax.Array]]:
+            return step(state, batch, *constants)
 
-        mapped = layout.over_batch(run, (WHOLE, CUT, WHOLE), WHOLE)
-        self._run = jax.jit(mapped, donate_argnums=0, out_shardings=layout.replicated)
+        specs = (REPLICATED, SHARDED, REPLICATED)
+        self._run = layout.compile(run, specs, REPLICATED, donate=(0,))
 
     def run(self, state: S, count: int) -> tuple[S, Any]:
         batch = self._layout.batch(*next(self._batches), self._rows)
-        return self._run(state, batch, self._fixed)
+        return self._run(state, batch, self._constants)
 
 
-class ResidentStrategy(_OverMesh):
-    """One program over the mesh, which draws its batches from what stays on the devices.
+class ResidentExecutor(_MeshExecutor):
+    """One program over the mesh, which draws its batches from features on the devices.
 
-    Nothing is sent to it but the number of steps to do; those before are counted by the state.
+    The host sends nothing but the number of steps to run; the state counts those before.
 
     Args:
-      make_step, layout, classes, frozen: as `JitStrategy`.
-      resident: what stays on the devices.
+      make_step, layout, constants: as for `JitExecutor`.
+      resident: features on the devices, and the sampler.
     """
 
     def __init__(
         self,
         make_step: MakeStep,
         layout: Layout,
-        classes: Any,
-        frozen: Any,
-        resident: Resident,
+        constants: tuple[Any, ...],
+        resident: ResidentBatches,
     ) -> None:
-        super().__init__(layout)
-        table, sampler, most = resident
-        self.most, self._table = most, table
-        self._fixed = layout.replicate((sampler.pool, classes, frozen))
+        super().__init__(layout, (resident.sampler.pool, *constants))
+        features, sampler, max_steps = resident
+        self.max_steps, self._features = max_steps, features
         step = make_step(layout.axes)
 
         def run(
-            state: S, count: jax.Array, table: FeatureTable, fixed: Any
+            state: S, count: jax.Array, features: ResidentFeatures, constants: Any
         ) -> tuple[S, dict[str, jax.Array]]:
-            pool, classes, frozen = fixed
-            batches = draw_batches(sampler, pool, state.step, most, layout.parts, DATA)
+            pool, *constants = constants
+            batches = draw_batches(sampler, pool, state.step, max_steps, layout.num_shards, DATA)
 
             def one(state: S, i: Any) -> tuple[S, dict[str, jax.Array]]:
                 batch = jax.tree.map(lambda x: x[i], batches)
-                batch = batch._replace(inputs=look_up(table, batch.inputs))
-                return step(state, batch, classes, frozen)
+                batch = batch._replace(inputs=lookup(features, batch.inputs))
+                return step(state, batch, *constants)
 
-            return loop_steps(one, state, count, most)
+            return loop_steps(one, state, count, max_steps)
 
-        mapped = layout.over_batch(run, (WHOLE, WHOLE, table_spec(table), WHOLE), WHOLE)
-        self._run = jax.jit(mapped, donate_argnums=0, out_shardings=layout.replicated)
+        specs = (REPLICATED, REPLICATED, features_spec(features), REPLICATED)
+        self._run = layout.compile(run, specs, REPLICATED, donate=(0,))
 
     def run(self, state: S, count: int) -> tuple[S, Any]:
-        return self._run(state, np.int32(count), self._table, self._fixed)
+        return self._run(state, np.int32(count), self._features, self._constants)
 
 
-class PmapStrategy:
-    """The same step mapped over devices, each with a copy of the state; batches are sent.
+class PmapExecutor:
+    """The same step under `pmap`, each device with a copy of the state; batches are streamed.
 
-    Args: as `JitStrategy`.
+    Args: as for `JitExecutor`.
     """
 
-    most = 1
+    max_steps = 1
 
     def __init__(
         self,
         make_step: MakeStep,
         layout: Layout,
-        classes: Any,
-        frozen: Any,
+        constants: tuple[Any, ...],
         batches: Batches,
         rows: int,
     ) -> None:
         self._layout, self._batches, self._rows = layout, batches, rows
         self._devices = jax.local_devices()
-        self._fixed = self._copies((classes, frozen))
+        self._constants = self._copies(constants)
         step = make_step(Axes(DATA))
 
-        def run(state: S, batch: Batch, fixed: Any) -> Any:
-            return step(state, batch, *fixed)
+        def run(state: S, batch: Batch, constants: Any) -> Any:
+            return step(state, batch, *constants)
 
         self._run = jax.pmap(run, axis_name=DATA, donate_argnums=0)
 
@@ -185,55 +178,50 @@ class PmapStrategy:
             host = np.asarray(x)
             return np.broadcast_to(host, (len(self._devices), *host.shape))
 
-        # By the step's axis: of another one, they would make the second step compile anew.
+        # Mapped over the step's own axis: arrays of another would compile the second step anew.
         return jax.pmap(lambda x: x, axis_name=DATA)(jax.tree.map(copies, tree))
 
     def place(self, state: S) -> S:
         return self._copies(state)
 
-    def plain(self, tree: Any) -> Any:
+    def replicated(self, tree: Any) -> Any:
         return self._layout.replicate(jax.tree.map(lambda x: np.asarray(x[0]), tree))
 
     def run(self, state: S, count: int) -> tuple[S, Any]:
         inputs, labels = next(self._batches)
-        each = self._layout.rows(self._rows) // jax.device_count()
-        here = each * len(self._devices)
+        per_device = self._layout.padded_rows(self._rows) // jax.device_count()
+        local = per_device * len(self._devices)
 
-        def cut(x: np.ndarray) -> Any:
-            missing = here - len(x)
+        def split(x: np.ndarray) -> Any:
+            missing = local - len(x)
             x = np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)]) if missing else x
-            return x.reshape(len(self._devices), each, *x.shape[1:])
+            return x.reshape(len(self._devices), per_device, *x.shape[1:])
 
         weights = self._layout.weights(self._rows)
-        parts = (inputs, labels) if weights is None else (inputs, labels, weights)
-        state, terms = self._run(state, Batch(*map(cut, parts)), self._fixed)
-        return state, jax.tree.map(lambda t: t[0], terms)
-
-
-def terms_of(terms: Any, index: int) -> dict[str, float]:
-    """The metrics of the step with that index in the call; waits for the device."""
-    return {k: float(v if v.ndim == 0 else v[index]) for k, v in terms.items()}
+        arrays = (inputs, labels) if weights is None else (inputs, labels, weights)
+        state, metrics = self._run(state, Batch(*map(split, arrays)), self._constants)
+        return state, jax.tree.map(lambda x: x[0], metrics)
 
 
 def loop_steps(
     one: Callable[[S, Any], tuple[S, dict[str, jax.Array]]],
     state: S,
     count: jax.Array,
-    most: int,
+    max_steps: int,
 ) -> tuple[S, dict[str, jax.Array]]:
-    """Steps 0 to `count - 1` in one program, compiled once for every count up to `most`.
+    """Steps 0 to `count - 1` in one program, compiled once for every count up to `max_steps`.
 
     Args:
       one: the step with that number: `(state, number) -> (state, metrics)`.
       state: before the first.
       count: how many, int32.
-      most: how many at most.
+      max_steps: how many at most.
 
     Returns:
-      The state, and metrics with a leading axis of `most`, zero from `count` on.
+      The state, and metrics with a leading axis of `max_steps`, zero from `count` on.
     """
     shapes = jax.eval_shape(one, state, 0)[1]
-    metrics = jax.tree.map(lambda s: jnp.zeros((most, *s.shape), s.dtype), shapes)
+    metrics = jax.tree.map(lambda s: jnp.zeros((max_steps, *s.shape), s.dtype), shapes)
 
     def body(i: jax.Array, carry: Any) -> Any:
         state, metrics = carry
@@ -241,3 +229,8 @@ def loop_steps(
         return state, jax.tree.map(lambda m, t: m.at[i].set(t), metrics, terms)
 
     return jax.lax.fori_loop(0, count, body, (state, metrics))
+
+
+def metrics_at(metrics: Any, index: int) -> dict[str, float]:
+    """The metrics of one step of a call, by its index there; waits for the device."""
+    return {k: float(v if v.ndim == 0 else v[index]) for k, v in metrics.items()}

@@ -1,4 +1,4 @@
-"""The mesh of devices, and how batches and parameters are sharded over it."""
+"""The mesh of devices, and how batches and parameters are laid out on it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from dedn_jax.model.row_shards import RowShards
 from dedn_jax.parallel.axes import ALONE, Axes
 
 DATA, ATTRIBUTE = "data", "attribute"
-WHOLE, CUT = PartitionSpec(), PartitionSpec(DATA)
+REPLICATED, SHARDED = PartitionSpec(), PartitionSpec(DATA)
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """How batches and parameters lie on the devices of all processes.
 
-    Batches are cut along the axis `data` of the mesh, and the rows of attributes that they are
-    multiplied with along the axis `attribute`; parameters are on every device.
+    Batches are sharded along the mesh axis `data`, the rows of attributes that they are multiplied
+    with along the axis `attribute`; parameters are replicated.
 
     Attributes:
       mesh: `[data, attribute]` devices, those of a process next to each other.
@@ -34,137 +34,152 @@ class Layout:
 
     @classmethod
     def of_devices(cls, devices: Any = None, attribute_shards: int = 1) -> Layout:
-        """A layout of `devices`, of all there are by default.
+        """A layout of `devices`, by default of all.
 
         Args:
-          devices: see above.
-          attribute_shards: devices that share out the rows of attributes of the same images.
+          devices: JAX devices.
+          attribute_shards: how many devices share the attributes of the same images.
 
         Raises:
-          InputError: a number of shards that does not fit the devices.
+          InputError: a number of shards that does not divide the devices.
         """
-        # A process reads rows that follow each other; the numbers of a TPU pod's chips do not keep
-        # a host's together.
+        # A process reads consecutive rows, but the ids of a TPU pod's chips do not keep those of a
+        # host together.
         ordered = sorted(
             jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id)
         )
-        here = len(ordered) // len({d.process_index for d in ordered})
+        per_process = len(ordered) // len({d.process_index for d in ordered})
         n = attribute_shards
-        if len(ordered) % n or (here % n and n % here):
+        if len(ordered) % n or (per_process % n and n % per_process):
             raise InputError(
-                f"config.distribution.attribute_shards={n}: {len(ordered)} devices, {here} in a "
-                "process, cannot be shared out; take a divisor or a multiple of those in a "
-                "process that divides all of them"
+                f"config.distribution.attribute_shards={n} does not fit {len(ordered)} devices, "
+                f"{per_process} in a process; use a divisor or a multiple of {per_process} that "
+                f"divides {len(ordered)}"
             )
         return cls(Mesh(np.asarray(ordered).reshape(-1, n), (DATA, ATTRIBUTE)))
 
     @property
-    def parts(self) -> int:
-        """How many a batch is cut into."""
+    def num_shards(self) -> int:
+        """Shards of a batch."""
         return self.mesh.shape[DATA]
 
     @property
-    def processes(self) -> int:
-        """Whose devices these are."""
+    def num_processes(self) -> int:
+        """Processes that own the devices."""
         return len({d.process_index for d in self.mesh.devices.flat})
 
     @property
     def replicated(self) -> NamedSharding:
-        """Whole on every device."""
-        return NamedSharding(self.mesh, PartitionSpec())
+        """The same array on every device."""
+        return NamedSharding(self.mesh, REPLICATED)
 
     @property
-    def by_batch(self) -> NamedSharding:
-        """Cut along the first axis."""
-        return NamedSharding(self.mesh, PartitionSpec(DATA))
+    def sharded(self) -> NamedSharding:
+        """Sharded along the first axis."""
+        return NamedSharding(self.mesh, SHARDED)
 
     @property
-    def shard(self) -> Shard:
-        """The part of every batch that this process reads."""
+    def host_shard(self) -> Shard:
+        """The rows of every batch that this process reads."""
         owners = [{d.process_index for d in row} for row in self.mesh.devices]
-        here = [i for i, row in enumerate(owners) if jax.process_index() in row]
-        return Shard(here[0] // len(here), self.parts // len(here), devices=self.parts)
+        local = [i for i, row in enumerate(owners) if jax.process_index() in row]
+        num_hosts = self.num_shards // len(local)
+        return Shard(local[0] // len(local), num_hosts, devices=self.num_shards)
 
-    def over_batch(self, function: Callable[..., Any], cut: Any, out: Any) -> Callable[..., Any]:
-        """`function` as one program in which every device computes its part of a batch.
+    @property
+    def axes(self) -> Axes:
+        """The mapped axes of a function in `map_over_batch`."""
+        if self.mesh.size == 1:
+            return ALONE
+        shards = self.mesh.shape[ATTRIBUTE]
+        return Axes(DATA, RowShards(ATTRIBUTE, shards) if shards > 1 else None)
 
-        Left to cut the program by itself, XLA would leave loops over images whole, and send every
-        device all images in every turn.
+    def map_over_batch(
+        self, function: Callable[..., Any], in_specs: Any, out_specs: Any
+    ) -> Callable[..., Any]:
+        """`function` under `shard_map`: every device computes its shard of a batch.
+
+        Left to partition the program by itself, XLA would not split loops over images, and would
+        send every device all images in every iteration.
 
         Args:
-          function: of the parts; what it says to other devices goes by `axes`.
-          cut: for every argument its `PartitionSpec`.
-          out: the same for the results.
+          function: of the shards; its collectives go along `axes`.
+          in_specs: a `PartitionSpec` for every argument.
+          out_specs: the same for the results.
         """
         if self.mesh.size == 1:
             return function
         return jax.shard_map(
-            function,
-            mesh=self.mesh,
-            in_specs=cut,
-            out_specs=out,
-            check_vma=False,
+            function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
         )
 
-    @property
-    def axes(self) -> Axes:
-        """Those that a function in `over_batch` runs under."""
-        shards = self.mesh.shape[ATTRIBUTE]
-        if self.mesh.size == 1:
-            return ALONE
-        return Axes(DATA, RowShards(ATTRIBUTE, shards) if shards > 1 else None)
+    def compile(
+        self,
+        function: Callable[..., Any],
+        in_specs: Any,
+        out_specs: Any,
+        donate: tuple[int, ...] = (),
+    ) -> Callable[..., Any]:
+        """`map_over_batch`, compiled; the results are replicated.
+
+        Args:
+          function, in_specs, out_specs: as there.
+          donate: arguments whose memory the results may reuse.
+        """
+        mapped = self.map_over_batch(function, in_specs, out_specs)
+        return jax.jit(mapped, donate_argnums=donate, out_shardings=self.replicated)
 
     def put(self, array: Any, spec: PartitionSpec) -> jax.Array:
-        """An array that all processes have whole, onto the devices."""
+        """Places an array, of which every process holds all, on the devices."""
         sharding = NamedSharding(self.mesh, spec)
         if isinstance(array, jax.Array) and array.sharding == sharding:
             return array
-        if self.processes == 1:
+        if self.num_processes == 1:
             return jax.device_put(array, sharding)
         host = np.asarray(array)
         return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
 
     def replicate(self, tree: Any) -> Any:
-        """A copy of every array on every device; equal ones are given by all processes."""
-        return jax.tree.map(lambda x: self.put(x, WHOLE), tree)
+        """Every array of a tree on every device; all processes pass equal ones."""
+        return jax.tree.map(lambda x: self.put(x, REPLICATED), tree)
 
-    def rows(self, rows: int) -> int:
-        """Rows of a batch once it is filled up so that every device has as many."""
-        return -(-rows // self.parts) * self.parts
+    def padded_rows(self, rows: int) -> int:
+        """Rows of a batch that is padded so that every device has as many."""
+        return -(-rows // self.num_shards) * self.num_shards
 
-    def cut(self, array: np.ndarray, rows: int) -> jax.Array:
-        """A batch's array on the devices, filled up with zeros.
+    def shard_batch(self, array: np.ndarray, rows: int) -> jax.Array:
+        """A batch's array on the devices, padded with zeros.
 
         Args:
-          array: the rows that `shard` gives to this process.
+          array: the rows of `host_shard`.
           rows: of the whole batch, on all processes.
         """
-        total = self.rows(rows)
-        missing = total // self.shard.processes - len(array)
+        total = self.padded_rows(rows)
+        missing = total // self.host_shard.processes - len(array)
         if missing:
             array = np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
-        if self.processes == 1:
-            return jax.device_put(array, self.by_batch)
+        if self.num_processes == 1:
+            return jax.device_put(array, self.sharded)
         return jax.make_array_from_process_local_data(
-            self.by_batch, array, (total, *array.shape[1:])
+            self.sharded, array, (total, *array.shape[1:])
         )
 
     def weights(self, rows: int) -> np.ndarray | None:
-        """`Batch.weights` of this process's rows; None where no row is filled up."""
-        if self.rows(rows) == rows:
+        """`Batch.weights` of this process's rows; None where nothing is padded."""
+        if self.padded_rows(rows) == rows:
             return None
-        return np.ones(len(range(*self.shard.part(rows).indices(rows))), np.float32)
+        return np.ones(len(range(*self.host_shard.part(rows).indices(rows))), np.float32)
 
     def batch(self, inputs: np.ndarray, labels: np.ndarray, rows: int) -> Batch:
         """A step's batch on the devices, from this process's rows of it."""
         weights = self.weights(rows)
         return Batch(
-            self.cut(inputs, rows),
-            self.cut(labels, rows),
-            None if weights is None else self.cut(weights, rows),
+            self.shard_batch(inputs, rows),
+            self.shard_batch(labels, rows),
+            None if weights is None else self.shard_batch(weights, rows),
         )
 
 
 def local_layout() -> Layout:
-    """A layout of this process's own devices, for work that processes share out."""
+    """A layout of this process's own devices, for work that the processes divide."""
     return Layout.of_devices(jax.local_devices())

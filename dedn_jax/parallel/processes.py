@@ -56,7 +56,7 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def largest(value: int) -> int:
+def max_over_processes(value: int) -> int:
     """The largest `value` of all processes; every process has to ask."""
     if jax.process_count() == 1:
         return value

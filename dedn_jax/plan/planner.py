@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dedn_jax.errors import InputError
-from dedn_jax.parallel.resident.rule import Residency, allowed, residency
+from dedn_jax.parallel.resident.rule import Residency, requested, residency
 from dedn_jax.plan.chips import CHIPS, Slice
 from dedn_jax.plan.compile import CPU_DEVICES, compile_program
 from dedn_jax.plan.roofline import loop_factor, memory_needed, roofline
@@ -129,10 +129,10 @@ def _parts(config: ConfigDict, on: Slice) -> int:
 
 
 def _kept(config: ConfigDict, problem: Problem, on: Slice, on_device: str) -> Residency:
-    """Where `keep_features` would have the feature maps: on chips that hold nothing yet."""
+    """Where `place_features` would have the feature maps: on chips that hold nothing yet."""
     parts, pictures = _parts(config, on), bool(problem.picture)
     try:
-        kept = allowed(on_device, config.distribution.strategy, pictures=pictures, parts=parts)
+        kept = requested(on_device, config.distribution.strategy, pictures=pictures, shards=parts)
     except InputError as error:
         raise InputError(f"--topology: {on.name}: {error}") from error
     return kept or residency(_maps(problem), on.chip.memory, parts, on.hosts)
@@ -141,7 +141,7 @@ def _kept(config: ConfigDict, problem: Problem, on: Slice, on_device: str) -> Re
 def _smaller(problem: Problem, row: dict[str, Any]) -> list[tuple[str, tuple]]:
     """What to try where a step does not fit, the least loss first: problem, and on_device."""
     tries: list[tuple[str, tuple]] = []
-    less = {"always": "cut" if row.get("parts", 1) > 1 else "never", "cut": "never"}
+    less = {"replicated": "sharded" if row.get("parts", 1) > 1 else "never", "sharded": "never"}
     if choice := less.get(row.get("kept", "never")):
         tries.append((f"--config.data.on_device={choice}", (problem, choice)))
     if not problem.picture and problem.dtype == "float32":

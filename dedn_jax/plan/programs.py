@@ -20,9 +20,9 @@ from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.model.kernels import Kernel
 from dedn_jax.model.picture_model import PictureModel, backbone_maps
 from dedn_jax.parallel.axes import ALONE, Axes
-from dedn_jax.parallel.mesh import CUT, DATA, WHOLE, Layout
+from dedn_jax.parallel.mesh import DATA, REPLICATED, SHARDED, Layout
+from dedn_jax.parallel.resident.features import ResidentFeatures, features_spec, lookup
 from dedn_jax.parallel.resident.rule import Residency
-from dedn_jax.parallel.resident.table import FeatureTable, look_up, table_spec
 from dedn_jax.plan.shapes import Problem
 from dedn_jax.training.objective import ClassSpace, Objective
 from dedn_jax.training.optimizer import make_optimizer
@@ -54,7 +54,7 @@ class Traced(NamedTuple):
             )
             for argument, sharding in zip(
                 self.arguments,
-                (layout.by_batch if cut else layout.replicated for cut in self.cut),
+                (layout.sharded if cut else layout.replicated for cut in self.cut),
                 strict=True,
             )
         )
@@ -71,18 +71,18 @@ class Traced(NamedTuple):
     def _on(self, layout: Layout) -> Callable[..., Any]:
         if not self.mapped:
             return self.function
-        specs = tuple(CUT if cut else WHOLE for cut in self.cut)
-        return layout.over_batch(self.function, specs, WHOLE)
+        specs = tuple(SHARDED if cut else REPLICATED for cut in self.cut)
+        return layout.map_over_batch(self.function, specs, REPLICATED)
 
 
-def stored_maps(problem: Problem, kept: Residency, layout: Layout) -> FeatureTable | None:
+def stored_maps(problem: Problem, kept: Residency, layout: Layout) -> ResidentFeatures | None:
     """The table of all feature maps on the devices of `layout`; None where they are sent."""
     if kept == "never":
         return None
-    images = layout.rows(problem.stored) if kept == "cut" else problem.stored
+    images = layout.padded_rows(problem.stored) if kept == "sharded" else problem.stored
     shape = problem.channels, problem.regions
-    table: FeatureTable = FeatureTable.like(
-        images, shape, problem.dtype, DATA if kept == "cut" else None
+    table: ResidentFeatures = ResidentFeatures.abstract(
+        images, shape, problem.dtype, DATA if kept == "sharded" else None
     )
     return table
 
@@ -93,7 +93,7 @@ def train_program(
     images: int,
     axes: Axes = ALONE,
     kernel: Kernel = "xla",
-    table: FeatureTable | None = None,
+    table: ResidentFeatures | None = None,
 ) -> Traced:
     """A step of `dedn train`, which is sent its batch or looks it up.
 
@@ -145,10 +145,10 @@ def train_program(
     step = make_train_step(definition, Objective.from_config(config), optimizer, axes)
 
     def run(state: TrainState, batch: Batch, table: Any, classes: Any, frozen: Any) -> Any:
-        return step(state, batch._replace(inputs=look_up(table, batch.inputs)), classes, frozen)
+        return step(state, batch._replace(inputs=lookup(table, batch.inputs)), classes, frozen)
 
     arguments = (state, batch, table, classes, frozen)
-    cut = (False, True, table_spec(table) == CUT, False, False)
+    cut = (False, True, features_spec(table) == SHARDED, False, False)
     return Traced(run, arguments, cut, bool(axes.names), (0,))
 
 

@@ -10,8 +10,8 @@ _HEADS = (
     *("ms/step (bound)", "steps/s", "all steps", "compiled in"),
 )
 _KEPT = {
-    "always": "stay on every chip",
-    "cut": "stay on the chips, a part of the images on each",
+    "replicated": "stay on every chip",
+    "sharded": "stay on the chips, a part of the images on each",
     "never": "are read, and sent batch by batch",
 }
 _NAMES = {"train": "train step", "extract": "extraction step (backbone forward)"}

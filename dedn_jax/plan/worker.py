@@ -84,7 +84,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     return {
         "chips": chips,
         "arguments": memory.argument_size_in_bytes,
-        "table": 0 if table is None else table.nbytes // (layout.parts if table.axis else 1),
+        "table": 0 if table is None else table.nbytes // (layout.num_shards if table.axis else 1),
         "outputs": memory.output_size_in_bytes,
         "aliased": memory.alias_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,

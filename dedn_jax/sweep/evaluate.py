@@ -12,15 +12,15 @@ from ml_collections import ConfigDict
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import evaluation_batches
 from dedn_jax.model.groups import AttributeGroups
-from dedn_jax.parallel.resident.table import FeatureTable, look_up
-from dedn_jax.sweep.place import WHOLE, Place, each_model
+from dedn_jax.parallel.resident.features import ResidentFeatures, lookup
+from dedn_jax.sweep.place import REPLICATED, Place, each_model
 from dedn_jax.training.evaluation import (
     EXPERTS,
-    AskedToStop,
     Metrics,
+    ShouldStop,
     batches_of,
     in_order,
-    never_asked,
+    never_stop,
     task_metrics,
 )
 from dedn_jax.training.interrupt import Stopped
@@ -47,7 +47,7 @@ class Evaluation:
         task: Task,
         groups: AttributeGroups,
         config: ConfigDict,
-        table: FeatureTable | None,
+        table: ResidentFeatures | None,
         place: Place,
     ) -> None:
         self._task, self._table, self._place = task, table, place
@@ -70,19 +70,23 @@ class Evaluation:
             return scores.argmax(-1), among_unseen.argmax(-1)
 
         def predict_all(
-            params: nnx.State, images: jax.Array, fixed: tuple, table: FeatureTable
+            params: nnx.State, images: jax.Array, fixed: tuple, table: ResidentFeatures
         ) -> tuple[jax.Array, jax.Array]:
-            return jax.lax.map(lambda i: predict(params, look_up(table, i), fixed), images)
+            return jax.lax.map(lambda i: predict(params, lookup(table, i), fixed), images)
 
         by_model: PartitionSpec = place.by_model
         if table is None:
-            self._predict = place.compile(predict, (by_model, WHOLE, WHOLE), (by_model, by_model))
+            self._predict = place.compile(
+                predict, (by_model, REPLICATED, REPLICATED), (by_model, by_model)
+            )
         else:
             out = place.by_step_and_model
-            self._predict = place.compile(predict_all, (by_model, WHOLE, WHOLE, WHOLE), (out, out))
+            self._predict = place.compile(
+                predict_all, (by_model, REPLICATED, REPLICATED, REPLICATED), (out, out)
+            )
 
     def __call__(
-        self, params: nnx.State, which: np.ndarray, asked: AskedToStop = never_asked
+        self, params: nnx.State, which: np.ndarray, asked: ShouldStop = never_stop
     ) -> list[Metrics | None]:
         """What `dedn_jax.training.evaluation.evaluate_task` returns for one, of every model.
 
@@ -99,13 +103,13 @@ class Evaluation:
         found = self._evaluate(params, asked)
         return [one if wanted else None for one, wanted in zip(found, which, strict=True)]
 
-    def _evaluate(self, params: nnx.State, asked: AskedToStop) -> list[Metrics]:
+    def _evaluate(self, params: nnx.State, asked: ShouldStop) -> list[Metrics]:
         return [
             {name: task_metrics(self._task, g[i], z[i]) for i, name in enumerate(EXPERTS)}
             for g, z in zip(*self._choices(params, asked), strict=True)
         ]
 
-    def _choices(self, params: nnx.State, asked: AskedToStop) -> tuple[np.ndarray, ...]:
+    def _choices(self, params: nnx.State, asked: ShouldStop) -> tuple[np.ndarray, ...]:
         """`[models, 3, images]` class ids: among all classes, and among the unseen alone."""
         task, size, share = self._task, self._batch_size, self._place.share
         images = np.concatenate([task.eval_seen, task.eval_unseen])

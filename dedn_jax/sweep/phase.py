@@ -19,8 +19,8 @@ from dedn_jax.data.sampler import Sampler
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json, write_json
 from dedn_jax.model.groups import AttributeGroups
-from dedn_jax.parallel.resident.batches import Resident
-from dedn_jax.parallel.resident.table import FeatureTable
+from dedn_jax.parallel.resident.batches import ResidentBatches
+from dedn_jax.parallel.resident.features import ResidentFeatures
 from dedn_jax.progress import progress
 from dedn_jax.sweep.divergence import StepsTaken
 from dedn_jax.sweep.evaluate import Evaluation
@@ -61,7 +61,7 @@ class ModelsPhase:
     task: Task
     groups: AttributeGroups
     network: Network
-    table: FeatureTable | None
+    table: ResidentFeatures | None
     place: Place
     seeds: list[int]
     num_steps: np.ndarray
@@ -237,7 +237,7 @@ def _train(
             due = min(
                 total, *((step // n + 1) * n for n in (interval, config.train.checkpoint_every))
             )
-            count = min(models.most, due - step)
+            count = min(models.max_steps, due - step)
             state, terms = models.run(state, step, count)
             first, step = step + 1, step + count
             if began:
@@ -287,7 +287,7 @@ def _train(
 
 def _source(
     phase: ModelsPhase, config: ConfigDict, steps: tuple[int, int, int]
-) -> Batches | Resident:
+) -> Batches | ResidentBatches:
     """Of batches; `steps`: those done, all, and those between two evaluations."""
     done, total, interval = steps
     task, table = phase.task, phase.table
@@ -295,7 +295,7 @@ def _source(
     sampler = Sampler.from_config(task.train, labels, config, STREAMS[phase.name])
     if table is not None:
         most = min(config.train.steps_per_call, config.train.checkpoint_every, interval)
-        return Resident(table, sampler, most)
+        return ResidentBatches(table, sampler, most)
     return TrainBatches(task, sampler, total, done=done)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 SEED = "seed"
-WHOLE = PartitionSpec()
+REPLICATED = PartitionSpec()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Place:
     @property
     def by_model(self) -> PartitionSpec:
         """Of arrays whose first axis is that of the models."""
-        return PartitionSpec(SEED) if self.cut else WHOLE
+        return PartitionSpec(SEED) if self.cut else REPLICATED
 
     @property
     def by_step_and_model(self) -> PartitionSpec:
         """Of arrays whose second axis is that of the models."""
-        return PartitionSpec(None, SEED) if self.cut else WHOLE
+        return PartitionSpec(None, SEED) if self.cut else REPLICATED
 
     def put(self, tree: Any) -> Any:
         """Arrays `[models, ...]` onto the devices."""
@@ -52,7 +52,7 @@ class Place:
 
     def share(self, tree: Any) -> Any:
         """Arrays that all models use, whole on every device."""
-        return jax.device_put(tree, NamedSharding(self.mesh, WHOLE))
+        return jax.device_put(tree, NamedSharding(self.mesh, REPLICATED))
 
     def compile(
         self, function: Callable[..., Any], cut: Any, out: Any, donate: Sequence[int] = ()

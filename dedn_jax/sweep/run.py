@@ -18,8 +18,8 @@ from dedn_jax.errors import InputError
 from dedn_jax.files import read_json, write_json
 from dedn_jax.model.groups import AttributeGroups, resolve_groups
 from dedn_jax.parallel.mesh import local_layout
-from dedn_jax.parallel.resident.placement import keep_features
-from dedn_jax.parallel.resident.table import FeatureTable
+from dedn_jax.parallel.resident.features import ResidentFeatures
+from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.sweep.evaluate import Evaluation
 from dedn_jax.sweep.folder import SweepFolder
 from dedn_jax.sweep.phase import ModelsPhase, ModelsResult, run_models
@@ -38,7 +38,7 @@ class _Common(NamedTuple):
 
     dataset: GZSLDataset
     groups: AttributeGroups
-    table: FeatureTable | None
+    table: ResidentFeatures | None
     place: Place
     seeds: list[int]
     stop: StopRequest
@@ -90,7 +90,7 @@ def sweep(
                     "each computes all of them; take a multiple"
                 )
             with stop_on_signals() as stop:
-                table = keep_features(dataset.inputs, config, local_layout(), may_cut=False)
+                table = place_features(dataset.inputs, config, local_layout(), may_shard=False)
                 all_seeds = [config.seed + i for i in range(seeds)]
                 common = _Common(dataset, groups, table, place, all_seeds, stop)
                 results = [

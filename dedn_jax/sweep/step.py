@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 
 from dedn_jax.data.pipeline import Batch, Batches
 from dedn_jax.parallel.executors import loop_steps
-from dedn_jax.parallel.resident.batches import Resident, draw_batches
-from dedn_jax.parallel.resident.table import look_up
+from dedn_jax.parallel.resident.batches import ResidentBatches, draw_batches
+from dedn_jax.parallel.resident.features import lookup
 from dedn_jax.sweep.divergence import all_finite
-from dedn_jax.sweep.place import WHOLE, Place, each_model
+from dedn_jax.sweep.place import REPLICATED, Place, each_model
 from dedn_jax.training.objective import ClassSpace, Objective
 from dedn_jax.training.optimizer import make_optimizer
 from dedn_jax.training.step import TrainState, init_state, make_train_step
@@ -69,14 +69,14 @@ class ModelsStep:
         place: Place,
         fixed: tuple[ClassSpace, nnx.State],
         ends: np.ndarray,
-        source: Batches | Resident,
+        source: Batches | ResidentBatches,
     ) -> None:
-        resident = source if isinstance(source, Resident) else None
-        self.most = most = resident.most if resident else 1
+        resident = source if isinstance(source, ResidentBatches) else None
+        self.max_steps = most = resident.max_steps if resident else 1
         self._place, self._source = place, source
         pool = resident.sampler.pool if resident else None
         self._fixed = place.share((pool, *fixed))
-        self._table = resident.table if resident else None
+        self._table = resident.features if resident else None
         self._ends = place.put(np.asarray(ends, np.int32))
         objective, optimizer = Objective.from_config(config), make_optimizer(config)
         models = each_model(make_train_step(definition, objective, optimizer))
@@ -106,12 +106,12 @@ class ModelsStep:
 
             def one(state: TrainState, i: Any) -> tuple[TrainState, dict[str, jax.Array]]:
                 # Read once for all models.
-                batch = Batch(look_up(table, drawn.inputs[i]), drawn.labels[i])
+                batch = Batch(lookup(table, drawn.inputs[i]), drawn.labels[i])
                 return step(state, batch, done + i)
 
             return loop_steps(one, state, count, most)
 
-        cut = (place.by_model, place.by_model, WHOLE, WHOLE, WHOLE, WHOLE)
+        cut = (place.by_model, place.by_model, REPLICATED, REPLICATED, REPLICATED, REPLICATED)
         out = (place.by_model, place.by_step_and_model)
         self._run = place.compile(run, cut, out, donate=(0,))
 
@@ -129,6 +129,6 @@ class ModelsStep:
           The state, and the metrics `[steps, models]`, still on the device.
         """
         numbers, sent = (np.int32(done), np.int32(count)), None
-        if not isinstance(self._source, Resident):
+        if not isinstance(self._source, ResidentBatches):
             sent = Batch(*self._place.share(next(self._source)))
         return self._run(state, self._ends, sent, numbers, self._table, self._fixed)

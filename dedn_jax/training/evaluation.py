@@ -15,8 +15,8 @@ from jax.sharding import PartitionSpec
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import Reading, evaluation_batches
 from dedn_jax.parallel.axes import ALONE
-from dedn_jax.parallel.mesh import CUT, DATA, WHOLE, Layout, local_layout
-from dedn_jax.parallel.resident.table import FeatureTable, look_up, table_spec
+from dedn_jax.parallel.mesh import DATA, REPLICATED, SHARDED, Layout, local_layout
+from dedn_jax.parallel.resident.features import ResidentFeatures, features_spec, lookup
 from dedn_jax.training.interrupt import Stopped
 from dedn_jax.training.metrics import gzsl_metrics, per_class_accuracy
 from dedn_jax.training.objective import ClassSpace
@@ -28,10 +28,10 @@ METRICS = ("U", "S", "H", "T1")
 Metrics = dict[str, dict[str, float]]
 Predictor = Callable[..., tuple[jax.Array, jax.Array]]
 # The signal that asks to stop, 0 for none; given how many batches are done.
-AskedToStop = Callable[[int], int]
+ShouldStop = Callable[[int], int]
 
 
-def never_asked(_: int) -> int:
+def never_stop(_: int) -> int:
     """For evaluations that a signal ends at once."""
     return 0
 
@@ -40,7 +40,7 @@ def make_predictor(
     model: nnx.GraphDef,
     mixing: Mixing,
     layout: Layout | None = None,
-    table: FeatureTable | None = None,
+    table: ResidentFeatures | None = None,
 ) -> Predictor:
     """A compiled `(params, inputs, classes, frozen) -> (gzsl, zsl)`, on every device of `layout`.
 
@@ -65,17 +65,23 @@ def make_predictor(
         return jax.jit(predict)
     if table is None:
         by_image = PartitionSpec(None, DATA)
-        mapped = layout.over_batch(predict, (WHOLE, CUT, WHOLE, WHOLE), (by_image, by_image))
+        mapped = layout.map_over_batch(
+            predict, (REPLICATED, SHARDED, REPLICATED, REPLICATED), (by_image, by_image)
+        )
         return jax.jit(mapped, out_shardings=layout.replicated)
 
     def predict_all(
-        params: nnx.State, images: jax.Array, classes: ClassSpace, frozen: Any, table: FeatureTable
+        params: nnx.State,
+        images: jax.Array,
+        classes: ClassSpace,
+        frozen: Any,
+        table: ResidentFeatures,
     ) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.map(lambda i: predict(params, look_up(table, i), classes, frozen), images)
+        return jax.lax.map(lambda i: predict(params, lookup(table, i), classes, frozen), images)
 
     by_image = PartitionSpec(None, None, DATA)
-    cut = (WHOLE, PartitionSpec(None, DATA), WHOLE, WHOLE, table_spec(table))
-    mapped = layout.over_batch(predict_all, cut, (by_image, by_image))
+    cut = (REPLICATED, PartitionSpec(None, DATA), REPLICATED, REPLICATED, features_spec(table))
+    mapped = layout.map_over_batch(predict_all, cut, (by_image, by_image))
     compiled = jax.jit(mapped, out_shardings=layout.replicated)
     return lambda *given: compiled(*given, table)
 
@@ -114,7 +120,7 @@ def evaluate_task(
     looks_up: bool = False,
     layout: Layout | None = None,
     workers: int = 0,
-    asked: AskedToStop = never_asked,
+    asked: ShouldStop = never_stop,
 ) -> Metrics:
     """Evaluates on a task's images, each exactly once.
 
@@ -141,15 +147,15 @@ def evaluate_task(
     layout = layout or local_layout()
     images = np.concatenate([task.eval_seen, task.eval_unseen])
     if looks_up:
-        indices = batches_of(images, batch_size, layout.rows(batch_size))
+        indices = batches_of(images, batch_size, layout.padded_rows(batch_size))
         placed = layout.put(indices, PartitionSpec(None, DATA))
         found = predictor(params, placed, classes, frozen)
         gzsl, zsl = (in_order(x, batch_size, len(images)) for x in found)
     else:
-        reading = Reading(workers, layout.shard)
+        reading = Reading(workers, layout.host_shard)
         parts: list[Any] = []
         for inputs, count in evaluation_batches(task.inputs, images, batch_size, reading):
-            batch = layout.cut(inputs, batch_size)
+            batch = layout.shard_batch(inputs, batch_size)
             parts.append([x[:, :count] for x in predictor(params, batch, classes, frozen)])
             if len(parts) > 1:  # the device is at work on a batch while the next one is read
                 parts[-2] = jax.device_get(parts[-2])

@@ -20,11 +20,11 @@ from dedn_jax.errors import InputError
 from dedn_jax.files import read_json, write_json
 from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.parallel.axes import Axes
-from dedn_jax.parallel.executors import JitStrategy, PmapStrategy, ResidentStrategy, Strategy
+from dedn_jax.parallel.executors import Executor, JitExecutor, PmapExecutor, ResidentExecutor
 from dedn_jax.parallel.mesh import Layout
-from dedn_jax.parallel.processes import barrier, is_main, largest
-from dedn_jax.parallel.resident.batches import Resident
-from dedn_jax.parallel.resident.table import FeatureTable
+from dedn_jax.parallel.processes import barrier, is_main, max_over_processes
+from dedn_jax.parallel.resident.batches import ResidentBatches
+from dedn_jax.parallel.resident.features import ResidentFeatures
 from dedn_jax.progress import progress
 from dedn_jax.training.checkpoint import Checkpoints, Snapshot, load_params, save_params
 from dedn_jax.training.evaluation import Metrics, evaluate_task, make_predictor
@@ -63,7 +63,7 @@ class Phase:
     task: Task
     groups: AttributeGroups
     network: Network
-    table: FeatureTable | None
+    table: ResidentFeatures | None
     layout: Layout
     num_steps: int
     evaluation_label: str | None
@@ -212,8 +212,8 @@ def _train(
     frozen = layout.replicate(phase.network.frozen)
     interval = _interval(phase, config)
     step = int(state.step)
-    strategy = _strategy(phase, config, step, (classes, frozen))
-    state = strategy.place(state)
+    executor = _strategy(phase, config, step, (classes, frozen))
+    state = executor.place(state)
     log: MetricsLog | NoLog = NoLog()
     if is_main():
         log = MetricsLog(
@@ -230,7 +230,7 @@ def _train(
 
     def look(label: str) -> None:
         """Evaluates the parameters of `step`."""
-        params = strategy.plain(state.params)
+        params = executor.replicated(state.params)
         metrics = evaluate_task(
             predictor,
             params,
@@ -241,7 +241,7 @@ def _train(
             looks_up=table is not None,
             layout=layout,
             workers=config.data.workers,
-            asked=lambda done: asked_to_stop(stop, done, 1),
+            asked=lambda done: poll_stop(stop, done, 1),
         )
         log.evaluation(step, label, metrics)
         selection.update(step, metrics, params)
@@ -262,9 +262,9 @@ def _train(
                 phase.num_steps,
                 *(_next(step, n) for n in (interval, config.train.checkpoint_every)),
             )
-            count = min(strategy.most, due - step)
+            count = min(executor.max_steps, due - step)
             # The steps before still run on the device while batches are read and sent.
-            state, terms = strategy.run(state, count)
+            state, terms = executor.run(state, count)
             first, step = step + 1, step + count
             if began:
                 jax.block_until_ready(terms)
@@ -276,7 +276,7 @@ def _train(
                 began = 0.0
             bar.update(count)
             # Read once: a signal that comes later in this turn is answered in the next.
-            last, stopping = step == phase.num_steps, asked_to_stop(stop, step, count)
+            last, stopping = step == phase.num_steps, poll_stop(stop, step, count)
             saves = step % config.train.checkpoint_every == 0 or last
             label = phase.evaluation_label if step % interval == 0 or last else None
             metrics_of_steps.add(first, count, terms)
@@ -292,13 +292,15 @@ def _train(
             if saves or stopping:
                 # Besides the state's step.
                 position = {"best": selection.best, "evaluation_due": evaluation_due}
-                checkpoints.save(step, Snapshot(strategy.plain(state), selection.params, position))
+                checkpoints.save(
+                    step, Snapshot(executor.replicated(state), selection.params, position)
+                )
             if stopping and (evaluation_due or not last):
                 raise stopped_run(stopping, where())
     finally:
         bar.close()
         log.close()
-    return strategy.plain(state)
+    return executor.replicated(state)
 
 
 def _interval(phase: Phase, config: ConfigDict) -> int:
@@ -311,7 +313,7 @@ def _interval(phase: Phase, config: ConfigDict) -> int:
 
 def _strategy(
     phase: Phase, config: ConfigDict, done: int, fixed: tuple[ClassSpace, nnx.State]
-) -> Strategy:
+) -> Executor:
     def make_step(axes: Axes) -> TrainStep:
         return make_train_step(
             phase.network.definition, Objective.from_config(config), make_optimizer(config), axes
@@ -324,11 +326,13 @@ def _strategy(
         # No call goes past what is due next: batches for more steps would be drawn for nothing.
         train = config.train
         most = min(train.steps_per_call, train.checkpoint_every, _interval(phase, config))
-        return ResidentStrategy(make_step, layout, *fixed, Resident(phase.table, sampler, most))
-    reading = Reading(config.data.workers, layout.shard)
+        return ResidentExecutor(
+            make_step, layout, fixed, ResidentBatches(phase.table, sampler, most)
+        )
+    reading = Reading(config.data.workers, layout.host_shard)
     batches = TrainBatches(task, sampler, phase.num_steps, reading, done)
-    sent = PmapStrategy if config.distribution.strategy == "pmap" else JitStrategy
-    return sent(make_step, layout, *fixed, batches, sampler.size)
+    sent = PmapExecutor if config.distribution.strategy == "pmap" else JitExecutor
+    return sent(make_step, layout, fixed, batches, sampler.size)
 
 
 def _next(step: int, interval: int) -> int:
@@ -336,7 +340,7 @@ def _next(step: int, interval: int) -> int:
     return (step // interval + 1) * interval
 
 
-def asked_to_stop(stop: StopRequest, done: int, count: int) -> int:
+def poll_stop(stop: StopRequest, done: int, count: int) -> int:
     """The signal that asks to stop, 0 for none; the same in all processes.
 
     Several processes ask each other every few steps only: each time they wait for the slowest.
@@ -348,4 +352,4 @@ def asked_to_stop(stop: StopRequest, done: int, count: int) -> int:
     """
     if jax.process_count() > 1 and done // _ASK_EVERY == (done - count) // _ASK_EVERY:
         return 0
-    return largest(stop.signal_number)
+    return max_over_processes(stop.signal_number)

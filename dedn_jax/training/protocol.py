@@ -17,19 +17,19 @@ from dedn_jax.files import read_json, write_json
 from dedn_jax.model.groups import AttributeGroups, resolve_groups
 from dedn_jax.parallel.mesh import Layout, local_layout
 from dedn_jax.parallel.processes import barrier, is_main
-from dedn_jax.parallel.resident.placement import keep_features
-from dedn_jax.parallel.resident.table import FeatureTable
+from dedn_jax.parallel.resident.features import ResidentFeatures
+from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.training.compilation_cache import use_compilation_cache
 from dedn_jax.training.evaluation import (
-    AskedToStop,
     Metrics,
+    ShouldStop,
     evaluate_task,
     make_predictor,
     metrics_table,
-    never_asked,
+    never_stop,
 )
 from dedn_jax.training.interrupt import StopRequest, ending_the_run, stop_on_signals
-from dedn_jax.training.loop import Phase, PhaseResult, asked_to_stop, run_phase
+from dedn_jax.training.loop import Phase, PhaseResult, poll_stop, run_phase
 from dedn_jax.training.network import Network, make_network
 from dedn_jax.training.objective import make_class_space
 from dedn_jax.training.prediction import Mixing
@@ -79,7 +79,7 @@ def train(config: ConfigDict, workdir_path: str | Path) -> dict[str, object]:
             return read_json(workdir.result_file)
         use_compilation_cache(workdir.path, config)
         with stop_on_signals() as stop, jax.default_matmul_precision(config.model.precision):
-            table = keep_features(dataset.inputs, config, layout)
+            table = place_features(dataset.inputs, config, layout)
             result = _run_phases(config, workdir, dataset, groups, network, (table, layout), stop)
         if is_main():
             write_json(workdir.result_file, result)
@@ -93,7 +93,7 @@ def _run_phases(
     dataset: GZSLDataset,
     groups: AttributeGroups,
     network: Network,
-    place: tuple[FeatureTable | None, Layout],
+    place: tuple[ResidentFeatures | None, Layout],
     stop: StopRequest,
 ) -> dict[str, object]:
     params = network.params
@@ -129,7 +129,7 @@ def _run_phases(
             network,
             final.params,
             *place,
-            asked=lambda done: asked_to_stop(stop, done, 1),
+            asked=lambda done: poll_stop(stop, done, 1),
         )
     return _result(config, dataset, selection, held, final, metrics)
 
@@ -145,9 +145,9 @@ def evaluate_params(
     groups: AttributeGroups,
     network: Network,
     params: nnx.State,
-    table: FeatureTable | None = None,
+    table: ResidentFeatures | None = None,
     layout: Layout | None = None,
-    asked: AskedToStop = never_asked,
+    asked: ShouldStop = never_stop,
 ) -> Metrics:
     """U, S, H and T1 of `params` on the test sets, looked up in `table` if there is one.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from dedn_jax.parallel.executors import terms_of
+from dedn_jax.parallel.executors import metrics_at
 
 
 class StepMetrics:
@@ -30,7 +30,7 @@ class StepMetrics:
         self._calls: collections.deque[tuple[int, int, Any]] = collections.deque()
 
     def add(self, first: int, count: int, terms: Any) -> None:
-        """Takes what `Strategy.run` gave for `count` steps, of which the first is step `first`.
+        """Takes what `Executor.run` gave for `count` steps, of which the first is step `first`.
 
         Raises:
           FloatingPointError: as `settle`, of the call before.
@@ -55,7 +55,7 @@ class StepMetrics:
             return
         terms = jax.device_get(terms)
         for step in sorted({*wanted, end} if last else wanted):
-            values = terms_of(terms, step - first)
+            values = metrics_at(terms, step - first)
             _check_finite(self._name, step, values)
             if step in wanted:
                 self._write(step, values)

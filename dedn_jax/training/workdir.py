@@ -36,6 +36,8 @@ FREE_FIELDS = frozenset(
         "train.checkpoints_kept",
     }
 )
+# Values of `data.on_device` as they were called before 0.2.
+_RENAMED = {"always": "replicated", "cut": "sharded"}
 
 
 class Workdir:
@@ -174,6 +176,9 @@ class Workdir:
         # What an older version did not have yet was then as the base has it now.
         config = base_config()
         saved = read_json(self.config_file)
+        data = saved.get("data", {}) if isinstance(saved, dict) else {}
+        if data.get("on_device") in _RENAMED:
+            data["on_device"] = _RENAMED[data["on_device"]]
         try:
             config.update(saved)
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -38,7 +38,7 @@ def test_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_both_sides_train_the_same_models() -> None:
-    flags = ["--config.data.on_device=always", "--config.train.steps_per_call=2"]
+    flags = ["--config.data.on_device=replicated", "--config.train.steps_per_call=2"]
     config = load_config("awa2_gzsl", flags)
     config.data.groups = "single"  # compiles sooner
     maker = sweep.Maker(config, made_up_dataset("awa2_gzsl", 85, 48, 8, 4, "float32"))

@@ -15,22 +15,22 @@ from dedn_jax.data.pipeline import Batch
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.parallel.axes import Axes
 from dedn_jax.parallel.executors import (
-    JitStrategy,
-    PmapStrategy,
-    ResidentStrategy,
-    Strategy,
-    terms_of,
+    Executor,
+    JitExecutor,
+    PmapExecutor,
+    ResidentExecutor,
+    metrics_at,
 )
 from dedn_jax.parallel.mesh import Layout
-from dedn_jax.parallel.resident.batches import Resident
-from dedn_jax.parallel.resident.table import make_table
+from dedn_jax.parallel.resident.batches import ResidentBatches
+from dedn_jax.parallel.resident.features import make_resident
 from dedn_jax.training.objective import ClassSpace
 from dedn_jax.training.step import NOTHING, TrainState, TrainStep
 
 IMAGES, BATCH, STEPS = 6, 4, 3
 
 
-def _strategy(name: str) -> Strategy:
+def _executor(name: str) -> Executor:
     rng = np.random.default_rng(0)
     maps, labels = rng.random((IMAGES, 3, 2), np.float32), np.arange(IMAGES, dtype=np.int32) % 2
     layout = Layout.of_devices()
@@ -46,30 +46,30 @@ def _strategy(name: str) -> Strategy:
 
     sampler = Sampler(np.arange(IMAGES), labels, BATCH, False, seed=0, stream=0)
     if name == "resident":
-        table = make_table(InMemoryFeatures(maps), layout, cut=False)
-        return ResidentStrategy(make_step, layout, *fixed, Resident(table, sampler, 1))
+        table = make_resident(InMemoryFeatures(maps), layout, shard=False)
+        return ResidentExecutor(make_step, layout, fixed, ResidentBatches(table, sampler, 1))
     batches = iter([(maps[i], labels[i]) for i in map(sampler, range(STEPS))])
-    sent = {"jit": JitStrategy, "pmap": PmapStrategy}[name]
-    return sent(make_step, layout, *fixed, batches, BATCH)
+    sent = {"jit": JitExecutor, "pmap": PmapExecutor}[name]
+    return sent(make_step, layout, fixed, batches, BATCH)
 
 
 @pytest.mark.parametrize("name", ["jit", "pmap", "resident"])
 def test_only_the_first_step_compiles(name: str) -> None:
-    strategy, compiled = _strategy(name), []
+    executor, compiled = _executor(name), []
 
     def note(event: str, *_: Any, **__: Any) -> None:
         compiled.append(event)
 
     empty = TrainState(jnp.zeros((), jnp.int32), jnp.zeros(()), optax.EmptyState())
-    state = strategy.place(empty)
+    state = executor.place(empty)
     jax.monitoring.register_event_duration_secs_listener(note)
     try:
         for step in range(STEPS):
             compiled.clear()
-            state, terms = strategy.run(state, 1)
+            state, terms = executor.run(state, 1)
             found = {event for event in compiled if "compile" in event}
             assert bool(found) == (step == 0), found
-            assert terms_of(terms, 0)["mean"] > 0
+            assert metrics_at(terms, 0)["mean"] > 0
     finally:
         jax.monitoring.unregister_event_duration_listener(note)
-    assert int(strategy.plain(state).step) == STEPS
+    assert int(executor.replicated(state).step) == STEPS

@@ -100,13 +100,13 @@ def one(features: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         [],
         ["--config.distribution.strategy=pmap"],
-        ["--config.data.on_device=always", "--config.train.steps_per_call=7"],
-        ["--config.data.on_device=cut", "--config.train.steps_per_call=7"],
+        ["--config.data.on_device=replicated", "--config.train.steps_per_call=7"],
+        ["--config.data.on_device=sharded", "--config.train.steps_per_call=7"],
         # Four parts of a batch and two of the rows, of which the sets have 6, 1, 3 and 2.
-        ["--config.distribution.attribute_shards=2", "--config.data.on_device=cut"],
+        ["--config.distribution.attribute_shards=2", "--config.data.on_device=sharded"],
         ["--config.distribution.attribute_shards=8"],
     ],
-    ids=["jit", "pmap", "on_device", "cut", "attributes_cut", "attributes"],
+    ids=["jit", "pmap", "on_device", "sharded", "attributes_cut", "attributes"],
 )
 def test_eight_devices(one: Path, features: list[str], more: list[str], tmp_path: Path) -> None:
     finish(start(tmp_path / "run", [*features, *more], devices=8))
@@ -134,7 +134,7 @@ def test_processes(
 
 
 def test_processes_with_parts_of_the_images(one: Path, features: list[str], tmp_path: Path) -> None:
-    finish(*start_several(tmp_path / "run", [*features, "--config.data.on_device=cut"], 2))
+    finish(*start_several(tmp_path / "run", [*features, "--config.data.on_device=sharded"], 2))
     assert_same(one, tmp_path / "run")
 
 

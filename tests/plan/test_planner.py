@@ -133,9 +133,13 @@ def test_the_plan_is_json(tmp_path: Path) -> None:
     ("flags", "kept", "text"),
     # 11788 maps of 2048 x 196 take 18.9 GB, half of it in bfloat16; a chip has 17.2 GB.
     [
-        ([], "cut", "18.93 GB of feature maps stay on the chips, a part of the images on each"),
-        (["data.dtype=bfloat16"], "always", "9.46 GB of feature maps stay on every chip"),
-        (["data.on_device=always"], "always", "18.93 GB of feature maps stay on every chip"),
+        ([], "sharded", "18.93 GB of feature maps stay on the chips, a part of the images on each"),
+        (["data.dtype=bfloat16"], "replicated", "9.46 GB of feature maps stay on every chip"),
+        (
+            ["data.on_device=replicated"],
+            "replicated",
+            "18.93 GB of feature maps stay on every chip",
+        ),
         (["data.on_device=never"], "never", "are read, and sent batch by batch"),
         (["distribution.strategy=pmap"], "never", "are read, and sent batch by batch"),
         (["distribution.attribute_shards=8"], "never", "are read, and sent batch by batch"),
@@ -149,32 +153,36 @@ def test_where_feature_maps_stay(flags: list[str], kept: str, text: str) -> None
 
 
 def test_a_chip_alone_has_no_part_of_the_images() -> None:
-    flags = ["--config.data.on_device=cut", "--config.distribution.attribute_shards=8"]
-    with pytest.raises(InputError, match=r"v5e:2x4: config.data.on_device=cut: no devices share"):
+    flags = ["--config.data.on_device=sharded", "--config.distribution.attribute_shards=8"]
+    with pytest.raises(
+        InputError, match=r"v5e:2x4: config.data.on_device=sharded: a batch has one"
+    ):
         _plan(1e6, "v5e:2x4", *flags)
 
 
 def test_maps_that_leave_a_step_no_room_can_be_sent() -> None:
     report, compiler = _plan(1e9, "v5e:2x4", kept=15e9)
-    assert [r["kept"] for r in compiler.asked] == ["cut", "never"]
+    assert [r["kept"] for r in compiler.asked] == ["sharded", "never"]
     assert report["rows"][0]["instead"] == ["--config.data.on_device=never fits (7.00 GB)"]
-    flags = ["--config.data.on_device=always"]
+    flags = ["--config.data.on_device=replicated"]
     report, compiler = _plan(1e9, "v5e:2x4", *flags, kept=15e9)
     assert [r["kept"] for r in compiler.asked] == [
-        "always",
-        "cut",
-        "always",
+        "replicated",
+        "sharded",
+        "replicated",
     ]  # the last in bfloat16
     # One chip for each part of the rows: there is nothing to cut.
     flags.append("--config.distribution.attribute_shards=8")
     report, compiler = _plan(5e8, "v5e:2x4", *flags, kept=15e9)
-    assert [r["kept"] for r in compiler.asked] == ["always", "never"]
+    assert [r["kept"] for r in compiler.asked] == ["replicated", "never"]
 
 
 def test_pictures_cannot_stay_on_the_chips() -> None:
-    flags = ["source=images", "format=prepared", "on_device=always"]
+    flags = ["source=images", "format=prepared", "on_device=replicated"]
     flags = [f"--config.data.{flag}" for flag in flags]
-    with pytest.raises(InputError, match="on_device=always: pictures cannot stay on the device"):
+    with pytest.raises(
+        InputError, match="on_device=replicated: pictures cannot stay on the device"
+    ):
         _plan(1e6, "v5e:2x4", *flags)
 
 

@@ -37,13 +37,13 @@ def test_a_step_for_eight_chips() -> None:
     assert answer["flops_xla"] > answer["flops_outside_loops"] > 0
 
 
-@pytest.mark.parametrize("kept", ["always", "cut"])
+@pytest.mark.parametrize("kept", ["replicated", "sharded"])
 def test_maps_stay_on_eight_chips(kept: str) -> None:
     plain = _request("v5e:2x4")
     plain["problem"]["stored"] = 400000
     sent, found = (compile_program(r, 300) for r in (plain, plain | {"kept": kept}))
     assert found["flops_outside_loops"] == sent["flops_outside_loops"]
-    table = 400000 // (8 if kept == "cut" else 1) * 4 * 256  # 16 x 12 numbers take two lines
+    table = 400000 // (8 if kept == "sharded" else 1) * 4 * 256  # 16 x 12 numbers take two lines
     assert found["table"] == table
     assert abs(found["arguments"] - sent["arguments"] - table) < 1e4
     # The table is where it is: it is not turned around, or into bfloat16, before a step reads it.
@@ -52,9 +52,9 @@ def test_maps_stay_on_eight_chips(kept: str) -> None:
     more = found["collectives"], sent["collectives"]
     # Eight indices are gathered in a way that XLA chooses, and as many images handed out.
     kinds = [sum(t["bytes"] for k, t in c.items() if k != "reduce-scatter") for c in more]
-    assert kinds[0] - kinds[1] == (8 * 4 if kept == "cut" else 0)
+    assert kinds[0] - kinds[1] == (8 * 4 if kept == "sharded" else 0)
     handed = found["collectives"].get("reduce-scatter", {"bytes": 0})
-    assert handed["bytes"] == (8 * 4 * 16 * 12 if kept == "cut" else 0)
+    assert handed["bytes"] == (8 * 4 * 16 * 12 if kept == "sharded" else 0)
 
 
 def test_a_fused_kernel_is_compiled() -> None:

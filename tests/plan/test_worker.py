@@ -86,7 +86,7 @@ def test_attribute_shards() -> None:
         _ask(_LOOPED, True, "--config.distribution.attribute_shards=3")
 
 
-@pytest.mark.parametrize("kept", ["always", "cut"])
+@pytest.mark.parametrize("kept", ["replicated", "sharded"])
 def test_maps_that_stay_on_the_devices(kept: str) -> None:
     """The same work; the maps are in memory, and where they are cut one sum hands them out."""
     p = _LOOPED
@@ -95,14 +95,14 @@ def test_maps_that_stay_on_the_devices(kept: str) -> None:
         assert found[count] == sent[count]
     image = 4 * p.channels * p.regions
     lines = 4 * 128 * -(-p.channels * p.regions // 128)
-    here = p.stored // (CPU_DEVICES if kept == "cut" else 1) * lines
+    here = p.stored // (CPU_DEVICES if kept == "sharded" else 1) * lines
     assert (sent["table"], found["table"]) == (0, here)
     # Indices take the place of the batch's maps.
     added = found["arguments"] - sent["arguments"]
     assert added == here - 32 // CPU_DEVICES * (image - 4)
     assert found["collectives"]["all-reduce"] == sent["collectives"]["all-reduce"]
     others = {k: v["bytes"] for k, v in found["collectives"].items() if k != "all-reduce"}
-    expected = {"all-gather": 32 * 4, "reduce-scatter": 32 * image} if kept == "cut" else {}
+    expected = {"all-gather": 32 * 4, "reduce-scatter": 32 * image} if kept == "sharded" else {}
     assert others == expected
 
 

@@ -32,7 +32,7 @@ _, data, folder = sys.argv
 place.in_turn = lambda: False  # as on accelerators; the models they are compared with are not
 # Cut among the devices, several steps a call; and three models, which each device has all of.
 fields = {SHORT}
-more = dict(data__on_device="always", train__steps_per_call=5)
+more = dict(data__on_device="replicated", train__steps_per_call=5)
 sweep(tiny_config(data, **fields, **more), folder + "/cut", 8)
 sweep(tiny_config(data, **fields), folder + "/whole", 3)
 """

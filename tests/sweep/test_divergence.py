@@ -104,7 +104,7 @@ def test_so_they_are_in_the_same_operations(
     """As on accelerators."""
     monkeypatch.setattr(place, "in_turn", lambda: False)
     fields = {**FIELDS, "train__epochs": 3, "selection__protocol": "last"}
-    own = tiny_config(data, **fields, data__groups="single", data__on_device="always")
+    own = tiny_config(data, **fields, data__groups="single", data__on_device="replicated")
     sweep(own, runs / "beside", SEEDS)
     with one_hurt():
         sweep(own, runs / "beside_hurt", SEEDS)
@@ -117,7 +117,7 @@ def test_so_they_are_in_the_same_operations(
 def rates(data: Path) -> ConfigDict:
     fields = {**FIELDS, "train__log_every": 1, "selection__protocol": "last"}
     fields["data__groups"] = "single"  # compiles sooner
-    return tiny_config(data, **fields, data__on_device="always", train__steps_per_call=5)
+    return tiny_config(data, **fields, data__on_device="replicated", train__steps_per_call=5)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from dedn_jax.data.features.maps import InMemoryFeatures
 from dedn_jax.model.experts import DualExpert
 from dedn_jax.model.groups import resolve_groups
 from dedn_jax.parallel.mesh import local_layout
-from dedn_jax.parallel.resident.table import make_table
+from dedn_jax.parallel.resident.features import make_resident
 from dedn_jax.training.evaluation import (
     EXPERTS,
     batches_of,
@@ -104,7 +104,7 @@ def test_batches_that_the_device_looks_up(batch_size: int, unseen_images: int) -
     task = make_task(23, unseen_images)
     model, params, classes = make_model(task)
     mixing, layout = Mixing(region_mix=0.7, expert_mix=0.4, bias=1.0), local_layout()
-    table = make_table(task.inputs, layout, cut=False)
+    table = make_resident(task.inputs, layout, shard=False)
     sent = evaluate_task(make_predictor(model, mixing), params, task, classes, batch_size)
     predictor = make_predictor(model, mixing, layout, table)
     assert sent == evaluate_task(predictor, params, task, classes, batch_size, looks_up=True)

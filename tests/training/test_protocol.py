@@ -311,7 +311,7 @@ def test_maps_on_the_device_change_nothing(
     done = []
     for most in (3, 32, 5):
         fields = {"selection__protocol": protocol, "train__steps_per_call": most}
-        config = tiny_config(data, data__on_device="always", **fields)
+        config = tiny_config(data, data__on_device="replicated", **fields)
         with contextlib.suppress(Interrupted):
             train(config, path)
         done.append(max(r["step"] for r in read_lines(path / "metrics.jsonl")))

@@ -19,7 +19,7 @@ def resolve_kernel(choice: str, platform: str) -> Kernel:
     """How to pool: `xla` or `pallas`.
 
     XLA cannot cut a kernel of ours along the batch by itself: over several devices it has to run in
-    `parallel.mesh.Layout.over_batch`, as steps and predictions do.
+    `parallel.mesh.Layout.map_over_batch`, as steps and predictions do.
 
     Args:
       choice: `auto`, `xla` or `pallas`.

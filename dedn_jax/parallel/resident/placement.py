@@ -1,4 +1,4 @@
-"""Whether feature maps are kept on the devices for all steps, or read batch by batch."""
+"""Places feature maps in device memory for all steps, or decides to stream them."""
 
 from __future__ import annotations
 
@@ -12,65 +12,68 @@ from dedn_jax.data.features.maps import FeatureMaps
 from dedn_jax.errors import InputError
 from dedn_jax.parallel import processes
 from dedn_jax.parallel.mesh import Layout
-from dedn_jax.parallel.resident.rule import Residency, allowed, residency
-from dedn_jax.parallel.resident.table import FeatureTable, make_table
+from dedn_jax.parallel.resident.features import ResidentFeatures, make_resident
+from dedn_jax.parallel.resident.rule import SHARE, Residency, requested, residency
 
 
-def keep_features(
-    inputs: Inputs, config: ConfigDict, layout: Layout, *, may_cut: bool = True
-) -> FeatureTable | None:
-    """Puts feature maps on the devices if they are to stay there, and says so.
+def place_features(
+    inputs: Inputs, config: ConfigDict, layout: Layout, *, may_shard: bool = True
+) -> ResidentFeatures | None:
+    """Puts feature maps in device memory if they are to be resident, and says so.
 
-    `config.data.on_device`: "auto" keeps all of them on every device where they take at most 60 %
-    of the memory that is free on each; else a part of the images on every device, where that takes
-    no more and the processes are few (`dedn_jax.parallel.resident.rule`). On a CPU, whose memory
-    they are in already, they are read from there.
+    `config.data.on_device`: "auto" replicates them where they take at most 60 % of the free memory
+    of each device; else it shards the images, where that takes no more and the processes are few
+    (`dedn_jax.parallel.resident.rule`); else they are streamed. On a CPU they are streamed: its
+    memory is where they are already.
 
     Args:
       inputs: of the data set.
       config: of the run.
       layout: of the devices.
-      may_cut: whether devices work on one batch together, so that each may have a part.
+      may_shard: whether devices work on one batch together, so that each may hold a shard.
 
     Returns:
-      The table of all maps; None where batches are read and sent.
+      The resident features; None where batches are streamed.
 
     Raises:
-      InputError: features that cannot stay on the device as the config wants it.
+      InputError: the config asks for what is not possible, or does not fit.
     """
-    choice, parts = config.data.on_device, layout.parts if may_cut else 1
+    choice, shards = config.data.on_device, layout.num_shards if may_shard else 1
     pictures = not isinstance(inputs, FeatureMaps)
-    kept = allowed(choice, config.distribution.strategy, pictures=pictures, parts=parts)
-    if not isinstance(inputs, FeatureMaps) or kept == "never":
+    chosen = requested(choice, config.distribution.strategy, pictures=pictures, shards=shards)
+    if not isinstance(inputs, FeatureMaps) or chosen == "never":
         return None
     needed = len(inputs) * inputs.channels * inputs.regions * inputs.dtype.itemsize
-    kept = kept or _by_rule(needed, _free_bytes(), parts, layout.processes)
-    if kept == "never":
+    chosen = chosen or _by_rule(needed, _free_bytes(), shards, layout.num_processes)
+    if chosen == "never":
         return None
-    each = -(-needed // parts) if kept == "cut" else needed
-    part = f"a part of {each / 1e9:.2f} GB on each" if kept == "cut" else "all on each"
-    _say(f"feature maps stay on the device: {needed / 1e9:.2f} GB of {inputs.dtype}, {part}")
+    per_device = -(-needed // shards) if chosen == "sharded" else needed
+    how = f"sharded, {per_device / 1e9:.2f} GB a device" if chosen == "sharded" else "replicated"
+    _say(f"resident features: {needed / 1e9:.2f} GB of {inputs.dtype}, {how}")
     try:
-        return make_table(inputs, layout, cut=kept == "cut")
+        return make_resident(inputs, layout, shard=chosen == "sharded")
     except jax.errors.JaxRuntimeError as error:
         raise InputError(
-            f"config.data.on_device={choice}: {each / 1e9:.1f} GB of feature maps do not fit; "
-            "use never, or --config.data.dtype=bfloat16"
+            f"config.data.on_device={choice}: {per_device / 1e9:.1f} GB of feature maps do not fit "
+            "in device memory; use never, or --config.data.dtype=bfloat16"
         ) from error
 
 
-def _by_rule(needed: int, free: int | None, parts: int, processes: int) -> Residency:
+def _by_rule(needed: int, free: int | None, shards: int, num_processes: int) -> Residency:
     """What "auto" means here."""
     if free is None:
         return "never"
-    chosen = residency(needed, free, parts, processes)
+    chosen = residency(needed, free, shards, num_processes)
     if chosen == "never":
-        _say(f"feature maps take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: read")
+        _say(
+            f"streaming features from the host: {needed / 1e9:.1f} GB, more than {SHARE:.0%} of "
+            f"the {free / 1e9:.1f} GB that are free on a device"
+        )
     return chosen
 
 
 def _free_bytes() -> int | None:
-    """The least memory that is free on any device; None where it cannot be told, or on a CPU."""
+    """The least free memory of any device; None where it is not known, or on a CPU."""
     free = []
     for device in jax.local_devices():
         statistics = device.memory_stats() if device.platform != "cpu" else None
@@ -78,7 +81,7 @@ def _free_bytes() -> int | None:
             return None
         free.append(statistics["bytes_limit"] - statistics["bytes_in_use"])
     # All processes have to decide alike; in MiB, since they exchange 32-bit numbers.
-    return -processes.largest(-(min(free) >> 20)) << 20
+    return -processes.max_over_processes(-(min(free) >> 20)) << 20
 
 
 def _say(text: str) -> None:

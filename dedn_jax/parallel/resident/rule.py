@@ -1,4 +1,4 @@
-"""The rule by which feature maps stay on the devices, or do not."""
+"""The rule by which feature maps are resident, or streamed."""
 
 from __future__ import annotations
 
@@ -6,49 +6,54 @@ from typing import Literal
 
 from dedn_jax.errors import InputError
 
-Residency = Literal["always", "cut", "never"]
-SHARE = 0.6  # of the memory that is free, for features that stay there
-# To hand a batch out, every device takes part in a sum of the size of the whole batch, however many
-# there are; a host that sends batches sends its part of one. Links between chips are about ten
-# times as fast as those from a host, so that beyond so many hosts sending is the faster way.
-MOST_PROCESSES = 8
+# In device memory, all images on every device or a shard of them on each; "never": streamed.
+Residency = Literal["replicated", "sharded", "never"]
+SHARE = 0.6  # of the free device memory, for resident features
+# To look up a sharded batch, every device takes part in a sum of the size of the whole batch,
+# however many there are; a host that streams sends its shard of one. Links between chips are about
+# ten times as fast as those from a host, so that with more processes streaming is the faster way.
+MAX_PROCESSES = 8
 
 
-def allowed(on_device: str, strategy: str, *, pictures: bool, parts: int) -> Residency | None:
-    """What a config wants; None: "auto", for which `residency` has the rule.
+def requested(on_device: str, strategy: str, *, pictures: bool, shards: int) -> Residency | None:
+    """What a config asks for; None: "auto", for which `residency` is the rule.
 
     Args:
       on_device: `config.data.on_device`.
-      strategy: `config.distribution.strategy`; `pmap` is sent its batches.
-      pictures: whether the inputs are, which are always sent.
-      parts: into which the images can be cut.
+      strategy: `config.distribution.strategy`; `pmap` streams.
+      pictures: whether the inputs are pictures, which are always streamed.
+      shards: of a batch.
 
     Raises:
-      InputError: what cannot be.
+      InputError: contradictory settings.
     """
     if on_device == "never" or strategy == "pmap":
         return "never"
     if pictures:
         if on_device != "auto":
             raise InputError(
-                f"config.data.on_device={on_device}: pictures cannot stay on the device; use auto"
+                f"config.data.on_device={on_device}: pictures cannot be resident, only feature "
+                "maps; use auto"
             )
         return "never"
-    if on_device == "cut" and parts == 1:
-        raise InputError("config.data.on_device=cut: no devices share a batch here; use auto")
+    if on_device == "sharded" and shards == 1:
+        raise InputError(
+            "config.data.on_device=sharded: a batch has one shard here, so there is nothing to "
+            "shard over; use auto"
+        )
     return None if on_device == "auto" else on_device  # type: ignore[return-value]
 
 
-def residency(needed: float, free: float, parts: int, processes: int) -> Residency:
-    """Whole on every device where that takes at most 60 % of what is free; else cut, if that does.
+def residency(needed: float, free: float, shards: int, processes: int) -> Residency:
+    """Replicated where that takes at most 60 % of the free memory; else sharded, if that does.
 
     Args:
       needed: bytes of all feature maps.
       free: bytes on the device that has the least.
-      parts: into which their images can be cut.
-      processes: that these belong to; among more than `MOST_PROCESSES` `auto` cuts nothing.
+      shards: of a batch, and so of the images.
+      processes: that own the devices; with more than `MAX_PROCESSES` nothing is sharded.
     """
     if needed <= SHARE * free:
-        return "always"
-    cut = parts > 1 and processes <= MOST_PROCESSES
-    return "cut" if cut and needed <= SHARE * free * parts else "never"
+        return "replicated"
+    can_shard = shards > 1 and processes <= MAX_PROCESSES
+    return "sharded" if can_shard and needed <= SHARE * free * shards else "never"

@@ -1,4 +1,4 @@
-"""Where feature maps are kept, and that they are the same wherever they come from."""
+"""Where feature maps are resident, and that they are the same wherever they come from."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 from dedn_jax.config import load_config
 from dedn_jax.data.features.maps import FeatureMaps, InMemoryFeatures
 from dedn_jax.errors import InputError
-from dedn_jax.parallel.mesh import CUT, WHOLE, Layout
-from dedn_jax.parallel.resident import placement as kept_features
-from dedn_jax.parallel.resident import table as feature_table
-from dedn_jax.parallel.resident.placement import keep_features
+from dedn_jax.parallel.mesh import REPLICATED, SHARDED, Layout
+from dedn_jax.parallel.resident import features as resident
+from dedn_jax.parallel.resident import placement
+from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.parallel.resident.rule import residency
 
 IMAGES, CHANNELS, REGIONS = 37, 6, 4
@@ -35,32 +35,32 @@ def config(choice: str) -> ConfigDict:
     return load_config("cub_gzsl", [f"--config.data.on_device={choice}"])
 
 
-def check_tables() -> None:
-    """On eight devices: every image found, wherever it lies, in every type and in several turns."""
+def check_lookups() -> None:
+    """On eight devices: every image found, wherever it lies, in every type, by any block size."""
     assert jax.device_count() == 8
     rng = np.random.default_rng(1)
     for shards in (1, 2):
         layout = Layout.of_devices(attribute_shards=shards)
         for dtype in ("float32", ml_dtypes.bfloat16):
             inputs = maps(dtype)
-            for cut in (False, True):
-                table = feature_table.make_table(inputs, layout, cut=cut)
-                look_up = layout.over_batch(
-                    feature_table.look_up, (feature_table.table_spec(table), CUT), CUT
+            for shard in (False, True):
+                features = resident.make_resident(inputs, layout, shard=shard)
+                lookup = layout.map_over_batch(
+                    resident.lookup, (resident.features_spec(features), SHARDED), SHARDED
                 )
                 for block in (2**28, 8 * 2 * CHANNELS * REGIONS * 4, 1):
-                    feature_table._BLOCK_BYTES = block
+                    resident._BLOCK_BYTES = block
                     wanted = rng.integers(0, IMAGES, 48).astype(np.int32)
-                    found = jax.jit(look_up)(table, wanted)
+                    found = jax.jit(lookup)(features, wanted)
                     np.testing.assert_array_equal(np.asarray(found), inputs[wanted])
                     jax.clear_caches()
-                each = -(-IMAGES // layout.parts) if cut else IMAGES
-                assert {s.data.shape[0] for s in table.bits.addressable_shards} == {each}
+                each = -(-IMAGES // layout.num_shards) if shard else IMAGES
+                assert {s.data.shape[0] for s in features.bits.addressable_shards} == {each}
 
 
-def test_tables_on_eight_devices() -> None:
+def test_lookups_on_eight_devices() -> None:
     flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    code = "from tests.parallel.resident.test_placement import check_tables; check_tables()"
+    code = "from tests.parallel.resident.test_placement import check_lookups; check_lookups()"
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | flags, capture_output=True, text=True
     )
@@ -68,28 +68,31 @@ def test_tables_on_eight_devices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("free", "parts", "processes", "kept"),
+    ("free", "shards", "processes", "chosen"),
     [
-        (100, 1, 1, "always"),
+        (100, 1, 1, "replicated"),
         (99, 1, 1, "never"),
-        (99, 2, 2, "cut"),
-        (50, 2, 1, "cut"),
+        (99, 2, 2, "sharded"),
+        (50, 2, 1, "sharded"),
         (49, 2, 1, "never"),
-        (50, 32, 8, "cut"),
+        (50, 32, 8, "sharded"),
         (50, 32, 9, "never"),
-        (100, 32, 9, "always"),
+        (100, 32, 9, "replicated"),
     ],
 )
-def test_residency(free: int, parts: int, processes: int, kept: str) -> None:
-    assert residency(60, free, parts, processes) == kept
+def test_residency(free: int, shards: int, processes: int, chosen: str) -> None:
+    assert residency(60, free, shards, processes) == chosen
 
 
 @pytest.mark.parametrize(
     ("free", "text"),
     [
         (None, ""),
-        (IMAGES * CHANNELS * REGIONS * 4, "0.0 GB are free: read"),
-        (10**9, "feature maps stay on the device: 0.00 GB of float32, all on each"),
+        (
+            IMAGES * CHANNELS * REGIONS * 4,
+            "streaming features from the host: 0.0 GB, more than 60% of the 0.0 GB that are free",
+        ),
+        (10**9, "resident features: 0.00 GB of float32, replicated"),
     ],
 )
 def test_auto_says_what_it_does(
@@ -98,12 +101,12 @@ def test_auto_says_what_it_does(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(kept_features, "_free_bytes", lambda: free)
-    found = keep_features(maps(), config("auto"), Layout.of_devices(jax.devices()[:1]))
+    monkeypatch.setattr(placement, "_free_bytes", lambda: free)
+    found = place_features(maps(), config("auto"), Layout.of_devices(jax.devices()[:1]))
     assert (found is None) == (free != 10**9)
     assert text in capsys.readouterr().err
     if found is not None:
-        np.testing.assert_array_equal(found.maps(np.arange(IMAGES)), maps()[np.arange(IMAGES)])
+        np.testing.assert_array_equal(found.gather(np.arange(IMAGES)), maps()[np.arange(IMAGES)])
 
 
 class Chip:
@@ -129,15 +132,15 @@ def test_free_memory_is_that_of_the_fullest(
     chips: list[Chip], free: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jax, "local_devices", lambda: chips)
-    assert kept_features._free_bytes() == free
+    assert placement._free_bytes() == free
 
 
 def test_refusals() -> None:
     one = Layout.of_devices(jax.devices()[:1])
-    with pytest.raises(InputError, match="on_device=cut: no devices share a batch here"):
-        keep_features(maps(), config("cut"), one)
-    for choice in ("cut", "always"):
-        with pytest.raises(InputError, match=f"on_device={choice}: pictures cannot stay"):
-            keep_features(PICTURES, config(choice), one)
-    assert keep_features(PICTURES, config("auto"), one) is None
-    assert feature_table.table_spec(None) == WHOLE
+    with pytest.raises(InputError, match="on_device=sharded: a batch has one shard here"):
+        place_features(maps(), config("sharded"), one)
+    for choice in ("sharded", "replicated"):
+        with pytest.raises(InputError, match=f"on_device={choice}: pictures cannot be resident"):
+            place_features(PICTURES, config(choice), one)
+    assert place_features(PICTURES, config("auto"), one) is None
+    assert resident.features_spec(None) == REPLICATED
