@@ -181,7 +181,7 @@ def test_pictures_cannot_stay_on_the_chips() -> None:
     flags = ["source=images", "format=prepared", "on_device=replicated"]
     flags = [f"--config.data.{flag}" for flag in flags]
     with pytest.raises(
-        InputError, match="on_device=replicated: pictures cannot stay on the device"
+        InputError, match="on_device=replicated: pictures cannot be resident on the device"
     ):
         _plan(1e6, "v5e:2x4", *flags)
 
