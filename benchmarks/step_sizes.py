@@ -13,10 +13,10 @@ from ml_collections import ConfigDict
 
 from benchmarks.arguments import integers, positive
 from dedn_jax.config import load_config
+from dedn_jax.data.published import RECIPES
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.errors import InputError
 from dedn_jax.interop.problem import Problem, random_problem
-from dedn_jax.plan.shapes import PUBLISHED
 
 HOST_BYTES = 10**9  # of made-up feature maps
 
@@ -43,8 +43,8 @@ class Size:
 SIZES = {
     "small": Size("small", "cub", 1024, 7, (75, 25)),
     **{
-        name: Size(name, name, shape["channels"], math.isqrt(shape["regions"]))
-        for name, shape in PUBLISHED.items()
+        name: Size(name, name, known.maps[0], math.isqrt(known.maps[1]))
+        for name, known in RECIPES.items()
     },
 }
 
@@ -79,7 +79,7 @@ def make_up(size: Size, most_bytes: int = HOST_BYTES) -> MadeUp:
     seen, train = int(empty.seen.sum()), config.train
     least = 2 * max(train.batch_size, seen if train.balanced else 0)
     fitting = most_bytes // (4 * size.channels * size.side**2)
-    images = max(least, min(fitting, PUBLISHED[size.data]["images"]))
+    images = max(least, min(fitting, RECIPES[size.data].trainval))
     rng = np.random.default_rng(config.seed)
     features = rng.standard_normal((images, size.channels, size.side, size.side), np.float32)
     np.maximum(features, 0, out=features)  # as after a ReLU

@@ -42,19 +42,13 @@ from benchmarks.common import (
 from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.features.maps import FeatureMaps, checked_indices, normalize
+from dedn_jax.data.published import RECIPES
 from dedn_jax.errors import InputError
 from dedn_jax.model.groups import published_attributes
 from dedn_jax.parallel.executors import ResidentExecutor
 from dedn_jax.training import loop as phase
 from dedn_jax.training import protocol as train
 
-# Training, seen test and unseen test images, seen and unseen classes. Source: Xian et al., arXiv
-# 1707.00600.
-SIZES = {
-    "cub": (7057, 1764, 2967, 150, 50),
-    "sun": (10320, 2580, 1440, 645, 72),
-    "awa2": (23527, 5882, 7913, 40, 10),
-}
 WORD_DIM = 300
 PROTOCOLS = ("last", "test-best")
 _DISTINCT = 256  # maps that are held: 400 MB of bfloat16 at the full size
@@ -116,17 +110,19 @@ def made_up_dataset(
       InputError: too few images for one in every class.
     """
     name = Path(recipe).stem.split("_")[0]
-    if name not in SIZES:
-        raise InputError(f"--recipe={recipe}, expected one of {', '.join(SIZES)} and _gzsl or _zsl")
-    train_images, test_seen, test_unseen, seen, unseen = SIZES[name]
-    total = train_images + test_seen + test_unseen
-    images = total if images is None else images
+    if name not in RECIPES:
+        names = ", ".join(RECIPES)
+        raise InputError(f"--recipe={recipe}, expected one of {names} and _gzsl or _zsl")
+    known = RECIPES[name]
+    images = known.images if images is None else images
     if images < 16:
         raise InputError(f"--images={images}, expected at least 16")
-    test_seen, test_unseen = (max(2, n * images // total) for n in (test_seen, test_unseen))
+    test_seen, test_unseen = (
+        max(2, n * images // known.images) for n in (known.test_seen, known.test_unseen)
+    )
     train_images = images - test_seen - test_unseen
     # Small sets have as many classes as leave some images in each.
-    seen, unseen = min(seen, max(2, train_images // 4)), min(unseen, test_unseen)
+    seen, unseen = min(known.seen, max(2, train_images // 4)), min(known.unseen, test_unseen)
     labels = np.arange(images) % seen
     labels[images - test_unseen :] = seen + np.arange(test_unseen) % unseen
     rng = np.random.default_rng(0)

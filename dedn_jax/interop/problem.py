@@ -10,12 +10,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dedn_jax.data.load import load_dataset
+from dedn_jax.data.published import RECIPES
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.errors import InputError
-from dedn_jax.model.groups import published_attributes
 
-# Classes (seen, unseen) of the proposed splits, for comparisons on random features.
-_PUBLISHED_CLASSES = {"cub": (150, 50), "sun": (645, 72), "awa2": (40, 10)}
 _MODEL_OF_GROUPS = {"cub": "cub", "sun_released": "sun", "awa2": "awa2"}
 
 
@@ -52,9 +50,9 @@ def random_problem(
       classes: seen and unseen; None: as in the proposed splits.
     """
     rng = np.random.default_rng(config.seed)
-    dataset = published_model_name(config)
-    seen, unseen = classes or _PUBLISHED_CLASSES[dataset]
-    attributes = published_attributes(config.data.groups)
+    known = RECIPES[published_model_name(config)]
+    seen, unseen = classes or (known.seen, known.unseen)
+    attributes = known.attributes
     # As after a ReLU: non-negative, about half of it zero.
     shape = (config.train.batch_size, channels, side, side)
 

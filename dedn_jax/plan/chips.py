@@ -38,11 +38,6 @@ class Chip:
     wraps: int
     compiled_as: str | None = None
 
-    @property
-    def interconnect(self) -> float:
-        """All links of a chip in one direction, bytes/s."""
-        return 2 * self.dimensions * self.link
-
 
 # Source: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}. Links: the bidirectional bandwidth of a chip
 # given there (v5e 400, v5p 1200, v6e 800 GB/s) over two directions and 4 or 6 links; v4: Jouppi et

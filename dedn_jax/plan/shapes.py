@@ -9,27 +9,12 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from dedn_jax.data.published import RECIPES
 from dedn_jax.errors import InputError
 from dedn_jax.model.groups import published_attributes, resolve_groups
 
 WORD_DIM = 300  # GloVe 6B
 FLAGS = ("images", "classes", "attributes", "channels", "regions", "groups", "picture")
-_MAPS = {"channels": 2048, "regions": 196}  # ResNet-101, 448 by 448 pictures
-
-# Training and all images, classes and attributes. Source: Xian et al., arXiv 1707.00600; feature
-# maps as the published files of DEDN have them.
-PUBLISHED: dict[str, dict[str, int]] = {
-    "cub": {"images": 7057, "stored": 11788, "classes": 200, "attributes": 312, **_MAPS},
-    "sun": {"images": 10320, "stored": 14340, "classes": 717, "attributes": 102, **_MAPS},
-    "awa2": {
-        "images": 23527,
-        "stored": 37322,
-        "classes": 50,
-        "attributes": 85,
-        **_MAPS,
-        "regions": 49,
-    },
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +132,18 @@ def _known(
         groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
         return sizes, groups.members, str(path)
     name = recipe.split("_")[0].lower()
-    return dict(PUBLISHED.get(name, {})), None, f"published sizes of {name.upper()}"
+    if name not in RECIPES:
+        return {}, None, ""
+    known = RECIPES[name]
+    sizes = {
+        "images": known.trainval,
+        "stored": known.images,
+        "classes": known.classes,
+        "attributes": known.attributes,
+        "channels": known.maps[0],
+        "regions": known.maps[1],
+    }
+    return sizes, None, f"published sizes of {name.upper()}"
 
 
 def _groups(config: ConfigDict, attributes: int, count: int | None) -> tuple[tuple[int, ...], ...]:

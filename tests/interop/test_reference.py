@@ -20,7 +20,7 @@ from dedn_jax.interop import published  # noqa: E402
 from dedn_jax.interop.published_model import PublishedModel, Recipe  # noqa: E402
 from dedn_jax.interop.reference import load_reference  # noqa: E402
 from dedn_jax.model.groups import AttributeGroups  # noqa: E402
-from dedn_jax.training.step import make_class_space  # noqa: E402
+from dedn_jax.training.objective import make_class_space  # noqa: E402
 from tests.parity.port import accuracies, make_port  # noqa: E402
 
 REFERENCE = os.environ.get("DEDN_REFERENCE_DIR", "")

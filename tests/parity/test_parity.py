@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from dedn_jax.config import load_config
 from dedn_jax.data.features.maps import normalize
 from dedn_jax.data.pipeline import Batch
+from dedn_jax.data.published import RECIPES
 from dedn_jax.interop.convert import nested_to_state, state_to_nested
 from dedn_jax.interop.published import Params
 from dedn_jax.model.experts import DualExpert
@@ -35,8 +36,6 @@ from tests.parity import port  # noqa: E402
 
 pytestmark = pytest.mark.torch
 CHANNELS, SIDE, BATCH, STEPS, WORD_DIM = 32, 3, 8, 20, 64
-# Classes (seen, unseen) and attributes of the proposed splits.
-COUNTS = {"cub": (150, 50, 312), "sun": (645, 72, 102), "awa2": (40, 10, 85)}
 SEED = 1
 SINGLE, TRAJECTORY = 2e-5, 1e-3
 CASES = {
@@ -69,7 +68,8 @@ class Both:
         self.config: ConfigDict = load_config(recipe)
         self.config.update_from_flattened_dict(overrides)
         config = self.config
-        seen, unseen, attributes = COUNTS[recipe.split("_")[0]]
+        known = RECIPES[recipe.split("_")[0]]
+        seen, unseen, attributes = known.seen, known.unseen, known.attributes
         rng = np.random.default_rng(SEED)
         word_vectors = rng.standard_normal((attributes, WORD_DIM)).astype(np.float32)
         embeddings = rng.random((seen + unseen, attributes)).astype(np.float32)

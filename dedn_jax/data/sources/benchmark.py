@@ -14,10 +14,11 @@ import numpy as np
 
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.prepared.picture_set import Picture, PictureSet
+from dedn_jax.data.published import PUBLISHED
 from dedn_jax.data.sources.attribute_names import read_attribute_names
 from dedn_jax.data.sources.matfile import read_mat
 from dedn_jax.data.sources.word_vectors import read_word_vectors
-from dedn_jax.data.sources.xlsa17 import PUBLISHED, read_xlsa17
+from dedn_jax.data.sources.xlsa17 import read_xlsa17
 from dedn_jax.errors import InputError
 
 # Below `<root>/<NAME>`; the first that is there is read. CUB's archive has the file beside its main

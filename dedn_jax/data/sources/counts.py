@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from dedn_jax.data.annotations import Annotations
-from dedn_jax.data.sources.xlsa17 import PUBLISHED, Xlsa17
+from dedn_jax.data.published import PUBLISHED
+from dedn_jax.data.sources.xlsa17 import Xlsa17
 
 
 def counts_table(splits: Xlsa17 | Annotations, benchmark: str | None = None) -> str:
@@ -36,7 +37,7 @@ def counts_table(splits: Xlsa17 | Annotations, benchmark: str | None = None) -> 
             "trainval images": known.trainval,
             "test-seen images": known.test_seen,
             "test-unseen images": known.test_unseen,
-            "classes": known.seen + known.unseen,
+            "classes": known.classes,
             "attributes": known.attributes,
             "seen classes": known.seen,
             "unseen classes": known.unseen,

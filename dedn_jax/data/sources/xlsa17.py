@@ -20,65 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from dedn_jax.data.annotations import check_splits, validation_classes
+from dedn_jax.data.published import PUBLISHED
 from dedn_jax.data.sources.matfile import MatValue, read_mat
 from dedn_jax.errors import InputError
 
 _SPLITS = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
-
-
-@dataclasses.dataclass(frozen=True)
-class Published:
-    """What is known of a published data set.
-
-    Attributes:
-      trainval, test_seen, test_unseen: numbers of images of the proposed split (version 2).
-      seen, unseen: numbers of classes.
-      attributes: number of attributes.
-      picture_folders: from a folder that occurs in the picture names to the same folder below the
-        data set's picture root.
-      named_folders: whether each picture's folder has the name of its class.
-      repeats: whether a picture may occur more than once.
-    """
-
-    trainval: int
-    test_seen: int
-    test_unseen: int
-    seen: int
-    unseen: int
-    attributes: int
-    picture_folders: dict[str, str]
-    named_folders: bool = True
-    repeats: bool = False
-
-
-# Counts: Xian et al., table 2 and the proposed splits v2. Folders: as the archives unpack, which is
-# also where the published code looks for them below `data/<NAME>`.
-PUBLISHED = {
-    "CUB": Published(7057, 1764, 2967, 150, 50, 312, {"images": "CUB_200_2011/images"}),
-    "SUN": Published(
-        10320, 2580, 1440, 645, 72, 102, {"images": "images"}, named_folders=False
-    ),  # folders nest: `a/airport/entrance` is class airport_entrance
-    "AWA2": Published(
-        23527, 5882, 7913, 40, 10, 85, {"JPEGImages": "Animals_with_Attributes2/JPEGImages"}
-    ),
-    "AWA1": Published(
-        19832, 4958, 5685, 40, 10, 85, {"JPEGImages": "Animals_with_Attributes/JPEGImages"}
-    ),
-    "APY": Published(
-        5932,
-        1483,
-        7924,
-        20,
-        12,
-        64,
-        {
-            "JPEGImages": "VOCdevkit/VOC2008/JPEGImages",  # aPascal
-            "ayahoo_test_images": "ayahoo_test_images",
-        },
-        named_folders=False,
-        repeats=True,  # one entry per annotated object, and aPascal's pictures show several
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +131,7 @@ def relative_picture(path: str, picture_folders: dict[str, str]) -> str | None:
 
     Args:
       path: as stored; `/` or `\\` between folders.
-      picture_folders: as in `Published`.
+      picture_folders: as in `dedn_jax.data.published.Published`.
     """
     parts = [p for p in path.replace("\\", "/").split("/") if p not in ("", ".")]
     marks = [i for i, part in enumerate(parts[:-1]) if part in picture_folders]

@@ -10,9 +10,9 @@ import pytest
 import scipy.io
 
 from dedn_jax.data.features.published_hdf5 import read_published_hdf5
+from dedn_jax.data.published import PUBLISHED
 from dedn_jax.data.sources.counts import counts_table
 from dedn_jax.data.sources.xlsa17 import (
-    PUBLISHED,
     read_xlsa17,
     relative_picture,
     validation_classes,
