@@ -24,7 +24,7 @@ def progress(
     Args:
       total: how many units there are.
       desc: what is being done.
-      unit: what is counted.
+      unit: what is counted; bytes (B) are shown in MB and so on.
       initial: units already done.
       delay: seconds before anything is shown, for what may be over at once.
       shown: whether at all; of several processes one is enough.
@@ -35,6 +35,7 @@ def progress(
         initial=initial,
         desc=desc,
         unit=unit,
+        unit_scale=unit == "B",
         delay=delay,
         disable=not shown,
         dynamic_ncols=live,

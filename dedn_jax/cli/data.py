@@ -146,8 +146,8 @@ def _check_flags(args: argparse.Namespace) -> None:
     for name in ("keep_archives", "sha256"):
         if getattr(args, name, None) and not args.download:
             raise InputError(
-                f"--{name.replace('_', '-')}: is about archives that are downloaded; add "
-                "--download, or leave it out"
+                f"--{name.replace('_', '-')}: only applies to downloaded archives; add --download, "
+                "or leave it out"
             )
 
 

@@ -1,27 +1,23 @@
-"""Unpacks zip and tar archives that nobody vouches for: whole and below one folder, or not at all.
+"""Unpacks untrusted zip and tar archives below one folder: all of an archive, or nothing.
 
-A member is refused rather than mended: an archive with one bad member is not the publisher's.
+A member that breaks a rule fails the whole archive: it is then not the publisher's.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import gzip
-import lzma
 import os
 import re
 import shutil
 import stat
-import struct
 import tarfile
 import unicodedata
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import missing_folders, read_json, write_json
@@ -33,22 +29,13 @@ _MAX_RATIO = 200  # unpacked to packed size; deflate reaches 1032, pictures and 
 _RATIO_FREE = 2**27  # bytes below which the ratio does not matter
 _MAX_HEADER = 2**22  # bytes of one long name or extended header, which tarfile holds in memory
 _CHUNK = 2**20
-_DRIVE = re.compile(r"[A-Za-z]:")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _OWN = ".unpack"  # how the names of this module's own files start
-
-# What the readers of zip, tar, gzip, bzip2 and lzma raise on damage; OSErrors are told apart below.
-_DAMAGE = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    ValueError,
-    LookupError,
-    OverflowError,
-    RuntimeError,  # with RecursionError (chained headers), NotImplementedError (compression)
+_BAD_NAMES = (
+    (re.compile(r".*[\x00-\x1f\x7f]", re.DOTALL), "holds control characters"),
+    (re.compile(r".*\\"), "holds a backslash"),
+    (re.compile(r"/|[A-Za-z]:"), "is absolute"),
+    (re.compile(r"(.*/)?\.\.(/|$)"), "leaves its folder by '..'"),
+    (re.compile(rf"(.*/)?{re.escape(_OWN)}"), f"starts with the reserved {_OWN}"),
 )
 
 
@@ -75,13 +62,13 @@ def unpack(
     """Unpacks a zip, tar or gzipped tar archive, told apart by content.
 
     Members go to a temporary folder inside `folder`; its top-level entries are moved out only when
-    all are whole, and none takes the place of something there. An error leaves nothing behind. A
-    note, `.unpacked-<archive>.json`, tells later calls that there is nothing left to do. Owners,
-    times and permissions are not kept.
+    all are complete, and none replaces an existing one. An error leaves nothing behind. A note,
+    `.unpacked-<archive>.json`, tells later calls that there is nothing left to do. Owners, times
+    and permissions are not kept.
 
     Args:
       archive_path: the archive.
-      folder: where to; made if missing.
+      folder: where to; created if missing.
       limit_bytes: of all files together, unpacked.
       limit_files: files and folders together.
       sha256: of the archive, for the note; not checked here.
@@ -90,9 +77,9 @@ def unpack(
       The names at the archive's top level, sorted.
 
     Raises:
-      InputError: no such archive, neither format, damaged, encrypted, over a limit, no space; an
-        entry is there already; a member with a name that leaves the folder, that differs from
-        another only in case, or that is neither a file, a folder nor a link to one of them.
+      InputError: no such archive, unknown format, damaged, encrypted, over a limit, no space; an
+        entry exists already; a member whose name leaves the folder or differs from another only
+        in case, or that is neither a file, a folder nor a link to one of them.
     """
     archive, folder = Path(archive_path), Path(folder)
     with _locked(archive) as file:
@@ -101,38 +88,41 @@ def unpack(
         earlier = _read_note(note)
         if earlier is not None and earlier["bytes"] != size:
             raise InputError(
-                f"{archive}: has {size} bytes, but {folder} holds what was unpacked from one of "
-                f"{earlier['bytes']}; remove that and {note.name} to unpack this one"
+                f"{archive}: has {size} bytes, but {folder} was unpacked from an archive of "
+                f"{earlier['bytes']} bytes; to unpack this one, remove {note.name} and "
+                f"{', '.join(earlier['entries'])} there"
             )
         kept = set(earlier["entries"]) if earlier else set()
         if kept and all(os.path.lexists(folder / name) for name in kept):
             return sorted(kept)
-        budget = _Budget(archive, min(limit_bytes, _RATIO_FREE + _MAX_RATIO * size), limit_bytes)
         temporary = folder / f"{_OWN}ing-{archive.name}"
         made = missing_folders(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if os.path.lexists(temporary):
-                shutil.rmtree(temporary)  # of a process that was killed; the lock says so
+                shutil.rmtree(temporary)  # of a killed process: a live one would hold the lock
             temporary.mkdir()
-            names = _Names(archive, folder, kept, limit_files)
-            _check_space(archive, folder, size)
-            _unpack_members(archive, file, temporary, names, budget)
+            members = _Members(archive, folder, kept, size, limit_bytes, limit_files)
+            _unpack_members(archive, file, temporary, members)
             entries = sorted(os.listdir(temporary))
             if not entries:
                 raise InputError(f"{archive}: holds no files; remove it and download it again")
-            # Before the moves: what is noted and there is known to be whole, should they stop here.
+            # Before the moves: a call after a kill then knows that what is there is complete.
             write_json(
                 note,
                 {"archive": archive.name, "bytes": size, "sha256": sha256, "entries": entries},
             )
             _move(temporary, folder, entries, kept, note)
         except OSError as error:
-            raise _disk_error(archive, folder, error) from error
+            if error.errno is None:  # from gzip or shutil, not from the system
+                raise _damaged(archive, error) from error
+            raise InputError(
+                f"{archive}: cannot be unpacked in {folder}: {error.strerror or error}"
+            ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            for path in made:  # stays unless empty
-                with suppress(OSError):
+            for path in made:
+                with suppress(OSError):  # not empty
                     path.rmdir()
         return entries
 
@@ -146,11 +136,11 @@ def unpacked(folder: Path, archive_name: str) -> Unpacked | None:
     note = _read_note(_note_path(folder, archive_name))
     if note is None or not all(os.path.lexists(folder / name) for name in note["entries"]):
         return None
-    return Unpacked(sorted(note["entries"]), note["sha256"])
+    return Unpacked(sorted(note["entries"]), note.get("sha256"))
 
 
 def has_note(folder: Path, archive_name: str) -> bool:
-    """Whether `unpack` has been at work there with that archive, to the end or not."""
+    """Whether `unpack` has worked on that archive there, to the end or not."""
     return os.path.lexists(_note_path(folder, archive_name))
 
 
@@ -162,23 +152,21 @@ def _read_note(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     note = read_json(path)
-    entries, sha256 = note.get("entries"), note.get("sha256")
+    entries = note.get("entries")
     if (
         not isinstance(entries, list)
         or not entries
-        or not all(
-            isinstance(e, str) and e not in ("", ".", "..") and "/" not in e for e in entries
-        )
+        or not all(isinstance(e, str) and "/" not in e and e.strip(".") for e in entries)
         or not isinstance(note.get("bytes"), int)
-        or not (sha256 is None or isinstance(sha256, str))
+        or not isinstance(note.get("sha256"), str | None)
     ):
-        raise InputError(f"{path}: is no note of an unpacked archive; remove it")
+        raise InputError(f"{path}: not the record of an unpacked archive; remove it")
     return note
 
 
 @contextmanager
 def _locked(archive: Path) -> Iterator[BinaryIO]:
-    """The archive, held against a second process that would unpack it to the same place."""
+    """The archive, locked against a second process that would unpack it to the same place."""
     if not archive.is_file():
         kind = "is a folder, expected an archive" if archive.is_dir() else "no such archive"
         raise InputError(f"{archive}: {kind}; download it first")
@@ -190,29 +178,12 @@ def _locked(archive: Path) -> Iterator[BinaryIO]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"{archive}: is being unpacked by another process; wait") from error
+            raise InputError(
+                f"{archive}: another process is unpacking it; wait for it to finish"
+            ) from error
         except OSError:
             pass  # some network file systems lock no file that is open for reading only
         yield file
-
-
-def _check_space(archive: Path, folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise InputError(
-            f"{archive}: takes at least {needed} bytes more in {folder}, which has {free} free; "
-            "make room or choose another folder"
-        )
-
-
-def _disk_error(archive: Path, folder: Path, error: OSError) -> InputError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InputError(f"{archive}: no space left to unpack it in {folder}; make room")
-    if error.errno is None:  # gzip's and shutil's own
-        return InputError(
-            f"{archive}: damaged ({one_line(error)}); remove it and download it again"
-        )
-    return InputError(f"{archive}: cannot be unpacked in {folder}: {error.strerror or error}")
 
 
 def _move(temporary: Path, folder: Path, entries: list[str], kept: set[str], note: Path) -> None:
@@ -220,10 +191,10 @@ def _move(temporary: Path, folder: Path, entries: list[str], kept: set[str], not
     moved: list[str] = []
     try:
         for name in entries:
-            if name in kept and os.path.lexists(folder / name):
-                continue
-            if os.path.lexists(folder / name):  # come about since `_Names` looked
-                raise InputError(f"{folder / name}: is there already; remove it first")
+            if os.path.lexists(folder / name):
+                if name in kept:
+                    continue
+                raise InputError(f"{folder / name}: exists already; remove it first")
             os.rename(temporary / name, folder / name)
             moved.append(name)
     except BaseException:
@@ -235,36 +206,34 @@ def _move(temporary: Path, folder: Path, entries: list[str], kept: set[str], not
         raise
 
 
-# --- what is checked of every member -----------------------------------------------------------
+class _Members:
+    """The members of an archive so far; every new one is checked, also against them.
 
+    Args:
+      archive: for messages.
+      folder: where it is unpacked to.
+      kept: entries there that an earlier call moved.
+      packed: size of the archive in bytes.
+      limit_bytes, limit_files: as for `unpack`.
+    """
 
-class _Budget:
-    """Counts unpacked bytes, against the limit and against what an honest archive packs."""
-
-    def __init__(self, archive: Path, ceiling: int, limit: int) -> None:
-        self._archive = archive
-        self._limit = limit
-        self.left = self._ceiling = ceiling
-
-    def spend(self, size: int) -> None:
-        self.left -= size
-        if self.left < 0:
-            why = f"{_MAX_RATIO} times its size" if self._ceiling < self._limit else "the limit"
-            raise InputError(
-                f"{self._archive}: unpacks to more than {self._ceiling} bytes, {why}; "
-                "an archive that is not the publisher's?"
-            )
-
-
-class _Names:
-    """The paths of an archive so far; every new one is checked on its own and against them."""
-
-    def __init__(self, archive: Path, folder: Path, kept: set[str], limit: int) -> None:
-        self._archive = archive
-        self._folder = folder
-        self._kept = kept
-        self._limit = limit
-        self.header_bytes = 2**12 * limit + _CHUNK  # all headers and padding of a tar archive
+    def __init__(
+        self,
+        archive: Path,
+        folder: Path,
+        kept: set[str],
+        packed: int,
+        limit_bytes: int,
+        limit_files: int,
+    ) -> None:
+        self._archive, self._folder, self._kept = archive, folder, kept
+        self._limit_files = limit_files
+        self._limit, self._reason = min(
+            (limit_bytes, "the limit; is it the publisher's archive?"),
+            (_RATIO_FREE + _MAX_RATIO * packed, f"{_MAX_RATIO} times its size; a corrupt archive?"),
+            (shutil.disk_usage(folder).free, f"all that is free in {folder}; make room"),
+        )
+        self._bytes = 0
         self._known: dict[str, tuple[str, str]] = {}  # by folded path: path, kind
 
     def refuse(self, name: str, why: str) -> InputError:
@@ -274,258 +243,176 @@ class _Names:
             "publisher's archive"
         )
 
-    def add(self, name: str, kind: str) -> str:
-        """The path below the folder, "" for the folder itself.
+    def add(self, name: str, kind: str, size: int = 0) -> None:
+        """Checks a member before it is written.
 
         Args:
-          name: as the archive writes it.
-          kind: "folder", "file" or "link".
+          name: as in the archive.
+          kind: "file", "folder" or "link".
+          size: unpacked, in bytes.
         """
-        parts = self._parts(name)
+        for pattern, why in _BAD_NAMES:
+            if pattern.match(name):
+                raise self.refuse(name, why)
+        parts = [part for part in name.split("/") if part not in ("", ".")]
         if not parts and kind != "folder":
             raise self.refuse(name, "has no name")
+        self._bytes += size
+        if self._bytes > self._limit:
+            raise InputError(
+                f"{self._archive}: unpacks to more than {self._limit} bytes, {self._reason}"
+            )
         for depth in range(1, len(parts) + 1):
-            path = "/".join(parts[:depth])
-            self._enter(name, path, kind if depth == len(parts) else "folder", depth == len(parts))
-        return "/".join(parts)
+            itself = depth == len(parts)
+            self._enter(name, "/".join(parts[:depth]), kind if itself else "folder", itself)
 
-    def link_target(self, name: str, target: str) -> str:
-        """Where a hard link points: the path of a file that came before it."""
-        path = "/".join(self._parts(target, f"links to {target[:200]!r}, a path that", name))
-        if self._known.get(_folded(path)) != (path, "file"):
-            raise self.refuse(name, f"links to {target[:200]!r}, not a file before it")
-        return path
-
-    def check_link(self, name: str, path: str, target: str) -> None:
-        """A symbolic link must not leave the folder by its own words; see also `_make_links`."""
-        what = f"links to {target[:200]!r}, a path that"
-        self._parts(target, what, name, up=True)
-        reached = os.path.normpath(os.path.join(os.path.dirname(path), target))
-        if reached.split("/")[0] in ("..", "."):
-            raise self.refuse(name, f"links to {target[:200]!r}, outside of the archive")
-
-    def _parts(
-        self, name: str, what: str = "", shown: str | None = None, up: bool = False
-    ) -> list[str]:
-        shown, what = name if shown is None else shown, what + " " if what else ""
-        if not name or _CONTROL.search(name):
-            raise self.refuse(shown, f"{what}is empty or holds control characters")
-        if "\\" in name:
-            raise self.refuse(shown, f"{what}holds a backslash")
-        if name.startswith("/") or _DRIVE.match(name):
-            raise self.refuse(shown, f"{what}is absolute")
-        parts = [part for part in name.split("/") if part not in ("", ".")]
-        if ".." in parts and not up:
-            raise self.refuse(shown, f"{what}leaves its folder by '..'")
-        if any(part.startswith(_OWN) for part in parts):
-            raise self.refuse(shown, f"{what}starts with {_OWN}, which is kept for notes")
-        return parts
+    def is_file(self, path: str) -> bool:
+        """Whether a file of exactly this path was added."""
+        return self._known.get(_folded(path)) == (path, "file")
 
     def _enter(self, name: str, path: str, kind: str, itself: bool) -> None:
-        key = _folded(path)
-        known = self._known.get(key)
+        known = self._known.get(_folded(path))
         if known is None:
-            if len(self._known) >= self._limit:
+            if len(self._known) >= self._limit_files:
                 raise InputError(
-                    f"{self._archive}: holds more than {self._limit} files and folders, the "
-                    "limit; an archive that is not the publisher's?"
+                    f"{self._archive}: holds more than {self._limit_files} files and folders, the "
+                    "limit; is it the publisher's archive?"
                 )
             if "/" not in path and path not in self._kept and os.path.lexists(self._folder / path):
                 raise InputError(
-                    f"{self._folder / path}: is there already, and {self._archive} would overwrite "
+                    f"{self._folder / path}: exists already, and {self._archive} would overwrite "
                     "it; move or remove it"
                 )
-            self._known[key] = path, kind
+            self._known[_folded(path)] = path, kind
         elif known[0] != path:
             raise self.refuse(name, f"differs only in case from {known[0][:200]!r}")
         elif known[1] != kind or (itself and kind != "folder"):
-            what = "is there twice" if itself else f"lies below a {known[1]}"
-            raise self.refuse(name, what)
+            raise self.refuse(name, "occurs twice" if itself else f"lies below a {known[1]}")
 
 
 def _folded(path: str) -> str:
-    """The same for all names that some file system takes for the same."""
+    """Equal for all names that some file system takes for the same."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+
+
+def _damaged(archive: Path, error: Exception) -> InputError:
+    return InputError(f"{archive}: damaged ({one_line(error)}); remove it and download it again")
 
 
 # --- the two formats ---------------------------------------------------------------------------
 
 
-def _unpack_members(
-    archive: Path, file: BinaryIO, folder: Path, names: _Names, budget: _Budget
-) -> None:
+def _unpack_members(archive: Path, file: BinaryIO, folder: Path, members: _Members) -> None:
     start = file.read(512)
     file.seek(0)
+    size = os.fstat(file.fileno()).st_size
     try:
-        if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-            _unpack_zip(archive, file, folder, names, budget)
-        elif start.startswith(b"\x1f\x8b"):
-            with gzip.GzipFile(fileobj=file) as stream:
-                _unpack_tar(archive, file, cast(BinaryIO, stream), folder, names, budget)
-        elif start[257:262] == b"ustar":
-            _unpack_tar(archive, file, file, folder, names, budget)
-        else:
-            raise InputError(
-                f"{archive}: is no zip, tar or gzipped tar; remove it and download it again"
-            )
-    except _DAMAGE as error:
-        raise InputError(
-            f"{archive}: damaged ({one_line(error)}); remove it and download it again"
-        ) from error
+        with progress(size, f"unpacking {archive.name}", "B", delay=0.5) as bar:
+            if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+                _unpack_zip(file, folder, members, bar)
+            elif start.startswith(b"\x1f\x8b"):
+                with gzip.GzipFile(fileobj=file) as stream:
+                    _unpack_tar(file, cast(BinaryIO, stream), folder, members, bar)
+            elif start[257:262] == b"ustar":
+                _unpack_tar(file, file, folder, members, bar)
+            else:
+                raise InputError(
+                    f"{archive}: not a zip, tar or gzipped tar archive; remove it and download it "
+                    "again"
+                )
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # a hostile archive can make the readers raise anything
+        raise _damaged(archive, error) from error
 
 
-def _copy(stream: IO[bytes], path: Path) -> Iterator[int]:
-    """Writes a file of a name that nothing has, links included; sizes of what was written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as out:
-        while data := stream.read(_CHUNK):
-            out.write(data)
-            yield len(data)
-
-
-def _unpack_zip(
-    archive: Path, file: BinaryIO, folder: Path, names: _Names, budget: _Budget
-) -> None:
+def _unpack_zip(file: BinaryIO, folder: Path, members: _Members, bar: Any) -> None:
     with zipfile.ZipFile(file) as reader:
-        paths = []
-        total = 0
         for info in reader.infolist():
-            name = info.filename
-            if "\x00" in info.orig_filename:  # zipfile cuts the name there
-                raise names.refuse(info.orig_filename, "holds control characters")
-            if info.flag_bits & 0x2041:  # encrypted, strongly encrypted, hidden headers
-                raise names.refuse(name, "is encrypted")
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise names.refuse(name, "is neither a file nor a folder")
-            paths.append(names.add(name, "folder" if info.is_dir() else "file"))
-            if not info.is_dir():
-                total += info.file_size
-                budget.spend(info.file_size)
-        _check_space(archive, folder, total)
-        with _bar(archive, total) as bar:
-            for info, path in zip(reader.infolist(), paths, strict=True):
-                if info.is_dir():
-                    (folder / path).mkdir(parents=True, exist_ok=True)
-                    continue
-                written = 0
-                with reader.open(info) as stream:  # gives no more than was declared
-                    for size in _copy(stream, folder / path):
-                        written += size
-                        bar.update(size)
-                if written != info.file_size:
-                    raise names.refuse(
-                        info.filename, f"has {written} bytes, its header says {info.file_size}"
-                    )
+            if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise members.refuse(info.filename, "is neither a file nor a folder")
+            if info.flag_bits & 1:
+                raise members.refuse(info.filename, "is encrypted")
+            members.add(info.filename, "folder" if info.is_dir() else "file", info.file_size)
+        for info in reader.infolist():
+            path = reader.extract(info, folder)  # writes no more than the size in the header
+            if not info.is_dir() and (written := os.path.getsize(path)) != info.file_size:
+                raise members.refuse(
+                    info.filename, f"has {written} bytes, its header says {info.file_size}"
+                )
+            bar.update(info.compress_size)
 
 
-class _Forward:
-    """A stream that tarfile may read only onwards, in pieces of a sane size, up to a limit."""
+class _Headers:
+    """A stream for tarfile that refuses headers of any size, and remembers the last block."""
 
-    def __init__(self, stream: BinaryIO, limit: int) -> None:
-        self._stream = stream
-        self._limit = limit
-        self._position = 0
-        self.at_end = False  # whether the last read gave the block of zeros that ends an archive
+    def __init__(self, stream: BinaryIO) -> None:
+        self.tell, self.seek = stream.tell, stream.seek
+        self._read = stream.read
+        self.last = b""
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= _MAX_HEADER:
             raise tarfile.ReadError(f"a header of {size} bytes")
-        data = self._stream.read(size)
-        self._position += len(data)
-        self.at_end = data == bytes(tarfile.BLOCKSIZE)
-        if self._position > self._limit:
-            raise tarfile.ReadError("headers without end")
-        return data
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, position: int) -> int:
-        if position < self._position:  # by a negative size, say
-            raise tarfile.ReadError("a member that lies before its header")
-        while self._position < position:
-            if not self.read(min(_CHUNK, position - self._position)):
-                raise tarfile.ReadError("unexpected end of data")
-        return self._position
+        self.last = self._read(size)
+        return self.last
 
 
 def _unpack_tar(
-    archive: Path, file: BinaryIO, stream: BinaryIO, folder: Path, names: _Names, budget: _Budget
+    file: BinaryIO, stream: BinaryIO, folder: Path, members: _Members, bar: Any
 ) -> None:
-    """One pass: reading the headers beforehand would mean to decompress everything twice."""
-    data_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 on
-    forward = _Forward(stream, budget.left + names.header_bytes)
-    links: list[tuple[str, str, str]] = []
-    with (
-        _bar(archive, os.fstat(file.fileno()).st_size) as bar,
-        tarfile.open(fileobj=cast(BinaryIO, forward), mode="r:", encoding="utf-8") as reader,
-    ):
+    """One pass: reading the headers beforehand would decompress everything twice."""
+    headers = _Headers(stream)
+    links: list[tarfile.TarInfo] = []
+    with tarfile.open(fileobj=cast(BinaryIO, headers), mode="r:", encoding="utf-8") as reader:
+        # Missing before Python 3.11.4; the checks here hold without it.
+        reader.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
         while (member := reader.next()) is not None:
             cast(Any, reader).members.clear()  # kept for lookups by name, of which there are none
             if member.size < 0:
-                raise names.refuse(member.name, f"has a size of {member.size} bytes")
+                raise members.refuse(member.name, f"has a size of {member.size} bytes")
             if member.isdir():
-                path = names.add(member.name, "folder")
+                members.add(member.name, "folder")
             elif member.issym():
-                path = names.add(member.name, "link")
-                names.check_link(member.name, path, member.linkname)
-                links.append((member.name, path, member.linkname))
+                members.add(member.name, "link")
+                links.append(member)
             elif member.islnk():
-                target = names.link_target(member.name, member.linkname)
-                path = names.add(member.name, "file")
+                if not members.is_file(member.linkname.removeprefix("./")):
+                    raise members.refuse(
+                        member.name, f"links to {member.linkname[:200]!r}, not a file before it"
+                    )
+                members.add(member.name, "file")
             elif member.isreg() and not member.issparse():
-                path = names.add(member.name, "file")
+                members.add(member.name, "file", member.size)
             else:
-                raise names.refuse(member.name, "is neither a file, a folder nor a link")
-            if data_filter is not None:
-                _filtered(data_filter, member, folder, names)
-            if member.isdir():
-                (folder / path).mkdir(parents=True, exist_ok=True)
-            elif member.islnk():
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                os.link(folder / target, folder / path)
-            elif member.isreg():
-                budget.spend(member.size)
-                _check_space(archive, folder, member.size)
-                data = reader.extractfile(member)
-                assert data is not None
-                for _ in _copy(data, folder / path):
-                    bar.update(file.tell() - bar.n)
-        if not forward.at_end:  # tarfile takes rubbish for the end as well
-            raise tarfile.ReadError("it ends before its end")
-        while forward.read(_CHUNK):  # to the checksum of a gzipped archive
+                raise members.refuse(member.name, "is neither a file, a folder nor a link")
+            try:
+                reader.extract(member, folder, set_attrs=False)
+            except tarfile.ReadError:
+                raise
+            except tarfile.TarError as error:  # of the filter
+                raise members.refuse(member.name, f"is unsafe: {one_line(error)}") from error
+            bar.update(file.tell() - bar.n)
+        if headers.last != bytes(tarfile.BLOCKSIZE):  # tarfile takes rubbish for the end as well
+            raise tarfile.ReadError("archive is truncated")
+        while stream.read(_CHUNK):  # to the checksum of a gzipped archive
             pass
-    _make_links(links, folder, names)
+    _check_links(links, folder, members)
 
 
-def _filtered(data_filter: Any, member: tarfile.TarInfo, folder: Path, names: _Names) -> None:
-    try:
-        data_filter(member, str(folder))
-    except tarfile.FilterError as error:
-        raise names.refuse(member.name, f"is refused by tarfile: {one_line(error)}") from error
+def _check_links(links: list[tarfile.TarInfo], folder: Path, members: _Members) -> None:
+    """Nothing was written through a symbolic link; none may lead out of the archive either.
 
-
-def _make_links(links: list[tuple[str, str, str]], folder: Path, names: _Names) -> None:
-    """Symbolic links come last, so that nothing is written through one.
-
-    Where they lead is asked of the file system: a link may lead through others.
+    The file system is asked where they lead: a link may lead through others.
     """
-    for _, path, target in links:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        os.symlink(target, folder / path)
     root = folder.resolve()
-    for name, path, target in links:
+    for link in links:
         try:
-            reached = (folder / path).resolve(strict=True)
-        except (OSError, RuntimeError) as error:  # nothing there; a loop
-            why = f"links to {target[:200]!r}, where nothing is"
-            raise names.refuse(name, why) from error
-        if root not in reached.parents or reached in (root / path).parents:
-            raise names.refuse(name, f"links to {target[:200]!r}, outside of the archive")
-
-
-def _bar(archive: Path, total: int) -> Any:
-    bar = progress(total, f"unpacking {archive.name}", "B", delay=0.5)
-    bar.unit_scale = True
-    return bar
+            reached = (folder / link.name).resolve(strict=True)
+        except (OSError, RuntimeError) as error:  # a loop
+            why = f"links to {link.linkname[:200]!r}, which does not exist"
+            raise members.refuse(link.name, why) from error
+        if root not in reached.parents or reached in (root / link.name).parents:
+            raise members.refuse(
+                link.name, f"links to {link.linkname[:200]!r}, outside of the archive"
+            )

@@ -1,23 +1,21 @@
-"""Downloads the data sets' archives: resumed where they broke off, checked, whole or not there."""
+"""Downloads a file: resumed where the connection broke, checked, there completely or not at all."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import re
 import shutil
 import time
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import requests
 import urllib3
 
+from dedn_jax.data.sources.published_archives import Archive
 from dedn_jax.errors import InputError, one_line
-from dedn_jax.files import file_sha256, read_json, write_json
+from dedn_jax.files import file_sha256, hold_lock, read_json, write_json
 from dedn_jax.progress import progress
 
 _MAX_BYTES = 2**35  # of an archive whose size is not known; the largest, AWA2's, has 13 GB
@@ -25,76 +23,8 @@ _CHUNK = 2**20
 _ATTEMPTS = 5  # in a row that bring nothing new
 _BACKOFF = 1.0  # seconds before the second attempt; doubled for each further one
 _TIMEOUT = (15, 60)  # seconds to connect, and without a byte
-_MAX_REDIRECTS = 10
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A file to download.
-
-    Attributes:
-      url: http or https.
-      file_name: its name on disk.
-      folder: where it unpacks to, below the data root.
-      size: in bytes; None: as the server says.
-      sha256: in hexadecimal; None: not published.
-      unpacks_to: folders at its top level that nothing else makes there.
-    """
-
-    url: str
-    file_name: str
-    folder: str
-    size: int | None = None
-    sha256: str | None = None
-    unpacks_to: tuple[str, ...] = ()
-
-
-_XLSA17 = Archive(
-    url="https://datasets.d2.mpi-inf.mpg.de/xian/xlsa17.zip",
-    file_name="xlsa17.zip",
-    folder=".",
-    unpacks_to=("xlsa17",),
-)
-
-# By data set. The folders are those that `dedn_jax.data.sources.xlsa17` looks for pictures in.
-ARCHIVES: dict[str, tuple[Archive, ...]] = {
-    "CUB": (
-        Archive(
-            url="https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
-            file_name="CUB_200_2011.tgz",
-            folder="CUB",
-            size=1_150_585_339,
-            sha256="0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
-            unpacks_to=("CUB_200_2011",),  # and a file, attributes.txt
-        ),
-        _XLSA17,
-    ),
-    "SUN": (
-        Archive(
-            url="https://cs.brown.edu/~gmpatter/Attributes/SUNAttributeDB_Images.tar.gz",
-            file_name="SUNAttributeDB_Images.tar.gz",
-            folder="SUN",
-            unpacks_to=("images",),
-        ),
-        Archive(
-            url="https://cs.brown.edu/~gmpatter/Attributes/SUNAttributeDB.tar.gz",
-            file_name="SUNAttributeDB.tar.gz",
-            folder="SUN",
-            unpacks_to=("SUNAttributeDB",),  # names of pictures and attributes
-        ),
-        _XLSA17,
-    ),
-    "AWA2": (
-        Archive(
-            url="https://cvml.ista.ac.at/AwA2/AwA2-data.zip",
-            file_name="AwA2-data.zip",
-            folder="AWA2",
-            unpacks_to=("Animals_with_Attributes2",),
-        ),
-        _XLSA17,
-    ),
-}
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
+_VALIDATORS = ("ETag", "Last-Modified")
 
 
 def download(
@@ -102,12 +32,12 @@ def download(
 ) -> Path:
     """Downloads an archive unless it is there.
 
-    It grows as `<file_name>.part` and takes its name once it is whole and its hash is right; a
-    call that was interrupted goes on where it stopped, as long as the server's file is the same.
+    It grows as `<file_name>.part` and is renamed once it is complete and its hash is right. A call
+    that was interrupted is resumed by the next, as long as the server's file is the same.
 
     Args:
       archive: what to download.
-      folder: where to; made if missing.
+      folder: where to; created if missing.
       sha256: expected; None: the archive's own. With neither, the file must have the size that
         the server states; `sha256_of` gives the hash to ask for the next time.
 
@@ -128,14 +58,7 @@ def download(
     note = path.with_name(f"{path.name}.part.json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"{part}: is being written by another process; wait") from error
-            if not part.exists() or not os.path.samestat(part.stat(), os.fstat(file.fileno())):
-                # Ended between opening and locking: what is open here is the finished file.
-                raise InputError(f"{part}: another process has just ended it; try again")
+        with hold_lock(part, wait=False) as file:
             _Transfer(archive, file, part, note, expected is not None).run()
             file.flush()
             os.fsync(file.fileno())
@@ -143,12 +66,18 @@ def download(
                 _remove(part, note)
                 raise InputError(
                     f"{archive.url}: {path} has sha256 {found}, expected {expected}; removed, try "
-                    "again or tell whoever publishes it"
+                    "again or tell the publisher"
                 )
             os.replace(part, path)
             note.unlink(missing_ok=True)
+    except BlockingIOError as error:
+        raise InputError(
+            f"{part}: another process is downloading it; wait for it to finish"
+        ) from error
     except OSError as error:
-        raise _disk_error(part, error) from error
+        raise InputError(
+            f"{part}: cannot be written: {error.strerror or error}; try again to resume from here"
+        ) from error
     return path
 
 
@@ -160,7 +89,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     """
     path = Path(path)
     try:
-        with _bar(path, path.stat().st_size, "checking") as bar:
+        with progress(path.stat().st_size, f"checking {path.name}", "B", delay=0.5) as bar:
             return file_sha256(path, bar.update)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -170,14 +99,15 @@ def _checked_hash(archive: Archive, sha256: str | None) -> str | None:
     expected = archive.sha256 if sha256 is None else sha256.strip().lower()
     if expected is not None and not re.fullmatch("[0-9a-f]{64}", expected):
         raise InputError(
-            f"{archive.file_name}: {expected[:80]!r} is no sha256; expected 64 hexadecimal digits"
+            f"{archive.file_name}: {expected[:80]!r} is not a SHA-256; expected 64 hexadecimal "
+            "digits"
         )
     return expected
 
 
 def _check_present(archive: Archive, path: Path, expected: str | None) -> None:
     if not path.is_file():
-        raise InputError(f"{path}: is no regular file; remove it to download {archive.url} there")
+        raise InputError(f"{path}: not a regular file; remove it to download {archive.url} there")
     size = path.stat().st_size
     if archive.size is not None and size != archive.size:
         raise InputError(
@@ -196,20 +126,6 @@ def _remove(part: Path, note: Path) -> None:
     part.unlink(missing_ok=True)
 
 
-def _disk_error(part: Path, error: OSError) -> InputError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InputError(
-            f"{part}: no space left; make room and try again, it will go on from here"
-        )
-    return InputError(f"{part}: cannot be written: {error.strerror or error}")
-
-
-def _bar(path: Path, total: int | None, doing: str, initial: int = 0) -> Any:
-    bar = progress(total or 0, f"{doing} {path.name}", "B", initial=initial, delay=0.5)
-    bar.unit_scale = True
-    return bar
-
-
 class _Interrupted(Exception):
     """The connection broke or the server is busy: worth another attempt."""
 
@@ -217,65 +133,55 @@ class _Interrupted(Exception):
 class _Transfer:
     """Brings the `.part` file to its full length.
 
+    Not urllib3's `Retry`: it repeats requests, and what breaks here is the answer to one.
+
     Args:
       archive: what to download.
       file: the `.part` file, open for appending.
       part: its path.
-      note: path of what is known of the server's file, to tell on resuming whether it changed.
-      hash_known: whether the whole file is checked against a hash afterwards.
+      note: path of the server's validators, which tell on resuming whether its file has changed.
+      hash_known: whether the complete file is checked against a hash afterwards.
     """
 
     def __init__(
         self, archive: Archive, file: BinaryIO, part: Path, note: Path, hash_known: bool
     ) -> None:
-        self._archive = archive
-        self._file = file
-        self._part = part
-        self._note = note
-        self._hash_known = hash_known
+        self._archive, self._file, self._part, self._note = archive, file, part, note
         self._total = archive.size
         self._validators: dict[str, str] = {}
+        self._restore(hash_known)
 
     def run(self) -> None:
-        self._restore()
         best, failed = self._file.tell(), 0
         with requests.Session() as session:
-            session.max_redirects = _MAX_REDIRECTS
-            while self._file.tell() != self._total or not self._total:
+            while not self._total or self._file.tell() != self._total:
                 try:
-                    self._attempt(session)
-                    break
+                    return self._attempt(session)
                 except _Interrupted as error:
                     self._file.flush()
                     failed = 0 if self._file.tell() > best else failed + 1
                     best = max(best, self._file.tell())
                     if failed >= _ATTEMPTS:
                         raise InputError(
-                            f"{self._archive.url}: {error}, {failed} times; try again later, "
-                            f"{self._part} has {self._file.tell()} bytes to go on from"
+                            f"{self._archive.url}: {error}, {failed} times; try again later to "
+                            f"resume from the {self._file.tell()} bytes in {self._part}"
                         ) from error
                     time.sleep(_BACKOFF * 2 ** max(0, failed - 1))
 
     def _attempt(self, session: requests.Session) -> None:
-        """One request; returns once the file is whole."""
+        """One request; returns once the file is complete."""
         offset = self._file.tell()
         headers = {"Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
-            validator = self._validators.get("ETag", self._validators.get("Last-Modified"))
-            if validator:
-                headers["If-Range"] = validator
+            if self._validators:
+                headers["If-Range"] = next(iter(self._validators.values()))
+        url = self._archive.url
         try:
-            response = session.get(
-                self._archive.url, headers=headers, stream=True, timeout=_TIMEOUT
-            )
-        except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
-            raise self._refused(one_line(error)) from error
-        except requests.TooManyRedirects as error:
-            raise self._refused(f"redirects more than {_MAX_REDIRECTS} times") from error
+            response = session.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
         except (requests.ConnectionError, requests.Timeout) as error:
             raise _Interrupted(one_line(error)) from error
-        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+        except (requests.RequestException, ValueError) as error:
             raise self._refused(one_line(error)) from error
         with response:
             chain = [*(r.url for r in response.history), response.url]
@@ -285,28 +191,32 @@ class _Transfer:
             self._receive(response)
 
     def _accept(self, response: requests.Response, offset: int) -> None:
-        """Puts the file where the response goes on; raises unless there is something to read."""
+        """Sets the file to where the response continues; raises unless there is more to read."""
         status = response.status_code
         if status in (408, 425, 429) or status >= 500:
             raise _Interrupted(f"the server answers {status} {response.reason}")
-        if status == 416 and offset:  # there is no more: the server's file is another one
+        if status == 416 and offset:
             self._start_over()
-            raise _Interrupted("the server has nothing to go on with")
+            raise _Interrupted("the server's file is shorter than what was downloaded")
         if status not in (200, 206):
             raise self._refused(f"the server answers {status} {response.reason}")
-        validators = _validators(response)
+        # A weak ETag (W/) stands for equal content, not for equal bytes.
+        validators = {
+            name: value
+            for name in _VALIDATORS
+            if (value := response.headers.get(name)) and not value.startswith("W/")
+        }
         if status == 206:
             match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            known = {k: v for k, v in validators.items() if k in self._validators}
-            total = None if match is None or match[3] == "*" else int(match[3])
+            total = None if match is None or match[2] == "*" else int(match[2])
             if (
                 match is None
                 or int(match[1]) != offset
-                or any(self._validators[k] != v for k, v in known.items())
-                or (total is not None and self._total not in (None, total))
+                or total not in (None, self._total or total)
+                or any(self._validators.get(k, v) != v for k, v in validators.items())
             ):
                 self._start_over()
-                raise _Interrupted("the server goes on with another file or place")
+                raise _Interrupted("the server resumes with another file or at another place")
         else:
             self._start_over()
             length = response.headers.get("Content-Length", "")
@@ -314,8 +224,7 @@ class _Transfer:
         if total is not None:
             if self._archive.size not in (None, total):
                 raise self._refused(
-                    f"has {total} bytes, expected {self._archive.size}: not the file that this "
-                    "program knows"
+                    f"has {total} bytes, expected {self._archive.size}: another version"
                 )
             if total > _MAX_BYTES:
                 raise self._refused(f"has {total} bytes, over the limit of {_MAX_BYTES}")
@@ -324,8 +233,7 @@ class _Transfer:
         free = shutil.disk_usage(self._part.parent).free
         if missing > free:
             raise InputError(
-                f"{self._part}: takes {missing} bytes more of {self._archive.url}, and {free} are "
-                "free; make room"
+                f"{self._part}: needs {missing} more bytes, {free} are free; make room"
             )
         self._validators |= validators
         write_json(
@@ -334,9 +242,10 @@ class _Transfer:
         )
 
     def _receive(self, response: requests.Response) -> None:
-        limit = _MAX_BYTES if self._total is None else self._total
+        limit = self._total or _MAX_BYTES
         done = self._file.tell()
-        with _bar(Path(self._archive.file_name), self._total, "downloading", done) as bar:
+        name = f"downloading {self._archive.file_name}"
+        with progress(self._total or 0, name, "B", initial=done, delay=0.5) as bar:
             while True:
                 try:
                     # As it is on the server: some servers declare a .tgz a compressed .tar.
@@ -351,31 +260,27 @@ class _Transfer:
                     raise self._refused(f"sends more than {limit} bytes")
                 self._file.write(data)
                 bar.update(len(data))
-        if self._total is not None and done < self._total:
+        if done < (self._total or 0):
             raise _Interrupted(f"the connection ended after {done} of {self._total} bytes")
 
-    def _restore(self) -> None:
-        """What an earlier call left; nothing, where it is not known to be of the same file."""
-        earlier: dict[str, Any] = {}
+    def _restore(self, hash_known: bool) -> None:
+        """Takes up what an earlier call left, unless it may be of another file."""
         try:
-            if self._note.exists():
-                earlier = read_json(self._note)
-        except InputError:  # cut short, or not ours
-            pass
+            earlier = read_json(self._note) if self._note.exists() else {}
+        except InputError:  # truncated: the call was killed
+            earlier = {}
         validators, size = earlier.get("validators"), earlier.get("size")
         if isinstance(validators, dict) and earlier.get("url") == self._archive.url:
             self._validators = {
                 name: validators[name]
-                for name in ("ETag", "Last-Modified")
+                for name in _VALIDATORS
                 if isinstance(validators.get(name), str)
             }
             if self._total is None and isinstance(size, int) and size > 0:
                 self._total = size
         offset = self._file.tell()
-        whole = offset == self._total
-        if not (self._validators or self._hash_known or whole) or (
-            self._total is not None and offset > self._total
-        ):
+        same = self._validators or hash_known or offset == self._total
+        if not same or offset > (self._total or offset):
             self._start_over()
 
     def _start_over(self) -> None:
@@ -385,16 +290,8 @@ class _Transfer:
         self._total = self._archive.size
 
     def _refused(self, why: str) -> InputError:
-        """Nothing is kept but what a later call could go on from."""
+        """Keeps only what a later call could resume from."""
         if not self._file.tell():
             _remove(self._part, self._note)
         hint = f"download it by hand to {self._part.with_suffix('')}"
         return InputError(f"{self._archive.url}: {why}; try again later or {hint}")
-
-
-def _validators(response: requests.Response) -> dict[str, str]:
-    """What tells one version of the server's file from another, good enough to go on from."""
-    found = {name: response.headers.get(name, "") for name in ("ETag", "Last-Modified")}
-    if found["ETag"].startswith("W/"):  # the same in meaning, not in bytes
-        del found["ETag"]
-    return {name: value for name, value in found.items() if value}

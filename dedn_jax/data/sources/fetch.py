@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dedn_jax.data.sources.archives import has_note, unpack, unpacked
-from dedn_jax.data.sources.download import ARCHIVES, Archive, download, sha256_of
+from dedn_jax.data.sources.download import download, sha256_of
+from dedn_jax.data.sources.published_archives import ARCHIVES, Archive
 from dedn_jax.errors import InputError
 from dedn_jax.files import missing_folders
 

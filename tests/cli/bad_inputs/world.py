@@ -20,7 +20,7 @@ from dedn_jax.data.features.store.writer import StoreWriter
 from dedn_jax.data.load import load_dataset
 from dedn_jax.data.prepared.reader import open_prepared
 from dedn_jax.data.sources import download, fetch
-from dedn_jax.data.sources.download import Archive
+from dedn_jax.data.sources.published_archives import Archive
 from dedn_jax.training.workdir import Workdir
 from tests.helpers.published import published_fields
 from tests.helpers.xlsa17 import write_tree

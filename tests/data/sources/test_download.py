@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from dedn_jax.data.sources import download as module
-from dedn_jax.data.sources.download import ARCHIVES, Archive, download, sha256_of
+from dedn_jax.data.sources.download import download, sha256_of
+from dedn_jax.data.sources.published_archives import ARCHIVES, Archive
 from dedn_jax.errors import InputError
 
 DATA = bytes(range(256)) * 1000
@@ -150,7 +151,7 @@ def test_goes_on_in_a_later_call(server, tmp_path):
     message = error(archive(server, **UNKNOWN), tmp_path)
     assert message.startswith(f"{server.url}: the connection ended") or "100000" in message
     assert "5 times" in message
-    assert "has 100000 bytes to go on from" in message
+    assert "resume from the 100000 bytes in" in message
     assert listing(tmp_path) == ["file.tgz.part", "file.tgz.part.json"]
     server.requests.clear()
     assert download(archive(server, **UNKNOWN), tmp_path).read_bytes() == DATA
@@ -250,7 +251,7 @@ def test_wrong_hash(server, tmp_path, by_caller):
 
 def test_hash_given_by_the_caller(server, tmp_path):
     download(archive(server, **UNKNOWN), tmp_path, sha256=SHA256.upper())
-    assert "no sha256" in error(archive(server), tmp_path, sha256="abc")
+    assert "is not a SHA-256" in error(archive(server), tmp_path, sha256="abc")
 
 
 def test_not_found(server, tmp_path):
@@ -263,7 +264,7 @@ def test_not_found(server, tmp_path):
 
 @pytest.mark.parametrize(
     ("to", "expected"),
-    [("/again", "redirects more than 10 times"), ("file:///etc/passwd", "No connection adapters")],
+    [("/again", "Exceeded 30 redirects"), ("file:///etc/passwd", "No connection adapters")],
 )
 def test_redirects(server, tmp_path, to, expected):
     server.redirect = to
@@ -293,7 +294,7 @@ def test_another_file_there_is_left_alone(server, tmp_path):
     assert path.read_bytes() == OTHER
     path.unlink()
     path.mkdir()
-    assert "no regular file" in error(archive(server), tmp_path)
+    assert "not a regular file" in error(archive(server), tmp_path)
 
 
 def test_no_space(server, tmp_path, monkeypatch):
@@ -308,7 +309,7 @@ def test_disk_fills_up(server, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module.os, "fsync", full)
-    assert "no space left; make room" in error(archive(server), tmp_path)
+    assert "No space left on device; try again" in error(archive(server), tmp_path)
     assert "file.tgz" not in listing(tmp_path)
     monkeypatch.undo()
     assert download(archive(server), tmp_path).read_bytes() == DATA

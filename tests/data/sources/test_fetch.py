@@ -9,8 +9,8 @@ import zipfile
 import pytest
 
 from dedn_jax.data.sources import fetch as module
-from dedn_jax.data.sources.download import Archive
 from dedn_jax.data.sources.fetch import Fetched, fetch_dataset
+from dedn_jax.data.sources.published_archives import Archive
 from dedn_jax.errors import InputError
 
 FILES = {"images.zip": "images/a.jpg", "names.zip": "names/n.mat", "splits.zip": "xlsa17/s.mat"}
@@ -70,7 +70,7 @@ def test_only_what_is_missing(calls, tmp_path):
 
 def test_what_the_user_put_there_stays(calls, tmp_path):
     (tmp_path / "SUN/images").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"SUN/images: is there already"):
+    with pytest.raises(InputError, match=r"SUN/images: exists already"):
         fetch_dataset("SUN", tmp_path)
     assert not list((tmp_path / "SUN/images").iterdir())
 

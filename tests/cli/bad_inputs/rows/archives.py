@@ -48,7 +48,7 @@ ARCHIVES = [
         "hash without a download",
         lambda w: w.build("CUB", f"--sha256=x.zip={'0' * 64}"),
         "--sha256",
-        "is about archives that are downloaded",
+        "only applies to downloaded archives",
         "add --download, or leave it out",
     ),
     Bad(
@@ -69,7 +69,7 @@ ARCHIVES = [
         "archive that is a web page",
         lambda w: w.archive(b"<html>sign in</html>"),
         "file.zip",
-        "is no zip, tar or gzipped tar",
+        "not a zip, tar or gzipped tar",
         "remove it and download it again",
         left=_DOWNLOADED,
     ),
