@@ -20,7 +20,7 @@ from dedn_jax.parallel.mesh import Layout
 from dedn_jax.parallel.resident.batches import ResidentBatches
 from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.training.optimizer import make_optimizer
-from dedn_jax.training.step import NOTHING, TrainState, TrainStep, init_state, make_train_step
+from dedn_jax.training.step import NONE_FROZEN, TrainState, TrainStep, init_state, make_train_step
 
 AT_HAND, INDEXING, OURS = "published", "published, indexing", "ours"
 Step = Callable[[int], float]
@@ -109,7 +109,7 @@ def our_sides(ours: OurSide, made: MadeUp) -> dict[str, Side]:
         config = made.config.copy_and_resolve_references()
         config.data.on_device = on_device
         table = place_features(inputs, config, layout)
-        fixed = make_step, layout, (ours.classes, NOTHING)
+        fixed = make_step, layout, (ours.classes, NONE_FROZEN)
         executor: Executor
         if table is None:
             executor = JitExecutor(*fixed, batches(), made.sampler.size)

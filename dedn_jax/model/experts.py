@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 
 from dedn_jax.model.attention import BranchRows, dual_attention, stack_rows
+from dedn_jax.model.attribute_shards import AttributeShards
 from dedn_jax.model.groups import AttributeGroups
-from dedn_jax.model.row_shards import RowShards
 
 
 class AttributeScores(NamedTuple):
@@ -73,14 +73,14 @@ class DualAttention(nnx.Module):
         """How many there are."""
         return self.word_vectors.shape[0]
 
-    def fold(self, shards: RowShards | None = None) -> tuple[BranchRows, BranchRows]:
+    def fold(self, shards: AttributeShards | None = None) -> tuple[BranchRows, BranchRows]:
         """The products V·H: region rows `[attributes, channels]`, channel rows `[..., regions]`.
 
         With `shards` those of this device alone.
         """
         v = self.word_vectors[...]
         if shards is not None:
-            v = shards.own(v)
+            v = shards.local(v)
         if self.low_rank:
             region_score = (v @ self.region_score_left[...]) @ self.region_score_right[...]
         else:
@@ -124,7 +124,7 @@ class DualExpert(nnx.Module):
         )
 
     def __call__(
-        self, features: jax.Array, shards: RowShards | None = None
+        self, features: jax.Array, shards: AttributeShards | None = None
     ) -> tuple[AttributeScores, AttributeScores]:
         """Attribute scores of both experts from one pass over the features.
 

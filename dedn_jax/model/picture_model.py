@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from dedn_jax.model.attribute_shards import AttributeShards
 from dedn_jax.model.backbones import Backbone
 from dedn_jax.model.experts import AttributeScores, DualExpert
-from dedn_jax.model.row_shards import RowShards
 
 _MIN_NORM = 1e-12  # as in `dedn_jax.data.features.maps.normalize`: an all-zero region stays zero
 
@@ -39,7 +39,7 @@ class PictureModel(nnx.Module):
         self.experts = experts
 
     def __call__(
-        self, images: jax.Array, shards: RowShards | None = None
+        self, images: jax.Array, shards: AttributeShards | None = None
     ) -> tuple[AttributeScores, AttributeScores]:
         """As `DualExpert`, from `[batch, height, width, 3]` uint8 pictures."""
         return self.experts(normalize_regions(backbone_maps(self.backbone, images)), shards)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dedn_jax.model.row_shards import RowShards
+from dedn_jax.model.attribute_shards import AttributeShards
 
 
 class Axes(NamedTuple):
@@ -16,7 +16,7 @@ class Axes(NamedTuple):
     """
 
     data: str | None = None
-    rows: RowShards | None = None
+    rows: AttributeShards | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

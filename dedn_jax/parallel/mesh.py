@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dedn_jax.data.pipeline import Batch, Shard
 from dedn_jax.errors import InputError
-from dedn_jax.model.row_shards import RowShards
+from dedn_jax.model.attribute_shards import AttributeShards
 from dedn_jax.parallel.axes import ALONE, Axes
 
 DATA, ATTRIBUTE = "data", "attribute"
@@ -92,7 +92,7 @@ class Layout:
         if self.mesh.size == 1:
             return ALONE
         shards = self.mesh.shape[ATTRIBUTE]
-        return Axes(DATA, RowShards(ATTRIBUTE, shards) if shards > 1 else None)
+        return Axes(DATA, AttributeShards(ATTRIBUTE, shards) if shards > 1 else None)
 
     def map_over_batch(
         self, function: Callable[..., Any], in_specs: Any, out_specs: Any

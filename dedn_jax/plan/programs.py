@@ -26,7 +26,7 @@ from dedn_jax.parallel.resident.rule import Residency
 from dedn_jax.plan.shapes import Problem
 from dedn_jax.training.objective import ClassSpace, Objective
 from dedn_jax.training.optimizer import make_optimizer
-from dedn_jax.training.step import NOTHING, TrainState, init_state, make_train_step
+from dedn_jax.training.step import NONE_FROZEN, TrainState, init_state, make_train_step
 
 
 class Traced(NamedTuple):
@@ -127,7 +127,7 @@ def train_program(
         inputs = _like((images, problem.picture, problem.picture, 3), jnp.uint8)
     else:
         definition, params = nnx.split(nnx.eval_shape(lambda: experts(rngs=nnx.Rngs(params=0))))
-        frozen = NOTHING
+        frozen = NONE_FROZEN
         shape = (images, problem.channels, problem.regions)
         inputs = _like(shape, problem.dtype) if table is None else _like((images,), jnp.int32)
     optimizer = make_optimizer(config)

@@ -33,7 +33,7 @@ from dedn_jax.training.interrupt import Stopped, StopRequest, ending_the_run, st
 from dedn_jax.training.loop import STREAMS, Selection
 from dedn_jax.training.network import Network
 from dedn_jax.training.objective import make_class_space
-from dedn_jax.training.step import NOTHING, TrainState
+from dedn_jax.training.step import NONE_FROZEN, TrainState
 
 _choose = jax.jit(choose)
 
@@ -98,7 +98,7 @@ class Selections:
     """
 
     def __init__(self, metric: str, params: nnx.State, models: int) -> None:
-        self._each = [Selection(metric, NOTHING) for _ in range(models)]
+        self._each = [Selection(metric, NONE_FROZEN) for _ in range(models)]
         self.params = params
 
     @property
@@ -115,7 +115,7 @@ class Selections:
         """Takes the parameters of the models that are better than all before."""
         for selection, one in zip(self._each, metrics, strict=True):
             if one is not None:
-                selection.update(step, one, NOTHING)
+                selection.update(step, one, NONE_FROZEN)
         better = np.asarray([b["step"] == step for b in self.best])
         self.params = _choose(better, params, self.params)
 

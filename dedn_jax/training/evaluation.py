@@ -18,10 +18,10 @@ from dedn_jax.parallel.axes import ALONE
 from dedn_jax.parallel.mesh import DATA, REPLICATED, SHARDED, Layout, local_layout
 from dedn_jax.parallel.resident.features import ResidentFeatures, features_spec, lookup
 from dedn_jax.training.interrupt import Stopped
-from dedn_jax.training.metrics import gzsl_metrics, per_class_accuracy
+from dedn_jax.training.metrics import gzsl, per_class_accuracy
 from dedn_jax.training.objective import ClassSpace
 from dedn_jax.training.prediction import Mixing, predict_scores
-from dedn_jax.training.step import NOTHING
+from dedn_jax.training.step import NONE_FROZEN
 
 EXPERTS = ("coarse", "fine", "fused")
 METRICS = ("U", "S", "H", "T1")
@@ -55,7 +55,10 @@ def make_predictor(
     axes = ALONE if layout is None else layout.axes
 
     def predict(
-        params: nnx.State, inputs: jax.Array, classes: ClassSpace, frozen: nnx.State = NOTHING
+        params: nnx.State,
+        inputs: jax.Array,
+        classes: ClassSpace,
+        frozen: nnx.State = NONE_FROZEN,
     ) -> tuple[jax.Array, jax.Array]:
         scores = jnp.stack(predict_scores(model, params, inputs, classes, mixing, frozen, axes))
         among_unseen = jnp.where(classes.seen, -jnp.inf, scores)
@@ -116,7 +119,7 @@ def evaluate_task(
     classes: ClassSpace,
     batch_size: int,
     *,
-    frozen: nnx.State = NOTHING,
+    frozen: nnx.State = NONE_FROZEN,
     looks_up: bool = False,
     layout: Layout | None = None,
     workers: int = 0,
@@ -165,13 +168,13 @@ def evaluate_task(
     return dict(zip(EXPERTS, map(functools.partial(task_metrics, task), gzsl, zsl), strict=True))
 
 
-def task_metrics(task: Task, gzsl: np.ndarray, zsl: np.ndarray) -> dict[str, float]:
+def task_metrics(task: Task, among_all: np.ndarray, among_unseen: np.ndarray) -> dict[str, float]:
     """Of the classes chosen for a task's images, the seen ones first.
 
     Args:
       task: images and labels.
-      gzsl: `[images]` among all classes.
-      zsl: `[images]` among the unseen.
+      among_all: `[images]` class ids chosen among all classes.
+      among_unseen: `[images]` class ids chosen among the unseen classes.
 
     Returns:
       U, S, H and T1 in percent; S alone where no unseen class has an image.
@@ -179,8 +182,8 @@ def task_metrics(task: Task, gzsl: np.ndarray, zsl: np.ndarray) -> dict[str, flo
     seen = len(task.eval_seen)
     seen_labels, unseen_labels = task.labels[task.eval_seen], task.labels[task.eval_unseen]
     if not len(unseen_labels):
-        return {"S": per_class_accuracy(gzsl, seen_labels)}
-    return gzsl_metrics(gzsl[:seen], seen_labels, gzsl[seen:], unseen_labels, zsl[seen:])
+        return {"S": per_class_accuracy(among_all, seen_labels)}
+    return gzsl(among_all[:seen], seen_labels, among_all[seen:], unseen_labels, among_unseen[seen:])
 
 
 def metrics_table(metrics: Metrics) -> str:

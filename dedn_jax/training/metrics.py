@@ -22,7 +22,7 @@ def harmonic_mean(unseen: float, seen: float) -> float:
     return 2.0 * unseen * seen / (unseen + seen) if unseen + seen > 0 else 0.0
 
 
-def gzsl_metrics(
+def gzsl(
     seen_predictions: np.ndarray,
     seen_labels: np.ndarray,
     unseen_predictions: np.ndarray,

@@ -17,7 +17,7 @@ from dedn_jax.model.experts import DualExpert
 from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.model.kernels import resolve_kernel
 from dedn_jax.model.picture_model import PictureModel, backbone_maps
-from dedn_jax.training.step import NOTHING
+from dedn_jax.training.step import NONE_FROZEN
 
 _BACKBONE_STREAM = 1
 
@@ -66,7 +66,7 @@ def make_network(config: ConfigDict, dataset: GZSLDataset, groups: AttributeGrou
     )
     if backbone is None:
         definition, params = nnx.split(experts)
-        return Network(definition, params, NOTHING, None)
+        return Network(definition, params, NONE_FROZEN, None)
     trained = nnx.Param if config.backbone.trained else nnx.All(nnx.Param, _in_experts)
     definition, params, frozen = nnx.split(PictureModel(backbone, experts), trained, ...)
     return Network(definition, params, frozen, weights)

@@ -66,8 +66,9 @@ def objective_terms(
 ) -> dict[str, jax.Array]:
     """Every loss term, and their weighted sum as `loss`; scalars, means over images by `mean`.
 
-    Terms with weight 0 are not computed, except the agreement and the calibration, which are worth
-    watching in every run.
+    A term of weight 0 is still computed and logged, but not added; only `bidirectional_kl` is left
+    out then. To add a loss: the function in `model/losses.py`, its weight in `config.loss` and
+    `Objective`, its term here.
     """
     o = objective
     terms: dict[str, jax.Array] = {}
@@ -91,7 +92,7 @@ def objective_terms(
             attribute_scores.region, attribute_scores.channel, mean
         )
         total += terms[f"cross_entropy_{name}"]
-        # A weight of 0 leaves the term out: 0 · inf is NaN, and a mass of 0 has an infinite log.
+        # Left out rather than multiplied by 0: calibration can be infinite, and 0 · inf is NaN.
         if o.calibration_weight:
             total += o.calibration_weight * terms[f"calibration_{name}"]
         if o.alignment_weight:

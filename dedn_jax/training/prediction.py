@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from dedn_jax.model import losses
 from dedn_jax.parallel.axes import ALONE, Axes
 from dedn_jax.training.objective import ClassSpace
-from dedn_jax.training.step import NOTHING
+from dedn_jax.training.step import NONE_FROZEN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ def predict_scores(
     inputs: jax.Array,
     classes: ClassSpace,
     mixing: Mixing,
-    frozen: nnx.State = NOTHING,
+    frozen: nnx.State = NONE_FROZEN,
     axes: Axes = ALONE,
 ) -> ClassScores:
     """Class scores for evaluation: branches mixed by `region_mix`, experts by `expert_mix`."""

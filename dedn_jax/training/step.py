@@ -15,8 +15,8 @@ from dedn_jax.model import losses
 from dedn_jax.parallel.axes import ALONE, Axes
 from dedn_jax.training.objective import ClassSpace, Objective, objective_terms
 
-# What a model without a backbone has besides its parameters.
-NOTHING = nnx.State({})
+# The frozen state of a model that has none: experts without a backbone.
+NONE_FROZEN = nnx.State({})
 
 
 class TrainState(NamedTuple):
@@ -33,13 +33,12 @@ def loss_and_gradients(
     batch: Batch,
     classes: ClassSpace,
     objective: Objective,
-    frozen: nnx.State = NOTHING,
+    frozen: nnx.State = NONE_FROZEN,
     axes: Axes = ALONE,
 ) -> tuple[dict[str, jax.Array], nnx.State]:
     """Loss terms, and the gradient of their weighted sum in `params`; none in `frozen`.
 
-    Under `axes` both are of the whole batch and the same on every device; one all-reduce makes them
-    so.
+    Under `axes` both are those of the global batch, replicated by one all-reduce.
     """
     mean = losses.BatchMean(batch.weights, axes.data)
 
@@ -47,9 +46,9 @@ def loss_and_gradients(
         coarse, fine = nnx.merge(model, params, frozen)(batch.inputs, axes.rows)
         terms = objective_terms(coarse, fine, batch.labels, classes, objective, mean)
         if axes.rows is not None:
-            # Devices that share out the rows of the same images all get these terms: each has an
-            # equal part of them, so that terms and gradients add up.
-            terms = {name: term / axes.rows.devices for name, term in terms.items()}
+            # After the gather every device along this axis has the same terms: dividing them makes
+            # their sum, and that of the gradients, right.
+            terms = {name: term / axes.rows.num_shards for name, term in terms.items()}
         return terms["loss"], terms
 
     (_, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)
@@ -67,12 +66,12 @@ def make_train_step(
 ) -> TrainStep:
     """The step `(state, batch, classes, frozen) -> (state, metrics)`; pure, not compiled.
 
-    `axes` as in `loss_and_gradients`. `frozen` holds what the model has besides `state.params`; it
-    may be left out if that is nothing.
+    `axes` as in `loss_and_gradients`. `frozen` is the model's state besides `state.params`, by
+    default none.
     """
 
     def train_step(
-        state: TrainState, batch: Batch, classes: ClassSpace, frozen: nnx.State = NOTHING
+        state: TrainState, batch: Batch, classes: ClassSpace, frozen: nnx.State = NONE_FROZEN
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         terms, gradients = loss_and_gradients(
             model, state.params, batch, classes, objective, frozen, axes

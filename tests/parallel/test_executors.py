@@ -25,7 +25,7 @@ from dedn_jax.parallel.mesh import Layout
 from dedn_jax.parallel.resident.batches import ResidentBatches
 from dedn_jax.parallel.resident.features import make_resident
 from dedn_jax.training.objective import ClassSpace
-from dedn_jax.training.step import NOTHING, TrainState, TrainStep
+from dedn_jax.training.step import NONE_FROZEN, TrainState, TrainStep
 
 IMAGES, BATCH, STEPS = 6, 4, 3
 
@@ -34,7 +34,7 @@ def _executor(name: str) -> Executor:
     rng = np.random.default_rng(0)
     maps, labels = rng.random((IMAGES, 3, 2), np.float32), np.arange(IMAGES, dtype=np.int32) % 2
     layout = Layout.of_devices()
-    fixed = ClassSpace(jnp.zeros((2, 1)), jnp.ones(2, bool)), NOTHING
+    fixed = ClassSpace(jnp.zeros((2, 1)), jnp.ones(2, bool)), NONE_FROZEN
 
     def make_step(axes: Axes) -> TrainStep:
         def step(state: TrainState, batch: Batch, *_: Any) -> tuple[TrainState, dict]:

@@ -24,7 +24,7 @@ from dedn_jax.interop.convert import nested_to_state, state_to_nested
 from dedn_jax.interop.published import Params
 from dedn_jax.model.experts import DualExpert
 from dedn_jax.model.groups import resolve_groups
-from dedn_jax.training.metrics import gzsl_metrics
+from dedn_jax.training.metrics import gzsl
 from dedn_jax.training.objective import ClassSpace, Objective, make_class_space
 from dedn_jax.training.optimizer import make_optimizer
 from dedn_jax.training.prediction import Mixing, predict_scores
@@ -238,7 +238,7 @@ def test_fused_scores_and_accuracies(both: Both) -> None:
     helped[np.arange(0, len(labels), 2), labels[::2]] += 3 * np.abs(helped).max()
     of_seen = mask[labels]
     among_unseen = np.where(mask, -np.inf, helped)
-    ours = gzsl_metrics(
+    ours = gzsl(
         helped.argmax(1)[of_seen],
         labels[of_seen],
         helped.argmax(1)[~of_seen],

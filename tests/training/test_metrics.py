@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dedn_jax.training.metrics import gzsl_metrics, harmonic_mean, per_class_accuracy
+from dedn_jax.training.metrics import gzsl, harmonic_mean, per_class_accuracy
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def test_harmonic_mean(unseen: float, seen: float, expected: float) -> None:
     assert harmonic_mean(unseen, seen) == pytest.approx(expected, abs=1e-12)
 
 
-def test_gzsl_metrics() -> None:
-    found = gzsl_metrics(
+def test_gzsl() -> None:
+    found = gzsl(
         seen_predictions=np.array([0, 0, 1, 4]),  # class 0: 2 of 2, class 1: 1 of 2
         seen_labels=np.array([0, 0, 1, 1]),
         unseen_predictions=np.array([4, 0, 0, 1, 5]),  # class 4: 1 of 4, class 5: 1 of 1
@@ -56,5 +56,5 @@ def test_gzsl_metrics() -> None:
 
 def test_nothing_right_is_zero_not_nan() -> None:
     wrong, labels = np.array([1, 1]), np.array([0, 2])
-    found = gzsl_metrics(wrong, labels, wrong, labels, wrong)
+    found = gzsl(wrong, labels, wrong, labels, wrong)
     assert found == {"U": 0.0, "S": 0.0, "H": 0.0, "T1": 0.0}
