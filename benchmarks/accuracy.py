@@ -15,7 +15,6 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.arguments import integers, run_benchmark
 from dedn_jax.config import load_config
@@ -48,7 +47,7 @@ def run_seed(
         f"--config.selection.protocol={protocol}",
     ]
     workdir = Workdir(out / f"{Path(recipe).stem}_{protocol}_seed{seed}")
-    result: dict[str, Any] = train(load_config(recipe, flags), workdir.path)
+    result = train(load_config(recipe, flags), workdir.path).result
     if protocol == "validation":
         return {"validation": result["test"]["fused"]}
     looks = [r["fused"] for r in read_lines(workdir.metrics_file) if "evaluated_on" in r]

@@ -46,6 +46,7 @@ from dedn_jax.data.published import RECIPES
 from dedn_jax.errors import InputError
 from dedn_jax.model.groups import published_attributes
 from dedn_jax.parallel.executors import ResidentExecutor
+from dedn_jax.training import evaluation
 from dedn_jax.training import loop as phase
 from dedn_jax.training import protocol as train
 
@@ -154,9 +155,9 @@ class Clock:
         self._first_done = 0.0
 
     @contextlib.contextmanager
-    def watching(self, dataset: GZSLDataset) -> Iterator[None]:
-        """Inside, `train` takes `dataset` and is timed."""
-        keep, run_phase, evaluate = train.place_features, train.run_phase, train.evaluate_task
+    def watching(self) -> Iterator[None]:
+        """Inside, `train` is timed."""
+        keep, run_phase, evaluate = train.place_features, train.run_phase, phase.evaluate_task
         clock = self
 
         class Watched(ResidentExecutor):
@@ -190,10 +191,9 @@ class Clock:
             return metrics
 
         with (
-            patch.object(train, "load_dataset", lambda config: dataset),
             patch.object(train, "place_features", load),
             patch.object(train, "run_phase", run),
-            patch.object(train, "evaluate_task", look),
+            patch.object(evaluation, "evaluate_task", look),
             patch.object(phase, "evaluate_task", look),
             patch.object(phase, "ResidentExecutor", Watched),
         ):
@@ -213,9 +213,9 @@ def run(dataset: GZSLDataset, recipe: str, protocol: str, overrides: list[str]) 
         ],
     )
     clock = Clock()
-    with tempfile.TemporaryDirectory() as folder, clock.watching(dataset):
+    with tempfile.TemporaryDirectory() as folder, clock.watching():
         start = time.perf_counter()
-        result: dict[str, Any] = train.train(config, Path(folder) / "run")
+        result = train.train(config, Path(folder) / "run", dataset=dataset).result
         total = time.perf_counter() - start
     inputs = dataset.inputs
     sent = len(inputs) * inputs.channels * inputs.regions * inputs.dtype.itemsize

@@ -63,7 +63,7 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
 def _extract(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.config import load_config
     from dedn_jax.inference.extract import extract_features
-    from dedn_jax.training.compilation_cache import use_compilation_cache
+    from dedn_jax.training.interrupt import StopOnSignals
 
     join_processes(args)
     config = load_config(args.config, overrides)
@@ -74,13 +74,13 @@ def _extract(args: argparse.Namespace, overrides: list[str]) -> None:
         )
     if args.shard_images < 0:
         raise InputError(f"--shard-images={args.shard_images}, expected 0 or more")
-    use_compilation_cache(args.out, config)
     store = extract_features(
         config,
         args.out,
         dtype=args.dtype,
         normalized=not args.raw,
         shard_images=args.shard_images,
+        stop=StopOnSignals(),
     )
     print(
         f"Wrote {store}; train with --config.data.features={store}, or from the store alone with "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dedn_jax.cli.arguments import add_config, add_processes, join_processes, path_flag
+from dedn_jax.errors import InputError
 
 
 def add_train(jobs: Any) -> None:
@@ -71,24 +72,36 @@ def add_export(jobs: Any) -> None:
 def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.config import load_config
     from dedn_jax.parallel.processes import is_main
+    from dedn_jax.training.interrupt import StopOnSignals
     from dedn_jax.training.protocol import result_text, train
 
     join_processes(args)
-    result = train(load_config(args.config, overrides), args.workdir)
+    run = train(load_config(args.config, overrides), args.workdir, stop=StopOnSignals())
     if is_main():
-        print(result_text(result))
+        print(result_text(run.result))
 
 
 def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.files import check_output, write_json
-    from dedn_jax.inference.runs import evaluate_run
+    from dedn_jax.inference.published_weights import read_published_weights
     from dedn_jax.training.evaluation import metrics_table
+    from dedn_jax.training.run import open_run
 
     if args.json:
         check_output(args.json)
-    report = evaluate_run(args.workdir, overrides, weights=args.weights, batch_size=args.batch_size)
+    if args.batch_size is not None and args.batch_size < 1:
+        raise InputError(f"--batch-size={args.batch_size}, expected at least 1")
+    run = open_run(args.workdir, overrides)
+    weights = read_published_weights(run, args.weights) if args.weights else None
+    metrics = run.evaluate(weights, batch_size=args.batch_size)
+    report = {
+        "protocol": "given weights" if args.weights else run.config.selection.protocol,
+        "weights": str(args.weights) if args.weights else "selected",
+        "images": len(run.dataset.test_seen) + len(run.dataset.test_unseen),
+        "test": metrics,
+    }
     print(f"Test sets ({report['protocol']}), percent:")
-    print(metrics_table(report["test"]))
+    print(metrics_table(metrics))
     print(json.dumps(report))
     if args.json:
         write_json(args.json, report)
@@ -97,17 +110,19 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
 def _demo(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.config import load_config
     from dedn_jax.inference.report import write_report
+    from dedn_jax.training.interrupt import StopOnSignals
     from dedn_jax.training.protocol import result_text, train
 
-    result = train(load_config("demo", overrides), args.workdir)
-    print(result_text(result))
-    print(f"Report: {write_report(args.workdir)}")
+    run = train(load_config("demo", overrides), args.workdir, stop=StopOnSignals())
+    print(result_text(run.result))
+    print(f"Report: {write_report(run)}")
 
 
 def _export(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.files import check_output
-    from dedn_jax.inference.runs import export_run
+    from dedn_jax.inference.published_weights import export_published_weights
+    from dedn_jax.training.run import open_run
 
     check_output(args.out, ".pt")
-    export_run(args.workdir, args.out, overrides)
+    export_published_weights(open_run(args.workdir, overrides), args.out)
     print(f"Wrote {args.out}")

@@ -42,6 +42,8 @@ def _sweep(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.config import load_config
     from dedn_jax.sweep.report import result_text
     from dedn_jax.sweep.run import sweep
+    from dedn_jax.training.interrupt import StopOnSignals
 
     config = load_config(args.config, overrides)
-    print(result_text(sweep(config, args.workdir, args.seeds, args.grid)))
+    result = sweep(config, args.workdir, args.seeds, args.grid, stop=StopOnSignals())
+    print(result_text(result))

@@ -21,12 +21,19 @@ from dedn_jax.model.picture_model import backbone_maps
 from dedn_jax.parallel import processes
 from dedn_jax.parallel.mesh import local_layout
 from dedn_jax.progress import progress
-from dedn_jax.training.interrupt import Interrupted, StopRequest, stop_on_signals
+from dedn_jax.training.compilation_cache import compilation_cache
+from dedn_jax.training.interrupt import Interrupted, StopRequest
 from dedn_jax.training.network import feature_shape, load_backbone
 
 
 def extract_features(
-    config: ConfigDict, out: Path, *, dtype: str, normalized: bool, shard_images: int = 0
+    config: ConfigDict,
+    out: Path,
+    *,
+    dtype: str,
+    normalized: bool,
+    shard_images: int = 0,
+    stop: StopRequest | None = None,
 ) -> Path:
     """Runs the frozen backbone of `config.backbone` over all pictures of `config.data`.
 
@@ -41,13 +48,14 @@ def extract_features(
       normalized: whether they are stored L2-normalised over channels.
       shard_images: pictures in a shard, what an interruption can cost each process; 0 for as many
         as about 64 MB hold, in whole batches, so that a device computes no padding.
+      stop: ends the extraction after the batch in hand, with whole shards kept; None: nothing does.
 
     Returns:
       `out`.
 
     Raises:
       InputError: pictures, weights or folder that cannot be used, or a folder with another store.
-      Interrupted: SIGTERM or Ctrl-C; whole shards are kept.
+      Interrupted: `stop` asked for it; whole shards are kept.
     """
     if not config.backbone.weights:
         raise InputError(
@@ -79,7 +87,11 @@ def extract_features(
         origin="extracted",
     )
     process, count = processes.process()
-    with StoreWriter(out, plan, prepared.annotations, process) as writer, stop_on_signals() as stop:
+    with (
+        StoreWriter(out, plan, prepared.annotations, process) as writer,
+        stop or StopRequest() as stop,
+        compilation_cache(out, config),
+    ):
         _write_shards(writer, pictures, backbone, config, (process, count), stop)
         processes.barrier("all shards are written")
         if process == 0:

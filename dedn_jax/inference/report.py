@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from pathlib import Path
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -13,12 +12,12 @@ from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.data.pictures.pictures import Pictures
 from dedn_jax.data.pipeline import evaluation_batches
 from dedn_jax.files import read_json, write_atomically
-from dedn_jax.inference.runs import Run, load_selected, open_run
 from dedn_jax.parallel.mesh import local_layout
 from dedn_jax.training.evaluation import EXPERTS, METRICS, make_predictor
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.objective import make_class_space
 from dedn_jax.training.prediction import Mixing
+from dedn_jax.training.run import Run
 from dedn_jax.training.workdir import Workdir
 
 _COLORS = {"U": "#d1495b", "S": "#00798c", "H": "#2e4057", "T1": "#edae49"}
@@ -27,8 +26,8 @@ _CLASSES_SHOWN = 12
 _DPI = 110
 
 
-def write_report(workdir_path: str | Path) -> Path:
-    """Writes `report/index.html` and its pictures into a finished run's directory.
+def write_report(run: Run) -> Path:
+    """Writes `report/index.html` and its pictures into a finished run's work directory.
 
     The contact sheet is drawn where the run was trained from pictures.
 
@@ -38,15 +37,14 @@ def write_report(workdir_path: str | Path) -> Path:
     Raises:
       InputError: the run is not finished.
     """
-    run = open_run(workdir_path)
-    params = load_selected(run)
+    result = run.result  # says so if the run is not finished
     folder = run.workdir.path / "report"
     folder.mkdir(exist_ok=True)
     pictures = []
     if draw_curve(run.workdir, folder / "curve.png"):
         pictures.append(("curve.png", "U, S, H and T1 of the fused score while training"))
     if isinstance(run.dataset.inputs, Pictures) and len(run.dataset.test_unseen):
-        predictions = _predict(run, params, run.dataset.test_unseen)
+        predictions = _predict(run, run.dataset.test_unseen)
         draw_contact_sheet(run, predictions, folder / "contact_sheet.png")
         pictures.append(
             (
@@ -56,7 +54,7 @@ def write_report(workdir_path: str | Path) -> Path:
             )
         )
     page = folder / "index.html"
-    write_atomically(page, _page(run, pictures).encode())
+    write_atomically(page, _page(run, result, pictures).encode())
     return page
 
 
@@ -130,15 +128,15 @@ def draw_contact_sheet(run: Run, predictions: np.ndarray, path: Path) -> None:
     figure.savefig(path, dpi=_DPI)
 
 
-def _predict(run: Run, params: object, images: np.ndarray) -> np.ndarray:
+def _predict(run: Run, images: np.ndarray) -> np.ndarray:
     """Class ids that the fused score chooses among all classes."""
     task = trainval_task(run.dataset)
     classes = make_class_space(task.class_embeddings, task.seen, run.groups)
     layout = local_layout()
-    params, classes, frozen = layout.replicate((params, classes, run.network.frozen))
+    params, classes, frozen = layout.replicate((run.params, classes, run.network.frozen))
     predictor = make_predictor(run.network.definition, Mixing.from_config(run.config), layout)
     parts = []
-    with jax.default_matmul_precision(run.config.model.precision):
+    with run.computing():
         for inputs, count in evaluation_batches(
             task.inputs, images, run.config.evaluate.batch_size
         ):
@@ -153,8 +151,7 @@ def _cell(value: float | None) -> str:
     return "<td>-</td>" if value is None else f"<td>{value:.1f}</td>"
 
 
-def _page(run: Run, pictures: list[tuple[str, str]]) -> str:
-    result = read_json(run.workdir.result_file)
+def _page(run: Run, result: dict, pictures: list[tuple[str, str]]) -> str:
     dataset = run.dataset
     head = "".join(f"<th>{m}</th>" for m in METRICS)
     rows = "".join(

@@ -26,8 +26,8 @@ from dedn_jax.sweep.phase import ModelsPhase, ModelsResult, run_models
 from dedn_jax.sweep.place import Place, stack
 from dedn_jax.sweep.points import Point, make_points
 from dedn_jax.sweep.report import SHARED, draw, summaries
-from dedn_jax.training.compilation_cache import use_compilation_cache
-from dedn_jax.training.interrupt import StopRequest, ending_the_run, stop_on_signals, stopped_run
+from dedn_jax.training.compilation_cache import compilation_cache
+from dedn_jax.training.interrupt import StopRequest, ending_the_run, stopped_run
 from dedn_jax.training.network import make_network
 from dedn_jax.training.protocol import TEST_BEST_LABEL, VALIDATION_LABEL, check_protocol, num_steps
 from dedn_jax.training.workdir import Workdir
@@ -45,7 +45,12 @@ class _Common(NamedTuple):
 
 
 def sweep(
-    config: ConfigDict, workdir_path: str | Path, seeds: int, grid: Sequence[str] = ()
+    config: ConfigDict,
+    workdir_path: str | Path,
+    seeds: int,
+    grid: Sequence[str] = (),
+    *,
+    stop: StopRequest | None = None,
 ) -> dict[str, Any]:
     """Runs or resumes a sweep.
 
@@ -63,13 +68,14 @@ def sweep(
       workdir_path: directory of the sweep; an interrupted sweep in it goes on.
       seeds: how many models.
       grid: see `dedn_jax.sweep.points.make_points`.
+      stop: makes the sweep save and raise `Interrupted`; None: nothing does.
 
     Returns:
       The content of `result.json`.
 
     Raises:
       InputError: bad data, a bad grid, or a work directory of something else.
-      Interrupted: SIGTERM or Ctrl-C; everything is saved.
+      Interrupted: `stop` asked for it; everything is saved.
     """
     _check(config, seeds)
     points = make_points(config, grid)
@@ -82,14 +88,13 @@ def sweep(
     with Workdir(workdir_path).locked():
         folder.claim(dataset.fingerprint())
         if not folder.result_file.exists():
-            use_compilation_cache(folder.path, config)
             place = Place.of_devices(seeds)
             if not place.cut:
                 _say(
                     f"{seeds} models cannot be shared out evenly among {place.mesh.size} devices: "
                     "each computes all of them; take a multiple"
                 )
-            with stop_on_signals() as stop:
+            with stop or StopRequest() as stop, compilation_cache(folder.path, config):
                 table = place_features(dataset.inputs, config, local_layout(), may_shard=False)
                 all_seeds = [config.seed + i for i in range(seeds)]
                 common = _Common(dataset, groups, table, place, all_seeds, stop)

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from ml_collections import ConfigDict
 
 
-def use_compilation_cache(folder: Path, config: ConfigDict) -> None:
-    """Keeps programs beside a work directory or a store, so that all runs there share them.
+@contextmanager
+def compilation_cache(folder: Path, config: ConfigDict) -> Iterator[None]:
+    """Within the block, JAX keeps compiled programs in `.compilation_cache` beside `folder`.
 
-    Not where `config.train.compilation_cache` is false, or JAX was told of a place by its own
-    variable, JAX_COMPILATION_CACHE_DIR.
+    All runs in one place share them. Nothing changes where `config.train.compilation_cache` is
+    false or JAX has a cache already (JAX_COMPILATION_CACHE_DIR).
     """
-    if config.train.compilation_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache = folder.resolve().parent / ".compilation_cache"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if chosen or not config.train.compilation_cache:
+        yield
+        return
+    cache = folder.resolve().parent / ".compilation_cache"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    reset_cache()  # JAX reads the setting once, at its first compilation
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", None)
+        reset_cache()

@@ -11,15 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
+from ml_collections import ConfigDict
 
-from dedn_jax.data.dataset import Task
+from dedn_jax.data.dataset import GZSLDataset, Task, trainval_task
 from dedn_jax.data.pipeline import Reading, evaluation_batches
+from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.parallel.axes import ALONE
 from dedn_jax.parallel.mesh import DATA, REPLICATED, SHARDED, Layout, local_layout
 from dedn_jax.parallel.resident.features import ResidentFeatures, features_spec, lookup
 from dedn_jax.training.interrupt import Stopped
 from dedn_jax.training.metrics import gzsl, per_class_accuracy
-from dedn_jax.training.objective import ClassSpace
+from dedn_jax.training.network import Network
+from dedn_jax.training.objective import ClassSpace, make_class_space
 from dedn_jax.training.prediction import Mixing, predict_scores
 from dedn_jax.training.step import NONE_FROZEN
 
@@ -166,6 +169,40 @@ def evaluate_task(
                 raise Stopped(signal)
         gzsl, zsl = (np.concatenate(x, axis=1) for x in zip(*parts, strict=True))
     return dict(zip(EXPERTS, map(functools.partial(task_metrics, task), gzsl, zsl), strict=True))
+
+
+def evaluate_params(
+    config: ConfigDict,
+    dataset: GZSLDataset,
+    groups: AttributeGroups,
+    network: Network,
+    params: nnx.State,
+    table: ResidentFeatures | None = None,
+    layout: Layout | None = None,
+    asked: ShouldStop = never_stop,
+    batch_size: int | None = None,
+) -> Metrics:
+    """U, S, H and T1 of `params` on the test sets, looked up in `table` if there is one.
+
+    Raises:
+      Stopped: as `evaluate_task`.
+    """
+    task = trainval_task(dataset)
+    layout = layout or local_layout()
+    classes = make_class_space(task.class_embeddings, task.seen, groups)
+    params, classes, frozen = layout.replicate((params, classes, network.frozen))
+    return evaluate_task(
+        make_predictor(network.definition, Mixing.from_config(config), layout, table),
+        params,
+        task,
+        classes,
+        batch_size or config.evaluate.batch_size,
+        frozen=frozen,
+        looks_up=table is not None,
+        layout=layout,
+        workers=config.data.workers,
+        asked=asked,
+    )
 
 
 def task_metrics(task: Task, among_all: np.ndarray, among_unseen: np.ndarray) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request to save and leave."""
+"""A request to save and leave: by SIGTERM and Ctrl-C, or by other code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any, Self
 
 
 class Interrupted(Exception):
@@ -37,13 +38,6 @@ class Stopped(Exception):
         self.signal_number = signal_number
 
 
-class StopRequest:
-    """Remembers the signal that asked to stop; 0 while none did."""
-
-    def __init__(self) -> None:
-        self.signal_number = 0
-
-
 @contextmanager
 def ending_the_run(where: str) -> Iterator[None]:
     """Within the block `Stopped` ends the run, which has saved all it needs; says `where`."""
@@ -53,17 +47,53 @@ def ending_the_run(where: str) -> Iterator[None]:
         raise stopped_run(stopped.signal_number, where) from None
 
 
-@contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Within the block, SIGTERM and SIGINT only set a flag, for those who ask for it."""
-    request = StopRequest()
+class StopRequest:
+    """A request to stop, which a training answers by saving and raising `Interrupted`.
 
-    def note(number: int, _frame: FrameType | None) -> None:
-        request.signal_number = number
+    Another thread, or a callback, stops a training by `request()`. A training enters the request as
+    a context while it can answer it.
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield request
-    finally:
-        for number, handler in previous.items():
+    Attributes:
+      signal_number: the signal that asked; 0 while none did.
+
+    Example:
+      >>> stop = StopRequest()
+      >>> stop.request()
+      >>> stop.signal_number
+      15
+    """
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+
+    def request(self, signal_number: int = signal.SIGTERM) -> None:
+        """Asks to stop."""
+        self.signal_number = int(signal_number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class StopOnSignals(StopRequest):
+    """SIGTERM and Ctrl-C as a request to stop while it is entered; for the main thread only.
+
+    Before and after they do what they do anywhere: a command that still reads its data set has
+    nothing to save.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        def note(number: int, _frame: FrameType | None) -> None:
+            self.request(number)
+
+        self._previous = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
             signal.signal(number, handler)

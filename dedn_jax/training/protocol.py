@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
-from flax import nnx
 from ml_collections import ConfigDict
 
 from dedn_jax.data.dataset import GZSLDataset, Task, trainval_task, validation_task
-from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
-from dedn_jax.files import read_json, write_json
-from dedn_jax.model.groups import AttributeGroups, resolve_groups
-from dedn_jax.parallel.mesh import Layout, local_layout
+from dedn_jax.files import write_json
+from dedn_jax.parallel.mesh import Layout
 from dedn_jax.parallel.processes import barrier, is_main
 from dedn_jax.parallel.resident.features import ResidentFeatures
 from dedn_jax.parallel.resident.placement import place_features
-from dedn_jax.training.compilation_cache import use_compilation_cache
-from dedn_jax.training.evaluation import (
-    Metrics,
-    ShouldStop,
-    evaluate_task,
-    make_predictor,
-    metrics_table,
-    never_stop,
-)
-from dedn_jax.training.interrupt import StopRequest, ending_the_run, stop_on_signals
+from dedn_jax.training.callbacks import Callback
+from dedn_jax.training.evaluation import Metrics, evaluate_params, metrics_table
+from dedn_jax.training.interrupt import StopRequest, ending_the_run
 from dedn_jax.training.loop import Phase, PhaseResult, poll_stop, run_phase
-from dedn_jax.training.network import Network, make_network
-from dedn_jax.training.objective import make_class_space
-from dedn_jax.training.prediction import Mixing
+from dedn_jax.training.run import Run
 from dedn_jax.training.workdir import Workdir
 
 VALIDATION_LABEL = "validation classes"
 TEST_BEST_LABEL = "test sets (test-best: selected by test)"
 
 
-def train(config: ConfigDict, workdir_path: str | Path) -> dict[str, object]:
+def train(
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    dataset: GZSLDataset | None = None,
+    callbacks: Sequence[Callback] = (),
+    stop: StopRequest | None = None,
+) -> Run:
     """Runs or resumes a training.
 
     Model selection, `config.selection.protocol`:
@@ -54,48 +49,59 @@ def train(config: ConfigDict, workdir_path: str | Path) -> dict[str, object]:
 
     Args:
       config: a checked config, see `dedn_jax.config.load_config`.
-      workdir_path: directory of the run; an interrupted run in it goes on.
+      workdir: directory of the run; an interrupted run in it goes on.
+      dataset: to train on; None: the one that `config.data` names.
+      callbacks: are told of steps, evaluations and phases.
+      stop: makes the training save and raise `Interrupted`; None: nothing does, and Ctrl-C is a
+        KeyboardInterrupt, after which the run goes on from its last checkpoint.
 
     Returns:
-      The content of `result.json`.
+      The finished run.
 
     Raises:
       InputError: bad data, or a work directory of another run.
-      Interrupted: SIGTERM or Ctrl-C; everything is saved.
+      Interrupted: `stop` asked for it; everything is saved.
     """
-    workdir = Workdir(workdir_path)
-    workdir.check_config(config)
-    dataset = load_dataset(config)
-    groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
-    network = make_network(config, dataset, groups)
-    check_protocol(config, dataset)
+    folder = Workdir(workdir)
+    folder.check_config(config)
+    run = Run(folder, config, dataset=dataset)
+    fingerprint = run.dataset.fingerprint() | run.network.fingerprint()
+    check_protocol(config, run.dataset)
     layout = Layout.of_devices(attribute_shards=config.distribution.attribute_shards)
     # One process holds the directory for all.
-    with workdir.locked() if is_main() else contextlib.nullcontext():
+    with folder.locked() if is_main() else contextlib.nullcontext():
         if is_main():
-            workdir.claim(config, dataset.fingerprint() | network.fingerprint())
+            folder.claim(config, fingerprint)
         barrier("the work directory is claimed")
-        if workdir.result_file.exists():
-            return read_json(workdir.result_file)
-        use_compilation_cache(workdir.path, config)
-        with stop_on_signals() as stop, jax.default_matmul_precision(config.model.precision):
-            table = place_features(dataset.inputs, config, layout)
-            result = _run_phases(config, workdir, dataset, groups, network, (table, layout), stop)
+        if folder.result_file.exists():
+            return run
+        with stop or StopRequest() as stop, run.computing():
+            table = place_features(run.dataset.inputs, config, layout)
+            _run_phases(run, (table, layout), stop, callbacks)
         if is_main():
-            write_json(workdir.result_file, result)
+            write_json(folder.result_file, run.result)
         barrier("the result is written")
-    return result
+    return run
 
 
 def _run_phases(
-    config: ConfigDict,
-    workdir: Workdir,
-    dataset: GZSLDataset,
-    groups: AttributeGroups,
-    network: Network,
+    run: Run,
     place: tuple[ResidentFeatures | None, Layout],
     stop: StopRequest,
-) -> dict[str, object]:
+    callbacks: Sequence[Callback],
+) -> None:
+    """Trains and finishes `run`."""
+    config, dataset, network = run.config, run.dataset, run.network
+
+    def run_and_tell(name: str, task: Task, steps: int, label: str | None) -> PhaseResult:
+        for callback in callbacks:
+            callback.on_phase_start(name)
+        phase = Phase(name, task, run.groups, network, *place, steps, label)
+        result = run_phase(phase, params, config, run.workdir, stop)
+        for callback in callbacks:
+            callback.on_phase_end(name, result)
+        return result
+
     params = network.params
     protocol = config.selection.protocol
     task = trainval_task(dataset)
@@ -111,65 +117,29 @@ def _run_phases(
         )
         held = candidate.class_ids[~candidate.seen]
         length = num_steps(candidate, config, config.train.epochs)
-        phase = Phase("validation", candidate, groups, network, *place, length, VALIDATION_LABEL)
-        selection = run_phase(phase, params, config, workdir, stop)
+        selection = run_and_tell("validation", candidate, length, VALIDATION_LABEL)
         epochs = selection.selected_step * config.train.batch_size / len(candidate.train)
         if config.selection.refit == "continue":
             params, epochs = selection.params, epochs * config.selection.continue_epochs
         steps = num_steps(task, config, epochs)
     label = TEST_BEST_LABEL if protocol == "test-best" else None
-    final = run_phase(
-        Phase("final", task, groups, network, *place, steps, label), params, config, workdir, stop
-    )
+    final = run_and_tell("final", task, steps, label)
     with ending_the_run("in the evaluation on the test sets"):
         metrics = evaluate_params(
             config,
             dataset,
-            groups,
+            run.groups,
             network,
             final.params,
             *place,
             asked=lambda done: poll_stop(stop, done, 1),
         )
-    return _result(config, dataset, selection, held, final, metrics)
+    run.finish(final.params, _result(config, dataset, selection, held, final, metrics))
 
 
 def num_steps(task: Task, config: ConfigDict, epochs: float) -> int:
     """`⌊images · epochs / batch⌋`, at least 1."""
     return max(1, int(np.floor(len(task.train) * epochs / config.train.batch_size + 1e-9)))
-
-
-def evaluate_params(
-    config: ConfigDict,
-    dataset: GZSLDataset,
-    groups: AttributeGroups,
-    network: Network,
-    params: nnx.State,
-    table: ResidentFeatures | None = None,
-    layout: Layout | None = None,
-    asked: ShouldStop = never_stop,
-) -> Metrics:
-    """U, S, H and T1 of `params` on the test sets, looked up in `table` if there is one.
-
-    Raises:
-      Stopped: as `evaluate_task`.
-    """
-    task = trainval_task(dataset)
-    layout = layout or local_layout()
-    classes = make_class_space(task.class_embeddings, task.seen, groups)
-    params, classes, frozen = layout.replicate((params, classes, network.frozen))
-    return evaluate_task(
-        make_predictor(network.definition, Mixing.from_config(config), layout, table),
-        params,
-        task,
-        classes,
-        config.evaluate.batch_size,
-        frozen=frozen,
-        looks_up=table is not None,
-        layout=layout,
-        workers=config.data.workers,
-        asked=asked,
-    )
 
 
 def check_protocol(config: ConfigDict, dataset: GZSLDataset) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dedn_jax.config import load_config
-from dedn_jax.inference.runs import load_selected, open_run
 from dedn_jax.interop.convert import state_to_nested
+from dedn_jax.training.run import open_run
 
 SEEN, UNSEEN, PER_CLASS, TRAINVAL = 6, 2, 12, 8
 ATTRIBUTES, WORD_DIM, CHANNELS, SIDE = 6, 5, 8, 2
@@ -75,7 +75,7 @@ def tiny_config(path: Path, **fields: object) -> ConfigDict:
 
 def arrays(path: Path) -> dict[str, np.ndarray]:
     """The selected parameters of a finished run, by name."""
-    nested = state_to_nested(load_selected(open_run(path)))
+    nested = state_to_nested(open_run(path).params)
     networks = {"coarse": nested["coarse"]}
     networks |= {f"fine{g}": network for g, network in enumerate(nested["fine"])}
     return {f"{n}.{k}": v for n, network in networks.items() for k, v in network.items()}

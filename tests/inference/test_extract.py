@@ -17,10 +17,11 @@ from dedn_jax.config import load_config
 from dedn_jax.data.features.store.reader import open_store
 from dedn_jax.errors import InputError
 from dedn_jax.inference.extract import extract_features
-from dedn_jax.inference.runs import export_run, open_run
+from dedn_jax.inference.published_weights import export_published_weights
 from dedn_jax.torch_files import read_state_dict
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.protocol import train
+from dedn_jax.training.run import open_run
 from tests.made_up import backbone_weights, prepared_folder
 
 SIDE = 64
@@ -110,7 +111,7 @@ def test_a_run_on_pictures_exports_its_experts(
 ) -> None:
     more = ["--config.train.epochs=1", "--config.selection.protocol=last"]
     train(images_config(prepared, weights, *more), tmp_path / "run")
-    export_run(tmp_path / "run", tmp_path / "run.pt")
+    export_published_weights(open_run(tmp_path / "run"), tmp_path / "run.pt")
     assert {name.split(".")[0] for name in read_state_dict(tmp_path / "run.pt")} > {"GNet"}
 
 
@@ -135,10 +136,10 @@ def test_weights_of_a_run_are_checked(prepared: Path, weights: Path, tmp_path: P
     train(config, tmp_path / "run")
     other = backbone_weights(tmp_path / "other.safetensors", seed=1)
     with pytest.raises(InputError, match="differs in backbone_weights"):
-        open_run(tmp_path / "run", [f"--config.backbone.weights={other}"])
+        _ = open_run(tmp_path / "run", [f"--config.backbone.weights={other}"]).network
     moved = tmp_path / "moved.safetensors"
     moved.write_bytes(weights.read_bytes())
-    open_run(tmp_path / "run", [f"--config.backbone.weights={moved}"])
+    _ = open_run(tmp_path / "run", [f"--config.backbone.weights={moved}"]).network
 
 
 def test_fine_tuning_changes_the_backbone_but_not_its_statistics(
@@ -153,12 +154,10 @@ def test_fine_tuning_changes_the_backbone_but_not_its_statistics(
         "--config.picture.augment=true",
         "--config.backbone.learning_rate=1e-4",
     )
-    result = train(config, tmp_path / "run")
+    result = train(config, tmp_path / "run").result
     assert set(result["test"]["fused"]) == {"U", "S", "H", "T1"}  # type: ignore[index]
-    from dedn_jax.inference.runs import load_selected
-
     run = open_run(tmp_path / "run")
-    trained = load_selected(run)
+    trained = run.params
     before = run.network.params["backbone"]["stem"]["kernel"][...]
     after = trained["backbone"]["stem"]["kernel"][...]
     change = float(np.abs(np.asarray(after) - np.asarray(before)).max())

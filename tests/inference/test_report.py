@@ -11,8 +11,8 @@ from PIL import Image
 from dedn_jax.config import load_config
 from dedn_jax.errors import InputError
 from dedn_jax.inference.report import chance, write_report
-from dedn_jax.inference.runs import open_run
 from dedn_jax.training.protocol import train
+from dedn_jax.training.run import open_run
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_report_of_a_demo_run(demo_run: Path) -> None:
-    page = write_report(demo_run)
+    page = write_report(open_run(demo_run))
     text = page.read_text()
     assert page == demo_run / "report" / "index.html"
     assert "Choosing by chance gives U = S = H = 2.0." in text
@@ -44,4 +44,4 @@ def test_chance_is_one_over_the_classes(demo_run: Path) -> None:
 
 def test_report_needs_a_finished_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no run"):
-        write_report(tmp_path)
+        write_report(open_run(tmp_path))

@@ -20,9 +20,9 @@ import pytest
 from dedn_jax.cli.main import main
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
-from dedn_jax.inference.runs import load_selected, open_run
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.training.logs import read_lines
+from dedn_jax.training.run import open_run
 from tests.made_up import prepared_folder, published_file
 
 FLAGS = [
@@ -66,7 +66,7 @@ def start_several(folder: Path, flags: list[str], processes: int) -> list[subpro
 
 def parameters(folder: Path) -> list[np.ndarray]:
     """The selected parameters, restored by this process on its own device."""
-    return [np.asarray(x) for x in jax.tree.leaves(load_selected(open_run(folder)))]
+    return [np.asarray(x) for x in jax.tree.leaves(open_run(folder).params)]
 
 
 def assert_same(folder: Path, other: Path, tolerance: float = 1e-5) -> None:

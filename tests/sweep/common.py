@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,8 @@ import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 
-import dedn_jax.sweep.run
 from dedn_jax.sweep.run import sweep
-from dedn_jax.training.interrupt import Interrupted
+from dedn_jax.training.interrupt import Interrupted, StopRequest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SEEDS = 3
@@ -43,14 +40,14 @@ def saved_arrays(path: Path) -> list[np.ndarray]:
         return [np.asarray(x) for x in jax.tree.leaves(checkpointer.restore(path, like))]
 
 
-class StopAfter:
+class StopAfter(StopRequest):
     """A request to stop that comes at the `calls`-th look, as SIGTERM does."""
 
     def __init__(self, calls: int) -> None:
         self._left = calls
 
     @property
-    def signal_number(self) -> int:
+    def signal_number(self) -> int:  # type: ignore[override]
         self._left -= 1
         return 15 if self._left < 0 else 0
 
@@ -59,12 +56,5 @@ def interrupted_sweep(
     calls: int, message: str, config: ConfigDict, path: Path, grid: list[str]
 ) -> None:
     """A sweep that is asked to stop at the `calls`-th look, and says `message`."""
-
-    @contextlib.contextmanager
-    def stopping() -> Iterator[StopAfter]:
-        yield StopAfter(calls)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dedn_jax.sweep.run, "stop_on_signals", stopping)
-        with pytest.raises(Interrupted, match=message):
-            sweep(config, path, SEEDS, grid)
+    with pytest.raises(Interrupted, match=message):
+        sweep(config, path, SEEDS, grid, stop=StopAfter(calls))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import shutil
 import signal
@@ -16,17 +17,17 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-import dedn_jax.inference.runs
-import dedn_jax.training.protocol
+from dedn_jax.cli.main import main
 from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
 from dedn_jax.files import write_json
-from dedn_jax.inference.runs import evaluate_run, export_run, open_run
+from dedn_jax.inference.published_weights import export_published_weights
 from dedn_jax.interop.convert import state_to_nested
 from dedn_jax.training.evaluation import EXPERTS, METRICS
 from dedn_jax.training.interrupt import Interrupted, StopRequest
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.protocol import TEST_BEST_LABEL, VALIDATION_LABEL, result_text, train
+from dedn_jax.training.run import open_run
 from dedn_jax.training.workdir import Workdir
 from tests.helpers.tiny import (
     EPOCHS,
@@ -71,7 +72,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
         if protocol not in runs:
             path = tmp_path_factory.mktemp("runs") / protocol
             config = tiny_config(data, selection__protocol=protocol)
-            result: dict[str, Any] = train(config, path)
+            result = train(config, path).result
             runs[protocol] = Finished(path, config, result, read_lines(path / "metrics.jsonl"))
         return runs[protocol]
 
@@ -191,9 +192,7 @@ class Recorder:
 
 
 @pytest.mark.parametrize("protocol", ["validation", "last"])
-def test_test_images_are_read_once_at_the_end(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
-) -> None:
+def test_test_images_are_read_once_at_the_end(data: Path, tmp_path: Path, protocol: str) -> None:
     path = tmp_path / "run"
 
     def when() -> str:
@@ -207,8 +206,8 @@ def test_test_images_are_read_once_at_the_end(
     dataset = load_dataset(tiny_config(data))
     recorder = Recorder(dataset.inputs, when)
     dataset = dataclasses.replace(dataset, inputs=recorder)
-    monkeypatch.setattr(dedn_jax.training.protocol, "load_dataset", lambda _config: dataset)
-    train(tiny_config(data, selection__protocol=protocol, train__epochs=3), path)
+    config = tiny_config(data, selection__protocol=protocol, train__epochs=3)
+    train(config, path, dataset=dataset)
 
     test = sorted([*dataset.test_seen, *dataset.test_unseen])
     trainval = set(dataset.trainval.tolist())
@@ -225,7 +224,7 @@ def test_validation_knows_nothing_of_the_test_sets(data: Path, tmp_path: Path) -
     other = write_tiny(tmp_path / "other.hdf5", unseen=1)
     outcomes = []
     for name, file in (("a", data), ("b", other)):
-        result = train(tiny_config(file, train__epochs=3), tmp_path / name)
+        result = train(tiny_config(file, train__epochs=3), tmp_path / name).result
         lines = read_lines(tmp_path / name / "metrics.jsonl")
         outcomes.append((result["validation"], [r for r in lines if r["phase"] == "validation"]))
         fingerprint = json.loads((tmp_path / name / "dataset.json").read_text())
@@ -260,7 +259,6 @@ def test_stopped_within_evaluations(
     data: Path,
     tmp_path: Path,
     finished: Callable[[str], Finished],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """They are not waited for: a run that goes on evaluates first, and ends as if undisturbed."""
     path, expected = tmp_path / "run", finished("test-best")  # before signals are made up
@@ -277,15 +275,9 @@ def test_stopped_within_evaluations(
         (StopAfter(looks + 2), "stopped in the evaluation on the test sets"),
     ]
     for request, message in disturbed:
-        monkeypatch.setattr(
-            dedn_jax.training.protocol,
-            "stop_on_signals",
-            lambda r=request: contextlib.nullcontext(r),
-        )
         with pytest.raises((Interrupted, RuntimeError), match=message):
-            train(expected.config, path)
-    monkeypatch.undo()
-    assert train(expected.config, path) == expected.result
+            train(expected.config, path, stop=request)
+    assert train(expected.config, path).result == expected.result
     assert read_lines(path / "metrics.jsonl") == expected.lines
     theirs = arrays(expected.path)
     for name, found in arrays(path).items():
@@ -297,23 +289,16 @@ def test_maps_on_the_device_change_nothing(
     data: Path,
     tmp_path: Path,
     finished: Callable[[str], Finished],
-    monkeypatch: pytest.MonkeyPatch,
     protocol: str,
 ) -> None:
     """Batches drawn there, several steps a call, interrupted and gone on with other calls."""
     path, streamed = tmp_path / "run", finished(protocol)  # before signals are made up
-    stops = iter([3, 2, 0])
-    monkeypatch.setattr(
-        dedn_jax.training.protocol,
-        "stop_on_signals",
-        lambda: contextlib.nullcontext(StopAfter(next(stops))),
-    )
     done = []
-    for most in (3, 32, 5):
+    for most, looks in ((3, 3), (32, 2), (5, 0)):
         fields = {"selection__protocol": protocol, "train__steps_per_call": most}
         config = tiny_config(data, data__on_device="replicated", **fields)
         with contextlib.suppress(Interrupted):
-            train(config, path)
+            train(config, path, stop=StopAfter(looks))
         done.append(max(r["step"] for r in read_lines(path / "metrics.jsonl")))
     # Calls of at most 3, then of at most 32, which end where something is due.
     assert 0 < done[0] < done[1] < done[2] == streamed.result["steps"]
@@ -343,7 +328,7 @@ def test_refit_continue(data: Path, tmp_path: Path) -> None:
         train__epochs=4,
     )
     path = tmp_path / "run"
-    result: dict[str, Any] = train(config, path)
+    result = train(config, path).result
     assert result["refit"] == "continue"
     assert result["steps"] == 1  # never less than one
     final = arrays(path)
@@ -375,9 +360,9 @@ def test_a_finished_run_is_left_as_it_is(
     before = snapshot(run.path)
     fields = {"train__log_every": 1, "train__checkpoint_every": 1, "data__memory_map": True}
     again = train(tiny_config(Path(moved), **fields), run.path)
-    assert again == run.result
+    assert again.result == run.result
     # The config keeps the free fields as they are now: the data may have moved.
-    assert evaluate_run(run.path)["test"] == run.result["test"]
+    assert open_run(run.path).evaluate() == run.result["test"]
     after = snapshot(run.path)
     kept = before.keys() - {"config.json"}
     assert {k: after[k] for k in kept} == {k: before[k] for k in kept}
@@ -406,19 +391,15 @@ def test_another_config_is_refused(
     assert snapshot(run.path) == before
 
 
-def test_another_data_set_is_refused(
-    finished: Callable[[str], Finished], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_data_set_is_refused(finished: Callable[[str], Finished], tmp_path: Path) -> None:
     run = finished("validation")
     before = snapshot(run.path)
     other = tiny_config(write_tiny(tmp_path / "other.hdf5", seed=1))
     with pytest.raises(InputError, match=r"another data set \(differs in .*feature_sample"):
         train(other, run.path)
-    # `dedn evaluate` looks as well: the file may have been changed under the run.
-    dataset = load_dataset(other)
-    monkeypatch.setattr(dedn_jax.inference.runs, "load_dataset", lambda _config: dataset)
+    # An evaluation looks as well: the file may have been changed under the run.
     with pytest.raises(InputError, match=r"a run on another data set \(differs in"):
-        evaluate_run(run.path)
+        open_run(run.path, dataset=load_dataset(other)).evaluate()
     assert snapshot(run.path) == before
 
 
@@ -431,7 +412,7 @@ def test_foreign_directories_are_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"thesis.tex is a file, expected a directory"):
         train(tiny_config(data), tmp_path / "full" / "thesis.tex")
     with pytest.raises(InputError, match=r"full holds no run \(no config.json\)"):
-        evaluate_run(tmp_path / "full")
+        open_run(tmp_path / "full")
     assert snapshot(tmp_path) == before
 
 
@@ -443,9 +424,9 @@ def test_killed_while_claiming_the_directory(data: Path, tmp_path: Path) -> None
     for leftover in (".dataset.json.abc", ".config.json.abc"):
         (path / leftover).write_text("{")
     write_json(path / "dataset.json", load_dataset(config).fingerprint())
-    result = train(config, path)
+    result = train(config, path).result
     assert result["steps"] == 4
-    assert train(config, path) == result
+    assert train(config, path).result == result
     # Beside anything else they are no sign of a run.
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "dataset.json").write_text('{"images": 3}')
@@ -464,15 +445,15 @@ def test_one_process_at_a_time(data: Path, tmp_path: Path) -> None:
         pytest.raises(InputError, match="another process trains in"),
     ):
         train(config, tmp_path / "run")
-    assert train(config, tmp_path / "run")["steps"] == 4
+    assert train(config, tmp_path / "run").result["steps"] == 4
 
 
 def test_evaluate_takes_free_fields_only(finished: Callable[[str], Finished]) -> None:
     run = finished("last")
-    again = evaluate_run(run.path, ["--config.evaluate.batch_size=3"])
-    assert again["test"] == run.result["test"]
+    again = open_run(run.path, ["--config.evaluate.batch_size=3"])
+    assert again.evaluate() == run.result["test"]
     with pytest.raises(InputError, match=r"would make it another run; only .*data\.path"):
-        evaluate_run(run.path, ["--config.loss.bias=3"])
+        open_run(run.path, ["--config.loss.bias=3"])
 
 
 def test_an_older_config_is_filled_up(finished: Callable[[str], Finished], tmp_path: Path) -> None:
@@ -482,18 +463,28 @@ def test_an_older_config_is_filled_up(finished: Callable[[str], Finished], tmp_p
     config = json.loads((path / "config.json").read_text())
     del config["loss"]["kl_temperature"]
     (path / "config.json").write_text(json.dumps(config))
-    assert evaluate_run(path)["test"] == finished("last").result["test"]
+    assert open_run(path).evaluate() == finished("last").result["test"]
     config["loss"]["strange"] = 1
     (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"config.json: is no config of this version: .*strange"):
-        evaluate_run(path)
+        open_run(path)
 
 
-def test_evaluate_gives_the_trainings_numbers(finished: Callable[[str], Finished]) -> None:
+def evaluated(path: Path, *flags: str) -> dict[str, Any]:
+    """The report of `dedn evaluate`."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["evaluate", f"--workdir={path}", *flags]) == 0
+    report: dict[str, Any] = json.loads(out.getvalue().splitlines()[-1])
+    return report
+
+
+def test_evaluate_gives_the_trainings_numbers(
+    finished: Callable[[str], Finished], capsys: pytest.CaptureFixture[str]
+) -> None:
     for protocol in ("validation", "test-best"):
         run = finished(protocol)
-        reports = [evaluate_run(run.path)]
-        reports += [evaluate_run(run.path, batch_size=size) for size in (1, 7, 1000)]
+        reports = [evaluated(run.path)]
+        reports += [evaluated(run.path, f"--batch-size={size}") for size in (1, 7, 1000)]
         for report in reports:
             assert report == {
                 "protocol": protocol,
@@ -501,8 +492,8 @@ def test_evaluate_gives_the_trainings_numbers(finished: Callable[[str], Finished
                 "images": 6 * 4 + 2 * 12,
                 "test": run.result["test"],
             }
-    with pytest.raises(InputError, match=r"--batch-size=0, expected at least 1"):
-        evaluate_run(finished("last").path, batch_size=0)
+    assert main(["evaluate", f"--workdir={finished('last').path}", "--batch-size=0"]) == 2
+    assert "--batch-size=0, expected at least 1" in capsys.readouterr().err
 
 
 def test_evaluate_needs_a_finished_run(finished: Callable[[str], Finished], tmp_path: Path) -> None:
@@ -510,7 +501,9 @@ def test_evaluate_needs_a_finished_run(finished: Callable[[str], Finished], tmp_
     for name in ("config.json", "dataset.json"):
         shutil.copy(run.path / name, tmp_path / name)
     with pytest.raises(InputError, match=r"no trained model here; finish `dedn train` first"):
-        evaluate_run(tmp_path)
+        open_run(tmp_path).evaluate()
+    with pytest.raises(InputError, match=r"result.json: missing, the run is not finished; train"):
+        _ = open_run(tmp_path).result
 
 
 @pytest.mark.torch
@@ -521,8 +514,8 @@ def test_exported_weights_evaluate_alike(
 
     run = finished("validation")
     file = tmp_path / "model.pt"
-    export_run(run.path, file)
-    report = evaluate_run(run.path, weights=file)
+    export_published_weights(open_run(run.path), file)
+    report = evaluated(run.path, f"--weights={file}")
     assert report["protocol"] == "given weights"
     assert report["weights"] == str(file)
     assert report["test"] == run.result["test"]
@@ -532,7 +525,7 @@ def test_exported_weights_evaluate_alike(
         if name.endswith(("H_1", "H_3")):
             state[name] = -state[name]
     torch.save(state, file)
-    worse = evaluate_run(run.path, weights=file)["test"]["fused"]["S"]
+    worse = evaluated(run.path, f"--weights={file}")["test"]["fused"]["S"]
     assert worse < run.result["test"]["fused"]["S"] - 20
 
 
@@ -568,7 +561,6 @@ class Spoiled:
 def test_a_loss_that_is_not_finite(
     data: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     log_every: int,
     checkpoint_every: int,
 ) -> None:
@@ -583,16 +575,10 @@ def test_a_loss_that_is_not_finite(
     path = tmp_path / "run"
     dataset = load_dataset(config)
     spoiled = Spoiled(dataset.inputs, 12, good=11)
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            dedn_jax.training.protocol,
-            "load_dataset",
-            lambda _config: dataclasses.replace(dataset, inputs=spoiled),
-        )
-        with pytest.raises(
-            FloatingPointError, match=r"phase final, step 1\d: .*loss.* not finite; the checkpoints"
-        ):
-            train(config, path)
+    with pytest.raises(
+        FloatingPointError, match=r"phase final, step 1\d: .*loss.* not finite; the checkpoints"
+    ):
+        train(config, path, dataset=dataclasses.replace(dataset, inputs=spoiled))
     assert not (path / "result.json").exists()
     assert not (path / "final" / "result.json").exists()
     saved = [int(p.name) for p in (path / "final" / "checkpoints").iterdir() if p.name.isdigit()]
@@ -610,8 +596,7 @@ def test_two_trainings_are_bit_identical(
 ) -> None:
     run = finished("last")
     jax.clear_caches()  # compiled anew
-    result = train(run.config, tmp_path / "run")
-    assert result == run.result
+    assert train(run.config, tmp_path / "run").result == run.result
     first, second = arrays(run.path), arrays(tmp_path / "run")
     assert all(np.array_equal(first[name], second[name]) for name in first)
     name = "metrics.jsonl"

@@ -1,0 +1,45 @@
+"""Weights of the published PyTorch model, from a file into a run and from a run into a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+
+from dedn_jax.interop.convert import state_to_nested, with_experts
+from dedn_jax.interop.published import from_published, to_published
+from dedn_jax.torch_files import read_state_dict, write_state_dict
+from dedn_jax.training.network import experts_of
+from dedn_jax.training.objective import make_class_space
+from dedn_jax.training.run import Run
+
+
+def read_published_weights(run: Run, path: Path) -> nnx.State:
+    """Parameters for `run.evaluate`, with the experts of a published `state_dict`.
+
+    A backbone, which a published file does not have, is the run's own before training.
+
+    Raises:
+      InputError: not a `state_dict` of the published model, or one of other sizes than the run's.
+    """
+    nested = from_published(read_state_dict(path), str(path))
+    return with_experts(run.network.params, nested, str(path))
+
+
+def export_published_weights(run: Run, path: Path) -> None:
+    """Writes the selected experts of a run as a `state_dict` that the published code loads.
+
+    Raises:
+      InputError: the run is not finished, PyTorch is missing, or the file cannot be written.
+    """
+    dataset = run.dataset
+    seen = np.isin(np.arange(dataset.num_classes), dataset.seen_classes)
+    classes = make_class_space(dataset.class_embeddings, seen, run.groups)
+    state_dict = to_published(
+        state_to_nested(experts_of(run.params)),
+        class_embeddings=np.asarray(classes.embeddings),
+        seen=dataset.seen_classes,
+        bias=run.config.loss.bias,
+    )
+    write_state_dict(path, state_dict)

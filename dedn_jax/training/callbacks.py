@@ -1,0 +1,49 @@
+"""What a training tells those who watch it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dedn_jax.training.evaluation import Metrics
+    from dedn_jax.training.loop import PhaseResult
+
+
+class Callback:
+    """Base class of what `dedn_jax.train` calls while it trains; every method does nothing.
+
+    Override the methods you need. They run in the training's own thread, in the process that writes
+    the log, after a line is written: a slow one holds the training up, and an exception ends it.
+    The numbers are those of `metrics.jsonl`.
+
+    Example:
+      >>> class BestH(Callback):
+      ...     best = 0.0
+      ...
+      ...     def on_evaluation(self, step, label, metrics):
+      ...         self.best = max(self.best, metrics["fused"]["H"])
+      >>> watcher = BestH()
+      >>> watcher.on_evaluation(40, "validation classes", {"fused": {"H": 51.2}})
+      >>> watcher.best
+      51.2
+    """
+
+    def on_phase_start(self, phase: str) -> None:
+        """Before a phase trains, resumes, or is found finished: `validation` or `final`."""
+
+    def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """After a logged step (`config.train.log_every`): the loss and its terms."""
+
+    def on_evaluation(self, step: int, label: str, metrics: Metrics) -> None:
+        """After an evaluation.
+
+        Args:
+          step: whose parameters were evaluated.
+          label: which images they were evaluated on.
+          metrics: U, S, H and T1 in percent, of `coarse`, `fine` and `fused`; S alone where no
+            unseen class has an image.
+        """
+
+    def on_phase_end(self, phase: str, result: PhaseResult) -> None:
+        """After a phase: its steps, the selected step, its metrics and parameters."""
