@@ -1,11 +1,11 @@
-"""Files that `torch.save` writes, as NumPy arrays.
+"""Reads and writes the files of `torch.save` as NumPy arrays.
 
-They are pickles, so PyTorch's weights-only unpickler reads them: no code that a file may carry is
-run.
+They are pickles; PyTorch's weights-only unpickler reads them without running code.
 """
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,22 +32,32 @@ def require_torch() -> None:
         ) from error
 
 
-def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+def read_state_dict(path: str | Path, *, legacy: bool = False) -> dict[str, np.ndarray]:
     """Reads a file that `torch.save(model.state_dict(), path)` wrote, without running its pickle.
+
+    Args:
+      path: the file.
+      legacy: whether it may be in the format before PyTorch 1.6, which is not a zip archive.
 
     Returns:
       Arrays by published name, in host memory.
 
     Raises:
-      InputError: no such file, another format, code inside it, or a value that is no plain tensor.
+      InputError: no such file, another format, code inside it, or a value that is not a
+        plain tensor.
     """
     require_torch()
     import torch
 
     path = Path(path)
-    _check_archive(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give a file written by torch.save")
+    if not legacy or zipfile.is_zipfile(path):
+        _check_archive(path)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they repeat what the error says
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or hostile file raises is the file's fault
         raise InputError(
             f"{path}: refused by PyTorch's weights-only reader ({type(error).__name__}); it is "
@@ -69,7 +79,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         # A few stored bytes can stand for a huge tensor (stride 0): count before copying.
         total += value.numel() * value.element_size()
         if total > _MAX_BYTES:
-            raise InputError(f"{path}: {key} takes the tensors past {_MAX_BYTES} bytes")
+            raise InputError(f"{path}: more than {_MAX_BYTES} bytes of tensors (at {key})")
         try:
             arrays[key] = np.array(value.detach().resolve_conj().resolve_neg().numpy())
         except TypeError as error:
@@ -94,13 +104,11 @@ def write_state_dict(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> 
         with atomic_file(path) as file:
             torch.save(tensors, file)
     except OSError as error:
-        raise InputError(f"{path}: cannot write there ({error.strerror})") from error
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _check_archive(path: Path) -> None:
-    """Refuses what is no uncompressed zip archive of a plausible size, before PyTorch opens it."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give a file written by torch.save")
+    """Requires an uncompressed zip archive of plausible size, before PyTorch opens it."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()

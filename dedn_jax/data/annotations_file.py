@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from dedn_jax.data.annotations import Annotations
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import atomic_file
 from dedn_jax.model.groups import AttributeGroups
+from dedn_jax.numpy_files import read_npz
 
 ANNOTATIONS_FILE = "annotations.npz"
 _LIMIT_BYTES = 2**31  # 20,000 classes by 3,000 attributes are 240 MB
@@ -71,21 +70,14 @@ def load_annotations(directory: Path, source: str = "") -> Annotations:
             f"{path}: no such file; {directory} is no folder that `dedn data build` or `dedn "
             "features` wrote"
         ) from error
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: is damaged ({one_line(error)}); make it again") from error
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    with zipfile.ZipFile(path) as archive:
-        sizes = {Path(i.filename).stem: i.file_size for i in archive.infolist()}
-        if sum(sizes.values()) > _LIMIT_BYTES:
-            raise ValueError(f"{sum(sizes.values())} bytes unpacked")
-        names = [*_REQUIRED, *(n for n in _OPTIONAL if n in sizes), "text"]
-        fields = {
-            # Reading a zip member checks its CRC.
-            name: np.load(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
-            for name in names
-        }
+    arrays = read_npz(path, _LIMIT_BYTES)
+    names = [*_REQUIRED, *(n for n in _OPTIONAL if n in arrays), "text"]
+    fields = {name: arrays[name] for name in names}
     for name, array in fields.items():
         expected = np.uint8 if name == "text" else _DTYPES.get(name, np.int64)
         if array.dtype != expected:

@@ -110,7 +110,7 @@ def text(**changes: object) -> np.ndarray:
         ({"class_embeddings": PLAIN.class_embeddings.astype(float)}, "has type float64"),
         ({"trainval": PLAIN.trainval.astype(np.int32)}, "trainval has type int32"),
         ({"validation_classes": np.asarray([1.0])}, "validation_classes has type float64"),
-        ({"labels": np.asarray([print] * 5, object)}, "Object arrays"),
+        ({"labels": np.asarray([print] * 5, object)}, "an array of Python objects"),
         ({"word_vectors": pickle.dumps(PLAIN.word_vectors)}, "is damaged"),
         ({"test_seen": b"\x93NUMPY"}, "is damaged"),
         ({"text": np.frombuffer(b"{", np.uint8)}, "is damaged"),

@@ -216,7 +216,10 @@ def test_files_that_are_no_state_dict_are_named(tmp_path):
         ({"model": {"GNet.V": torch.zeros(1)}}, "model is a dict, expected a tensor"),
         ({"GNet.V": torch.zeros(2, dtype=torch.bfloat16)}, "GNet.V is torch.bfloat16, expected"),
         ({"GNet.V": torch.eye(2).to_sparse()}, "GNet.V is not a plain dense tensor"),
-        ({"GNet.V": torch.zeros(1).expand(1 << 40)}, "GNet.V takes the tensors past"),
+        (
+            {"GNet.V": torch.zeros(1).expand(1 << 40)},
+            r"bytes of tensors \(at GNet.V\)",
+        ),
     ]:
         torch.save(value, path)
         with pytest.raises(InputError, match=message):
@@ -247,7 +250,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         torch_files.write_state_dict(path, {"GNet.V": np.float32([3, 4])})
     np.testing.assert_array_equal(torch_files.read_state_dict(path)["GNet.V"], [1, 2])
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
-    with pytest.raises(InputError, match="cannot write there"):
+    with pytest.raises(InputError, match="cannot be written"):
         torch_files.write_state_dict(path / "model.pt", {})
 
 

@@ -26,7 +26,7 @@ def read_attribute_names(path: str | Path) -> tuple[str, ...]:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give a file of attribute names") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no UTF-8 text; expected one attribute name a line") from error
+        raise InputError(f"{path}: not UTF-8 text; expected one attribute name a line") from error
     names = [re.sub(r"^\s*\d+[.:)]?\s+", "", line).strip() for line in lines]
     names = [name for name in names if name]
     if not names:

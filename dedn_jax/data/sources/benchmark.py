@@ -61,8 +61,8 @@ def read_benchmark(
     data = read_xlsa17(splits, name)
     if data.image_files is None or data.labels is None:
         raise InputError(
-            f"{splits / name / 'res101.mat'}: no such file; it lists the pictures: unpack it from "
-            "the xlsa17 archive beside att_splits.mat"
+            f"{splits / name / 'res101.mat'}: no such file, and it lists the pictures; unpack "
+            "it from the xlsa17 archive next to att_splits.mat"
         )
     attributes = data.class_embeddings.shape[1]
     vectors = find_word_vectors(name, root, word_vectors)
@@ -101,7 +101,7 @@ def find_word_vectors(name: str, root: Path, given: Path | None) -> Path:
         if not given.is_file():
             raise InputError(
                 f"{given}: no such file of word vectors; make it with `dedn data wordvectors`, or "
-                "name another for --word-vectors"
+                "pass another as --word-vectors"
             )
         return given
     places = [folder / "w2v" / f"{name}_attribute.pkl" for folder in (root, root.resolve().parent)]
@@ -110,12 +110,12 @@ def find_word_vectors(name: str, root: Path, given: Path | None) -> Path:
             return place
     raise InputError(
         f"{places[0]}: no such file, nor {places[1]}; copy the published word vectors there, or "
-        "make some with `dedn data wordvectors` and name their file for --word-vectors"
+        "make some with `dedn data wordvectors` and pass their file as --word-vectors"
     )
 
 
 def _attribute_names(name: str, folder: Path, attributes: int) -> tuple[tuple[str, ...], str]:
-    """The names, and where they are from."""
+    """The names, and a line that says where they are from."""
     path = next((p for f in _ATTRIBUTE_FILES[name] if (p := folder / f).is_file()), None)
     if path is None:
         places = ", ".join(str(folder / file) for file in _ATTRIBUTE_FILES[name])
@@ -126,8 +126,8 @@ def _attribute_names(name: str, folder: Path, attributes: int) -> tuple[tuple[st
     names = _names_in_mat(path) if path.suffix == ".mat" else read_attribute_names(path)
     if len(names) != attributes:
         raise InputError(
-            f"{path}: {len(names)} attribute names, att has {attributes} attributes; put the file "
-            "of the same archive there, or remove it"
+            f"{path}: {len(names)} attribute names, expected {attributes} as in att; use the file "
+            "of the same archive, or remove it"
         )
     return names, str(path)
 
@@ -138,12 +138,12 @@ def _names_in_mat(path: Path) -> tuple[str, ...]:
         raise InputError(f"{path}: attributes holds numbers, expected a cell array of names")
     names = tuple("".join(c for c in text if c.isprintable()).strip() for text in found)
     if len(set(names)) != len(names) or not all(names):
-        raise InputError(f"{path}: attributes holds an empty name, or one twice; fetch it again")
+        raise InputError(f"{path}: attributes holds an empty or duplicate name; download it again")
     return names
 
 
 def _check_present(folder: Path, files: tuple[str, ...]) -> None:
-    """Raises one InputError for all pictures that are not there."""
+    """Raises one InputError for all missing pictures."""
     missing = [file for file in files if not os.path.isfile(folder / file)]
     if not missing:
         return
@@ -151,5 +151,5 @@ def _check_present(folder: Path, files: tuple[str, ...]) -> None:
     roots = " or ".join(f"{top}/" for top in PUBLISHED[folder.name].picture_folders.values())
     raise InputError(
         f"{folder}: {len(missing)} of {len(files)} pictures are missing ({first}); unpack the "
-        f"archive of pictures so that {roots} lies in that folder"
+        f"archive of pictures so that {roots} is in that folder"
     )

@@ -1,4 +1,4 @@
-"""Counts of a data set, beside the published ones."""
+"""Counts of a data set next to the published ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def counts_table(splits: Xlsa17 | Annotations, benchmark: str | None = None) -> 
     Args:
       splits: of a data set.
       benchmark: a name in `PUBLISHED`: the first line says whether the counts are the published
-        ones, which stand beside those that differ.
+        ones; where they differ, both are shown.
     """
     classes, attributes = splits.class_embeddings.shape
     counts = {

@@ -1,4 +1,4 @@
-"""Gets a data set: downloads its archives and unpacks them where the readers look for them."""
+"""Downloads a data set's archives and unpacks them where the readers look for them."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def fetch_dataset(
     keep_archives: bool = False,
     sha256: Mapping[str, str] | None = None,
 ) -> list[Fetched]:
-    """Downloads and unpacks what a data set consists of, except what is there.
+    """Downloads and unpacks the archives of a data set, except those that are unpacked already.
 
-    What was unpacked by hand is there as well, whatever it holds: readers find what it lacks.
+    Folders unpacked by hand count as well, whatever they hold: the readers report what is missing.
 
     Args:
       name: one of `ARCHIVES`.
@@ -53,16 +53,16 @@ def fetch_dataset(
       sha256: expected hashes by file name, for archives whose publisher gives none.
 
     Raises:
-      InputError: no such data set, no such file name, a hash of what was unpacked by hand; see
+      InputError: unknown data set or file name, a hash for a folder unpacked by hand; see
         `download` and `unpack`.
     """
     if name not in ARCHIVES:
-        raise InputError(f"{name}: no data set to download; expected one of {', '.join(ARCHIVES)}")
+        raise InputError(f"{name}: cannot be downloaded; expected one of {', '.join(ARCHIVES)}")
     archives, hashes, root = ARCHIVES[name], dict(sha256 or {}), Path(root)
     strange = hashes.keys() - {archive.file_name for archive in archives}
     if strange:
         raise InputError(
-            f"{name}: has no archive {sorted(strange)[0]!r} to check; expected "
+            f"{name}: --sha256 names an unknown archive {sorted(strange)[0]!r}; its archives: "
             f"{', '.join(archive.file_name for archive in archives)}"
         )
     downloads = root / _DOWNLOADS
@@ -86,17 +86,17 @@ def _fetch(
     if earlier is not None:
         if sha256 is not None and earlier.sha256 != sha256.strip().lower():
             raise InputError(
-                f"{folder}: holds what was unpacked from {archive.file_name} of sha256 "
-                f"{earlier.sha256}, expected {sha256}; remove {', '.join(earlier.entries)} there "
-                "to get it again"
+                f"{folder}: was unpacked from {archive.file_name} with sha256 {earlier.sha256}, "
+                f"expected {sha256}; remove {', '.join(earlier.entries)} there to download it again"
             )
         return Fetched(archive, folder, earlier.entries, earlier.sha256, new=False)
     by_hand = [name for name in archive.unpacks_to if os.path.lexists(folder / name)]
     if by_hand and not has_note(folder, archive.file_name):
         if sha256 is not None:
             raise InputError(
-                f"{folder / by_hand[0]}: was unpacked by hand, the sha256 of {archive.file_name} "
-                "cannot be checked; ask for none, or move that folder away to download it"
+                f"{folder / by_hand[0]}: was unpacked by hand, so the sha256 of "
+                f"{archive.file_name} cannot be checked; leave out --sha256, or move that folder "
+                "away to download it"
             )
         return Fetched(archive, folder, by_hand, None, new=False)
     path = download(archive, downloads, sha256=sha256)

@@ -1,4 +1,4 @@
-"""Pictures and attributes of anyone's own classes.
+"""Reads a folder with pictures and attributes of the user's own classes.
 
     <root>/pictures/<class>/*.jpg     .jpg, .jpeg, .png, .webp, .bmp
     <root>/attributes.csv             class,<attribute>,...   one row per class, numbers
@@ -6,7 +6,7 @@
     <root>/word_vectors.npy or .pkl   one per attribute       optional
 
 A column `split` of `attributes.csv` may say `seen` or `unseen`. Where it does not, classes with
-pictures are seen, and those without are unseen: they are there to be chosen among.
+pictures are seen and those without are unseen: candidates that a prediction may choose.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def read_folder(
 ) -> PictureSet:
     """Reads a folder of one's own classes.
 
-    Names are compared, and kept, in Unicode's form NFC. Pictures that their EXIF data say are
-    turned will be stored upright.
+    Names are compared and kept in Unicode's form NFC. Pictures with an EXIF rotation are stored
+    upright.
 
     Args:
-      root: see above; the set is named after it.
-      seed: of the choice of test pictures; that of one class does not depend on other classes.
+      root: the folder, laid out as above; the set is named after it.
+      seed: of the choice of test pictures; each class's choice is independent of other classes.
       test_share: of each seen class's pictures, the share kept for testing: at least one picture,
         never all.
       word_vectors: a file for `read_word_vectors`; None for the one in `root`, or, where there is
@@ -63,7 +63,7 @@ def read_folder(
     if seed < 0:
         raise InputError(f"seed is {seed}, expected 0 or more")
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give the one that holds pictures/")
+        raise InputError(f"{root}: no such folder; pass the one with pictures/ as --root")
     table = _read_attributes(root / "attributes.csv")
     found = _find_pictures(root, table)
     seen = _seen_classes(root, table, found)
@@ -123,7 +123,7 @@ class _Table(NamedTuple):
 
 
 def _read_csv(path: Path, expected: str) -> list[tuple[int, list[str]]]:
-    """Line numbers and cells, without blanks around them; empty lines are left out."""
+    """Line numbers and stripped cells; empty lines are left out."""
     try:
         if path.stat().st_size > _MAX_TABLE_BYTES:
             raise InputError(f"{path}: over {_MAX_TABLE_BYTES // 2**20} MiB, expected {expected}")
@@ -131,23 +131,23 @@ def _read_csv(path: Path, expected: str) -> list[tuple[int, list[str]]]:
             reader = csv.reader(file, strict=True)
             rows = [(reader.line_num, [_clean(cell) for cell in row]) for row in reader]
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; write one with {expected}") from error
+        raise InputError(f"{path}: no such file; create it with {expected}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no UTF-8 text; save it as 'CSV UTF-8'") from error
+        raise InputError(f"{path}: not UTF-8 text; save it as 'CSV UTF-8'") from error
     except csv.Error as error:
         raise InputError(
             f"{path}: line {reader.line_num}: {error}; save it as CSV again"
         ) from error
     rows = [(line, row) for line, row in rows if any(row)]
     if not rows:
-        raise InputError(f"{path}: is empty, expected {expected}")
+        raise InputError(f"{path}: the file is empty, expected {expected}")
     return rows
 
 
 def _clean(cell: str) -> str:
-    """In one form and on one line: names end up on terminals and in reports."""
+    """Normalised, on one line: names are printed on terminals and in reports."""
     text = " ".join(unicodedata.normalize("NFC", cell).split())
     return "".join(c for c in text if c.isprintable())
 
@@ -164,10 +164,10 @@ def _read_attributes(path: Path) -> _Table:
     columns = [i for i, name in enumerate(header) if i and name.lower() != "split"]
     split_columns = [i for i, name in enumerate(header) if i and name.lower() == "split"]
     if len(split_columns) > 1:
-        raise InputError(f"{path}: the header has 'split' twice; keep one")
+        raise InputError(f"{path}: the header has two columns 'split'; keep one")
     attributes = tuple(header[i] for i in columns)
     if not attributes:
-        raise InputError(f"{path}: the header names no attribute; add a column for each")
+        raise InputError(f"{path}: the header has no attributes; add a column for each")
     for i, name in zip(columns, attributes, strict=True):
         if not name:
             raise InputError(
@@ -179,11 +179,11 @@ def _read_attributes(path: Path) -> _Table:
     for line, row in rows[1:]:
         if len(row) != len(header):
             raise InputError(
-                f"{path}: line {line} has {len(row)} cells, the header {len(header)}; fill the row "
-                "up, and put names with commas in double quotes"
+                f"{path}: line {line} has {len(row)} cells, the header {len(header)}; fill in the "
+                "row, and put names that contain commas in double quotes"
             )
         if not row[0]:
-            raise InputError(f"{path}: line {line} has no class; put its name in the first cell")
+            raise InputError(f"{path}: line {line} has no class name; put it in the first cell")
         classes.append(row[0])
         values.append([_number(path, line, header[i], row[i]) for i in columns])
         split = row[split_columns[0]].lower() if split_columns else ""
@@ -194,7 +194,7 @@ def _read_attributes(path: Path) -> _Table:
             )
         splits.append(split)
     if not classes:
-        raise InputError(f"{path}: has a header only; add a row for each class")
+        raise InputError(f"{path}: the header is all there is; add a row for each class")
     if twice := _first_twice(classes):
         raise InputError(f"{path}: class {twice!r} has two rows; keep one")
     array = np.asarray(values, np.float32)
@@ -208,13 +208,13 @@ def _constant_text(names: list[str]) -> str:
     shown = ", ".join(map(repr, names[:_SHOWN]))
     if len(names) == 1:
         return (
-            f"attribute {shown} has the same value in all classes, so it tells none apart; remove "
-            "the column"
+            f"attribute {shown} has the same value in all classes, so it cannot tell them apart; "
+            "remove the column"
         )
     more = ", ..." if len(names) > _SHOWN else ""
     return (
-        f"{len(names)} attributes ({shown}{more}) have the same value in all classes, so they tell "
-        "none apart; remove the columns"
+        f"{len(names)} attributes ({shown}{more}) have the same value in all classes, so they "
+        "cannot tell them apart; remove the columns"
     )
 
 
@@ -223,10 +223,9 @@ def _number(path: Path, line: int, column: str, cell: str) -> float:
         value = np.float32(cell) if _NUMBER.fullmatch(cell) else np.float32(np.nan)
     if not np.isfinite(value):
         comma = re.fullmatch(r"[+-]?\d*,\d+", cell)
-        hint = "write decimals with a point" if comma else "write one such as 0.5"
+        hint = "use a decimal point" if comma else "write it like 0.5"
         raise InputError(
-            f"{path}: line {line}, column {column!r}: {cell[:64]!r} is not a number that can be "
-            f"used; {hint}"
+            f"{path}: line {line}, column {column!r}: {cell[:64]!r} is not a finite number; {hint}"
         )
     return float(value)
 
@@ -254,13 +253,15 @@ def _read_groups(path: Path, attributes: tuple[str, ...]) -> AttributeGroups | N
             raise InputError(f"{path}: line {line}: expected an attribute and its group")
         name, group = row
         if name not in number:
-            raise InputError(f"{path}: line {line}: attributes.csv has no attribute {name!r}")
+            raise InputError(
+                f"{path}: line {line}: unknown attribute {name!r}; it is not in attributes.csv"
+            )
         if name in given:
-            raise InputError(f"{path}: line {line}: attribute {name!r} is in a group already")
+            raise InputError(f"{path}: line {line}: attribute {name!r} is already in a group")
         given.add(name)
         members.setdefault(group, []).append(number[name])
     if missing := [name for name in attributes if name not in given]:
-        raise InputError(f"{path}: attribute {missing[0]!r} is in no group; add a row for it")
+        raise InputError(f"{path}: attribute {missing[0]!r} has no group; add a row for it")
     return AttributeGroups(tuple(members), tuple(tuple(sorted(m)) for m in members.values()))
 
 
@@ -272,9 +273,9 @@ def _word_vectors(
     if given is not None:
         files = [Path(given).expanduser()]
         if not files[0].is_file():
-            raise InputError(f"{files[0]}: no such file; name a file for --word-vectors")
+            raise InputError(f"{files[0]}: no such file; pass an existing one as --word-vectors")
     if len(files) > 1:
-        raise InputError(f"{files[1]}: {files[0].name} is there as well; keep one of the two")
+        raise InputError(f"{files[1]}: {files[0].name} exists as well; keep one of the two")
     if files:
         return read_word_vectors(files[0], len(attributes)), files[0]
     words = [_WORD.findall(name.lower()) or [name] for name in attributes]
@@ -292,21 +293,23 @@ def _find_pictures(root: Path, table: _Table) -> dict[str, list[Picture]]:
     """The pictures of each class of the table, sorted by name."""
     top = root / "pictures"
     if not top.is_dir():
-        raise InputError(f"{top}: no such folder; make one, and in it a folder for each class")
+        raise InputError(
+            f"{top}: no such folder; create it with a folder of pictures for each class"
+        )
     found: dict[str, list[Picture]] = {name: [] for name in table.classes}
     folders: dict[str, Path] = {}
     for folder in _entries(top):
         _check_inside(folder, root)
         if not folder.is_dir():
             raise InputError(
-                f"{folder}: is no folder; put pictures into a folder of their class, and other "
+                f"{folder}: not a folder; put pictures into a folder for their class, and other "
                 "files elsewhere"
             )
         name = _clean(folder.name)
         if name in folders:
-            raise InputError(f"{folder}: has the name of {folders[name]}; put them together")
+            raise InputError(f"{folder}: has the same name as {folders[name]}; merge the two")
         if name not in found:
-            raise InputError(f"{folder}: {table.path.name} has no row for class {name!r}; add one")
+            raise InputError(f"{folder}: class {name!r} has no row in {table.path.name}; add one")
         folders[name] = folder
         found[name] = _pictures_in(folder, f"pictures/{name}", root)
     return found
@@ -317,7 +320,7 @@ def _pictures_in(folder: Path, name: str, root: Path) -> list[Picture]:
     for file in _entries(folder):
         _check_inside(file, root)
         if not file.is_file():
-            raise InputError(f"{file}: is no regular file; a class's folder holds pictures only")
+            raise InputError(f"{file}: not a regular file; a class's folder may only hold pictures")
         if file.suffix.lower() not in _SUFFIXES:
             raise InputError(
                 f"{file}: expected pictures only ({', '.join(_SUFFIXES)}); convert it, or put it "
@@ -325,13 +328,13 @@ def _pictures_in(folder: Path, name: str, root: Path) -> list[Picture]:
             )
         own = f"{name}/{unicodedata.normalize('NFC', file.name)}"
         if own in pictures:
-            raise InputError(f"{file}: there is another file of that name; rename one")
+            raise InputError(f"{file}: two files have this name; rename one")
         pictures[own] = Picture(own, file, upright=True)
     return [pictures[own] for own in sorted(pictures)]
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder but for hidden things and litter, sorted."""
+    """The entries of a folder, sorted, without hidden files and litter."""
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
@@ -345,9 +348,9 @@ def _check_inside(path: Path, root: Path) -> None:
     try:
         inside = path.resolve(strict=True).is_relative_to(root.resolve())
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-        raise InputError(f"{path}: is a link that leads nowhere; remove it") from error
+        raise InputError(f"{path}: a broken link; remove it") from error
     if not inside:
-        raise InputError(f"{path}: is a link that leaves {root}; copy what it points to")
+        raise InputError(f"{path}: a link that leads out of {root}; copy its target there instead")
 
 
 def _seen_classes(root: Path, table: _Table, found: dict[str, list[Picture]]) -> list[bool]:
@@ -358,16 +361,18 @@ def _seen_classes(root: Path, table: _Table, found: dict[str, list[Picture]]) ->
     for name, is_seen in zip(table.classes, seen, strict=True):
         if is_seen and len(found[name]) < _MIN_SEEN_PICTURES:
             raise InputError(
-                f"{root / 'pictures' / name}: has {len(found[name])} of the "
-                f"{_MIN_SEEN_PICTURES} pictures that a seen class needs at least; add some, or set "
-                f"its split to 'unseen' in {table.path.name}"
+                f"{root / 'pictures' / name}: a seen class needs at least {_MIN_SEEN_PICTURES} "
+                f"pictures, found {len(found[name])}; add some, or set its split to 'unseen' in "
+                f"{table.path.name}"
             )
     if sum(seen) < 2:
-        raise InputError(f"{table.path}: {sum(seen)} seen classes; add pictures of 2 or more")
+        raise InputError(
+            f"{table.path}: {sum(seen)} seen classes, expected at least 2; add pictures"
+        )
     if all(seen):
         raise InputError(
-            f"{table.path}: no unseen class; add a row for a class without pictures, or a column "
-            "'split' that says 'unseen' for some"
+            f"{table.path}: no unseen class; add a class without pictures, or a column 'split' "
+            "that says 'unseen' for some"
         )
     return seen
 

@@ -1,7 +1,7 @@
 """Attribute word vectors from a GloVe text file and the attributes' names.
 
 The published files hold word2vec vectors averaged over the words of each name; this does the same
-with GloVe (Pennington et al., 2014), for data sets that come without such a file.
+with GloVe (Pennington et al., 2014), for data sets without such a file.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _MIN_PART = 3  # letters of each part of a compound; below that, everything is a
 
 
 class GloveVectors(NamedTuple):
-    """Word vectors of attributes, and what was not taken literally.
+    """Word vectors of attributes, and the words that were left out or split.
 
     Attributes:
       vectors: `[attributes, word_dim]` float32, not normalised.
-      unknown_words: by attribute name, its words that the file does not know; left out of its mean.
+      unknown_words: by attribute name, its words that are not in the file; left out of its mean.
       compounds: by word, the two known words that stand in for it: `longleg` -> `long`, `leg`.
     """
 
@@ -43,10 +43,10 @@ def word_vectors_from_glove(
 ) -> GloveVectors:
     """The mean of the vectors of each attribute name's words.
 
-    The file is streamed once; memory holds the vectors of the words asked for. A word that it does
-    not know is tried as two known words written together (AWA2 has `longleg`, `oldworld`,
-    `strainteeth`); of several ways to part it, the one whose rarer word is most frequent is taken:
-    GloVe files are sorted by frequency.
+    The file is streamed once; only the vectors of the requested words are kept. An unknown word is
+    tried as a compound of two known ones (AWA2 has `longleg`, `oldworld`, `strainteeth`); of
+    several ways to split it, the one whose rarer word is most frequent is taken: GloVe files are
+    sorted by frequency.
 
     Args:
       glove_file: lines of `token value value ...`, separated by single spaces, as in
@@ -55,8 +55,8 @@ def word_vectors_from_glove(
       attribute_names: as the data sets write them; see `attribute_words`.
 
     Raises:
-      InputError: no such file, a line that is not a token and `word_dim` numbers, an attribute of
-        which no word is known.
+      InputError: no such file, a line that is not a token and `word_dim` numbers, an attribute
+        none of whose words is in the file.
     """
     path = Path(glove_file).expanduser()
     words = [attribute_words(name) for name in attribute_names]
@@ -127,8 +127,8 @@ def _means(
     if lost:
         more = f" and {len(lost) - 10} more" if len(lost) > 10 else ""
         raise InputError(
-            f"{path}: knows no word of {len(lost)} attributes: {', '.join(map(repr, lost[:10]))}"
-            f"{more}; rename them or take a larger GloVe file"
+            f"{path}: has no word of {len(lost)} attributes: {', '.join(map(repr, lost[:10]))}"
+            f"{more}; rename them or use a larger GloVe file"
         )
     return GloveVectors(np.stack(rows), unknown, compounds)
 
@@ -156,7 +156,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bytes]]:
                 if spaces < dim:
                     raise InputError(
                         f"{path}: line {number} has {spaces} numbers after its word, expected "
-                        f"{dim}; a download that was cut short? get it again"
+                        f"{dim}; the file may be truncated: download it again"
                     )
                 # The values are split only where they are wanted: most lines are not.
                 token = line.rsplit(b" ", dim)[0] if spaces > dim else line[: line.index(b" ")]
@@ -164,7 +164,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bytes]]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not dim:
-        raise InputError(f"{path}: an empty file, expected GloVe vectors")
+        raise InputError(f"{path}: the file is empty, expected GloVe vectors")
 
 
 def _word_dim(line: bytes, path: Path) -> tuple[int, bool]:
@@ -176,8 +176,8 @@ def _word_dim(line: bytes, path: Path) -> tuple[int, bool]:
     dim = min(int(fields[1][:9]), _MAX_DIM + 1) if header else len(fields) - 1
     if not 1 <= dim <= _MAX_DIM:
         raise InputError(
-            f"{path}: line 1 is not a word and its numbers, separated by spaces; expected a GloVe "
-            "text file"
+            f"{path}: line 1 is not a word followed by numbers, separated by spaces; expected a "
+            "GloVe text file"
         )
     if not header:
         _vector(b" ".join(fields[1:]), path, 1)
@@ -190,8 +190,8 @@ def _vector(values: bytes, path: Path, number: int) -> np.ndarray:
             vector = np.array([float(v) for v in values.split(b" ")]).astype(np.float32)
     except ValueError as error:
         raise InputError(
-            f"{path}: line {number} holds something other than numbers after its word; expected "
-            "a GloVe text file"
+            f"{path}: line {number} has something other than numbers after its word; expected a "
+            "GloVe text file"
         ) from error
     if not np.isfinite(vector).all():
         raise InputError(f"{path}: line {number} holds NaN or infinite values; remove it")

@@ -1,4 +1,4 @@
-"""Word vectors made from the words themselves, for attributes that come without trained ones."""
+"""Word vectors hashed from the words, for attributes without trained ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def hashed_word_vectors(names: Sequence[Sequence[str]]) -> np.ndarray:
     """One vector per name: the normalised sum of unit vectors, one for each of its words.
 
     Names that share a word have related vectors, as with real word embeddings; beyond that the
-    vectors know nothing of what the words mean.
+    vectors carry no meaning.
 
     Args:
       names: the words of each name; at least one.

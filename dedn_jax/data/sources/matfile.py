@@ -1,10 +1,12 @@
 """Reads numbers and strings from MATLAB files (v5, and v7: the same, compressed).
 
-Files come from strangers, so the format is parsed here, and only the part of it that the splits
-use: arrays of real numbers, character arrays and cell arrays of strings. Everything else
-(objects, function handles, structs, cells in cells) is refused by name. `scipy.io.loadmat`
-allocates whatever sizes a file claims, inflates compressed variables without a limit and
-descends into nested cells as deep as a file goes; none of that can be bounded from outside.
+Files are untrusted, so only what the splits use is parsed: arrays of real numbers, character arrays
+and cell arrays of strings. Everything else (objects, function handles, structs, nested cells) is
+refused by name.
+
+`scipy.io.loadmat` is not safe here, even behind a size limit: in SciPy 1.17 an element of type 21
+makes it read past its table of types, and cells nested 100,000 deep overflow its stack; either
+ends the process. It also allocates whatever sizes a nested cell claims.
 
 Layout, from MathWorks, "MAT-File Format" (R2019b), chapter 1: a header of 128 bytes, then elements
 of `type, bytes, data`. A variable is a `miMATRIX` element (flags, dimensions, name, values), or a
@@ -58,8 +60,8 @@ def read_mat(
       missing are left out.
 
     Raises:
-      InputError: no such file, not a MATLAB file, version 7.3 or 4, cut short or damaged, a
-        variable missing, of another kind than the above, or inflating to more than 64 MiB.
+      InputError: no such file, not a MATLAB file, version 7.3 or 4, truncated or damaged, a
+        variable missing, of another kind, or inflating to more than 64 MiB.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -73,11 +75,13 @@ def read_mat(
             seen: list[str] = []
             while file.tell() < size:
                 if len(seen) >= _MAX_VARIABLES:
-                    raise InputError(f"{path}: more than {_MAX_VARIABLES} variables; a wrong file?")
+                    raise InputError(
+                        f"{path}: more than {_MAX_VARIABLES} variables; is it the right file?"
+                    )
                 variable = _next_variable(file, size, order, path)
                 if variable.name in (*names, *optional):
                     if variable.name in found:
-                        raise InputError(f"{path}: {variable.name} is there twice; keep one")
+                        raise InputError(f"{path}: {variable.name} occurs twice; save it once")
                     found[variable.name] = _value(file, variable, order, path)
                 seen.append(variable.name)
                 file.seek(variable.end)
@@ -120,8 +124,8 @@ def _byte_order(header: bytes, path: Path) -> str:
     order = {b"IM": "<", b"MI": ">"}.get(header[126:128])
     if order is None:
         raise InputError(
-            f"{path}: not a MATLAB file of version 5 or 7 (its header is not one); download it "
-            "again, or save it with '-v7'"
+            f"{path}: not a MATLAB file of version 5 or 7 (unknown header); download it again, or "
+            "save it with '-v7'"
         )
     return order
 
@@ -131,7 +135,7 @@ def _next_variable(file: BinaryIO, size: int, order: str, path: Path) -> _Variab
     tag = file.read(8)
     where = f"{path}: variable at byte {begin - 8}"
     if len(tag) < 8:
-        raise InputError(f"{where} is cut short; download the file again")
+        raise InputError(f"{where} is truncated; download the file again")
     kind, length = struct.unpack(order + "II", tag)
     if kind not in (_MATRIX, _COMPRESSED):
         raise InputError(f"{where} is damaged (element of type {kind}); download the file again")
@@ -141,19 +145,19 @@ def _next_variable(file: BinaryIO, size: int, order: str, path: Path) -> _Variab
             head = zlib.decompressobj().decompress(head, _HEAD_BYTES)[8:]  # after miMATRIX's tag
         matlab_class, _, name, _ = _matrix_head(memoryview(head), order)
     except (_Damaged, zlib.error) as error:
-        what = "is cut short" if begin + length > size else "is damaged"
+        what = "is truncated" if begin + length > size else "is damaged"
         raise InputError(f"{where} {what} ({error}); download the file again") from error
     if begin + length > size:
         raise InputError(
-            f"{path}: {_printable(name)} is cut short: it ends at byte {begin + length}, the file "
-            f"at {size}; download it again"
+            f"{path}: {_printable(name)} is truncated (ends at byte {begin + length}, the "
+            f"file at {size}); download it again"
         )
     return _Variable(name, matlab_class, kind == _COMPRESSED, begin, begin + length)
 
 
 def _value(file: BinaryIO, variable: _Variable, order: str, path: Path) -> MatValue:
     where = f"{path}: {variable.name}"
-    limit = f"{where} takes more than {_MAX_VARIABLE_BYTES} bytes, far more than any data set's"
+    limit = f"{where} takes more than {_MAX_VARIABLE_BYTES} bytes; is it the right file?"
     if variable.end - variable.begin > _MAX_VARIABLE_BYTES:
         raise InputError(limit)
     file.seek(variable.begin)
@@ -165,10 +169,10 @@ def _value(file: BinaryIO, variable: _Variable, order: str, path: Path) -> MatVa
             if len(data) > _MAX_VARIABLE_BYTES:
                 raise InputError(limit)
             if not inflate.eof:
-                raise _Damaged("the compressed data end early")
+                raise _Damaged("compressed data are truncated")
             element = _element(memoryview(data), 0, order)
             if element.kind != _MATRIX:
-                raise _Damaged(f"type {element.kind} where a variable should be")
+                raise _Damaged(f"element of type {element.kind}, expected a variable")
             body = element.data
         else:
             body = memoryview(data)
@@ -191,7 +195,7 @@ def _value(file: BinaryIO, variable: _Variable, order: str, path: Path) -> MatVa
 def _element(data: memoryview, offset: int, order: str) -> _Element:
     """The element at `offset`; its data are within `data`."""
     if offset + 8 > len(data):
-        raise _Damaged(f"it ends at byte {len(data)}, in the middle")
+        raise _Damaged(f"truncated at byte {len(data)}")
     kind, length = struct.unpack_from(order + "II", data, offset)
     if kind >> 16:  # the small format: both in four bytes, up to four bytes of data behind
         kind, length, begin, following = kind & 0xFFFF, kind >> 16, offset + 4, offset + 8
@@ -201,15 +205,15 @@ def _element(data: memoryview, offset: int, order: str) -> _Element:
         begin = offset + 8
         following = begin + (length + 7) // 8 * 8
     if begin + length > len(data):
-        raise _Damaged(f"it ends at byte {len(data)}, expected {begin + length}")
+        raise _Damaged(f"truncated at byte {len(data)}, expected {begin + length} bytes")
     return _Element(kind, data[begin : begin + length], following)
 
 
 def _matrix_head(body: memoryview, order: str) -> tuple[int, tuple[int, ...], str, int]:
-    """Class, shape, name, and the offset of the values; the shape may claim anything."""
+    """Class, shape, name, and the offset of the values; nothing bounds the shape yet."""
     flags = _element(body, 0, order)
     if flags.kind != 6 or len(flags.data) != 8:
-        raise _Damaged("no array flags where they should be")
+        raise _Damaged("array flags are missing")
     matlab_class = struct.unpack_from(order + "I", flags.data)[0] & 0xFF
     if matlab_class == 17:  # opaque: has no dimensions, and is not read
         name = _element(body, flags.next, order)
@@ -218,7 +222,7 @@ def _matrix_head(body: memoryview, order: str) -> tuple[int, tuple[int, ...], st
     whole = len(dimensions.data) // 4 * 4
     shape = np.frombuffer(dimensions.data[:whole], order + "i4")
     if dimensions.kind not in (5, 6) or not 2 <= len(shape) <= 32 or min(shape) < 0:
-        raise _Damaged("its dimensions are not two or more numbers")
+        raise _Damaged("dimensions are not two or more numbers")
     name = _element(body, dimensions.next, order)
     text = bytes(name.data).decode("latin-1")
     return matlab_class, tuple(int(n) for n in shape), text, name.next
@@ -229,7 +233,7 @@ def _numbers(
 ) -> np.ndarray:
     packed = _packed(body, offset, order)
     count = _count(shape)
-    # Before anything of that size is made: the shape is only a claim.
+    # Before anything of that size is allocated.
     if count != len(packed) or count * 8 > _MAX_VARIABLE_BYTES:
         raise _Damaged(f"{len(packed)} numbers for an array of shape {shape}")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -257,7 +261,7 @@ def _strings(
         cell = _element(body, offset, order)
         offset = cell.next
         if cell.kind != _MATRIX:
-            raise _Damaged(f"type {cell.kind} where cell {i + 1} should be")
+            raise _Damaged(f"cell {i + 1} is an element of type {cell.kind}, expected a variable")
         if not len(cell.data):
             strings.append("")
             continue

@@ -1,7 +1,8 @@
-"""Reads word vectors from `.npy` files and from the pickled NumPy arrays in circulation.
+"""Reads word vectors from `.npy` files and from pickled NumPy arrays, as they are published.
 
-A pickle is a program. This reader runs none of it: an array's few building names are met by
-stand-ins that only take notes, every other name is refused, and the array is made from the notes.
+A pickle is a program, and none of it is run: the few functions and types that a pickled array names
+are replaced by stand-ins that record their arguments, every other name is refused, and the array is
+assembled from the records.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from dedn_jax.errors import InputError, one_line
+from dedn_jax.numpy_files import NPY_MAGIC, assemble, read_npy
 
 _MAX_BYTES = 2**30
 _MAX_OPCODES = 500  # an array takes about 60
-_NPY_MAGIC = b"\x93NUMPY"
 _NUMBER = re.compile(r"[<>=|]?([fiu][1248])")
 
 # What pickles of an array consist of, protocols 0 to 5. Left out: lists, dicts, object creation,
@@ -57,16 +58,22 @@ def read_word_vectors(
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise InputError(f"{path}: no such file of word vectors; see --config.data.word_vectors")
+        raise InputError(f"{path}: no such file of word vectors; set --config.data.word_vectors")
     try:
         size = path.stat().st_size
         if size > _MAX_BYTES:
-            raise InputError(f"{path}: {size} bytes, expected word vectors of at most {_MAX_BYTES}")
+            raise InputError(f"{path}: {size} bytes, expected at most {_MAX_BYTES} of word vectors")
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    array = _from_npy(data, path) if data.startswith(_NPY_MAGIC) else _from_pickle(data, path)
-    return _checked(array, path, expected_attributes)
+    if not data.startswith(NPY_MAGIC):
+        return _checked(_from_pickle(data, path), path, expected_attributes)
+    try:
+        return _checked(read_npy(data), path, expected_attributes)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: not a usable .npy file ({error}); save it as float32 with numpy.save"
+        ) from error
 
 
 def _checked(array: np.ndarray, path: Path, expected: int | None) -> np.ndarray:
@@ -91,49 +98,11 @@ def _checked(array: np.ndarray, path: Path, expected: int | None) -> np.ndarray:
     return array
 
 
-def _from_npy(data: bytes, path: Path) -> np.ndarray:
-    stream = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(stream)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read_header is None:
-            raise InputError(
-                f"{path}: .npy version {version}, expected 1.0 or 2.0; save it with numpy.save"
-            )
-        shape, fortran, dtype = read_header(stream)
-        if dtype.hasobject:
-            raise InputError(
-                f"{path}: an array of Python objects, expected numbers; save it as float32"
-            )
-        return _assemble(data[stream.tell() :], dtype, shape, fortran)
-    except InputError:
-        raise
-    except Exception as error:  # NumPy parses the header as Python: many kinds of error
-        raise InputError(
-            f"{path}: a damaged .npy file: {one_line(error)}; save it with numpy.save"
-        ) from error
-
-
-def _assemble(data: bytes, dtype: np.dtype, shape: Any, fortran: Any) -> np.ndarray:
-    """Raises ValueError unless `data` are exactly the values of such an array."""
-    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-        raise ValueError(f"shape {shape!r}")
-    count = 1
-    for n in shape:
-        count *= n
-    if count * dtype.itemsize != len(data):
-        raise ValueError(f"{len(data)} bytes for an array of shape {shape} and type {dtype}")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-
-
 # --- pickles -----------------------------------------------------------------------------------
 
 
 class _Note:
-    """Stands in for an object: remembers what it was called with and the state set on it."""
+    """Stands in for an object: records the arguments of the call and the state set on it."""
 
     def __init__(self, kind: str, arguments: tuple[Any, ...]) -> None:
         self.kind = kind
@@ -145,7 +114,7 @@ class _Note:
 
 
 class _Name:
-    """Stands in for a function or type of NumPy's; calling it makes a note of the call."""
+    """Stands in for a function or type of NumPy's; records a call of it as a note."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -158,7 +127,7 @@ class _Name:
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """`_codecs.encode`, by which protocols 0 to 2 write bytes; for that use only."""
+    """`_codecs.encode` as protocols 0 to 2 use it to write bytes; nothing else."""
     if not isinstance(text, str) or encoding != "latin1":
         raise pickle.UnpicklingError("it encodes something other than bytes")
     return text.encode("latin1")
@@ -182,7 +151,7 @@ class _ArrayUnpickler(pickle.Unpickler):
             return _Encode()
         kind = _ADMITTED.get((module, name))
         if kind is None:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
         return _Name(kind)
 
 
@@ -208,10 +177,10 @@ def _from_pickle(data: bytes, path: Path) -> np.ndarray:
 
 
 def _check_opcodes(data: bytes) -> None:
-    """Refuses what no array needs before the unpickler, which is C code, sees any of it."""
+    """Refuses opcodes that no array needs, before the unpickler (C code) sees them."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         if opcode.name not in _OPCODES:
-            raise pickle.UnpicklingError(f"it holds {opcode.name}")
+            raise pickle.UnpicklingError(f"it contains {opcode.name}")
         # The unpickler sizes its memo by the largest index: one opcode could ask for 64 GB.
         memo = argument if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") else 0
         if (memo or 0) > _MAX_OPCODES or count > _MAX_OPCODES:
@@ -235,7 +204,7 @@ def _from_note(note: Any) -> np.ndarray:
         values = values.encode("latin1")
     if not isinstance(values, bytes | bytearray):
         raise pickle.UnpicklingError(f"its values are a {type(values).__name__}: Python objects?")
-    return _assemble(bytes(values), _number_type(dtype), shape, fortran)
+    return assemble(bytes(values), _number_type(dtype), shape, fortran)
 
 
 def _number_type(note: Any) -> np.dtype:

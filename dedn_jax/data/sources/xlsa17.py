@@ -75,9 +75,7 @@ def read_xlsa17(folder: str | os.PathLike[str], name: str) -> Xlsa17:
         known picture folder, or in another class's folder.
     """
     if name not in PUBLISHED:
-        raise InputError(
-            f"{name}: not a data set of xlsa17; expected one of {', '.join(PUBLISHED)}"
-        )
+        raise InputError(f"{name}: unknown data set; expected one of {', '.join(PUBLISHED)}")
     directory = Path(folder).expanduser() / name
     path = directory / "att_splits.mat"
     where = str(path)
@@ -155,7 +153,7 @@ def _pictures(
     labels = _integers(found["labels"], where, "labels")
     if len(labels) != len(stored):
         raise InputError(
-            f"{where}: {len(labels)} labels for {len(stored)} image_files; they must be equal"
+            f"{where}: {len(labels)} labels for {len(stored)} image_files; expected one for each"
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 1 or high > classes:
@@ -210,7 +208,7 @@ def _check_locations(where: str, splits: dict[str, np.ndarray], images: int | No
                 "files belong together?"
             )
         if len(np.unique(location)) != len(location):
-            raise InputError(f"{where}: {field} names an image twice")
+            raise InputError(f"{where}: {field} holds an image more than once")
     fields = list(splits)
     for i, a in enumerate(fields):
         for b in fields[i + 1 :]:

@@ -1,16 +1,12 @@
-"""Trained weights from a file into a backbone, checked before anything is changed.
+"""Loads pretrained weights from a file into a backbone, checked before anything is changed.
 
-The file's format (`.pth`/`.pt`, `.safetensors`, `.npz`) follows from its name, the names inside it
-from the backbone: torchvision's for a ResNet, Keras's for MobileNet. `_TORCHVISION` and `_KERAS`
-are the whole of the naming. No code that a file may carry is run.
+The suffix (`.pth`/`.pt`, `.safetensors`, `.npz`) decides the format, the backbone the names inside:
+torchvision's for a ResNet (`_TORCHVISION`), Keras's for MobileNet (`_KERAS`). Files are untrusted:
+no code in them is run.
 """
 
 from __future__ import annotations
 
-import io
-import math
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +20,8 @@ from dedn_jax.files import file_sha256
 from dedn_jax.model.backbones.layers import Backbone, ConvNorm
 from dedn_jax.model.backbones.mobilenet import MobileNet
 from dedn_jax.model.backbones.resnet import ResNet
-from dedn_jax.torch_files import read_state_dict, require_torch
+from dedn_jax.numpy_files import read_npz
+from dedn_jax.torch_files import read_state_dict
 
 _MAX_BYTES = 2**30  # the largest ResNet takes 0.23 GiB
 _FLOATS = (np.float16, np.float32, np.float64)
@@ -101,7 +98,7 @@ _KERAS = _Naming(
 
 
 class WeightsFile(NamedTuple):
-    """What a run records about the weights it used.
+    """The file of weights that a run used, for its records.
 
     Attributes:
       path: as given.
@@ -113,7 +110,7 @@ class WeightsFile(NamedTuple):
 
 
 class _Slot(NamedTuple):
-    """Where one array of a file goes."""
+    """The place in the backbone for one array of a file."""
 
     layer: ConvNorm
     part: str
@@ -122,7 +119,7 @@ class _Slot(NamedTuple):
 
 
 def load_weights(backbone: Backbone, path: str | Path) -> WeightsFile:
-    """Reads trained weights and running statistics into `backbone`, all of them or none.
+    """Loads pretrained weights and running statistics into `backbone`, all of them or none.
 
     Args:
       backbone: changed in place; values become float32.
@@ -136,8 +133,8 @@ def load_weights(backbone: Backbone, path: str | Path) -> WeightsFile:
     path = Path(path).expanduser()
     if not isinstance(backbone, ResNet | MobileNet):
         raise InputError(
-            f"{path}: no files of weights are known for a {type(backbone).__name__}; set "
-            "--config.backbone.weights= and --config.backbone.trained=true, or another "
+            f"{path}: a {type(backbone).__name__} has no pretrained weights; unset "
+            "--config.backbone.weights and set --config.backbone.trained=true, or choose another "
             "--config.backbone.name"
         )
     arrays, digest = read_weights(path)
@@ -153,7 +150,9 @@ def read_weights(path: Path) -> tuple[dict[str, np.ndarray], str]:
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise InputError(f"{path}: expected a file of weights named {', '.join(_READERS)}")
+        raise InputError(
+            f"{path}: unknown format; expected a file that ends in {', '.join(_READERS)}"
+        )
     digest = weights_sha256(path)
     try:
         return reader(path), digest
@@ -171,11 +170,11 @@ def weights_sha256(path: str | Path) -> str:
     try:
         if not path.is_file():
             raise InputError(
-                f"{path}: no such file of backbone weights; set --config.backbone.weights"
+                f"{path}: no such file; set --config.backbone.weights to the backbone's weights"
             )
         size = path.stat().st_size
         if size > _MAX_BYTES:
-            raise InputError(f"{path}: {size} bytes, expected weights of at most {_MAX_BYTES}")
+            raise InputError(f"{path}: {size} bytes, expected at most {_MAX_BYTES} of weights")
         return file_sha256(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -184,16 +183,16 @@ def weights_sha256(path: str | Path) -> str:
 def assign_weights(
     backbone: Backbone, arrays: Mapping[str, np.ndarray], source: str = "weights"
 ) -> None:
-    """Puts arrays under their names of origin into `backbone`, all of them or none.
+    """Copies arrays, named as torchvision or Keras name them, into `backbone`: all or none.
 
     Args:
       backbone: a `ResNet` (torchvision's names, kernels OIHW) or `MobileNet` (Keras's, HWIO).
       arrays: float16, float32 or float64, by name.
-      source: what to call the origin in messages, for example the file.
+      source: where the arrays come from, for messages.
 
     Raises:
-      InputError: a name is missing or unexpected, or an array is misshapen, not of floating-point
-        type, not finite, or a variance below zero.
+      InputError: a name is missing or unexpected, or an array has another shape, is not of
+        floating-point type or not finite, or holds a negative variance.
     """
     naming = _naming(backbone)
     slots = _slots(backbone, naming)
@@ -204,7 +203,7 @@ def assign_weights(
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise InputError(
                 f"{source}: {problem} {', '.join(keys[:3])}{more}; expected {naming.origin} with "
-                f"{len(slots)} arrays; check that the file is for the backbone in the config"
+                f"{len(slots)} arrays; is the file for the backbone in the config?"
             )
     values = {key: _checked(arrays[key], key, slot, source) for key, slot in slots.items()}
     for key, slot in slots.items():
@@ -254,9 +253,9 @@ def _checked(array: np.ndarray, key: str, slot: _Slot, source: str) -> np.ndarra
     with np.errstate(over="ignore"):
         ours = np.ascontiguousarray(array.transpose(slot.axes), np.float32)
     if not np.isfinite(ours).all():
-        raise InputError(f"{source}: {key} holds NaN or infinite values; get the file again")
+        raise InputError(f"{source}: {key} holds NaN or infinite values; download the file again")
     if slot.part == "variance" and ours.min() < 0:
-        raise InputError(f"{source}: {key} holds {ours.min()}, a variance is not below 0")
+        raise InputError(f"{source}: {key} holds a variance of {ours.min()}, expected 0 or more")
     return ours
 
 
@@ -264,27 +263,8 @@ def _checked(array: np.ndarray, key: str, slot: _Slot, source: str) -> np.ndarra
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    require_torch()
-    if zipfile.is_zipfile(path):
-        return read_state_dict(path)
-    # torchvision still serves weights in the format before PyTorch 1.6, which is no archive.
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what a refusal says anyway
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-        tensors = {str(key): value.detach() for key, value in loaded.items()}
-        # A few stored bytes can stand for a huge tensor (stride 0): count before copying.
-        size = sum(value.numel() * value.element_size() for value in tensors.values())
-        if size > _MAX_BYTES:
-            raise ValueError(f"tensors of {size} bytes")
-        return {key: np.array(value.numpy()) for key, value in tensors.items()}
-    except Exception as error:  # whatever a damaged or hostile file raises is the file's fault
-        raise InputError(
-            f"{path}: refused by PyTorch's weights-only reader ({type(error).__name__}); it is "
-            "damaged or holds more than tensors; save it again with torch.save(model.state_dict())"
-        ) from error
+    # torchvision still serves weights in the format before PyTorch 1.6.
+    return read_state_dict(path, legacy=True)
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -298,37 +278,17 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except Exception as error:  # the reader's own exceptions differ between its versions
         raise InputError(
-            f"{path}: not a readable .safetensors file ({one_line(error)}); get it again"
+            f"{path}: not a readable .safetensors file ({one_line(error)}); download it again"
         ) from error
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    arrays = {}
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-            if size > _MAX_BYTES:
-                raise ValueError(f"{size} bytes unpacked, expected at most {_MAX_BYTES}")
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
-                arrays[name] = _read_npy(archive.read(member), name)
-    except Exception as error:  # NumPy parses headers as Python: many kinds of error
+        return read_npz(path, _MAX_BYTES)
+    except ValueError as error:
         raise InputError(
-            f"{path}: not a readable .npz file ({one_line(error)}); get it again"
+            f"{path}: not a readable .npz file ({one_line(error)}); download it again"
         ) from error
-    return arrays
-
-
-def _read_npy(data: bytes, name: str) -> np.ndarray:
-    """Unlike `numpy.load`, allocates nothing on the word of a header."""
-    stream = io.BytesIO(data)
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError(f"{name} is not in version 1.0 of the .npy format")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    values = data[stream.tell() :]
-    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(values):
-        raise ValueError(f"{name} has {len(values)} bytes for shape {shape} of {dtype}")
-    return np.frombuffer(values, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {

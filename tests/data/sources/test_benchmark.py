@@ -69,7 +69,7 @@ def test_attribute_names(tmp_path: Path, name: str, file: str) -> None:
     assert names == ("has_fur::yes_(or_so)", "black", "longneck")
     assert read_benchmark(name, tmp_path).origins[1] == f"attribute names: {path}"
     path.write_text("1 black\n2 longneck\n")
-    assert f"{path}: 2 attribute names, att has 3" in error(tmp_path, name)
+    assert f"{path}: 2 attribute names, expected 3" in error(tmp_path, name)
 
 
 def test_attribute_names_of_sun(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_attribute_names_of_sun(tmp_path: Path) -> None:
     names = read_benchmark("SUN", tmp_path).annotations.attribute_names
     assert names == ("sailing", "no horizon", "rugged scene")
     scipy.io.savemat(path, {"attributes": cells(["sailing", "sailing", "dry"])})
-    assert "one twice" in error(tmp_path, "SUN")
+    assert "duplicate" in error(tmp_path, "SUN")
     scipy.io.savemat(path, {"attributes": np.ones((3, 1))})
     assert "cell array" in error(tmp_path, "SUN")
 

@@ -82,7 +82,7 @@ def test_what_was_unpacked_by_hand_is_there(calls, tmp_path, monkeypatch):
     found = fetch_dataset("SUN", tmp_path)
     assert found == [Fetched(one, tmp_path / "SUN", ["images"], None, new=False)]
     assert not calls
-    with pytest.raises(InputError, match="SUN/images: was unpacked by hand, the sha256"):
+    with pytest.raises(InputError, match="SUN/images: was unpacked by hand, so the sha256"):
         fetch_dataset("SUN", tmp_path, sha256={"images.zip": "0" * 64})
     # But what a call of ours began is taken to its end.
     shutil.rmtree(tmp_path / "SUN")
@@ -97,10 +97,10 @@ def test_hashes_of_the_caller(calls, tmp_path):
     fetch_dataset("SUN", tmp_path, sha256={"images.zip": found})
     with pytest.raises(InputError, match="expected 0000"):
         fetch_dataset("SUN", tmp_path, sha256={"images.zip": "0" * 64})
-    with pytest.raises(InputError, match=r"no archive 'x\.zip'"):
+    with pytest.raises(InputError, match=r"unknown archive 'x\.zip'"):
         fetch_dataset("SUN", tmp_path, sha256={"x.zip": found})
 
 
 def test_unknown_name(tmp_path):
-    with pytest.raises(InputError, match="NABirds: no data set to download"):
+    with pytest.raises(InputError, match="NABirds: cannot be downloaded"):
         fetch_dataset("NABirds", tmp_path)

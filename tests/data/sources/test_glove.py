@@ -103,7 +103,7 @@ def test_stops_when_it_has_all_words(tmp_path):
 
 def test_unknown_attributes_are_named(tmp_path):
     message = error(write(tmp_path, lines()), ["bill", "zzz", "has_qqq"])
-    assert "knows no word of 2 attributes: 'zzz', 'has_qqq'; rename them" in message
+    assert "has no word of 2 attributes: 'zzz', 'has_qqq'; rename them" in message
     assert "attribute 'has' has no words" in error(write(tmp_path, lines()), ["bill", "has"])
     assert "no attribute names" in error(write(tmp_path, lines()), [])
 
@@ -111,16 +111,16 @@ def test_unknown_attributes_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "an empty file"),
-        (b"bill\n", "line 1 is not a word and its numbers"),
-        (b"bill a b\n", "line 1 holds something other than numbers"),
-        (b"\x80\x04\x95 numpy\n", "line 1 holds something other than numbers"),
+        (b"", "the file is empty"),
+        (b"bill\n", "line 1 is not a word followed by numbers"),
+        (b"bill a b\n", "line 1 has something other than numbers"),
+        (b"\x80\x04\x95 numpy\n", "line 1 has something other than numbers"),
         (b"PK\x03\x04...", "unpack it first"),
         (b"\x1f\x8b...", "unpack it first"),
         (b"7 99999999999999999999\nbill 1\n", "line 1 is not a word"),
         (b"x 1 2\nbill 1 nan\n", "line 2 holds NaN or infinite"),
         (b"x 1 2\nbill 1 1e39\n", "line 2 holds NaN or infinite"),
-        (b"x 1 2\nbill 1 two\n", "line 2 holds something other than numbers"),
+        (b"x 1 2\nbill 1 two\n", "line 2 has something other than numbers"),
         (b"x 1 2\n\nbill 1 2\n", "line 2 has 0 numbers"),
         (b"x " + b"1" * 2**21, "line 1 holds NaN or infinite"),
     ],

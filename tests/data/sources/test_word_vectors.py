@@ -262,5 +262,5 @@ def test_no_such_file_and_too_large(tmp_path):
     path = tmp_path / "large.npy"
     with path.open("wb") as file:
         file.truncate(2**30 + 1)  # sparse
-    with pytest.raises(InputError, match="1073741825 bytes, expected word vectors of at most"):
+    with pytest.raises(InputError, match="1073741825 bytes, expected at most 1073741824"):
         read_word_vectors(path)

@@ -275,7 +275,7 @@ def changed(sequence: Any, at: int, value: Any) -> list[Any]:
             "att_splits",
             "test_unseen_loc holds 16, but res101.mat has 15 images",
         ),
-        ({"test_seen_loc": [3, 6, 6]}, "att_splits", "test_seen_loc names an image twice"),
+        ({"test_seen_loc": [3, 6, 6]}, "att_splits", "test_seen_loc holds an image more than once"),
         (
             {"test_seen_loc": [2, 3, 6]},
             "att_splits",
@@ -334,11 +334,11 @@ def test_transposed_att_is_hinted_at(tmp_path):
 
 
 def test_unknown_name_and_missing_folder(tmp_path):
-    assert "FLO: not a data set of xlsa17; expected one of CUB, SUN, AWA2" in error(tmp_path, "FLO")
+    assert "FLO: unknown data set; expected one of CUB, SUN, AWA2" in error(tmp_path, "FLO")
     assert "att_splits.mat: no such file" in error(tmp_path, "SUN")
 
 
 def test_damaged_pictures_file(tmp_path):
     path = write(tmp_path) / "AWA2" / "res101.mat"
     path.write_bytes(path.read_bytes()[:-100])
-    assert "features is cut short" in error(tmp_path)
+    assert "features is truncated" in error(tmp_path)

@@ -41,8 +41,8 @@ ARCHIVES = [
         "hash of no archive",
         lambda w: [*w.archive(b""), f"--sha256=x.zip={'0' * 64}"],
         "AWA2",
-        "has no archive 'x.zip' to check",
-        "expected file.zip",
+        "unknown archive 'x.zip'",
+        "its archives: file.zip",
     ),
     Bad(
         "hash without a download",

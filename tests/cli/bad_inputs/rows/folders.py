@@ -29,15 +29,15 @@ FOLDER = [
         "no row for a class",
         lambda w: w.table(r"^class 3,.*\n", ""),
         "pictures/class 3",
-        "attributes.csv has no row for class 'class 3'",
+        "class 'class 3' has no row in attributes.csv",
         "add one",
     ),
     Bad(
         "a cell that is no number",
         lambda w: w.table(r"^class 2,\d", "class 2,often"),
         "attributes.csv",
-        "line 4, column 'attribute 0': 'often' is not a number",
-        "write one such as 0.5",
+        "line 4, column 'attribute 0': 'often' is not a finite number",
+        "write it like 0.5",
     ),
     Bad(
         "two rows for a class",
@@ -46,11 +46,17 @@ FOLDER = [
         "class 'class 3' has two rows",
         "keep one",
     ),
-    Bad("one picture in a class", _one_picture, "class 0", "has 1 of the 2 pictures", "add some"),
     Bad(
-        "no attributes.csv", _no_table, "attributes.csv", "no such file", "write one with a header"
+        "one picture in a class",
+        _one_picture,
+        "class 0",
+        "needs at least 2 pictures, found 1",
+        "add some",
     ),
-    Bad("link out of the folder", _leaving_link, "x.jpg", "is a link that leaves", "copy"),
+    Bad(
+        "no attributes.csv", _no_table, "attributes.csv", "no such file", "create it with a header"
+    ),
+    Bad("link out of the folder", _leaving_link, "x.jpg", "a link that leads out of", "copy"),
     Bad(
         "attribute alike in all classes",
         lambda w: w.table(r"(?s)\A.*", "class,a,b\nclass 0,1,1\nclass 1,1,0\n"),
@@ -70,7 +76,7 @@ FOLDER = [
         lambda w: w.build("folder", "--word-vectors=none.npy", root=w.folder().name),
         "none.npy",
         "no such file",
-        "name a file for --word-vectors",
+        "pass an existing one as --word-vectors",
     ),
     Bad(
         "flag for benchmarks only",
@@ -98,6 +104,6 @@ FOLDER = [
         lambda w: w.build(root="nowhere"),
         "nowhere",
         "no such folder",
-        "give the one that holds pictures/",
+        "pass the one with pictures/ as --root",
     ),
 ]

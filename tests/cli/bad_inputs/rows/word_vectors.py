@@ -34,7 +34,7 @@ WORDS = [
         "hostile pickle of word vectors",
         lambda w: _with_words(w, "words.pkl", pickle.dumps(Hostile())),
         "words.pkl",
-        "it asks for posix.system",
+        "it names posix.system",
         "save the array with numpy.save",
     ),
     Bad(
@@ -63,14 +63,14 @@ WORDS = [
         lambda w: glove(w, b"blue 1 2 3\nwing 4 5\n"),
         "glove.txt",
         "line 2 has 2 numbers after its word, expected 3",
-        "get it again",
+        "download it again",
     ),
     Bad(
         "attribute without a known word",
         lambda w: glove(w, b"blue 1 2 3\nwing 4 5 6\n", "blue\nzygodactyl\n"),
         "glove.txt",
         "'zygodactyl'",
-        "rename them or take a larger GloVe file",
+        "rename them or use a larger GloVe file",
     ),
     Bad(
         "attribute name twice",

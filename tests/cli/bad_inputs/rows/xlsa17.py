@@ -74,7 +74,7 @@ XLSA = [
         "lies in the folder of class 1 and has label 2",
         "do att_splits.mat and res101.mat belong together?",
     ),
-    Bad("damaged .mat", _damaged_mat, "att_splits.mat", "cut short", "download it again"),
+    Bad("damaged .mat", _damaged_mat, "att_splits.mat", "truncated", "download it again"),
     Bad(
         "no splits",
         lambda w: w.check("SUN"),

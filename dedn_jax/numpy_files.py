@@ -1,0 +1,82 @@
+"""NumPy's `.npy` and `.npz` formats from untrusted files.
+
+Nothing is unpickled, and, unlike in `numpy.load`, no header decides how much memory is allocated.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from dedn_jax.errors import one_line
+
+NPY_MAGIC = b"\x93NUMPY"
+
+
+def read_npy(data: bytes) -> np.ndarray:
+    """The array of a `.npy` file's content; a view of `data`.
+
+    Raises:
+      ValueError: not a `.npy` file, damaged, or an array of Python objects.
+    """
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version == (1, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        elif version == (2, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+        else:
+            raise ValueError(f".npy version {version}, expected 1.0 or 2.0")
+    except Exception as error:  # NumPy parses the header as Python: many kinds of error
+        raise ValueError(one_line(error)) from error
+    return assemble(data[stream.tell() :], dtype, shape, fortran)
+
+
+def assemble(
+    data: bytes, dtype: np.dtype, shape: tuple[int, ...], fortran: bool = False
+) -> np.ndarray:
+    """An array of exactly these bytes.
+
+    Raises:
+      ValueError: there are more or fewer bytes than such an array has, or it holds Python objects.
+    """
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects, expected numbers")
+    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"shape {shape!r}")
+    if math.prod(shape) * dtype.itemsize != len(data):
+        raise ValueError(f"{len(data)} bytes for an array of shape {shape} and type {dtype}")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def read_npz(path: Path, limit_bytes: int) -> dict[str, np.ndarray]:
+    """The arrays of a `.npz` file by name; checksums are verified.
+
+    Args:
+      path: the file.
+      limit_bytes: of all arrays together, unpacked.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: not a zip archive of `.npy` files, damaged, or over the limit.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    name = ""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+            if size > limit_bytes:
+                raise ValueError(f"{size} bytes unpacked, expected at most {limit_bytes}")
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                arrays[name] = read_npy(archive.read(member)).copy()  # writable
+    except OSError:
+        raise
+    except Exception as error:  # a damaged archive can make zipfile raise anything
+        raise ValueError(f"{name}: {one_line(error)}" if name else one_line(error)) from error
+    return arrays
