@@ -201,11 +201,13 @@ def test_tables_that_say_nothing(tmp_path: Path) -> None:
     table = "class,size,split\nox,1,\nbat,2,\nrat,3,\n"
     assert "1 seen classes" in message("f", table, {"ox": 2})
     assert "no unseen class" in message("g", table, {"ox": 2, "bat": 2, "rat": 2})
-    assert "has 1 of the 2 pictures that a seen class needs" in message(
+    assert "a seen class needs at least 2 pictures, found 1" in message(
         "h", table, {"ox": 2, "bat": 1}
     )
     table = table.replace("rat,3,", "rat,3,seen")
-    assert "pictures/rat: has 0 of the 2 pictures" in message("i", table, {"ox": 2, "bat": 2})
+    assert "pictures/rat: a seen class needs at least 2 pictures, found 0" in message(
+        "i", table, {"ox": 2, "bat": 2}
+    )
     (tmp_path / "b" / "attributes.csv").write_bytes("class,größe\n".encode("latin-1"))
     assert "UTF-8" in error(tmp_path / "b")
     (tmp_path / "b" / "attributes.csv").unlink()
