@@ -17,6 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=[*find_packages(include=["dedn_jax", "dedn_jax.*"]), "dedn_jax.configs"],
+    package_data={"dedn_jax": ["py.typed"]},
     # The recipes live at the top level of a checkout and travel inside the installed package.
     package_dir={"dedn_jax.configs": "configs"},
     entry_points={"console_scripts": ["dedn = dedn_jax.cli.main:console"]},

@@ -1,3 +1,91 @@
-"""DEDN, the Dual Expert Distillation Network for generalized zero-shot learning, in JAX."""
+"""DEDN, the Dual Expert Distillation Network for generalized zero-shot learning, in JAX.
+
+The names below are the public API; docs/python.md shows them at work. They are imported when they
+are first used: `import dedn_jax` does not wait for JAX.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dedn_jax.config import base_config, load_config
+    from dedn_jax.data.dataset import GZSLDataset
+    from dedn_jax.data.load import load_dataset
+    from dedn_jax.errors import InputError
+    from dedn_jax.inference.published_weights import (
+        export_published_weights,
+        read_published_weights,
+    )
+    from dedn_jax.inference.report import write_report
+    from dedn_jax.model import losses
+    from dedn_jax.model.experts import DualExpert
+    from dedn_jax.model.groups import AttributeGroups, resolve_groups
+    from dedn_jax.training import metrics
+    from dedn_jax.training.callbacks import Callback
+    from dedn_jax.training.interrupt import Interrupted, StopRequest
+    from dedn_jax.training.protocol import train
+    from dedn_jax.training.run import Run, open_run
 
 __version__ = "0.1.0"
+
+# Where each public name is: in a module, or a module itself.
+_HOMES = {
+    "AttributeGroups": "dedn_jax.model.groups",
+    "Callback": "dedn_jax.training.callbacks",
+    "DualExpert": "dedn_jax.model.experts",
+    "GZSLDataset": "dedn_jax.data.dataset",
+    "InputError": "dedn_jax.errors",
+    "Interrupted": "dedn_jax.training.interrupt",
+    "Run": "dedn_jax.training.run",
+    "StopRequest": "dedn_jax.training.interrupt",
+    "base_config": "dedn_jax.config",
+    "export_published_weights": "dedn_jax.inference.published_weights",
+    "load_config": "dedn_jax.config",
+    "load_dataset": "dedn_jax.data.load",
+    "losses": "dedn_jax.model.losses",
+    "metrics": "dedn_jax.training.metrics",
+    "open_run": "dedn_jax.training.run",
+    "read_published_weights": "dedn_jax.inference.published_weights",
+    "resolve_groups": "dedn_jax.model.groups",
+    "train": "dedn_jax.training.protocol",
+    "write_report": "dedn_jax.inference.report",
+}
+
+__all__ = [
+    "AttributeGroups",
+    "Callback",
+    "DualExpert",
+    "GZSLDataset",
+    "InputError",
+    "Interrupted",
+    "Run",
+    "StopRequest",
+    "__version__",
+    "base_config",
+    "export_published_weights",
+    "load_config",
+    "load_dataset",
+    "losses",
+    "metrics",
+    "open_run",
+    "read_published_weights",
+    "resolve_groups",
+    "train",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOMES[name]
+    module = importlib.import_module(home)
+    value = module if home.endswith(f".{name}") else getattr(module, name)
+    globals()[name] = value  # found directly from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,11 +1,14 @@
-"""Loads a recipe from `configs/`; checks what type checks cannot."""
+"""Recipes: reads a config from `configs/` or a file, applies overrides, checks every field."""
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import math
+import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -26,7 +29,11 @@ STRATEGIES = ("jit", "pmap")
 RESIDENCIES = ("auto", "replicated", "sharded", "never")
 BACKBONE_DTYPES = ("float32", "bfloat16")
 
-_RECIPE = "a recipe is a Python file as configs/base.py is one"
+# As flags, `--config.train.epochs=3`, or as a mapping, `{"train.epochs": 3}`.
+Overrides = Sequence[str] | Mapping[str, object]
+
+_RECIPE = "write it like configs/base.py, with a function get_config() that returns a ConfigDict"
+_FLAG = re.compile(r"--?(?:no)?config\.([^=]+)(?:=.*)?", re.DOTALL)
 
 
 def _configs_dir() -> Path:
@@ -35,12 +42,10 @@ def _configs_dir() -> Path:
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / "base.py").is_file():
             return folder
-    raise InputError(
-        f"no folder configs/ with base.py beside or inside {package}; reinstall dedn-jax"
-    )
+    raise InputError(f"{package}: no configs/base.py inside or beside it; reinstall dedn-jax")
 
 
-def find_config(name_or_path: str) -> Path:
+def find_config(name_or_path: str | Path) -> Path:
     """The file of a recipe: a path, or the bare name of a recipe that comes with the package.
 
     Raises:
@@ -55,13 +60,13 @@ def find_config(name_or_path: str) -> Path:
     if bare and candidate.is_file():
         return candidate
     names = ", ".join(sorted(p.stem for p in known.glob("*.py")))
-    raise InputError(f"--config: no file {name_or_path!r}; give a path, or one of {names}")
+    raise InputError(f"no recipe {str(name_or_path)!r}; give a Python file, or one of {names}")
 
 
 def _import_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"dedn_recipe_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise InputError(f"--config: {path} is not a Python file; {_RECIPE}")
+        raise InputError(f"{path}: not a Python file; {_RECIPE}")
     module = importlib.util.module_from_spec(spec)
     # A recipe is the user's own code, run like any other Python they write.
     bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
@@ -70,30 +75,36 @@ def _import_file(path: Path) -> ModuleType:
     except Exception as error:
         reason = one_line(error)
         raise InputError(
-            f"--config: {path} cannot be run: {type(error).__name__}: {reason}; {_RECIPE}"
+            f"{path}: running it raised {type(error).__name__}: {reason}; {_RECIPE}"
         ) from error
     finally:
         sys.dont_write_bytecode = bytecode
     if not hasattr(module, "get_config"):
-        raise InputError(f"--config: {path} has no function get_config(); {_RECIPE}")
+        raise InputError(f"{path}: no function get_config(); {_RECIPE}")
     return module
 
 
 def base_config() -> ConfigDict:
     """A fresh copy of `configs/base.py`, which every recipe starts from.
 
-    Locked: setting a field that is not there is an error, not a new field.
+    It is locked: setting a field that does not exist raises an error.
     """
     config: ConfigDict = _import_file(_configs_dir() / "base.py").get_config()
     return config.lock()
 
 
-def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+def load_config(name_or_path: str | Path, overrides: Overrides = ()) -> ConfigDict:
     """Reads a recipe and applies overrides.
 
+    Example:
+      >>> config = load_config("cub_gzsl", {"train.epochs": 40, "data.path": "features.hdf5"})
+      >>> config.train.epochs, config.loss.margin
+      (40, 3.0)
+
     Args:
-      name_or_path: a file, or a bare recipe name such as `cub_gzsl`.
-      overrides: flags in ml_collections' form, `--config.train.epochs=3`.
+      name_or_path: a Python file with a `get_config()`, or the name of a recipe in `configs/`.
+      overrides: fields to change: a mapping from dotted names to values, or flags as on the command
+        line, `["--config.train.epochs=40"]`. `configs/base.py` explains every field.
 
     Raises:
       InputError: unknown recipe, unknown field, a value of the wrong type or outside its range.
@@ -104,38 +115,103 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         config = module.get_config()
     except Exception as error:  # the user's code may raise anything
         raise InputError(
-            f"{path}: get_config(): {type(error).__name__}: {_reason(error)}"
+            f"{path}: get_config() raised {type(error).__name__}: {_reason(error)}"
         ) from error
     if not isinstance(config, ConfigDict):
-        raise InputError(f"{path}: get_config() returns a {type(config).__name__}, no ConfigDict")
+        raise InputError(
+            f"{path}: get_config() must return a ConfigDict, got {type(config).__name__}; {_RECIPE}"
+        )
     return apply_overrides(config, overrides, str(path))
 
 
-def apply_overrides(config: ConfigDict, overrides: Sequence[str], where: str) -> ConfigDict:
-    """`config` with `--config.section.field=value` flags applied, and checked.
+def apply_overrides(config: ConfigDict, overrides: Overrides, where: str) -> ConfigDict:
+    """`config` with `overrides` applied, and checked.
+
+    Args:
+      config: a config with the fields of `configs/base.py`; changed in place.
+      overrides: as `load_config`.
+      where: what messages begin with.
 
     Raises:
       InputError: unknown field, a value of the wrong type or outside its range.
     """
     check_config(config, where)
+    known = flat_fields(config.to_dict())
+    for field in override_fields(overrides, where):
+        if field not in known:
+            raise InputError(f"{where}: {unknown_field(field, known)}")
+    if isinstance(overrides, Mapping):
+        for field, value in overrides.items():
+            *section, name = field.split(".")
+            holder = config
+            for part in section:
+                holder = holder[part]
+            value = os.fspath(value) if isinstance(value, os.PathLike) else value
+            _check_value(value, known[field], field, where)
+            holder[name] = value
+    else:
+        config = _apply_flags(config, overrides, where)
+    check_config(config, where)
+    return config
+
+
+def _apply_flags(config: ConfigDict, overrides: Sequence[str], where: str) -> ConfigDict:
     values = flags.FlagValues()
     argv = ["dedn", *overrides]
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-        rest = values(argv)
+        values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{where}: cannot apply {' '.join(overrides)}: {_reason(error)}"
         ) from error
-    if rest[1:]:
-        raise InputError(f"{where}: unexpected arguments {' '.join(rest[1:])}")
     changed: ConfigDict = values["config"].value
-    check_config(changed, where)
     return changed
 
 
+def override_fields(overrides: Overrides, where: str) -> list[str]:
+    """The dotted names that `overrides` set.
+
+    Raises:
+      InputError: something else than a `--config.` flag.
+    """
+    if isinstance(overrides, Mapping):
+        return list(overrides)
+    names = []
+    for flag in overrides:
+        match = _FLAG.fullmatch(flag)
+        if not match:
+            raise InputError(
+                f"{where}: unexpected argument {flag}, expected --config.section.field=value"
+            )
+        names.append(match[1])
+    return names
+
+
+def unknown_field(field: str, known: Iterable[str]) -> str:
+    """The message about a field that does not exist: the nearest names, or the section's."""
+    known = list(known)
+    section = field.rpartition(".")[0]
+    near = difflib.get_close_matches(field, known, n=4, cutoff=0.75)
+    near = near or [name for name in known if name.startswith((f"{section}.", f"{field}."))]
+    sections = dict.fromkeys(name.split(".")[0] for name in known)
+    return (
+        f"unknown field config.{field}; known fields: {', '.join(near or sections)} "
+        "(configs/base.py explains all)"
+    )
+
+
+def flat_fields(tree: dict, prefix: str = "") -> dict[str, object]:
+    """A tree of dicts as one, by names such as `train.epochs`."""
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        nested = isinstance(value, dict)
+        flat |= flat_fields(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flat
+
+
 def _reason(error: BaseException) -> str:
-    """On one line. ml_collections wraps an error in another, whose text is then no text."""
+    """Its message on one line. ml_collections wraps the error that has one in another."""
     while error.args and isinstance(error.args[0], BaseException):
         error = error.args[0]
     text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
@@ -143,12 +219,10 @@ def _reason(error: BaseException) -> str:
 
 
 def _check_fields(config: ConfigDict, base: ConfigDict, where: str, prefix: str = "") -> None:
-    """Raises InputError unless `config` has just the fields of `base`, of their types."""
+    """Raises InputError unless `config` has exactly the fields of `base`, of their types."""
     if extra := sorted(set(config) - set(base)):
-        raise InputError(
-            f"{where}: config.{prefix}{extra[0]} is no field; known: "
-            f"{', '.join(prefix + name for name in base)}"
-        )
+        known = flat_fields(base_config().to_dict())
+        raise InputError(f"{where}: {unknown_field(prefix + extra[0], known)}")
     for name, default in base.items():
         field = f"{prefix}{name}"
         if name not in config or isinstance(default, ConfigDict) > isinstance(
@@ -161,14 +235,20 @@ def _check_fields(config: ConfigDict, base: ConfigDict, where: str, prefix: str 
         value = config[name]
         if isinstance(default, ConfigDict):
             _check_fields(value, default, where, f"{field}.")
-        elif type(value) is not type(default) and not (
-            isinstance(default, float) and type(value) is int
-        ):
-            raise InputError(
-                f"{where}: config.{field}={value!r}, expected a {type(default).__name__}"
-            )
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{where}: config.{field}={value}, expected a finite number")
+        else:
+            _check_value(value, default, field, where)
+
+
+def _check_value(value: object, default: object, field: str, where: str) -> None:
+    """Raises InputError unless `value` has the type of `default`; an int may be a float's."""
+    integer = isinstance(default, float) and type(value) is int
+    if type(value) is not type(default) and not integer:
+        raise InputError(
+            f"{where}: config.{field}={value!r} of type {type(value).__name__}, expected "
+            f"{type(default).__name__}"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where}: config.{field}={value}, expected a finite number")
 
 
 def _check_pictures(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:
@@ -188,12 +268,13 @@ def _check_pictures(config: ConfigDict, require: Callable[[bool, str, str], None
     require(
         config.data.workers == 0 or (pictures and config.data.workers > 0),
         "data.workers",
-        "0, or with config.data.source=images more: only pictures have work for them",
+        "0; worker processes decode pictures, and these need config.data.source=images",
     )
     require(
         not config.data.features or (config.data.format == "prepared" and not pictures),
         "data.features",
-        "nothing; it is for config.data.format=prepared with config.data.source=features",
+        "an empty string: a feature store beside a data set needs config.data.format=prepared and "
+        "config.data.source=features",
     )
     p = config.picture
     require(p.crop >= 32, "picture.crop", "at least 32 pixels")
@@ -203,13 +284,13 @@ def _check_pictures(config: ConfigDict, require: Callable[[bool, str, str], None
     require(
         not (p.augment and not pictures),
         "picture.augment",
-        "false with features; set config.data.source=images",
+        "false: features cannot be augmented; set config.data.source=images",
     )
     trained = config.backbone.trained
     require(
         not (trained and not pictures),
         "backbone.trained",
-        "false with features; set config.data.source=images",
+        "false: training a backbone needs pictures; set config.data.source=images",
     )
     require(config.backbone.learning_rate > 0, "backbone.learning_rate", "more than 0")
 

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -15,9 +15,6 @@ from typing import BinaryIO
 from dedn_jax.errors import InputError
 
 _CHUNK = 2**20
-# It can only be read by setting it, which the files that other threads make meanwhile would feel.
-_UMASK = os.umask(0o077)
-os.umask(_UMASK)
 
 
 @contextmanager
@@ -29,16 +26,16 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    name = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_UMASK)  # made private; others in a team read runs as well
         os.replace(name, path)
     except BaseException as error:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
         # A full disk is met by calls that know no name.
         if isinstance(error, OSError) and error.errno and not error.filename:
             error.filename = str(path)

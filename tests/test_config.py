@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dedn_jax.config import base_config, find_config, load_config
@@ -76,6 +78,48 @@ def test_overrides():
     assert load_config("cub_gzsl").train.epochs == 80
 
 
+def test_overrides_as_a_mapping():
+    """Typed values, with the checks and the outcome that flags have."""
+    values = {
+        "train.epochs": 3,
+        "optimizer.learning_rate": 1e-3,
+        "loss.margin": 2,
+        "data.path": Path("a b.hdf5"),
+        "train.balanced": False,
+    }
+    config = load_config("cub_gzsl", values)
+    assert config == load_config("cub_gzsl", [f"--config.{k}={v}" for k, v in values.items()])
+    assert type(config.loss.margin) is float
+    assert config.data.path == "a b.hdf5"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("train.epoch", 3, "unknown field config.train.epoch; known fields: train.epochs"),
+        (
+            "train",
+            {"epochs": 3},
+            r"unknown field config.train; known fields: train.balanced, train.b",
+        ),
+        ("epochs", 3, "unknown field config.epochs; known fields: "),
+        ("train.epochs", "3", "config.train.epochs='3' of type str, expected int"),
+        ("train.epochs", 3.0, "config.train.epochs=3.0 of type float, expected int"),
+        ("train.epochs", True, "config.train.epochs=True of type bool, expected int"),
+        ("train.balanced", 1, "config.train.balanced=1 of type int, expected bool"),
+        ("data.path", None, "config.data.path=None of type NoneType, expected str"),
+        ("loss.margin", float("nan"), "config.loss.margin=nan, expected a finite number"),
+        ("train.epochs", 0, "config.train.epochs=0, expected at least 1"),
+        ("data.format", "csv", "data.format='csv', expected one of published_hdf5, stor"),
+    ],
+)
+def test_refused_values(field, value, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_config("cub_gzsl", {field: value})
+    assert "cub_gzsl.py" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_config_is_locked():
     with pytest.raises(AttributeError):
         load_config("cub_gzsl").train.epoch = 3
@@ -105,13 +149,13 @@ def test_own_recipe(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("--config.train.epoch=3", "epoch"),
-        ("--config.nothing.epochs=3", "nothing"),
+        ("--config.train.epoch=3", "unknown field config.train.epoch; known fields: train.epochs"),
+        ("--config.nothing.epochs=3", "unknown field config.nothing.epochs; known fields: "),
         ("--config.train.epochs=many", "many"),
         ("--config.train.epochs=1.5", "1.5"),
         ("--config.train.balanced=perhaps", "perhaps"),
-        ("--other=3", "other"),
-        ("stray", "stray"),
+        ("--other=3", "unexpected argument --other=3, expected --config.section.field=value"),
+        ("stray", "unexpected argument stray"),
         ("--config.train.epochs=0", "config.train.epochs=0, expected at least 1"),
         ("--config.train.batch_size=-1", "config.train.batch_size=-1, expected at least 1"),
         ("--config.evaluate.batch_size=0", "config.evaluate.batch_size=0, expected at least 1"),
@@ -153,17 +197,17 @@ def test_pmap_keeps_nothing_on_the_device():
 
 @pytest.mark.parametrize("name", ["nothing", "configs/nothing.py", "elsewhere/cub_gzsl", ""])
 def test_unknown_recipe(name):
-    with pytest.raises(InputError, match=r"^--config: no file .*one of awa2_gzsl, .*sun_zsl"):
+    with pytest.raises(InputError, match=r"^no recipe .*one of awa2_gzsl, .*sun_zsl"):
         load_config(name)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("x = 1\n", "has no function get_config"),
-        ("def get_config(:\n", "mine.py cannot be run: SyntaxError: "),
-        ("import no_such_module\n", "mine.py cannot be run: ModuleNotFoundError: No module"),
-        ("def get_config():\n    return 3\n", "mine.py"),
+        ("x = 1\n", r"mine.py: no function get_config\(\)"),
+        ("def get_config(:\n", "mine.py: running it raised SyntaxError: "),
+        ("import no_such_module\n", "mine.py: running it raised ModuleNotFoundError: No module"),
+        ("def get_config():\n    return 3\n", "mine.py.* must return a ConfigDict, got int"),
         ("def get_config():\n    raise ValueError('no')\n", "mine.py.*no"),
     ],
 )
@@ -181,5 +225,7 @@ def test_recipe_without_a_section(tmp_path):
         "def get_config():\n"
         "    return ConfigDict({'a': 1})\n"
     )
-    with pytest.raises(InputError, match=r"mine.py: config.a is no field; known: backbone, "):
+    with pytest.raises(
+        InputError, match=r"mine.py: unknown field config.a; known fields: backbone, "
+    ):
         load_config(str(path))

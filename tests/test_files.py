@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from dedn_jax import files
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import (
     atomic_file,
@@ -37,12 +36,14 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_others_can_read_what_the_umask_lets_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(files, "_UMASK", 0o022)
-    write_json(tmp_path / "new" / "value.json", {})
-    assert (tmp_path / "new" / "value.json").stat().st_mode & 0o777 == 0o644
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_others_can_read_what_the_umask_lets_them(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "new" / "value.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new" / "value.json").stat().st_mode & 0o777 == mode
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", ""])

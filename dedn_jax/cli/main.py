@@ -6,6 +6,7 @@ import argparse
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from dedn_jax import __version__
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     strange = [a for a in rest if not (args.overrides and a.startswith("--config."))]
     if strange:
         parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    _quiet_libraries()
     try:
         args.run(args, rest)
     except InputError as error:
@@ -91,6 +93,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     return 0
+
+
+def _quiet_libraries() -> None:
+    """Leaves out what libraries print beside an error that is reported in one line."""
+    from absl import logging
+
+    # Orbax logs an error, with its stack trace, and raises it.
+    logging.set_verbosity(logging.FATAL)
+    # Pillow warns of a picture that is refused for its size.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
 
 
 def console() -> None:

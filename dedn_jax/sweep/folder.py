@@ -7,11 +7,12 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from dedn_jax.config import flat_fields
 from dedn_jax.data.dataset import fingerprint_difference
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json, write_json
 from dedn_jax.sweep.points import Point
-from dedn_jax.training.workdir import FREE_FIELDS, flat_fields
+from dedn_jax.training.workdir import FREE_FIELDS
 
 
 class SweepFolder:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from dedn_jax.config import apply_overrides
+from dedn_jax.config import apply_overrides, flat_fields, unknown_field
 from dedn_jax.errors import InputError
 from dedn_jax.training.workdir import FREE_FIELDS
 
@@ -77,14 +77,9 @@ def _parse(flag: str) -> tuple[str, list[str]]:
 
 
 def _check_field(config: ConfigDict, field: str, flag: str) -> None:
-    section: object = config
-    for part in field.split("."):
-        if not isinstance(section, ConfigDict) or part not in section:
-            known = ", ".join(section) if isinstance(section, ConfigDict) else "nothing below it"
-            raise InputError(f"--grid {flag}: config.{field} is no field; known: {known}")
-        section = section[part]
-    if isinstance(section, ConfigDict):
-        raise InputError(f"--grid {flag}: config.{field} is a section; name one of its fields")
+    known = flat_fields(config.to_dict())
+    if field not in known:
+        raise InputError(f"--grid {flag}: {unknown_field(field, known)}")
     if reason := _REFUSED.get(field.split(".")[0]):
         raise InputError(f"--grid {flag}: config.{field} {reason}")
     if field in FREE_FIELDS:

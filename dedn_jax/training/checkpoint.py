@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from absl import logging
 from flax import nnx
 
 from dedn_jax.errors import InputError
@@ -48,8 +47,6 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int) -> None:
         self._directory = directory
-        # What Orbax logs as an error, with a stack trace, it raises as well.
-        logging.set_verbosity(logging.FATAL)
         self._manager = ocp.CheckpointManager(
             directory.resolve(),
             options=ocp.CheckpointManagerOptions(

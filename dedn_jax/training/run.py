@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
+from dedn_jax.config import Overrides
 from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
@@ -141,13 +142,13 @@ class Run:
 
 
 def open_run(
-    path: str | Path, overrides: Sequence[str] = (), *, dataset: GZSLDataset | None = None
+    path: str | Path, overrides: Overrides = (), *, dataset: GZSLDataset | None = None
 ) -> Run:
     """The run in a work directory.
 
     Args:
       path: the work directory.
-      overrides: of fields that change no number, such as `data.path`.
+      overrides: of fields that change no number, such as `data.path`; see `load_config`.
       dataset: the data set it was trained on, where it came from arrays; None: the one that its
         config names.
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from dedn_jax.config import apply_overrides, base_config
+from dedn_jax.config import (
+    Overrides,
+    apply_overrides,
+    base_config,
+    flat_fields,
+    override_fields,
+)
 from dedn_jax.data.dataset import fingerprint_difference
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import locked_folder, read_json, write_json
@@ -159,11 +165,11 @@ class Workdir:
             return []
         return [p for p in self.path.iterdir() if not p.name.startswith(temporary)]
 
-    def load_config(self, overrides: Sequence[str] = ()) -> ConfigDict:
+    def load_config(self, overrides: Overrides = ()) -> ConfigDict:
         """The resolved config of the run.
 
         Args:
-          overrides: `--config.section.field=value` flags, for free fields only.
+          overrides: of free fields only; flags or a mapping, see `dedn_jax.load_config`.
 
         Raises:
           InputError: no run here, a damaged config, or an override that would change the run.
@@ -186,14 +192,14 @@ class Workdir:
             raise InputError(
                 f"{self.config_file}: is no config of this version: {reason}"
             ) from error
-        for flag in overrides:
-            field = flag.removeprefix("--config.").split("=")[0]
+        where = str(self.config_file)
+        for field in override_fields(overrides, where):
             if field not in FREE_FIELDS:
                 raise InputError(
-                    f"{flag}: would make it another run; only {', '.join(sorted(FREE_FIELDS))} can "
-                    "be set here"
+                    f"{where}: config.{field} is fixed for this run; only fields that change no "
+                    f"number can be set: {', '.join(sorted(FREE_FIELDS))}"
                 )
-        return apply_overrides(config, overrides, str(self.config_file))
+        return apply_overrides(config, overrides, where)
 
     def check_fingerprint(self, fingerprint: dict[str, object]) -> None:
         """Raises InputError unless `fingerprint` is that of the run's data set."""
@@ -202,12 +208,3 @@ class Workdir:
                 f"--workdir: {self.path} holds a run on another data set (differs in "
                 f"{', '.join(differing)}); choose another directory"
             )
-
-
-def flat_fields(tree: dict, prefix: str = "") -> dict[str, object]:
-    """A tree of dicts as one, by names such as `train.epochs`."""
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        nested = isinstance(value, dict)
-        flat |= flat_fields(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return flat

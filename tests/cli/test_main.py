@@ -121,7 +121,7 @@ def test_unknown_and_missing_flags(
     [
         (
             ["train", "--config=cup_gzsl", "--workdir={w}"],
-            "--config: no file 'cup_gzsl'; give a path",
+            "no recipe 'cup_gzsl'; give a Python file",
         ),
         (["train", "--config=base", "--workdir={w}"], "config.data.path is empty"),
         (

@@ -452,7 +452,7 @@ def test_evaluate_takes_free_fields_only(finished: Callable[[str], Finished]) ->
     run = finished("last")
     again = open_run(run.path, ["--config.evaluate.batch_size=3"])
     assert again.evaluate() == run.result["test"]
-    with pytest.raises(InputError, match=r"would make it another run; only .*data\.path"):
+    with pytest.raises(InputError, match=r"config.loss.bias is fixed for this run; .*data\.path"):
         open_run(run.path, ["--config.loss.bias=3"])
 
 

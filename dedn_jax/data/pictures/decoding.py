@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -22,9 +21,6 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"II*\0", b"MM\0*"
 # A broken download may leave the rest of its file as zeros, which a JPEG decoder takes for data.
 _ZEROS = bytes(512)
 _JPEG_END = b"\xff\xd9"
-# Pillow would warn beside the error that such pictures are here. Filters set for one call only are
-# not safe among threads.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class PictureError(InputError):
