@@ -16,8 +16,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dedn_jax.data.sampler import Sampler
-from dedn_jax.parallel.mesh import Layout
-from dedn_jax.plan.count import count_flops
 from dedn_jax.plan.programs import extract_program
 
 # A timing is of as many calls as take this long: starting one takes tens of microseconds.
@@ -161,9 +159,7 @@ def step_flops(
 
 def picture_flops(config: ConfigDict) -> float:
     """Floating-point operations of the products that one picture's feature map takes."""
-    layout = Layout.of_devices(jax.devices()[:1])
-    program = extract_program(config, config.picture.crop, 1)
-    return float(count_flops(program.jaxpr(layout)).total)
+    return float(extract_program(config, config.picture.crop, 1).flops().total)
 
 
 def text_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
@@ -46,9 +47,9 @@ from dedn_jax.config import load_config
 from dedn_jax.data.load import load_prepared
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
-from dedn_jax.plan.programs import map_shape
-from dedn_jax.plan.shapes import problem_sizes
+from dedn_jax.plan.sizes import find_sizes
 from dedn_jax.training.evaluation import METRICS
+from dedn_jax.training.network import feature_shape, init_backbone
 
 STAGES = ("build", "extract", "train", "evaluate")
 _COLUMNS = ("stage", "first_s", "median_s", "low", "high", "pictures_per_s", "share")
@@ -113,12 +114,13 @@ def prepared_in(folder: Path) -> Path:
 
 def flops(config: ConfigDict, steps: int) -> dict[str, float]:
     """Operations of the products of extracting all pictures, and of training so many steps."""
-    problem = problem_sizes(config, "", {})
-    channels, regions = map_shape(config, config.picture.crop)
+    sizes = find_sizes(config, "", {})
+    backbone = nnx.eval_shape(lambda: init_backbone(config))
+    channels, regions = feature_shape(backbone, config.picture.crop)
     annotations = load_prepared(config).annotations
     batch = batch_images(config, annotations.trainval, annotations.labels[annotations.trainval])
-    step = step_flops(batch, problem.attributes, channels, regions, problem.word_dim)
-    return {"extract": picture_flops(config) * problem.stored, "train": step * steps}
+    step = step_flops(batch, sizes.attributes, channels, regions, sizes.word_dim)
+    return {"extract": picture_flops(config) * sizes.stored, "train": step * steps}
 
 
 def measure(source: Sequence[str], flags: Sequence[str], rounds: int) -> dict[str, Any]:

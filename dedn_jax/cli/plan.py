@@ -50,7 +50,7 @@ def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.plan.chips import parse_slice
     from dedn_jax.plan.planner import cpu_slice, plan
     from dedn_jax.plan.report import plan_text
-    from dedn_jax.plan.shapes import FLAGS, problem_sizes
+    from dedn_jax.plan.sizes import FLAGS, find_sizes
 
     if args.json:
         check_output(args.json)
@@ -62,11 +62,11 @@ def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
         if args.platform == "cpu"
         else [parse_slice(name) for name in dict.fromkeys(args.topology.split(","))]
     )
-    flags = {name: getattr(args, name) for name in (*FLAGS, "scale")}
-    problem = problem_sizes(config, Path(args.config).stem, flags)
+    flags = {name: getattr(args, name) for name in FLAGS}
+    sizes = find_sizes(config, Path(args.config).stem, flags)
     report = plan(
         config,
-        problem,
+        sizes,
         slices,
         timeout=args.timeout,
         platform=args.platform,

@@ -9,7 +9,7 @@ _HEADS = (
     *("slice", "batch", "memory/chip", "fits", "GFLOP/chip", "GB moved", "sent (GB)"),
     *("ms/step (bound)", "steps/s", "all steps", "compiled in"),
 )
-_KEPT = {
+_RESIDENCY = {
     "replicated": "stay on every chip",
     "sharded": "stay on the chips, a part of the images on each",
     "never": "are read, and sent batch by batch",
@@ -107,9 +107,10 @@ def _notes(row: dict[str, Any]) -> list[str]:
         )
         + "."
     )
-    if "maps" in row:
-        notes.append(f"{name}: {row['maps'] / 1e9:.2f} GB of feature maps {_KEPT[row['kept']]}.")
-    if row["loops_not_cut"]:
+    if "residency" in row:
+        where = _RESIDENCY[row["residency"]]
+        notes.append(f"{name}: {row['feature_bytes'] / 1e9:.2f} GB of feature maps {where}.")
+    if row["loops_not_sharded"]:
         notes.append(
             f"{name}: a loop over images is not cut among the chips: it runs {c['trips_compiled']} "
             f"times on each of them, {c['trips']} would be its part."

@@ -17,16 +17,15 @@ from jax.experimental import topologies
 from ml_collections import ConfigDict
 
 from dedn_jax.errors import InputError, one_line
-from dedn_jax.model.kernels import Kernel, resolve_kernel
-from dedn_jax.parallel.axes import ALONE
+from dedn_jax.model.kernels import resolve_kernel
 from dedn_jax.parallel.mesh import Layout
-from dedn_jax.plan.count import count_flops
+from dedn_jax.plan.count import Flops
 from dedn_jax.plan.hlo import read_program
-from dedn_jax.plan.programs import Traced, extract_program, stored_maps, train_program
-from dedn_jax.plan.shapes import Problem
+from dedn_jax.plan.programs import abstract_features, extract_program, train_program
+from dedn_jax.plan.sizes import Sizes
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# Two checks of the compiler: before it has scheduled anything, of what it then adds up to.
+# The compiler checks memory twice: before it has scheduled anything, and what that adds up to.
 _MEMORY = (
     re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"),
     re.compile(
@@ -36,55 +35,73 @@ _MEMORY = (
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Compiles what is asked for.
+    """Compiles a program and measures it.
 
     Args:
-      request: `platform`, `topology`, `compiled_as`, `job` (train or extract), `config`, `problem`,
-        `images` (of a step, filled up), `mapped` and `kept` (see
-        `dedn_jax.parallel.resident.rule`).
+      request: `platform`, `topology`, `compiled_as`, `job` (train or extract), `config`, `sizes`,
+        `images` (of a step, padding included) and `residency` (of the feature maps).
 
     Returns:
-      Bytes (`table`: of the arguments, those of feature maps that stay), FLOPs and traffic of a
-      chip in one run; or `error` with its `kind`: topology, memory
-      (with `needed` and `have` bytes) or compile.
+      Bytes (`table`: of the resident feature maps, which are among the arguments), FLOPs and
+      traffic of a chip in one run; or `error` with its `kind`: topology, libtpu, memory (with
+      `needed` and `have` bytes) or compile.
     """
-    config, problem = ConfigDict(request["config"]), Problem.from_json(request["problem"])
-    images, mapped = request["images"], request["mapped"]
     try:
         devices = _devices(request)
     except Exception as error:  # whatever libtpu says of the name
         kind = "topology" if "INVALID_ARGUMENT" in str(error) else "libtpu"
-        return {"kind": kind, "error": _line(error)}
-    chips = len(devices)
+        return {"kind": kind, "error": one_line(error, 400)}
+    config = ConfigDict(request["config"])
     try:
         layout = Layout.of_devices(devices, config.distribution.attribute_shards)
+        with jax.default_matmul_precision(config.model.precision):
+            return _compile(request, config, layout)
     except InputError as error:
         return {"kind": "compile", "error": str(error)}
-    axes = layout.axes if mapped else ALONE
-    table = stored_maps(problem, request["kept"], layout)
+    except jax.errors.JaxRuntimeError as error:
+        return _failure(error)
 
-    def program(images: int, kernel: Kernel) -> Traced:
-        if request["job"] == "extract":
-            return extract_program(config, problem.picture, images)
-        return train_program(config, problem, images, axes, kernel, table)
 
-    with jax.default_matmul_precision(config.model.precision):
-        # A chip's part of the work if it is cut as it should be; a fused kernel does the same, but
-        # its trace does not say how often it runs.
-        share = count_flops(program(images if mapped else images // chips, "xla").jaxpr(layout))
-        started = time.perf_counter()
-        try:
-            kernel = resolve_kernel(config.model.kernel, request["platform"])
-            compiled = program(images, kernel).lower(layout).compile()
-        except jax.errors.JaxRuntimeError as error:
-            return _failure(error)
-    seconds = time.perf_counter() - started
+def _devices(request: dict[str, Any]) -> list[Any]:
+    if request["platform"] != "tpu":
+        return jax.devices(request["platform"])
+    options = {}
+    if request["compiled_as"]:
+        options["chip_config_name"] = request["compiled_as"]
+    return topologies.get_topology_desc(
+        platform="tpu", topology_name=request["topology"], **options
+    ).devices
+
+
+def _compile(request: dict[str, Any], config: ConfigDict, layout: Layout) -> dict[str, Any]:
+    sizes, images = Sizes.from_json(request["sizes"]), request["images"]
+    features = abstract_features(sizes, request["residency"], layout)
+    # FLOPs are counted in a program of one chip's work, evenly divided.
+    if request["job"] == "extract":
+        counted = extract_program(config, sizes.picture, images // layout.mesh.size)
+        program = extract_program(config, sizes.picture, images)
+    else:
+        # The trace of a fused kernel, which does the same work, does not say how often it runs.
+        counted = train_program(config, sizes, images, layout, "xla", features)
+        kernel = resolve_kernel(config.model.kernel, request["platform"])
+        program = train_program(config, sizes, images, layout, kernel, features)
+    share = counted.flops()
+    started = time.perf_counter()
+    compiled = program.lower(layout).compile()
+    return {
+        "compile_seconds": time.perf_counter() - started,
+        "table": features.nbytes // (layout.num_shards if features.axis else 1) if features else 0,
+        **_measure(compiled, share, layout.mesh.size),
+    }
+
+
+def _measure(compiled: Any, share: Flops, chips: int) -> dict[str, Any]:
+    """What the compiled program needs of a chip, beside the counted share of its work."""
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     read = read_program(compiled.as_text(), chips)
     return {
         "chips": chips,
         "arguments": memory.argument_size_in_bytes,
-        "table": 0 if table is None else table.nbytes // (layout.num_shards if table.axis else 1),
         "outputs": memory.output_size_in_bytes,
         "aliased": memory.alias_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
@@ -101,32 +118,17 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             kind: {"count": t.runs, "bytes": t.bytes, "largest": t.largest}
             for kind, t in read.traffic.items()
         },
-        "compile_seconds": seconds,
     }
 
 
-def _devices(request: dict[str, Any]) -> list[Any]:
-    if request["platform"] != "tpu":
-        return jax.devices(request["platform"])
-    options = {}
-    if request["compiled_as"]:
-        options["chip_config_name"] = request["compiled_as"]
-    return topologies.get_topology_desc(
-        platform="tpu", topology_name=request["topology"], **options
-    ).devices
-
-
 def _failure(error: Exception) -> dict[str, Any]:
-    text = str(error)
+    """The compiler's error, with the bytes that it names where memory ran out."""
+    text, line = str(error), one_line(error, 400)
     for pattern in _MEMORY:
         if match := pattern.search(text):
             needed, have = (float(match[i]) * _UNITS[match[i + 1]] for i in (1, 3))
-            return {"kind": "memory", "error": _line(error), "needed": needed, "have": have}
-    return {"kind": "compile", "error": _line(error)}
-
-
-def _line(error: Exception) -> str:
-    return one_line(error, 400)
+            return {"kind": "memory", "error": line, "needed": needed, "have": have}
+    return {"kind": "compile", "error": line}
 
 
 def main() -> None:

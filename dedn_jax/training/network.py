@@ -1,4 +1,4 @@
-"""The network a config asks for on a data set: what is trained, what is not."""
+"""Builds the network of a config: the experts, and for pictures the backbone before them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -15,7 +16,7 @@ from dedn_jax.errors import InputError
 from dedn_jax.model.backbones import Backbone, WeightsFile, load_weights, make_backbone
 from dedn_jax.model.experts import DualExpert
 from dedn_jax.model.groups import AttributeGroups
-from dedn_jax.model.kernels import resolve_kernel
+from dedn_jax.model.kernels import Kernel, resolve_kernel
 from dedn_jax.model.picture_model import PictureModel, backbone_maps
 from dedn_jax.training.step import NONE_FROZEN
 
@@ -27,15 +28,15 @@ class Network(NamedTuple):
 
     Attributes:
       definition: of the module; `nnx.merge(definition, params, frozen)` is callable.
-      params: what training changes.
-      frozen: what it does not: a frozen backbone, a trained one's batch statistics; else empty.
+      params: what is trained.
+      frozen: what is not: a frozen backbone, a trained one's batch statistics; else empty.
       weights: the file the backbone started from, if any.
     """
 
     definition: nnx.GraphDef
     params: nnx.State
     frozen: nnx.State
-    weights: WeightsFile | None
+    weights: WeightsFile | None = None
 
     def fingerprint(self) -> dict[str, object]:
         """The hash of the backbone's weights, for what a run records; JSON-ready."""
@@ -43,7 +44,7 @@ class Network(NamedTuple):
 
 
 def make_network(config: ConfigDict, dataset: GZSLDataset, groups: AttributeGroups) -> Network:
-    """The experts, and for pictures the backbone before them; drawn by `config.seed`.
+    """The network of a config for a data set, with a backbone if its inputs are pictures.
 
     Raises:
       InputError: the backbone's weights cannot be used.
@@ -55,21 +56,55 @@ def make_network(config: ConfigDict, dataset: GZSLDataset, groups: AttributeGrou
         channels, regions = feature_shape(backbone, inputs.size)
     else:
         channels, regions = inputs.channels, inputs.regions
-    experts = DualExpert(
+    network = build_network(
+        config,
         dataset.word_vectors,
+        groups,
+        channels=channels,
+        regions=regions,
+        backbone=backbone,
+    )
+    return network._replace(weights=weights)
+
+
+def build_network(
+    config: ConfigDict,
+    word_vectors: np.ndarray,
+    groups: AttributeGroups,
+    *,
+    channels: int,
+    regions: int,
+    kernel: Kernel | None = None,
+    backbone: Backbone | None = None,
+) -> Network:
+    """The experts with initial values drawn by `config.seed`, behind the backbone if there is one.
+
+    Under `jax.eval_shape` the values are abstract, and nothing is computed.
+
+    Args:
+      config: its `model`, `backbone.trained` and `seed` are used.
+      word_vectors: `[attributes, word_dim]`.
+      groups: the partition of the attributes.
+      channels: C of the feature maps.
+      regions: R of the feature maps.
+      kernel: of attention pooling; None: the config's for the default JAX backend.
+      backbone: from pictures to feature maps; None: the inputs are feature maps.
+    """
+    experts = DualExpert(
+        word_vectors,
         groups,
         channels=channels,
         regions=regions,
         rank=config.model.rank,
         rngs=nnx.Rngs(params=config.seed),
-        kernel=resolve_kernel(config.model.kernel, jax.default_backend()),
+        kernel=kernel or resolve_kernel(config.model.kernel, jax.default_backend()),
     )
     if backbone is None:
         definition, params = nnx.split(experts)
-        return Network(definition, params, NONE_FROZEN, None)
+        return Network(definition, params, NONE_FROZEN)
     trained = nnx.Param if config.backbone.trained else nnx.All(nnx.Param, _in_experts)
     definition, params, frozen = nnx.split(PictureModel(backbone, experts), trained, ...)
-    return Network(definition, params, frozen, weights)
+    return Network(definition, params, frozen)
 
 
 def load_backbone(config: ConfigDict) -> tuple[Backbone, WeightsFile | None]:
@@ -85,29 +120,40 @@ def load_backbone(config: ConfigDict) -> tuple[Backbone, WeightsFile | None]:
             "nothing about pictures; set it to a .pth, .safetensors or .npz file of "
             f"{choice.name}, or train the backbone with --config.backbone.trained=true"
         )
-    # A stream of its own: with or without a backbone, a seed gives the experts the same start.
-    backbone = make_backbone(
-        choice.name,
-        choice.dtype,
-        nnx.Rngs(params=jax.random.fold_in(jax.random.key(config.seed), _BACKBONE_STREAM)),
-    )
+    backbone = init_backbone(config)
     return backbone, load_weights(backbone, choice.weights) if choice.weights else None
 
 
-def feature_shape(backbone: Backbone, size: int) -> tuple[int, int]:
+def init_backbone(config: ConfigDict) -> Backbone:
+    """The backbone of `config.backbone` with initial values drawn by `config.seed`."""
+    # A stream of its own: with or without a backbone, a seed gives the experts the same start.
+    key = jax.random.fold_in(jax.random.key(config.seed), _BACKBONE_STREAM)
+    return make_backbone(config.backbone.name, config.backbone.dtype, nnx.Rngs(params=key))
+
+
+def feature_shape(backbone: Backbone, size: int, field: str | None = None) -> tuple[int, int]:
     """Channels and regions of the feature maps of `size` by `size` pictures.
+
+    Args:
+      backbone: may be abstract, as `nnx.eval_shape` makes it.
+      size: side of the pictures, pixels.
+      field: what a message names; None: `config.picture.crop`.
 
     Raises:
       InputError: the backbone cannot take pictures of that size.
     """
+    field = field or "config.picture.crop"
+    definition, values = nnx.split(backbone)
     pictures = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
     try:
-        shape = jax.eval_shape(lambda images: backbone_maps(backbone, images), pictures).shape
+        shape = jax.eval_shape(
+            lambda v, x: backbone_maps(nnx.merge(definition, v), x), values, pictures
+        ).shape
     except ValueError as error:
-        raise InputError(f"config.picture.crop={size}: the backbone takes no {error}") from error
+        raise InputError(f"{field}={size}: the backbone takes no {error}") from error
     _, channels, regions = shape
     if not regions:
-        raise InputError(f"config.picture.crop={size}: too small for a single region")
+        raise InputError(f"{field}={size}: too small for a single region")
     return channels, regions
 
 

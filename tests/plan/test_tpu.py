@@ -10,23 +10,22 @@ import pytest
 from dedn_jax.config import load_config
 from dedn_jax.errors import InputError
 from dedn_jax.plan.compile import compile_program
-from dedn_jax.plan.shapes import Problem
+from dedn_jax.plan.sizes import Sizes
 
 pytestmark = pytest.mark.libtpu
 
 
 def _request(topology: str, batch: int = 8) -> dict[str, Any]:
-    problem = Problem("", 1000, 1200, 16, 8, 16, 12, (tuple(range(8)),), batch, "float32", 0, 8)
+    sizes = Sizes("", 1000, 1200, 16, 8, 16, 12, (tuple(range(8)),), batch, "float32", 0, 8)
     return {
         "platform": "tpu",
         "topology": topology,
         "compiled_as": None,
         "job": "train",
         "config": load_config("cub_gzsl", ["--config.model.precision=bfloat16"]).to_dict(),
-        "problem": dataclasses.asdict(problem),
+        "sizes": dataclasses.asdict(sizes),
         "images": batch,
-        "mapped": True,
-        "kept": "never",
+        "residency": "never",
     }
 
 
@@ -37,13 +36,15 @@ def test_a_step_for_eight_chips() -> None:
     assert answer["flops_xla"] > answer["flops_outside_loops"] > 0
 
 
-@pytest.mark.parametrize("kept", ["replicated", "sharded"])
-def test_maps_stay_on_eight_chips(kept: str) -> None:
+@pytest.mark.parametrize("residency", ["replicated", "sharded"])
+def test_maps_stay_on_eight_chips(residency: str) -> None:
     plain = _request("v5e:2x4")
-    plain["problem"]["stored"] = 400000
-    sent, found = (compile_program(r, 300) for r in (plain, plain | {"kept": kept}))
+    plain["sizes"]["stored"] = 400000
+    sent, found = (compile_program(r, 300) for r in (plain, plain | {"residency": residency}))
     assert found["flops_outside_loops"] == sent["flops_outside_loops"]
-    table = 400000 // (8 if kept == "sharded" else 1) * 4 * 256  # 16 x 12 numbers take two lines
+    table = (
+        400000 // (8 if residency == "sharded" else 1) * 4 * 256
+    )  # 16 x 12 numbers take two lines
     assert found["table"] == table
     assert abs(found["arguments"] - sent["arguments"] - table) < 1e4
     # The table is where it is: it is not turned around, or into bfloat16, before a step reads it.
@@ -52,15 +53,15 @@ def test_maps_stay_on_eight_chips(kept: str) -> None:
     more = found["collectives"], sent["collectives"]
     # Eight indices are gathered in a way that XLA chooses, and as many images handed out.
     kinds = [sum(t["bytes"] for k, t in c.items() if k != "reduce-scatter") for c in more]
-    assert kinds[0] - kinds[1] == (8 * 4 if kept == "sharded" else 0)
+    assert kinds[0] - kinds[1] == (8 * 4 if residency == "sharded" else 0)
     handed = found["collectives"].get("reduce-scatter", {"bytes": 0})
-    assert handed["bytes"] == (8 * 4 * 16 * 12 if kept == "sharded" else 0)
+    assert handed["bytes"] == (8 * 4 * 16 * 12 if residency == "sharded" else 0)
 
 
 def test_a_fused_kernel_is_compiled() -> None:
     """With it nothing loops over images any more; the work that is counted stays the same."""
     request = _request("v5e:2x4", 16)
-    request["problem"] |= {"channels": 256, "regions": 16}
+    request["sizes"] |= {"channels": 256, "regions": 16}
     plain = compile_program(request, 300)
     request["config"]["model"]["kernel"] = "pallas"
     fused = compile_program(request, 300)
