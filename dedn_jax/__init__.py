@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from dedn_jax.inference.report import write_report
     from dedn_jax.model import losses
     from dedn_jax.model.experts import DualExpert
-    from dedn_jax.model.groups import AttributeGroups, resolve_groups
     from dedn_jax.training import metrics
     from dedn_jax.training.callbacks import Callback
     from dedn_jax.training.interrupt import Interrupted, StopRequest
@@ -32,7 +31,6 @@ __version__ = "0.1.0"
 
 # Where each public name is: in a module, or a module itself.
 _HOMES = {
-    "AttributeGroups": "dedn_jax.model.groups",
     "Callback": "dedn_jax.training.callbacks",
     "DualExpert": "dedn_jax.model.experts",
     "GZSLDataset": "dedn_jax.data.dataset",
@@ -48,13 +46,11 @@ _HOMES = {
     "metrics": "dedn_jax.training.metrics",
     "open_run": "dedn_jax.training.run",
     "read_published_weights": "dedn_jax.inference.published_weights",
-    "resolve_groups": "dedn_jax.model.groups",
     "train": "dedn_jax.training.protocol",
     "write_report": "dedn_jax.inference.report",
 }
 
 __all__ = [
-    "AttributeGroups",
     "Callback",
     "DualExpert",
     "GZSLDataset",
@@ -71,7 +67,6 @@ __all__ = [
     "metrics",
     "open_run",
     "read_published_weights",
-    "resolve_groups",
     "train",
     "write_report",
 ]

@@ -88,6 +88,15 @@ def base_config() -> ConfigDict:
     """A fresh copy of `configs/base.py`, which every recipe starts from.
 
     It is locked: setting a field that does not exist raises an error.
+
+    Example, a recipe in a file of your own:
+      >>> def get_config():
+      ...     config = base_config()
+      ...     config.data.path = "features.hdf5"
+      ...     config.train.epochs = 30
+      ...     return config
+      >>> get_config().optimizer.momentum
+      0.9
     """
     config: ConfigDict = _import_file(_configs_dir() / "base.py").get_config()
     return config.lock()

@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can mend."""
+"""The exception for inputs that cannot be used."""
 
 
 class InputError(Exception):
@@ -6,6 +6,12 @@ class InputError(Exception):
 
     The message is one line that names the file, the field, what was found, what was expected and
     what to do. The command line prints it without a stack trace and exits with status 2.
+
+    Example:
+      >>> import dedn_jax
+      >>> dedn_jax.load_config("cub_gzsl", {"train.epochs": 0})
+      Traceback (most recent call last):
+      dedn_jax.errors.InputError: ...cub_gzsl.py: config.train.epochs=0, expected at least 1
     """
 
 

@@ -9,7 +9,7 @@ from dedn_jax.errors import InputError
 
 
 def path_flag(text: str) -> Path:
-    """A path flag; the shell leaves the `~` of `--flag=~/x` to us."""
+    """A path flag, with `~` expanded: shells leave it alone in `--flag=~/x`."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
@@ -17,24 +17,24 @@ def path_flag(text: str) -> Path:
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """The flags by which several processes find each other."""
+    """Adds the flags of a run with several processes."""
     parser.add_argument(
         "--distributed",
         action="store_true",
-        help="one of several processes that find each other: Cloud TPU pods, GKE, Slurm",
+        help="one process of several, which find each other (Cloud TPU pods, GKE, Slurm)",
     )
-    parser.add_argument("--coordinator", help="host:port of process 0, where they cannot")
-    parser.add_argument("--processes", type=int, help="how many processes there are")
-    parser.add_argument("--process", type=int, help="which one this is, from 0")
+    parser.add_argument("--coordinator", help="host:port of process 0, where they do not")
+    parser.add_argument("--processes", type=int, help="number of processes")
+    parser.add_argument("--process", type=int, help="index of this process, from 0")
 
 
 def joins_processes(args: argparse.Namespace) -> bool:
-    """Whether the flags of `add_processes`, where the job has them, say that there are several."""
+    """Whether the flags of `add_processes` are there and ask for several processes."""
     return bool(getattr(args, "distributed", False) or getattr(args, "coordinator", None))
 
 
 def join_processes(args: argparse.Namespace) -> None:
-    """Joins the other processes, if the flags of `add_processes` say that there are some."""
+    """Joins the other processes, if the flags of `add_processes` ask for several."""
     several = (args.coordinator, args.processes, args.process)
     if all(flag is None for flag in several) and not args.distributed:
         return
@@ -43,7 +43,7 @@ def join_processes(args: argparse.Namespace) -> None:
     if args.distributed and all(flag is None for flag in several):
         processes.initialize()
     elif any(flag is None for flag in several):
-        raise InputError("--coordinator, --processes and --process belong together; give all")
+        raise InputError("give all of --coordinator, --processes and --process, or none")
     else:
         processes.initialize(*several)
 

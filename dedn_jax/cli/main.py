@@ -20,7 +20,7 @@ from dedn_jax.cli.sweep import add_sweep
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.training.interrupt import Interrupted
 
-# What can be done about errors of the system, wherever they are met.
+# What to do about errors of the operating system.
 _ADVICE = dict.fromkeys(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "; make room and give the command again"
 ) | dict.fromkeys(
@@ -53,14 +53,15 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status.
 
-    0: done; 2: a mistake the message tells how to mend; 128 + N: stopped by signal N with
-    everything saved, so that a scheduler can tell an interruption from an end.
+    0: done. 1: the training diverged, or another process of the run ended. 2: an input cannot be
+    used; the message says what to do. 128 + N: stopped by signal N with everything saved, so that a
+    scheduler can tell an interruption from an end.
     """
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    strange = [a for a in rest if not (args.overrides and a.startswith("--config."))]
-    if strange:
-        parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    unknown = [a for a in rest if not (args.overrides and a.startswith("--config."))]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     _quiet_libraries()
     try:
         args.run(args, rest)
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if not joins_processes(args):
             raise
-        # What a collective operation ends with when a process at its other end has gone.
+        # A collective operation raises it when another process has gone.
         print(
             f"dedn: another process of this run has ended, or cannot be reached ({one_line(error)})"
             "; see its output, and give the same command on all of them to go on from the last "
@@ -106,13 +107,13 @@ def _quiet_libraries() -> None:
 
 
 def console() -> None:
-    """The `dedn` command itself: `main`, and the end of the process."""
+    """The `dedn` command: runs `main` and ends the process."""
     status = main()
     if status in (1, 2) and "jax" in sys.modules:
         import jax
 
         if jax.distributed.is_initialized():
-            # The other processes will not come to where JAX would wait for them, for minutes.
+            # JAX's own exit waits minutes for the other processes, which do not come.
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)

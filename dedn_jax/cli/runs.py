@@ -17,9 +17,9 @@ def add_train(jobs: Any) -> None:
     """Adds `dedn train` to the jobs."""
     train = jobs.add_parser(
         "train",
-        help="train by a recipe, or resume",
-        description="Trains by a recipe into a work directory; the same command resumes an "
-        "interrupted run. Override any field: --config.train.epochs=40",
+        help="train from a recipe, or resume",
+        description="Trains from a recipe into a work directory; the same command resumes an "
+        "interrupted run. Any field can be overridden: --config.train.epochs=40",
     )
     add_config(train)
     train.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
@@ -33,13 +33,17 @@ def add_evaluate(jobs: Any) -> None:
         "evaluate",
         help="U, S, H, T1 of a trained run on its test sets",
         description="Evaluates a finished run, or with --weights a state_dict of the published "
-        "code under the run's config. Fields that change no number can be overridden: "
+        "code under the run's config. Fields that do not change the numbers can be overridden: "
         "--config.data.path=FILE",
     )
     evaluate.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
-    evaluate.add_argument("--weights", type=path_flag, help="published state_dict (.pt) to take")
-    evaluate.add_argument("--batch-size", type=int, help="images at a time; changes no number")
-    evaluate.add_argument("--json", type=path_flag, help="write the numbers here as well")
+    evaluate.add_argument(
+        "--weights", type=path_flag, help="a published state_dict (.pt) to evaluate"
+    )
+    evaluate.add_argument(
+        "--batch-size", type=int, help="images per batch; the numbers stay the same"
+    )
+    evaluate.add_argument("--json", type=path_flag, help="also write the numbers to this file")
     evaluate.set_defaults(run=_evaluate, overrides=True)
 
 
@@ -48,7 +52,7 @@ def add_demo(jobs: Any) -> None:
     demo = jobs.add_parser(
         "demo",
         help="draw the built-in data set, train, evaluate, report",
-        description="Runs configs/demo.py from pictures to a report.",
+        description="Runs configs/demo.py, from drawn pictures to a report.",
     )
     demo.add_argument(
         "--workdir", type=path_flag, default=Path("runs/demo"), help="directory of the run"

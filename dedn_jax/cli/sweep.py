@@ -14,26 +14,26 @@ def add_sweep(jobs: Any) -> None:
     """Adds `dedn sweep` to the jobs."""
     sweep = jobs.add_parser(
         "sweep",
-        help="train many seeds at once, for every point of a grid",
+        help="train many seeds at once, at every point of a grid",
         description="Trains models that differ in their seed in one program, for every point of a "
         "grid, and reports U, S, H and T1 with their mean, deviation and 95% interval of the "
-        "mean. Model i has the initial parameters of `dedn train --config.seed=SEED+i`; batches "
-        "and the validation split of all models are those of SEED, the config's own, so that "
-        "features are read once for all: the intervals say how much depends on the initial "
-        "parameters alone. From features only. With several devices each trains its part of the "
-        "models, if they can be shared out evenly. A model that diverges ends there and is left "
-        "out of the means, which say how many did; the others go on. The same command resumes an "
-        "interrupted sweep. Override any field: --config.train.epochs=40",
+        "mean. Model i starts from the parameters of `dedn train --config.seed=SEED+i`; all models "
+        "share the batches and the validation split of SEED, so that features are read once: the "
+        "intervals measure the effect of the initial parameters alone. Needs features, not "
+        "pictures. Models are sharded over the devices if their number divides evenly. A model "
+        "that diverges stops and is left out of the means, which say how many did; the others go "
+        "on. The same command resumes an interrupted sweep. Any field can be overridden: "
+        "--config.train.epochs=40",
     )
     add_config(sweep)
     sweep.add_argument("--workdir", required=True, type=path_flag, help="directory of the sweep")
-    sweep.add_argument("--seeds", required=True, type=int, help="how many models at every point")
+    sweep.add_argument("--seeds", required=True, type=int, help="number of models at every point")
     sweep.add_argument(
         "--grid",
         action="append",
         default=[],
         metavar="SECTION.FIELD=A,B,C",
-        help="a field to vary and its values; given several times: all combinations",
+        help="a field to vary and its values; repeat the flag for all combinations",
     )
     sweep.set_defaults(run=_sweep, overrides=True)
 

@@ -9,8 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dedn_jax.config import FEATURE_DTYPES
 from dedn_jax.data.annotations import Annotations
+from dedn_jax.data.features.maps import InMemoryFeatures, normalize
 from dedn_jax.errors import InputError
+from dedn_jax.model.groups import AttributeGroups
 
 
 class Inputs(Protocol):
@@ -51,6 +54,88 @@ class GZSLDataset(Annotations):
                 "in feature_map; they must be equal"
             )
         super().__post_init__()
+
+    @classmethod
+    def from_arrays(
+        cls,
+        *,
+        features: np.ndarray,
+        labels: np.ndarray,
+        class_embeddings: np.ndarray,
+        word_vectors: np.ndarray,
+        trainval: np.ndarray,
+        test_seen: np.ndarray,
+        test_unseen: np.ndarray,
+        class_names: Sequence[str] | None = None,
+        attribute_names: Sequence[str] | None = None,
+        validation_classes: np.ndarray | None = None,
+        groups: AttributeGroups | None = None,
+        dtype: str = "float32",
+        source: str = "arrays",
+    ) -> GZSLDataset:
+        """A data set of feature maps in memory.
+
+        Example:
+          >>> rng = np.random.default_rng(0)
+          >>> dataset = GZSLDataset.from_arrays(
+          ...     features=rng.random((9, 16, 7, 7)),
+          ...     labels=np.array([0, 0, 0, 1, 1, 1, 2, 2, 2]),
+          ...     class_embeddings=rng.random((3, 5)),
+          ...     word_vectors=rng.random((5, 4)),
+          ...     trainval=np.array([0, 1, 3, 4]),
+          ...     test_seen=np.array([2, 5]),
+          ...     test_unseen=np.array([6, 7, 8]),
+          ... )
+          >>> dataset.seen_classes.tolist(), dataset.unseen_classes.tolist(), dataset.inputs.regions
+          ([0, 1], [2], 49)
+
+        Args:
+          features: `[images, channels, regions]` or `[images, channels, height, width]`, not
+            normalised; a normalised copy is kept.
+          labels: `[images]` class ids from 0.
+          class_embeddings: `[classes, attributes]`.
+          word_vectors: `[attributes, word_dim]`.
+          trainval, test_seen, test_unseen: image indices, disjoint; see `config.selection` for what
+            is set apart of `trainval`.
+          class_names, attribute_names: for reports; None: numbers.
+          validation_classes: ids of seen classes for model selection; None: drawn by the seed.
+          groups: attribute groups for `config.data.groups=data`.
+          dtype: of the feature maps that are kept: float32, bfloat16 or float16.
+          source: what errors call the data set.
+
+        Raises:
+          InputError: the arrays do not fit together, or a feature is not finite.
+        """
+        if features.ndim not in (3, 4):
+            raise InputError(
+                f"{source}: features has shape {features.shape}, expected [images, channels, "
+                "regions] or [images, channels, height, width]"
+            )
+        if class_embeddings.ndim != 2:
+            raise InputError(
+                f"{source}: class_embeddings has shape {class_embeddings.shape}, expected "
+                "[classes, attributes]"
+            )
+        if dtype not in FEATURE_DTYPES:
+            raise InputError(
+                f"{source}: dtype={dtype!r}, expected one of {', '.join(FEATURE_DTYPES)}"
+            )
+        maps = features.reshape(*features.shape[:2], -1)
+        classes, attributes = class_embeddings.shape
+        return cls(
+            source=source,
+            inputs=InMemoryFeatures(normalize(maps, np.dtype(dtype), source=source)),
+            labels=np.asarray(labels, np.int32),
+            class_embeddings=np.asarray(class_embeddings, np.float32),
+            word_vectors=np.asarray(word_vectors, np.float32),
+            trainval=np.asarray(trainval, np.int64),
+            test_seen=np.asarray(test_seen, np.int64),
+            test_unseen=np.asarray(test_unseen, np.int64),
+            class_names=tuple(class_names or (f"class {k}" for k in range(classes))),
+            attribute_names=tuple(attribute_names or (f"attribute {a}" for a in range(attributes))),
+            validation_classes=validation_classes,
+            groups=groups,
+        )
 
     def fingerprint(self) -> dict[str, object]:
         """Sizes and hashes that tell this data set from any other; JSON-ready."""

@@ -25,6 +25,12 @@ from dedn_jax.model.backbones import weights_sha256
 def load_dataset(config: ConfigDict) -> GZSLDataset:
     """Loads the data set that `config.data` names, as feature maps or as pictures.
 
+    Example:
+      >>> from dedn_jax.config import load_config
+      >>> dataset = load_dataset(load_config("base", {"data.path": "features.hdf5"}))
+      >>> len(dataset.trainval), dataset.num_attributes, dataset.inputs.channels
+      (48, 6, 8)
+
     Raises:
       InputError: no path, or a file that cannot be used.
     """

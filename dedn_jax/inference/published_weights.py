@@ -20,6 +20,11 @@ def read_published_weights(run: Run, path: Path) -> nnx.State:
 
     A backbone, which a published file does not have, is the run's own before training.
 
+    Example:
+      >>> export_published_weights(run, Path("mine.pt"))
+      >>> run.evaluate(read_published_weights(run, Path("mine.pt"))) == run.result["test"]
+      True
+
     Raises:
       InputError: not a `state_dict` of the published model, or one of other sizes than the run's.
     """
@@ -29,6 +34,11 @@ def read_published_weights(run: Run, path: Path) -> nnx.State:
 
 def export_published_weights(run: Run, path: Path) -> None:
     """Writes the selected experts of a run as a `state_dict` that the published code loads.
+
+    Example:
+      >>> export_published_weights(run, Path("mine.pt"))
+      >>> Path("mine.pt").is_file()
+      True
 
     Raises:
       InputError: the run is not finished, PyTorch is missing, or the file cannot be written.

@@ -31,6 +31,10 @@ def write_report(run: Run) -> Path:
 
     The contact sheet is drawn where the run was trained from pictures.
 
+    Example:
+      >>> write_report(run).as_posix()
+      'runs/mine/report/index.html'
+
     Returns:
       The page.
 

@@ -12,6 +12,14 @@ from typing import Any, Self
 class Interrupted(Exception):
     """The run was asked to stop and has saved its state.
 
+    Example:
+      >>> import dedn_jax
+      >>> stop = dedn_jax.StopRequest()
+      >>> stop.request()
+      >>> dedn_jax.train(config, "runs/stopped", dataset=dataset, stop=stop)
+      Traceback (most recent call last):
+      dedn_jax.training.interrupt.Interrupted: stopped at step ... of 12 of phase final; ...
+
     Attributes:
       signal_number: which signal asked.
     """

@@ -47,6 +47,11 @@ def train(
     - `test-best`: the published protocol: evaluates on the test sets all along and reports the
       best. Not a fair estimate; labelled as such wherever its numbers appear.
 
+    Example:
+      >>> run = train(config, "runs/mine", dataset=dataset)
+      >>> sorted(run.result["test"]["fused"])
+      ['H', 'S', 'T1', 'U']
+
     Args:
       config: a checked config, see `dedn_jax.config.load_config`.
       workdir: directory of the run; an interrupted run in it goes on.

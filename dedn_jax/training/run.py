@@ -29,6 +29,14 @@ class Run:
 
     What is not at hand is read when it is first asked for.
 
+    Example:
+      >>> import dedn_jax
+      >>> run = dedn_jax.open_run("runs/mine", dataset=dataset)
+      >>> run.config.train.epochs, run.result["protocol"]
+      (3, 'last')
+      >>> run.model(dataset.inputs[dataset.test_unseen[:2]]).coarse.region.shape
+      (2, 6)
+
     Args:
       workdir: its work directory.
       config: its resolved config.
@@ -145,6 +153,11 @@ def open_run(
     path: str | Path, overrides: Overrides = (), *, dataset: GZSLDataset | None = None
 ) -> Run:
     """The run in a work directory.
+
+    Example:
+      >>> run = open_run("runs/mine", dataset=dataset)
+      >>> run.evaluate() == run.result["test"]
+      True
 
     Args:
       path: the work directory.

@@ -48,6 +48,48 @@ def make(**changes: Any) -> GZSLDataset:
     return GZSLDataset(**parts(**changes))
 
 
+def test_from_arrays():
+    """Plain arrays of any type give the data set that a file of them gives."""
+    fields = parts()
+    maps = np.random.default_rng(1).random((140, 4, 3, 2))
+    wanted = make(
+        inputs=InMemoryFeatures(normalize(maps.reshape(140, 4, 6), "float32")),
+        source="arrays",
+        class_names=tuple(f"class {k}" for k in range(14)),
+        attribute_names=tuple(f"attribute {a}" for a in range(5)),
+    )
+    names = ("trainval", "test_seen", "test_unseen", "word_vectors")
+    found = GZSLDataset.from_arrays(
+        features=maps,
+        labels=fields["labels"].astype(np.uint8),
+        class_embeddings=fields["class_embeddings"].astype(np.float64),
+        **{name: fields[name] for name in names},
+    )
+    assert found.fingerprint() == wanted.fingerprint()
+    assert (found.source, found.class_names) == (wanted.source, wanted.class_names)
+    images = np.array([3, 3, 139])
+    np.testing.assert_array_equal(found.inputs[images], wanted.inputs[images])
+    assert (found.labels.dtype, found.trainval.dtype) == (np.int32, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features": np.ones((140, 4))}, r"arrays: features has shape \(140, 4\), expected \[im"),
+        ({"features": np.ones((139, 4, 3))}, "arrays: labels: 140 of them for 139 images"),
+        ({"features": np.full((140, 4, 3), np.nan)}, "image 0 .* NaN or infinite"),
+        ({"class_embeddings": np.ones(5)}, r"class_embeddings has shape \(5,\), expected \[cl"),
+        ({"word_vectors": np.ones((4, 3))}, r"w2v_att has shape \(4, 3\), expected \(5, 3\)"),
+        ({"dtype": "float64"}, "dtype='float64', expected one of float32, bfloat16, float16"),
+    ],
+)
+def test_refused_arrays(changes, message):
+    fields = parts()
+    named = {name: fields[name] for name in fields if name not in ("inputs", "source")}
+    with pytest.raises(InputError, match=message):
+        GZSLDataset.from_arrays(**{"features": np.ones((140, 4, 3)), **named, **changes})
+
+
 def test_classes():
     data = make()
     assert (data.num_classes, data.num_attributes) == (14, 5)

@@ -263,6 +263,6 @@ def test_pictures_on_eight_devices(tmp_path: Path) -> None:
 def test_numbers_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["train", "--config=base", "--workdir=w", "--coordinator=localhost:1", "--processes=2"]
     assert main(flags) == 2
-    assert "belong together" in capsys.readouterr().err
+    assert "give all of --coordinator, --processes and --process" in capsys.readouterr().err
     assert main([*flags, "--process=2"]) == 2
     assert "--process=2, expected 0 to 1" in capsys.readouterr().err
