@@ -1,6 +1,7 @@
 """What every recipe shares: the constants all six published recipes agree on, and our defaults.
 
-Every field a command reads is here with its type; `--config.section.field=value` overrides it.
+Every field is here, with its default and type. Override it by `--config.section.field=value` or
+`load_config(recipe, {"section.field": value})`.
 """
 
 from ml_collections import ConfigDict
@@ -12,16 +13,16 @@ def get_config() -> ConfigDict:
     config.seed = 0
 
     config.data = ConfigDict()
-    config.data.source = "features"  # or "images": a backbone runs in the graph
+    config.data.source = "features"  # or "images": decoded pictures, with the backbone in the graph
     # published_hdf5; prepared (`dedn data build`); store (`dedn features`); demo, the drawn set.
     config.data.format = "published_hdf5"
-    config.data.path = ""  # the file or folder; demo: a cache folder, "" for the usual one
-    config.data.features = ""  # prepared, source "features": the store made from these pictures
+    config.data.path = ""  # file or folder; demo: its cache folder, "" for the default
+    config.data.features = ""  # the feature store of a prepared set, for source "features"
     config.data.on_device = "auto"  # feature maps resident: auto, replicated, sharded, never
-    config.data.workers = 0  # processes that decode pictures; 0: threads of this one
-    config.data.word_vectors = ""  # .npy or pickled array; "" takes the data set's own
+    config.data.workers = 0  # processes that decode pictures; 0: threads of this process
+    config.data.word_vectors = ""  # .npy or pickled array; "": the data set's own
     config.data.dtype = "float32"  # of feature maps: float32, bfloat16, float16
-    config.data.memory_map = False  # leave the features on disk and read each batch from there
+    config.data.memory_map = False  # features stay on disk, each batch is read from there
     config.data.clip_negative_embeddings = False  # negative class-by-attribute entries become 0
     config.data.groups = (
         "single"  # cub, awa2, sun, sun_released, single, data, clusters:N, or 0-8,9-11;12-20
@@ -29,13 +30,13 @@ def get_config() -> ConfigDict:
 
     config.distribution = ConfigDict()
     config.distribution.strategy = "jit"  # over a mesh of all devices; or "pmap"
-    config.distribution.attribute_shards = 1  # devices that share out the rows of attributes
+    config.distribution.attribute_shards = 1  # shards of the attribute rows, over as many devices
 
     config.picture = ConfigDict()
-    config.picture.resize = 448  # pixels, short side
-    config.picture.crop = 448  # pixels, a square from the middle
-    config.picture.augment = False  # while training: random part, mirrored at random
-    config.picture.smallest_area = 0.08  # of the picture, for a random part
+    config.picture.resize = 448  # short side, pixels
+    config.picture.crop = 448  # side of the centre crop, pixels
+    config.picture.augment = False  # in training: random crops and horizontal flips
+    config.picture.smallest_area = 0.08  # of a random crop, as a share of the picture
     config.picture.flip_probability = 0.5
 
     config.backbone = ConfigDict()
@@ -43,24 +44,24 @@ def get_config() -> ConfigDict:
     config.backbone.weights = ""  # .pth, .safetensors (torchvision's names) or .npz (Keras's)
     config.backbone.dtype = "float32"  # of its products: float32 or bfloat16
     config.backbone.trained = False  # fine-tuned with the experts, or frozen
-    config.backbone.learning_rate = 1e-6  # its own, when trained
+    config.backbone.learning_rate = 1e-6  # of the backbone, when trained
 
     config.model = ConfigDict()
     config.model.rank = 0  # h of a low-rank region score matrix; 0: full rank
-    config.model.kernel = "auto"  # of attention pooling: xla, pallas (fused), or what wins here
+    config.model.kernel = "auto"  # of attention pooling: xla, pallas (fused), auto (the faster)
     config.model.precision = "float32"  # of matrix products: float32, tensorfloat32, bfloat16
 
     config.loss = ConfigDict()
-    config.loss.bias = 1.0  # d: added to unseen, taken from seen class scores
+    config.loss.bias = 1.0  # d: added to unseen class scores, subtracted from seen ones
     config.loss.margin_aware = True
-    config.loss.margin = 3.0  # t: taken off the true class
+    config.loss.margin = 3.0  # t: subtracted from the true class
     config.loss.seen_margin = 1.0  # added to every seen class
     config.loss.calibration_weight = 0.0
     config.loss.agreement_weight = 0.1  # between the experts' class scores
-    config.loss.alignment_weight = 0.001  # between the region and channel attribute scores
+    config.loss.alignment_weight = 0.001  # between region and channel attribute scores
     config.loss.kl_weight = 0.0  # bidirectional KL between the experts' class scores
     config.loss.kl_temperature = 1.0
-    config.loss.kl_stop_gradient = False  # hold each teacher side fixed
+    config.loss.kl_stop_gradient = False  # no gradient through the teacher
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 1e-4
@@ -73,18 +74,18 @@ def get_config() -> ConfigDict:
     config.train.epochs = 80
     config.train.batch_size = 50
     config.train.balanced = True  # class-balanced sampling
-    config.train.steps_per_call = 32  # in one program, where the feature maps are on the device
-    config.train.compilation_cache = True  # .compilation_cache beside the work directory
+    config.train.steps_per_call = 32  # in one compiled call, with resident feature maps
+    config.train.compilation_cache = True  # in .compilation_cache beside the work directory
     config.train.evaluate_every = 0  # steps; 0: once an epoch
     config.train.log_every = 10  # steps
     config.train.checkpoint_every = 500  # steps
-    config.train.checkpoints_kept = 2  # besides the selected one
+    config.train.checkpoints_kept = 2  # besides the selected parameters
 
     config.selection = ConfigDict()
     config.selection.protocol = "validation"  # or "last", "test-best" (the published protocol)
     config.selection.metric = "harmonic_mean"  # or "t1"
-    config.selection.refit = "retrain"  # or "continue": what happens on all of trainval
-    config.selection.validation_classes = 0.2  # share of seen classes, where the data name none
+    config.selection.refit = "retrain"  # or "continue": how all of trainval is trained on
+    config.selection.validation_classes = 0.2  # share of seen classes, if the data set names none
     config.selection.validation_images = 0.2  # share of each other class's training images
     config.selection.continue_epochs = 0.25  # refit "continue": share of the selected epochs
 

@@ -333,14 +333,14 @@ def check_config(config: ConfigDict, where: str) -> None:
     require(
         config.data.on_device in ("auto", "never") or config.distribution.strategy == "jit",
         "data.on_device",
-        "auto or never with config.distribution.strategy=pmap, which is sent its batches",
+        "auto or never with config.distribution.strategy=pmap, which streams its batches",
     )
     shards = config.distribution.attribute_shards
     require(shards >= 1, "distribution.attribute_shards", "at least 1")
     require(
         shards == 1 or config.distribution.strategy == "jit",
         "distribution.attribute_shards",
-        "1 with config.distribution.strategy=pmap, which cuts batches alone",
+        "1 with config.distribution.strategy=pmap, which shards batches only",
     )
     _check_pictures(config, require)
     one_of("data.dtype", FEATURE_DTYPES)
