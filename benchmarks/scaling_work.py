@@ -61,7 +61,7 @@ def _strategies(
     batches = [(dataset.inputs[i], dataset.labels[i]) for i in images]
 
     def kept(cut: bool) -> Executor:
-        table = make_resident(dataset.inputs, layout, shard=cut)
+        table = make_resident(dataset.features, layout, shard=cut)
         return ResidentExecutor(make_step, layout, fixed, ResidentBatches(table, sampler, 1))
 
     return {

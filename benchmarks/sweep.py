@@ -150,9 +150,9 @@ def measure(
     config: ConfigDict, dataset: GZSLDataset, seeds: Sequence[int], rounds: int
 ) -> dict[str, Any]:
     """A row for each number of seeds."""
-    inputs, steps = dataset.inputs, config.train.steps_per_call
+    features, steps = dataset.features, config.train.steps_per_call
     with jax.default_matmul_precision(config.model.precision):
-        peak = peaks(str(inputs.dtype), rounds)
+        peak = peaks(str(features.dtype), rounds)
         maker = Maker(config, dataset)
         together = {n: maker.together(n) for n in seeds}
         apart = maker.apart(max(seeds))
@@ -166,7 +166,7 @@ def measure(
             name: spread([1e3 * t / steps for t in seconds])
             for name, seconds in all_turns(calls, rounds).items()
         }
-    flops = step_flops(maker.batch, dataset.num_attributes, inputs.channels, inputs.regions)
+    flops = step_flops(maker.batch, dataset.num_attributes, features.channels, features.regions)
     one = times["1 apart"]["median"]
     rows: list[Row] = []
     for n in seeds:
@@ -185,9 +185,10 @@ def measure(
         )
     return {
         "environment": environment(),
-        "problem": f"{len(inputs)} images [{inputs.channels}, {inputs.regions}] {inputs.dtype}, "
-        f"{dataset.num_attributes} attributes, {dataset.num_classes} classes, batch {maker.batch}, "
-        f"{steps} steps a call, products {config.model.precision}, {rounds} rounds",
+        "problem": f"{len(features)} images [{features.channels}, {features.regions}] "
+        f"{features.dtype}, {dataset.num_attributes} attributes, {dataset.num_classes} classes, "
+        f"batch {maker.batch}, {steps} steps a call, products {config.model.precision}, "
+        f"{rounds} rounds",
         "one_ms": one,
         "gflop_of_one": flops / 1e9,
         **peak.numbers(),

@@ -207,7 +207,7 @@ def run(dataset: GZSLDataset, recipe: str, protocol: str, overrides: list[str]) 
         [
             "--config.data.on_device=replicated",
             "--config.train.compilation_cache=false",
-            f"--config.data.dtype={dataset.inputs.dtype}",
+            f"--config.data.dtype={dataset.features.dtype}",
             f"--config.selection.protocol={protocol}",
             *overrides,
         ],
@@ -217,8 +217,8 @@ def run(dataset: GZSLDataset, recipe: str, protocol: str, overrides: list[str]) 
         start = time.perf_counter()
         result = train.train(config, Path(folder) / "run", dataset=dataset).result
         total = time.perf_counter() - start
-    inputs = dataset.inputs
-    sent = len(inputs) * inputs.channels * inputs.regions * inputs.dtype.itemsize
+    features = dataset.features
+    sent = len(features) * features.channels * features.regions * features.dtype.itemsize
     left = result["steps"] - clock.first_steps
     memory = jax.local_devices()[0].memory_stats() or {}
     peak = memory.get("peak_bytes_in_use")
@@ -252,24 +252,26 @@ def measure(
         f"--config.model.precision={precision}",
         f"--config.model.kernel={kernel}",
     ]
-    inputs = dataset.inputs
+    features = dataset.features
     images = batch_images(
         load_config(recipe, overrides), dataset.trainval, dataset.labels[dataset.trainval]
     )
-    flops = step_flops(images, dataset.num_attributes, inputs.channels, inputs.regions, WORD_DIM)
+    flops = step_flops(
+        images, dataset.num_attributes, features.channels, features.regions, WORD_DIM
+    )
     rows, peaks_of_rounds = [], []
     for protocol in protocols:
         rows.append(run(dataset, recipe, protocol, overrides))
         with jax.default_matmul_precision(precision):
-            peaks_of_rounds.append(peaks(str(inputs.dtype), 5))
+            peaks_of_rounds.append(peaks(str(features.dtype), 5))
     peak = Peaks.median(peaks_of_rounds)
     for row in rows:
         speed = row["steps_per_s"]
         row["share"] = speed and speed * flops / peak.product
     return {
         "environment": environment(),
-        "problem": f"{recipe}: {len(inputs)} images [{inputs.channels}, {inputs.regions}] "
-        f"{inputs.dtype}, {dataset.num_attributes} attributes, {dataset.num_classes} classes, "
+        "problem": f"{recipe}: {len(features)} images [{features.channels}, {features.regions}] "
+        f"{features.dtype}, {dataset.num_attributes} attributes, {dataset.num_classes} classes, "
         f"batch {images}, {epochs} epochs, products {precision}, kernel {kernel}",
         "gflop_of_step": flops / 1e9,
         **peak.numbers(),

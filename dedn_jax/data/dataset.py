@@ -5,36 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import numpy as np
 
 from dedn_jax.config import FEATURE_DTYPES
 from dedn_jax.data.annotations import Annotations
-from dedn_jax.data.features.maps import InMemoryFeatures, normalize
+from dedn_jax.data.features.maps import FeatureMaps, InMemoryFeatures, normalize
+from dedn_jax.data.pictures.pictures import Pictures
 from dedn_jax.errors import InputError
 from dedn_jax.model.groups import AttributeGroups
 
-
-class Inputs(Protocol):
-    """What a model is fed, indexed by image: feature maps or pictures.
-
-    `inputs[indices]`, with int `[batch]` in any order and with repeats, gives
-    `[batch, channels, regions]` feature maps, L2-normalised over channels, or
-    `[batch, height, width, 3]` uint8 pictures.
-    """
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, indices: np.ndarray) -> np.ndarray: ...
-
-    def training(self, indices: np.ndarray, seeds: Sequence[tuple[int, ...]]) -> np.ndarray:
-        """As `[indices]`; pictures may be changed at random, each by its own seed."""
-        ...
-
-    def fingerprint(self) -> dict[str, object]:
-        """What tells these images from any other; JSON-ready."""
-        ...
+# What a model is given, indexed by image: `inputs[indices]`, with indices in any order and with
+# repeats, gives a batch.
+Inputs = FeatureMaps | Pictures
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +28,7 @@ class GZSLDataset(Annotations):
       inputs: feature maps or pictures.
     """
 
-    inputs: Any  # an Inputs; which kind decides the model
+    inputs: Inputs
 
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.labels):
@@ -136,6 +119,21 @@ class GZSLDataset(Annotations):
             validation_classes=validation_classes,
             groups=groups,
         )
+
+    @property
+    def features(self) -> FeatureMaps:
+        """The inputs of a data set of feature maps.
+
+        Raises:
+          InputError: it has pictures.
+        """
+        if isinstance(self.inputs, Pictures):
+            raise InputError(
+                f"{self.source}: has pictures, expected feature maps; extract them with `dedn "
+                "features extract`, then set --config.data.features and --config.data.source="
+                "features"
+            )
+        return self.inputs
 
     def fingerprint(self) -> dict[str, object]:
         """Sizes and hashes that tell this data set from any other; JSON-ready."""

@@ -1,12 +1,16 @@
 """Batches for training and evaluation, read ahead by grain.
 
-Which images make up which batch depends on the seed and the step alone, so batches are the same for
-any number of worker processes, and those of several processes put together are the batches of one.
+Which images make up a batch depends on the seed and the step alone, so batches are the same for any
+number of worker processes, and the shards of several processes together are the batches of one.
+
+Pictures are decoded one by one by grain's threads, then stacked. Feature maps only have to be
+copied: they are gathered a batch at a time, which spares them the second copy.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import multiprocessing
 import os
@@ -15,45 +19,54 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import grain.python as grain
+import grain
 import jax
 import numpy as np
 from absl import flags
+from jaxtyping import Float, Int, Shaped
 
 from dedn_jax.data.dataset import Inputs, Task
-from dedn_jax.data.pictures.pictures import cores, limit_threads
+from dedn_jax.data.pictures.pictures import Pictures
 from dedn_jax.data.sampler import Sampler
-from dedn_jax.errors import InputError
+from dedn_jax.data.stream import (
+    Batched,
+    Example,
+    RowByRow,
+    TrainingRows,
+    TrainingStream,
+    evaluation_rows,
+)
 
+InputRows = Shaped[np.ndarray, "rows ..."]
 # Inputs and labels of step after step: this process's rows of them.
-Batches = Iterator[tuple[np.ndarray, np.ndarray]]
+Batches = Iterator[tuple[InputRows, Int[np.ndarray, " rows"]]]
 _READ_AHEAD = 2  # batches; a CUB batch is 80 MB in float32
-_THREADS = 2
+_GATHER_THREADS = 2
 
 
 class Batch(NamedTuple):
     """Images of one step.
 
     Attributes:
-      inputs: `[batch, channels, regions]` feature maps, or `[batch, height, width, 3]` uint8
-        pictures where the model has a backbone.
-      labels: `[batch]` int32.
-      weights: `[batch]` float32: 0 for rows that only fill the batch up, 1 for images; None where
-        all rows are images.
+      inputs: feature maps `[batch, channels, regions]`, or uint8 pictures
+        `[batch, height, width, 3]` where the model has a backbone.
+      labels: int32 class ids.
+      weights: 1 for images, 0 for rows that pad the batch; None where nothing is padded.
     """
 
-    inputs: jax.Array
-    labels: jax.Array
-    weights: jax.Array | None = None
+    inputs: Shaped[jax.Array, "batch ..."]
+    labels: Int[jax.Array, " batch"]
+    weights: Float[jax.Array, " batch"] | None = None
 
 
 class Shard(NamedTuple):
-    """Which part of every batch is read here: that of one process of several.
+    """Which rows of every batch this process reads.
 
     Attributes:
-      process: which one, among those that read different parts.
-      processes: how many of them there are.
-      devices: of all processes, each of which takes as many rows of a batch; 0 for one a process.
+      process: index of this process among those that read different rows.
+      processes: how many of those there are.
+      devices: number of devices of all processes, each of which takes the same number of rows; 0
+        for one device per process.
     """
 
     process: int = 0
@@ -61,7 +74,7 @@ class Shard(NamedTuple):
     devices: int = 0
 
     def part(self, rows: int) -> slice:
-        """The rows of a batch; where they cannot be cut evenly the last parts are smaller."""
+        """Its rows of a batch of `rows`; where these do not divide evenly, the last have fewer."""
         devices = self.devices or self.processes
         each = -(-rows // devices) * devices // self.processes
         first, end = (min(rows, each * p) for p in (self.process, self.process + 1))
@@ -70,11 +83,11 @@ class Shard(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How batches are read; changes no number.
+    """How batches are read; changes nothing about their content.
 
     Attributes:
-      workers: processes that read ahead; 0: threads of this one.
-      shard: the part of every batch that this process reads.
+      workers: number of processes that read ahead; 0: threads of this process do.
+      shard: which rows of every batch are read.
     """
 
     workers: int = 0
@@ -84,38 +97,10 @@ class Reading:
 READ_HERE = Reading()
 
 
-@dataclasses.dataclass(frozen=True)
-class _TrainBatch:
-    inputs: Inputs
-    labels: np.ndarray
-    sampler: Sampler
-    shard: Shard
-
-    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        indices = self.sampler(int(step))
-        key = self.sampler.key(int(step))
-        seeds = [(*key, row) for row in range(len(indices))]
-        part = self.shard.part(len(indices))
-        return self.inputs.training(indices[part], seeds[part]), self.labels[indices[part]]
-
-
-@dataclasses.dataclass(frozen=True)
-class _EvaluationBatch:
-    inputs: Inputs
-    images: np.ndarray
-    batch_size: int
-    shard: Shard
-
-    def __call__(self, number: int) -> tuple[np.ndarray, int]:
-        chosen = self.images[int(number) * self.batch_size :][: self.batch_size]
-        filled = np.concatenate([chosen, np.full(self.batch_size - len(chosen), chosen[0])])
-        return self.inputs[filled[self.shard.part(self.batch_size)]], len(chosen)
-
-
 class TrainBatches:
-    """An iterator over `(inputs, labels)` of every step.
+    """An iterator over the `(inputs, labels)` of every step: this process's rows.
 
-    Inputs are `[batch, ...]` as the data set gives them, labels `[batch]` int32.
+    Inputs are `[rows, ...]` as the data set gives them, labels `[rows]` int32.
     """
 
     def __init__(
@@ -129,70 +114,122 @@ class TrainBatches:
         """Reads nothing yet.
 
         Args:
-          task: where the images are.
-          sampler: which of them each step takes.
-          num_steps: of the training.
-          reading: how.
-          done: steps to leave out, since a training that goes on has them behind it.
+          task: the images and their labels.
+          sampler: which of them a step takes.
+          num_steps: number of steps of the training.
+          reading: how to read.
+          done: number of steps to skip, for a training that is resumed.
         """
-        self._batch = _TrainBatch(task.inputs, task.labels, sampler, reading.shard)
-        self._steps = grain.MapDataset.range(done, num_steps)
+        part = reading.shard.part(sampler.size)
+        self._dataset = _dataset(
+            TrainingStream(task, sampler, range(done, num_steps), part),
+            part.stop - part.start,
+            reading.workers,
+            decode=_decoder(task.inputs, _decode_example),
+            gather=functools.partial(_gather_rows, task.inputs),
+        )
         self._workers = reading.workers
-        self._iterator: Iterator[tuple[np.ndarray, np.ndarray]] | None = None
+        self._iterator: Batches | None = None
 
     def __iter__(self) -> TrainBatches:
         return self
 
-    def __next__(self) -> tuple[np.ndarray, np.ndarray]:
+    def __next__(self) -> tuple[InputRows, Int[np.ndarray, " rows"]]:
         """The next step's batch.
 
         Raises:
           InputError: an image cannot be read.
         """
         if self._iterator is None:
-            self._iterator = _read_ahead(self._steps.map(_Guarded(self._batch)), self._workers)
+            self._iterator = _elements(self._dataset, self._workers)
         return next(self._iterator)
 
 
 def evaluation_batches(
-    inputs: Inputs, images: np.ndarray, batch_size: int, reading: Reading = READ_HERE
-) -> Iterator[tuple[np.ndarray, int]]:
+    inputs: Inputs,
+    images: Int[np.ndarray, " images"],
+    batch_size: int,
+    reading: Reading = READ_HERE,
+) -> Iterator[tuple[InputRows, int]]:
     """Inputs of `images` in order, in batches of one size.
 
     Args:
       inputs: feature maps or pictures.
       images: image indices.
       batch_size: of every batch; the last one is filled up by repeating its first image.
-      reading: how.
+      reading: how to read.
 
     Yields:
-      `[batch_size, ...]` inputs, or this process's part of them, and how many of all count.
+      This process's rows of a batch, and how many rows of the whole batch are not padding.
     """
-    numbers = grain.MapDataset.range(-(-len(images) // batch_size))
-    read = _Guarded(_EvaluationBatch(inputs, images, batch_size, reading.shard))
-    yield from _read_ahead(numbers.map(read), reading.workers)
+    part = reading.shard.part(batch_size)
+    dataset = _dataset(
+        evaluation_rows(images, batch_size, part),
+        part.stop - part.start,
+        reading.workers,
+        decode=_decoder(inputs, Pictures.read),
+        gather=inputs.__getitem__,
+    )
+    left = len(images)
+    for rows in _elements(dataset, reading.workers):
+        yield rows, min(left, batch_size)
+        left -= batch_size
 
 
-def _read_ahead(batches: Any, workers: int) -> Iterator[Any]:
-    """The elements of a grain data set in order, read ahead by threads or by processes."""
-    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READ_AHEAD)
-    dataset = batches.to_iter_dataset(options)
-    if workers:
-        if not flags.FLAGS.is_parsed():  # by whoever runs this; grain looks up some of its own
-            flags.FLAGS.mark_as_parsed()
-        options = grain.MultiprocessingOptions(num_workers=workers)
-        dataset = dataset.mp_prefetch(options, _start_worker)
+def _decoder(inputs: Inputs, decode: Callable[..., Any]) -> Callable[[Any], Any] | None:
+    """`decode` of the inputs' rows one by one; None where whole batches are gathered."""
+    return functools.partial(decode, inputs) if isinstance(inputs, Pictures) else None
+
+
+def _decode_example(pictures: Pictures, example: Example) -> tuple[np.ndarray, np.int32]:
+    return pictures.read(example.image, example.key), example.label
+
+
+def _gather_rows(inputs: Inputs, rows: TrainingRows) -> tuple[InputRows, np.ndarray]:
+    return inputs[rows.images], rows.labels
+
+
+def _dataset(
+    batches: Batched,
+    rows: int,
+    workers: int,
+    *,
+    decode: Callable[[Any], Any] | None,
+    gather: Callable[[Any], Any],
+) -> grain.IterDataset:
+    """Batches in order, read ahead by threads of this process or by worker processes."""
+    if decode is None or not rows:
+        options = grain.ReadOptions(num_threads=_GATHER_THREADS, prefetch_buffer_size=_READ_AHEAD)
+        dataset = grain.MapDataset.source(batches).map(gather).to_iter_dataset(options)
+    else:
+        sharing = max(1, workers)
+        threads = max(1, _cores() // sharing)
+        options = grain.ReadOptions(
+            num_threads=threads, prefetch_buffer_size=max(threads, _READ_AHEAD * rows)
+        )
+        elements = grain.MapDataset.source(RowByRow(batches, rows, sharing))
+        dataset = elements.map(decode).to_iter_dataset(options).batch(rows)
+    if not workers:
+        return dataset
+    if not flags.FLAGS.is_parsed():  # by whoever runs this; grain looks up some of its own
+        flags.FLAGS.mark_as_parsed()
+    return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _start_worker)
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _elements(dataset: grain.IterDataset, workers: int) -> Iterator[Any]:
+    """The elements; ends the worker processes with the iteration, however that ends."""
     iterator = iter(dataset)
     try:
-        for element in iterator:
-            if isinstance(element, InputError):
-                raise element
-            yield element
+        yield from iterator
     finally:
-        iterator.close()  # ends the workers
+        iterator.close()
         if workers:
             # What ended the loop still refers to batches, in a cycle; shared memory is scarce.
-            element = None
             gc.collect()
 
 
@@ -202,7 +239,6 @@ def _start_worker(number: int, workers: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    limit_threads(max(1, cores() // workers))
 
 
 def _end_with_parent() -> None:
@@ -211,16 +247,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-class _Guarded:
-    """Hands an InputError on as an element: worker processes turn exceptions into stack traces."""
-
-    def __init__(self, read: Callable[[int], Any]) -> None:
-        self._read = read
-
-    def __call__(self, number: int) -> Any:
-        try:
-            return self._read(number)
-        except InputError as error:
-            return error

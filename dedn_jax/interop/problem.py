@@ -78,10 +78,10 @@ def file_problem(config: ConfigDict, features: Path, batches: int) -> Problem:
     config = config.copy_and_resolve_references()
     config.data.path = str(features)
     dataset = load_dataset(config)
-    side = math.isqrt(dataset.inputs.regions)
-    if side * side != dataset.inputs.regions:
+    side = math.isqrt(dataset.features.regions)
+    if side * side != dataset.features.regions:
         raise InputError(
-            f"{features}: {dataset.inputs.regions} regions are no square; the published code "
+            f"{features}: {dataset.features.regions} regions are no square; the published code "
             "needs side x side"
         )
     labels = dataset.labels[dataset.trainval]
@@ -89,7 +89,7 @@ def file_problem(config: ConfigDict, features: Path, batches: int) -> Problem:
     drawn = []
     for step in range(batches):
         images = sampler(step)
-        maps = np.asarray(dataset.inputs[images], np.float32)
+        maps = np.asarray(dataset.features[images], np.float32)
         drawn.append((maps.reshape(len(images), -1, side, side), dataset.labels[images]))
     seen = np.isin(np.arange(dataset.num_classes), dataset.seen_classes)
     return Problem(

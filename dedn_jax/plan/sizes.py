@@ -124,7 +124,8 @@ def _from_dataset(config: ConfigDict) -> tuple[dict[str, int], Groups, str] | No
         "attributes": dataset.num_attributes,
     }
     if config.data.source == "features":
-        sizes |= {"channels": task.inputs.channels, "regions": task.inputs.regions}  # type: ignore[attr-defined]
+        features = dataset.features
+        sizes |= {"channels": features.channels, "regions": features.regions}
     groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
     return sizes, groups.members, str(path)
 

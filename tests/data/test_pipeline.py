@@ -174,9 +174,12 @@ def picture_task(prepared_folder: Path) -> Task:
     return trainval_task(with_inputs(prepared.annotations, pictures))
 
 
+def picture_sampler(task: Task) -> Sampler:
+    return Sampler(task.train, task.labels[task.train], 7, False, 3, 0)
+
+
 def picture_batches(task: Task, reading: Reading = READ_HERE, done: int = 0) -> TrainBatches:
-    sampler = Sampler(task.train, task.labels[task.train], 7, False, 3, 0)
-    return TrainBatches(task, sampler, PICTURE_STEPS, reading, done)
+    return TrainBatches(task, picture_sampler(task), PICTURE_STEPS, reading, done)
 
 
 def assert_equal_batches(found: Any, expected: Any) -> None:
@@ -190,7 +193,7 @@ def assert_equal_batches(found: Any, expected: Any) -> None:
 
 def test_pictures_are_augmented_anew_in_every_step(picture_task: Task) -> None:
     seen: dict[int, set[bytes]] = {}
-    sampler = picture_batches(picture_task)._batch.sampler
+    sampler = picture_sampler(picture_task)
     for step, (inputs, labels) in enumerate(picture_batches(picture_task)):
         assert inputs.shape == (7, 32, 32, 3)
         assert inputs.dtype == np.uint8

@@ -187,9 +187,6 @@ class Recorder:
         self.read.setdefault(self._when(), []).extend(np.asarray(indices).tolist())
         return self._features[indices]
 
-    def training(self, indices: np.ndarray, seeds: list[tuple[int, ...]]) -> np.ndarray:
-        return self[indices]
-
 
 @pytest.mark.parametrize("protocol", ["validation", "last"])
 def test_test_images_are_read_once_at_the_end(data: Path, tmp_path: Path, protocol: str) -> None:
@@ -546,9 +543,6 @@ class Spoiled:
         if len(indices) == self._size:
             self._left -= 1
         return maps if self._left >= 0 else np.full_like(maps, np.nan)
-
-    def training(self, indices: np.ndarray, seeds: list[tuple[int, ...]]) -> np.ndarray:
-        return self[indices]
 
 
 @pytest.mark.parametrize(

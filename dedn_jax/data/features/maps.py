@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -54,10 +54,6 @@ class FeatureMaps(abc.ABC):
 
     @abc.abstractmethod
     def __getitem__(self, indices: np.ndarray) -> np.ndarray: ...
-
-    def training(self, indices: np.ndarray, seeds: Sequence[tuple[int, ...]]) -> np.ndarray:
-        """The same: feature maps are not augmented."""
-        return self[indices]
 
     def fingerprint(self) -> dict[str, object]:
         """What tells these feature maps from any other; JSON-ready.

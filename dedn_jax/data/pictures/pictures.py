@@ -1,34 +1,17 @@
-"""Encoded pictures as what a backbone is fed: decoded, resized, cropped, in batches."""
+"""Encoded pictures as a backbone takes them: decoded, resized and cropped."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
+from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
 from dedn_jax.data.pictures.decoding import decode
 from dedn_jax.data.pictures.transforms import flip, random_resized_crop, standard
-
-_threads: int | None = None
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def limit_threads(count: int) -> None:
-    """From here on, `Pictures` first used in this process decode with `count` threads.
-
-    For processes that read side by side, so that together they have one thread a core.
-    """
-    global _threads
-    _threads = count
 
 
 class Encoded(Protocol):
@@ -67,22 +50,17 @@ class PictureTransform:
 
 
 class Pictures:
-    """Pictures of one size, indexed by image.
+    """Pictures of one size, indexed by image; safe to pickle, to fork and to share between threads.
 
-    `pictures[indices]`, with int `[batch]` in any order and with repeats, gives
-    `[batch, crop, crop, 3]` uint8. A batch's pictures are decoded by as many threads as there are
-    cores, or as `limit_threads` says. Safe to pickle, to fork and to share between threads.
+    `pictures[indices]`, with indices in any order and with repeats, decodes them one after the
+    other. The input pipeline decodes single pictures (`read`) in parallel.
     """
 
     def __init__(self, encoded: Encoded, transform: PictureTransform, digest: str) -> None:
-        """Keeps what is given; `digest` tells these encoded pictures from any others."""
+        """Keeps what is given; `digest` identifies the encoded pictures."""
         self._encoded = encoded
         self.transform = transform
         self.digest = digest
-        self._pool: tuple[int, ThreadPoolExecutor] | None = None  # and whose process it is
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_pool": None}
 
     @property
     def size(self) -> int:
@@ -92,47 +70,42 @@ class Pictures:
     def __len__(self) -> int:
         return len(self._encoded)
 
-    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
-        """As the class says.
+    def __getitem__(
+        self, indices: Int[np.ndarray, " batch"]
+    ) -> UInt8[np.ndarray, "batch height width 3"]:
+        """Pictures as they are evaluated.
 
         Raises:
           InputError: a picture cannot be decoded.
         """
-        return self._map(self._plain, indices)
+        batch = np.empty((len(indices), self.size, self.size, 3), np.uint8)
+        for row, index in enumerate(indices):
+            batch[row] = self.read(index)
+        return batch
 
-    def training(self, indices: np.ndarray, seeds: Sequence[tuple[int, ...]]) -> np.ndarray:
-        """As `[indices]`, augmented where the transform says so, each picture by its own seed."""
-        if not self.transform.augment:
-            return self[indices]
-        return self._map(self._augmented, indices, seeds)
+    def read(
+        self, index: int, key: Sequence[int] | None = None
+    ) -> UInt8[np.ndarray, "crop crop 3"]:
+        """One picture, resized and cropped.
+
+        Args:
+          index: which one.
+          key: seeds the augmentation, where the transform has one; None: as in evaluation.
+
+        Raises:
+          InputError: the picture cannot be decoded.
+        """
+        t = self.transform
+        pixels = decode(*self._encoded[int(index)])
+        if key is None or not t.augment:
+            picture = standard(pixels, t.resize, t.crop)
+        else:
+            rng = np.random.default_rng(key)
+            part = random_resized_crop(pixels, t.crop, rng, smallest_area=t.smallest_area)
+            picture = flip(part, rng, t.flip_probability)
+        # A view would keep the larger picture that it was cut from in memory.
+        return np.ascontiguousarray(picture)
 
     def fingerprint(self) -> dict[str, object]:
-        """What tells these pictures from any other; JSON-ready."""
+        """Identifies these pictures; JSON-ready."""
         return {"pictures": self.digest}
-
-    def _map(self, function: Callable[..., np.ndarray], *columns: Any) -> np.ndarray:
-        # In one assignment, and used from here: two threads may come first at the same time.
-        pool = self._pool
-        if pool is None or pool[0] != os.getpid():  # threads do not survive a fork
-            pool = self._pool = os.getpid(), ThreadPoolExecutor(_threads or cores())
-        # Straight into place: a second copy of a batch of large pictures would be felt.
-        out = np.empty((len(columns[0]), self.size, self.size, 3), np.uint8)
-
-        def fill(row: int, *arguments: Any) -> None:
-            out[row] = function(*arguments)
-
-        for _ in pool[1].map(fill, range(len(out)), *columns):
-            pass
-        return out
-
-    def _decoded(self, index: int) -> np.ndarray:
-        return decode(*self._encoded[int(index)])
-
-    def _plain(self, index: int) -> np.ndarray:
-        return standard(self._decoded(index), self.transform.resize, self.transform.crop)
-
-    def _augmented(self, index: int, seed: tuple[int, ...]) -> np.ndarray:
-        t = self.transform
-        rng = np.random.default_rng(seed)
-        part = random_resized_crop(self._decoded(index), t.crop, rng, smallest_area=t.smallest_area)
-        return flip(part, rng, t.flip_probability)

@@ -13,16 +13,15 @@ import pytest
 from PIL import Image
 
 from dedn_jax.config import load_config
-from dedn_jax.data.pictures import pictures as module
 from dedn_jax.data.pictures.decoding import decode
-from dedn_jax.data.pictures.pictures import Pictures, PictureTransform, limit_threads
+from dedn_jax.data.pictures.pictures import Pictures, PictureTransform
 from dedn_jax.data.pictures.transforms import standard
 from dedn_jax.errors import InputError
 
 COUNT, RESIZE, CROP = 12, 40, 32
 PLAIN = PictureTransform(RESIZE, CROP, False, 0.08, 0.5)
 AUGMENTED = PictureTransform(RESIZE, CROP, True, 0.08, 0.5)
-SEEDS = [(7, 0, 3, row) for row in range(COUNT)]
+KEYS = [(7, 0, 3, row) for row in range(COUNT)]
 
 
 def encoded() -> list[tuple[bytes, str]]:
@@ -40,6 +39,10 @@ def encoded() -> list[tuple[bytes, str]]:
 
 def make(transform: PictureTransform = PLAIN) -> Pictures:
     return Pictures(encoded(), transform, "d" * 64)
+
+
+def training(pictures: Pictures, indices: np.ndarray, keys: list) -> np.ndarray:
+    return np.stack([pictures.read(i, key) for i, key in zip(indices, keys, strict=True)])
 
 
 def one_by_one() -> np.ndarray:
@@ -64,40 +67,48 @@ def test_any_order_and_repeats(indices: list[int]) -> None:
     np.testing.assert_array_equal(found, one_by_one()[indices])
 
 
-def test_augmentation_depends_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_augmentation_depends_on_the_key_alone() -> None:
     pictures = make(AUGMENTED)
-    whole = pictures.training(np.arange(COUNT), SEEDS)
+    whole = training(pictures, np.arange(COUNT), KEYS)
     assert whole.shape == (COUNT, CROP, CROP, 3)
     assert whole.dtype == np.uint8
     order = np.random.default_rng(1).permutation(COUNT)
-    found = pictures.training(order, [SEEDS[i] for i in order])
+    found = training(pictures, order, [KEYS[i] for i in order])
     np.testing.assert_array_equal(found, whole[order])
-    alone = [pictures.training(np.asarray([i]), [SEEDS[i]])[0] for i in range(COUNT)]
-    np.testing.assert_array_equal(alone, whole)
-    for threads in (1, 5):
-        monkeypatch.setattr(module, "_threads", None)  # put back afterwards
-        limit_threads(threads)
-        np.testing.assert_array_equal(make(AUGMENTED).training(np.arange(COUNT), SEEDS), whole)
+    with ThreadPoolExecutor(5) as pool:
+        found = np.stack(list(pool.map(pictures.read, range(COUNT), KEYS)))
+    np.testing.assert_array_equal(found, whole)
 
 
-def test_augmentation_differs_between_seeds() -> None:
+def test_a_picture_keeps_no_larger_one_in_memory() -> None:
+    for transform in (PLAIN, AUGMENTED):
+        for key in (None, KEYS[0]):
+            picture = make(transform).read(0, key)
+            assert picture.flags.c_contiguous
+            held = picture if picture.base is None else picture.base
+            assert len(memoryview(held).tobytes()) == CROP * CROP * 3
+
+
+def test_augmentation_differs_between_keys() -> None:
     same = np.zeros(40, np.int64)
-    found = make(AUGMENTED).training(same, [(0, 0, 0, row) for row in range(40)])
+    found = training(make(AUGMENTED), same, [(0, 0, 0, row) for row in range(40)])
     assert len({picture.tobytes() for picture in found}) == 40
-    other = make(AUGMENTED).training(same, [(0, 0, 1, row) for row in range(40)])
+    other = training(make(AUGMENTED), same, [(0, 0, 1, row) for row in range(40)])
     assert not any(np.array_equal(a, b) for a, b in zip(found, other, strict=True))
 
 
 def test_augmentation_can_be_off_and_is_for_training_alone() -> None:
     indices = np.arange(COUNT)
-    np.testing.assert_array_equal(make(PLAIN).training(indices, SEEDS), one_by_one())
+    np.testing.assert_array_equal(training(make(PLAIN), indices, KEYS), one_by_one())
     np.testing.assert_array_equal(make(AUGMENTED)[indices], one_by_one())
 
 
 def test_flip_probability() -> None:
     always, never = (
-        Pictures(encoded(), PictureTransform(RESIZE, CROP, True, 1.0, p), "").training(
-            np.arange(COUNT), SEEDS
+        training(
+            Pictures(encoded(), PictureTransform(RESIZE, CROP, True, 1.0, p), ""),
+            np.arange(COUNT),
+            KEYS,
         )
         for p in (1.0, 0.0)
     )
@@ -120,7 +131,7 @@ def test_pickling(used: bool) -> None:
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
 def test_forking() -> None:
     pictures = make()
-    expected = pictures[np.arange(COUNT)]  # threads are there now, and will not be in the child
+    expected = pictures[np.arange(COUNT)]
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
 
@@ -160,7 +171,7 @@ def test_a_damaged_picture_is_named() -> None:
     for transform in (PLAIN, AUGMENTED):
         pictures = Pictures(files, transform, "")
         with pytest.raises(InputError, match=r"class/broken\.jpg: ") as caught:
-            pictures.training(np.arange(COUNT), SEEDS)
+            training(pictures, np.arange(COUNT), KEYS)
         assert "\n" not in str(caught.value)
         # The others can still be read.
         np.testing.assert_array_equal(pictures[np.asarray([3, 5])], one_by_one()[[3, 5]])
