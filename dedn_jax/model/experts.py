@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Generic, Literal, NamedTuple, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float
 
-from dedn_jax.model.attention import BranchRows, dual_attention, stack_rows
+from dedn_jax.model.attention import (
+    AttentionWeights,
+    BranchRows,
+    dual_attention,
+    dual_attention_weights,
+    stack_rows,
+)
 from dedn_jax.model.attribute_shards import AttributeShards
-from dedn_jax.model.groups import AttributeGroups
+from dedn_jax.model.groups import AttributeGroups, as_groups
+
+T = TypeVar("T")
 
 
 class AttributeScores(NamedTuple):
     """Both branches of one expert, `[batch, attributes]` each, attributes in group order."""
 
-    region: jax.Array
-    channel: jax.Array
+    region: Float[Array, "batch attributes"]
+    channel: Float[Array, "batch attributes"]
 
-    def for_training(self) -> jax.Array:
+    def for_training(self) -> Float[Array, "batch attributes"]:
         """`p = p_region + p_channel`."""
         return self.region + self.channel
 
-    def for_evaluation(self, region_mix: float) -> jax.Array:
+    def for_evaluation(self, region_mix: float) -> Float[Array, "batch attributes"]:
         """`p = m·p_region + (1 - m)·p_channel`."""
         return region_mix * self.region + (1.0 - region_mix) * self.channel
+
+
+class PerExpert(NamedTuple, Generic[T]):
+    """What the coarse and the fine expert say, both with attributes in group order."""
+
+    coarse: T
+    fine: T
 
 
 class DualAttention(nnx.Module):
@@ -44,7 +61,12 @@ class DualAttention(nnx.Module):
     """
 
     def __init__(
-        self, word_vectors: np.ndarray, channels: int, regions: int, rank: int, rngs: nnx.Rngs
+        self,
+        word_vectors: Float[np.ndarray, "attributes word_dim"],
+        channels: int,
+        regions: int,
+        rank: int,
+        rngs: nnx.Rngs,
     ) -> None:
         vectors = jnp.asarray(word_vectors, jnp.float32)
         word_dim = vectors.shape[1]
@@ -69,14 +91,13 @@ class DualAttention(nnx.Module):
         self.channel_attention = zeros(word_dim, regions)
 
     @property
-    def attributes(self) -> int:
-        """How many there are."""
+    def num_attributes(self) -> int:
         return self.word_vectors.shape[0]
 
     def fold(self, shards: AttributeShards | None = None) -> tuple[BranchRows, BranchRows]:
         """The products V·H: region rows `[attributes, channels]`, channel rows `[..., regions]`.
 
-        With `shards` those of this device alone.
+        With `shards` those of this device's shard alone.
         """
         v = self.word_vectors[...]
         if shards is not None:
@@ -94,27 +115,48 @@ class DualAttention(nnx.Module):
 class DualExpert(nnx.Module):
     """The coarse expert (one DAN over all attributes) and the fine expert (one DAN per group).
 
+    Source: the DEDN paper, arXiv 2404.16348.
+
+    >>> import numpy as np
+    >>> from flax import nnx
+    >>> word_vectors = np.random.default_rng(0).normal(size=(5, 300))
+    >>> groups = {"wing": [2, 3, 4], "head": [0, 1]}
+    >>> model = DualExpert(word_vectors, groups, channels=16, regions=9, rngs=nnx.Rngs(0))
+    >>> features = np.random.default_rng(1).random((2, 16, 3, 3))
+    >>> features /= np.linalg.norm(features, axis=1, keepdims=True)
+    >>> coarse, fine = model(features)
+    >>> coarse.region.shape, model.group_order
+    ((2, 5), (2, 3, 4, 0, 1))
+    >>> scores, attention = model(features, return_attention=True)
+    >>> attention.fine.region.shape, attention.fine.channel.shape
+    ((2, 5, 9), (2, 5, 16))
+
     Args:
       word_vectors: `[attributes, word_dim]`; each DAN owns and trains a copy of its part.
-      groups: the partition of the attributes.
+      groups: the partition of the attributes: `AttributeGroups`, a mapping from names to attribute
+        indices, or a string as in `config.data.groups`.
       channels: C of the feature maps.
-      regions: R of the feature maps.
+      regions: R of the feature maps, height times width.
       rank: h of the low-rank region score matrices; 0 for full ones.
       rngs: random streams, `params` is used.
       kernel: of the attention pooling, see `dedn_jax.model.kernels.resolve_kernel`.
+
+    Raises:
+      InputError: `groups` is no partition of the attributes.
     """
 
     def __init__(
         self,
-        word_vectors: np.ndarray,
-        groups: AttributeGroups,
+        word_vectors: Float[np.ndarray, "attributes word_dim"],
+        groups: AttributeGroups | Mapping[str, Sequence[int]] | str,
         *,
         channels: int,
         regions: int,
-        rank: int,
+        rank: int = 0,
         rngs: nnx.Rngs,
         kernel: Literal["xla", "pallas"] = "xla",
     ) -> None:
+        groups = as_groups(groups, word_vectors)
         self.kernel: Literal["xla", "pallas"] = kernel
         self.group_order = tuple(groups.order.tolist())
         self.coarse = DualAttention(word_vectors, channels, regions, rank, rngs)
@@ -123,29 +165,90 @@ class DualExpert(nnx.Module):
             for m in groups.members
         )
 
+    @overload
     def __call__(
-        self, features: jax.Array, shards: AttributeShards | None = None
-    ) -> tuple[AttributeScores, AttributeScores]:
+        self,
+        features: Float[Array, "batch channels *regions"],
+        shards: AttributeShards | None = None,
+        *,
+        return_attention: Literal[False] = False,
+    ) -> PerExpert[AttributeScores]: ...
+
+    @overload
+    def __call__(
+        self,
+        features: Float[Array, "batch channels *regions"],
+        shards: AttributeShards | None = None,
+        *,
+        return_attention: Literal[True],
+    ) -> tuple[PerExpert[AttributeScores], PerExpert[AttentionWeights]]: ...
+
+    def __call__(
+        self,
+        features: Float[Array, "batch channels *regions"],
+        shards: AttributeShards | None = None,
+        *,
+        return_attention: bool = False,
+    ) -> (
+        PerExpert[AttributeScores] | tuple[PerExpert[AttributeScores], PerExpert[AttentionWeights]]
+    ):
         """Attribute scores of both experts from one pass over the features.
 
         Args:
-          features: `[batch, channels, regions]`, L2-normalised over channels.
-          shards: how the rows are shared out among devices; None where each has all of them.
+          features: `[batch, channels, regions]` or `[batch, channels, height, width]`, each region
+            L2-normalised over channels.
+          shards: how the attribute rows are sharded over devices; None where they are replicated.
+          return_attention: also return the attention weights, `[batch, attributes, regions]` and
+            `[batch, attributes, channels]` for each expert.
 
         Returns:
-          Scores of the coarse and of the fine expert, both in group order.
+          Scores of the coarse and of the fine expert; with `return_attention` these and the
+          attention weights. Attributes are in group order, `group_order`, for both experts.
+
+        Raises:
+          ValueError: features of another shape than the model was made for.
         """
-        networks = [self.coarse, *self.fine]
-        folded = [net.fold(shards) for net in networks]
-        region = stack_rows([region for region, _ in folded])
-        channel = stack_rows([channel for _, channel in folded])
+        features = self._flattened(features)
+        region, channel = self._rows(shards)
         p_region, p_channel = dual_attention(region, channel, features, self.kernel)
         if shards is not None:
-            sizes = [net.attributes for net in networks]
+            sizes = [net.num_attributes for net in (self.coarse, *self.fine)]
             p_region, p_channel = (shards.gather(p, sizes) for p in (p_region, p_channel))
-        n = len(self.group_order)
-        order = jnp.asarray(self.group_order)
-        return (
-            AttributeScores(p_region[:, :n][:, order], p_channel[:, :n][:, order]),
-            AttributeScores(p_region[:, n:], p_channel[:, n:]),
+        scores = PerExpert(*map(AttributeScores, self._split(p_region), self._split(p_channel)))
+        if not return_attention:
+            return scores
+        # For people to look at, not for the step: computed from all rows on every device.
+        weights = dual_attention_weights(*self._rows(None), features)
+        split = self._split(weights.region), self._split(weights.channel)
+        return scores, PerExpert(*map(AttentionWeights, *split))
+
+    def _flattened(
+        self, features: Float[Array, "batch channels *regions"]
+    ) -> Float[Array, "batch channels regions"]:
+        channels, regions = (
+            matrix.shape[1]
+            for matrix in (self.coarse.region_attention, self.coarse.channel_attention)
         )
+        features = jnp.asarray(features)
+        shape = features.shape
+        if len(shape) == 4:
+            features = features.reshape(*shape[:2], shape[2] * shape[3])
+        if features.shape[1:] != (channels, regions):
+            raise ValueError(
+                f"features of shape {shape}, expected [batch, {channels}, {regions}] or "
+                f"[batch, {channels}, height, width] with height * width = {regions}"
+            )
+        return features
+
+    def _rows(self, shards: AttributeShards | None) -> tuple[BranchRows, BranchRows]:
+        """Region and channel rows of the coarse expert, then of each group."""
+        folded = [net.fold(shards) for net in (self.coarse, *self.fine)]
+        return (
+            stack_rows([region for region, _ in folded]),
+            stack_rows([channel for _, channel in folded]),
+        )
+
+    def _split(self, x: Float[Array, "batch rows *rest"]) -> PerExpert[Array]:
+        """The rows of each expert, in group order."""
+        n = len(self.group_order)
+        return PerExpert(x[:, :n][:, jnp.asarray(self.group_order)], x[:, n:])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import warnings
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from dedn_jax.errors import InputError
 
@@ -32,13 +35,13 @@ class AttributeGroups:
         return tuple(len(m) for m in self.members)
 
     @property
-    def order(self) -> np.ndarray:
-        """`[attributes]` int: the attributes in group order."""
+    def order(self) -> Int[np.ndarray, " attributes"]:
+        """Attribute indices in group order: the first group's, the second's, and so on."""
         return np.concatenate([np.asarray(m, np.int64) for m in self.members])
 
 
-# Half-open ranges per group, in the order the published code numbers its subnetworks; one group of
-# each table is "the rest". Source: the `indicator` tables of zjrao/DEDN.
+# Half-open ranges per group, in the order of the published code's subnetworks; None: all attributes
+# that are in no other group. Source: the `indicator` tables of zjrao/DEDN.
 _TABLES: dict[str, tuple[int, tuple[tuple[str, tuple[tuple[int, int], ...] | None], ...]]] = {
     "cub": (
         312,
@@ -60,7 +63,7 @@ _TABLES: dict[str, tuple[int, tuple[tuple[str, tuple[tuple[int, int], ...] | Non
             ("environment", ((64, 78),)),
         ),
     ),
-    # As the published comment means it.
+    # The groups of the published comment.
     "sun": (
         102,
         (
@@ -70,8 +73,8 @@ _TABLES: dict[str, tuple[int, tuple[tuple[str, tuple[tuple[int, int], ...] | Non
             ("others", None),
         ),
     ),
-    # As the published code runs: three of its ranges are written as subtractions, which pick the
-    # single attributes 65-74 = -9 (93), 74-77 = -3 (99) and 85-102 = -17 (85).
+    # The groups of the published code: three of its ranges are written as subtractions, which pick
+    # the single attributes 65-74 = -9 (93), 74-77 = -3 (99) and 85-102 = -17 (85).
     "sun_released": (
         102,
         (
@@ -84,10 +87,37 @@ _TABLES: dict[str, tuple[int, tuple[tuple[str, tuple[tuple[int, int], ...] | Non
 }
 
 
-def resolve_groups(
-    spec: str, word_vectors: np.ndarray, own: AttributeGroups | None = None
+def as_groups(
+    groups: AttributeGroups | Mapping[str, Sequence[int]] | str,
+    word_vectors: Float[np.ndarray, "attributes word_dim"],
 ) -> AttributeGroups:
-    """Makes the partition that `config.data.groups` names.
+    """The partition itself, from a mapping of names to attribute indices, or from a string.
+
+    >>> as_groups({"wing": [2, 0], "tail": [1]}, np.eye(3)).members
+    ((0, 2), (1,))
+
+    Args:
+      groups: `AttributeGroups`, a mapping, or a string that `resolve_groups` reads.
+      word_vectors: `[attributes, word_dim]`.
+
+    Raises:
+      InputError: no partition of the attributes, or a string that `resolve_groups` refuses.
+    """
+    if isinstance(groups, str):
+        return resolve_groups(groups, word_vectors)
+    if not isinstance(groups, AttributeGroups):
+        members = tuple(tuple(sorted(map(int, m))) for m in groups.values())
+        groups = AttributeGroups(tuple(groups), members)
+    _check_partition(groups.members, len(word_vectors), "groups")
+    return groups
+
+
+def resolve_groups(
+    spec: str,
+    word_vectors: Float[np.ndarray, "attributes word_dim"],
+    own: AttributeGroups | None = None,
+) -> AttributeGroups:
+    """The partition that `config.data.groups` names.
 
     Args:
       spec: `cub`, `awa2`, `sun`, `sun_released`; `single` (one group); `data` (the data set's
@@ -105,7 +135,7 @@ def resolve_groups(
         if expected != num_attributes:
             raise InputError(
                 f"config.data.groups={spec!r} is for {expected} attributes, the data have "
-                f"{num_attributes}; use data (the data set's own), single, clusters:N or a list"
+                f"{num_attributes}; use data (the data set's groups), single, clusters:N or a list"
             )
         return _from_table(table, num_attributes)
     if spec == "single":
@@ -113,7 +143,7 @@ def resolve_groups(
     if spec == "data":
         if own is None:
             raise InputError(
-                "config.data.groups='data', but the data set brings no groups; use single, "
+                "config.data.groups='data', but the data set has no groups; use single, "
                 "clusters:N or a list"
             )
         return own
@@ -128,7 +158,7 @@ def resolve_groups(
 
 
 def published_attributes(name: str) -> int:
-    """How many attributes the published groups `name` (`cub`, `awa2`, ...) are for."""
+    """Number of attributes of the published groups `name` (`cub`, `awa2`, ...)."""
     return _TABLES[name][0]
 
 
@@ -147,41 +177,61 @@ def _from_table(
 
 
 def _from_list(spec: str, num_attributes: int) -> AttributeGroups:
+    field = f"config.data.groups={spec!r}"
     members = []
     for part in spec.split(";"):
         indices: list[int] = []
         for item in filter(None, (i.strip() for i in part.split(","))):
             ends = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
             if not ends:
-                raise InputError(f"config.data.groups: cannot read {item!r} in {spec!r}")
-            first, last = int(ends[1]), int(ends[2] or ends[1])
-            # Before the range is written out: a slip of the finger can name a billion attributes.
-            if max(first, last) >= num_attributes:
                 raise InputError(
-                    f"config.data.groups: attribute {max(first, last)} in {spec!r}, but the data "
-                    f"have only {num_attributes} (0-based); give each of them once"
+                    f"{field}: cannot read {item!r}, expected an attribute index or a range such "
+                    "as 0-8"
                 )
+            first, last = int(ends[1]), int(ends[2] or ends[1])
+            # Checked before the range is expanded: a typing error can ask for 10^14 attributes.
+            _check_range(max(first, last), num_attributes, field)
             indices += range(first, last + 1)
         members.append(tuple(sorted(indices)))
-    flat = [i for m in members for i in m]
-    if missing := sorted(set(range(num_attributes)) - set(flat)):
-        raise InputError(f"config.data.groups: attribute {missing[0]} is in no group of {spec!r}")
-    if len(set(flat)) != len(flat) or not all(members):
-        raise InputError(f"config.data.groups: {spec!r} has an empty group or one attribute twice")
+    _check_partition(members, num_attributes, field)
     return AttributeGroups(tuple(f"group {g}" for g in range(len(members))), tuple(members))
 
 
-def _clusters(word_vectors: np.ndarray, count: int, seed: int) -> AttributeGroups:
-    from scipy.cluster.vq import kmeans2  # here: half a second of import nobody else needs
+def _check_range(attribute: int, num_attributes: int, field: str) -> None:
+    if not 0 <= attribute < num_attributes:
+        raise InputError(
+            f"{field}: attribute {attribute}, but the data have only {num_attributes} (0-based); "
+            "list each of them once"
+        )
+
+
+def _check_partition(members: Sequence[Sequence[int]], num_attributes: int, field: str) -> None:
+    """Raises InputError unless every attribute is in exactly one group and no group is empty."""
+    flat = sorted(i for m in members for i in m)
+    for attribute in flat[:1] + flat[-1:]:
+        _check_range(attribute, num_attributes, field)
+    if missing := sorted(set(range(num_attributes)) - set(flat)):
+        raise InputError(f"{field}: attribute {missing[0]} is in no group; add it to one")
+    if twice := [i for i, j in itertools.pairwise(flat) if i == j]:
+        raise InputError(f"{field}: attribute {twice[0]} is in a group twice or in two; keep one")
+    if not all(members):
+        raise InputError(f"{field}: an empty group; remove it")
+
+
+def _clusters(
+    word_vectors: Float[np.ndarray, "attributes word_dim"], count: int, seed: int
+) -> AttributeGroups:
+    from scipy.cluster.vq import kmeans2  # imported here: it takes half a second
 
     if not 1 <= count <= len(word_vectors):
         raise InputError(
-            f"config.data.groups='clusters:{count}', expected 1 to {len(word_vectors)} (attributes)"
+            f"config.data.groups='clusters:{count}', expected 1 to {len(word_vectors)} clusters, "
+            "the number of attributes"
         )
     vectors = np.asarray(word_vectors, np.float64)
     vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy warns of an empty cluster, which is an error below
+        warnings.simplefilter("ignore")  # of an empty cluster, which is an error below
         _, label = kmeans2(vectors, count, minit="++", rng=np.random.default_rng(seed), iter=50)
     members = sorted(tuple(np.flatnonzero(label == g).tolist()) for g in range(count))
     if not all(members):

@@ -1,6 +1,8 @@
 """The DEDN losses, each a pure function; all in float32 and log space.
 
-Letters: b images, K classes, A attributes.
+Shapes: b images, K classes, A attributes. `training/objective.py` puts the losses together. To add
+one: a function here that takes its mean over images by `BatchMean`, a weight in `config.loss` and
+`Objective`, a term in `objective_terms`.
 """
 
 from __future__ import annotations
@@ -9,76 +11,79 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchMean:
-    """The mean over a batch's images, wherever they are.
+    """The mean over the images of a batch, sharded over devices or not.
 
     Attributes:
-      weights: `[b]` float32: 1 for an image, 0 for a row that only fills the batch up; None where
-        every row counts.
-      axis: name of the mapped axis along which the batch is cut; None where it is whole.
-        A device then gives its share of the mean: the sum over the axis is the mean.
+      weights: `[b]` float32: 1 for an image, 0 for padding; None where there is no padding.
+      axis: name of the mapped axis along which the batch is sharded, if it is. Each device then
+        gets its term of the mean: their sum over the axis is the mean.
     """
 
-    weights: jax.Array | None = None
+    weights: Float[Array, " b"] | None = None
     axis: str | None = None
 
-    def __call__(self, values: jax.Array) -> jax.Array:
-        """Of `[b]` values."""
+    def __call__(self, values: Float[Array, " b"]) -> Float[Array, ""]:
+        """The mean, or this device's term of it."""
         if self.weights is None and self.axis is None:
             return values.mean()
         return self.sum(values) / self.count(values)
 
-    def sum(self, values: jax.Array) -> jax.Array:
-        """The sum of this device's values."""
+    def sum(self, values: Float[Array, " b"]) -> Float[Array, ""]:
+        """The sum over this device's images."""
         return (values if self.weights is None else values * self.weights).sum()
 
-    def count(self, values: jax.Array) -> jax.Array:
-        """How many images there are on all devices."""
+    def count(self, values: Float[Array, " b"]) -> Float[Array, ""]:
+        """Number of images on all devices."""
         if self.weights is None:
-            devices = 1 if self.axis is None else jax.lax.psum(1, self.axis)  # nothing is sent
+            # psum of a Python number is a constant, not an all-reduce.
+            devices = 1 if self.axis is None else jax.lax.psum(1, self.axis)
             return jnp.float32(values.shape[0] * devices)
         n = self.weights.sum()
         return n if self.axis is None else jax.lax.psum(n, self.axis)
 
-    def log_mean_exp(self, values: jax.Array) -> jax.Array:
-        """`log(mean_b exp(values))`, of this device's share."""
+    def log_mean_exp(self, values: Float[Array, " b"]) -> Float[Array, ""]:
+        """`log(mean_b exp(values))`, or this device's term of it."""
         log_count = jnp.log(self.count(values))
         if self.axis is None:
             if self.weights is not None:
                 values = jnp.where(self.weights > 0, values, -jnp.inf)
             return jax.nn.logsumexp(values) - log_count
-        # Log-probabilities: exp cannot overflow, and a mass that underflows everywhere is lost
-        # either way. What the devices share is the sum, and each has an equal part of the result.
-        own = self.sum(jnp.exp(values))
-        fixed = jax.lax.stop_gradient(own)
-        total = jax.lax.psum(fixed, self.axis)
-        # 0, with the logarithm's gradient in `own`: the transposed psum would ask all devices for
-        # what each of them knows.
-        own_part = (own - fixed) / total
-        return own_part + (jnp.log(total) - log_count) / jax.lax.psum(1.0, self.axis)
+        # No maximum is subtracted: these are log-probabilities, whose exp cannot overflow.
+        local = self.sum(jnp.exp(values))
+        constant = jax.lax.stop_gradient(local)
+        total = jax.lax.psum(constant, self.axis)
+        # Zero-valued term that carries the local gradient; differentiating the psum instead would
+        # cost a second all-reduce.
+        gradient_carrier = (local - constant) / total
+        return gradient_carrier + (jnp.log(total) - log_count) / jax.lax.psum(1.0, self.axis)
 
 
 MEAN = BatchMean()
 
 
-def class_bias(seen: jax.Array, bias: float) -> jax.Array:
-    """d: `+bias` on unseen and `-bias` on seen classes, `[K]`."""
+def class_bias(seen: Bool[Array, " K"], bias: float) -> Float[Array, " K"]:
+    """d: `+bias` on unseen and `-bias` on seen classes."""
     return jnp.where(seen, -bias, bias).astype(jnp.float32)
 
 
 def class_scores(
-    attribute_scores: jax.Array, class_embeddings: jax.Array, seen: jax.Array, bias: float
-) -> jax.Array:
+    attribute_scores: Float[Array, "b A"],
+    class_embeddings: Float[Array, "K A"],
+    seen: Bool[Array, " K"],
+    bias: float,
+) -> Float[Array, "b K"]:
     """`s = p·Zᵀ + d`.
 
     Args:
       attribute_scores: `[b, A]`.
       class_embeddings: `[K, A]`, rows L2-normalised, attributes in the same order.
       seen: `[K]` bool.
-      bias: size of d.
+      bias: magnitude of d.
 
     Returns:
       `[b, K]` float32.
@@ -88,28 +93,28 @@ def class_scores(
 
 
 def margin_cross_entropy(
-    scores: jax.Array,
-    labels: jax.Array,
-    seen: jax.Array,
+    scores: Float[Array, "b K"],
+    labels: Int[Array, " b"],
+    seen: Bool[Array, " K"],
     *,
     bias: float,
     margin: float,
     seen_margin: float,
     mean: BatchMean = MEAN,
-) -> jax.Array:
-    """Margin-aware cross-entropy over all classes; plain when both margins are 0.
+) -> Float[Array, ""]:
+    """Margin-aware cross-entropy over all classes; plain cross-entropy when both margins are 0.
 
-    d is taken away again, `seen_margin` is added to every seen class and `margin` taken off the
-    true one.
+    The logits are the scores without d, plus `seen_margin` on seen classes, minus `margin` on the
+    true class.
 
     Args:
       scores: `[b, K]`, d included.
       labels: `[b]` int class ids.
       seen: `[K]` bool.
-      bias: size of d.
+      bias: magnitude of d.
       margin: t.
       seen_margin: 1 in the published recipes.
-      mean: over which images.
+      mean: the mean over images.
 
     Returns:
       Mean over the batch, in nats.
@@ -120,30 +125,37 @@ def margin_cross_entropy(
     return -mean((jax.nn.log_softmax(logits) * true_class).sum(-1))
 
 
-def self_calibration(scores: jax.Array, seen: jax.Array, mean: BatchMean = MEAN) -> jax.Array:
-    """`-log(mean_b Σ_{unseen k} softmax(s)_k)`: keeps some mass on the unseen classes.
+def self_calibration(
+    scores: Float[Array, "b K"], seen: Bool[Array, " K"], mean: BatchMean = MEAN
+) -> Float[Array, ""]:
+    """`-log(mean_b Σ_{unseen k} softmax(s)_k)`: keeps probability mass on the unseen classes.
 
     Args:
       scores: `[b, K]`, d included.
       seen: `[K]` bool, at least one False.
+      mean: the mean over images.
     """
     log_probabilities = jax.nn.log_softmax(scores)
     log_mass = jax.nn.logsumexp(log_probabilities, axis=-1, where=~seen)
     return -mean.log_mean_exp(log_mass)
 
 
-def jensen_shannon(x: jax.Array, y: jax.Array, mean: BatchMean = MEAN) -> jax.Array:
-    """Jensen-Shannon divergence of `softmax(x)` and `softmax(y)`, `[b, n]` each: mean over rows."""
+def jensen_shannon(
+    x: Float[Array, "b n"], y: Float[Array, "b n"], mean: BatchMean = MEAN
+) -> Float[Array, ""]:
+    """Jensen-Shannon divergence of `softmax(x)` and `softmax(y)`, mean over rows, in nats."""
     log_p, log_q = jax.nn.log_softmax(x), jax.nn.log_softmax(y)
     log_mean = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
     divergence = jnp.exp(log_p) * (log_p - log_mean) + jnp.exp(log_q) * (log_q - log_mean)
     return 0.5 * mean(divergence.sum(-1))
 
 
-def agreement(x: jax.Array, y: jax.Array, mean: BatchMean = MEAN) -> jax.Array:
-    """The published D: `(1/b) Σ_ij |x-y|³_ij / ‖x_i-y_i‖₂ + JSD`, for `[b, n]` scores.
+def agreement(
+    x: Float[Array, "b n"], y: Float[Array, "b n"], mean: BatchMean = MEAN
+) -> Float[Array, ""]:
+    """The published D between two sets of scores: `(1/b) Σ_ij |x-y|³_ij / ‖x_i-y_i‖₂ + JSD`.
 
-    1e-9 stands under the square root, as in the published SUN and AWA2 models, so that value and
+    1e-9 is added under the square root, as in the published SUN and AWA2 models, so that value and
     gradient are finite where two rows are equal (the published CUB model gives NaN there).
     """
     difference = jnp.abs(x - y)
@@ -152,31 +164,43 @@ def agreement(x: jax.Array, y: jax.Array, mean: BatchMean = MEAN) -> jax.Array:
 
 
 def kl_divergence(
-    teacher: jax.Array, student: jax.Array, temperature: float, mean: BatchMean = MEAN
-) -> jax.Array:
-    """`KL(softmax(teacher/T) ‖ softmax(student/T))`, `[b, n]` scores: mean over rows, nats."""
+    teacher: Float[Array, "b n"],
+    student: Float[Array, "b n"],
+    temperature: float,
+    mean: BatchMean = MEAN,
+) -> Float[Array, ""]:
+    """`KL(softmax(teacher/T) ‖ softmax(student/T))` of scores, mean over rows, in nats."""
     log_p = jax.nn.log_softmax(teacher / temperature)
     log_q = jax.nn.log_softmax(student / temperature)
     return mean((jnp.exp(log_p) * (log_p - log_q)).sum(-1))
 
 
 def bidirectional_kl(
-    x: jax.Array,
-    y: jax.Array,
+    x: Float[Array, "b n"],
+    y: Float[Array, "b n"],
     *,
-    temperature: float,
-    stop_gradient: bool,
+    temperature: float = 1.0,
+    stop_gradient: bool = False,
     mean: BatchMean = MEAN,
-) -> jax.Array:
-    """`T² · [KL(p_x ‖ p_y) + KL(p_y ‖ p_x)]`, each side teaching the other.
+) -> Float[Array, ""]:
+    """`T² · [KL(p_x ‖ p_y) + KL(p_y ‖ p_x)]`: each expert teaches the other.
 
-    T² keeps the gradient's size when the temperature changes (Hinton et al., arXiv 1503.02531).
+    T² keeps the gradient's scale when the temperature changes (Hinton et al., arXiv 1503.02531).
+
+    >>> coarse, fine = jnp.array([[2.0, 0.0]]), jnp.array([[0.0, 0.0]])
+    >>> f"{bidirectional_kl(coarse, fine):.4f}"
+    '0.7616'
+    >>> float(bidirectional_kl(coarse, coarse, temperature=2.0))
+    0.0
 
     Args:
       x, y: `[b, n]` scores.
       temperature: T.
-      stop_gradient: hold the teacher side (the first argument) of each divergence fixed.
-      mean: over which images.
+      stop_gradient: no gradient flows to the teacher, the first argument of each divergence.
+      mean: the mean over images.
+
+    Returns:
+      Mean over rows, in nats.
     """
     hold = jax.lax.stop_gradient if stop_gradient else lambda z: z
     both = kl_divergence(hold(x), y, temperature, mean)

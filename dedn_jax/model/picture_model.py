@@ -1,33 +1,40 @@
-"""Backbone and experts as one module: from pictures to attribute scores."""
+"""Backbone and experts as one module, from pictures to attribute scores."""
 
 from __future__ import annotations
 
-import jax
+from typing import Literal, overload
+
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, UInt8
 
+from dedn_jax.model.attention import AttentionWeights
 from dedn_jax.model.attribute_shards import AttributeShards
 from dedn_jax.model.backbones import Backbone
-from dedn_jax.model.experts import AttributeScores, DualExpert
+from dedn_jax.model.experts import AttributeScores, DualExpert, PerExpert
 
 _MIN_NORM = 1e-12  # as in `dedn_jax.data.features.maps.normalize`: an all-zero region stays zero
 
 
-def backbone_maps(backbone: Backbone, images: jax.Array) -> jax.Array:
-    """Feature maps `[batch, channels, regions]` float32 of `[batch, height, width, 3]` uint8."""
+def backbone_maps(
+    backbone: Backbone, images: UInt8[Array, "batch height width 3"]
+) -> Float[Array, "batch channels regions"]:
+    """Feature maps of pictures, float32, not normalised."""
     return backbone(backbone.preprocess(images))
 
 
-def normalize_regions(maps: jax.Array) -> jax.Array:
-    """`x / max(||x||, 1e-12)` over channels: of `[batch, channels, regions]`, differentiable."""
+def normalize_regions(
+    maps: Float[Array, "batch channels regions"],
+) -> Float[Array, "batch channels regions"]:
+    """Each region L2-normalised over channels, `x / max(‖x‖, 1e-12)`; differentiable at 0."""
     squares = jnp.square(maps).sum(axis=1, keepdims=True)
-    # The square root has no gradient at 0, where a region is all zero.
+    # The square root is not differentiable at 0, the norm of an all-zero region.
     norm = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
     return maps / jnp.where(squares > 0, jnp.maximum(norm, _MIN_NORM), 1.0)
 
 
 class PictureModel(nnx.Module):
-    """The experts on feature maps made in the same graph.
+    """A backbone and the experts on its feature maps, in one graph.
 
     Args:
       backbone: from pictures to feature maps.
@@ -38,8 +45,35 @@ class PictureModel(nnx.Module):
         self.backbone = backbone
         self.experts = experts
 
+    @overload
     def __call__(
-        self, images: jax.Array, shards: AttributeShards | None = None
-    ) -> tuple[AttributeScores, AttributeScores]:
-        """As `DualExpert`, from `[batch, height, width, 3]` uint8 pictures."""
-        return self.experts(normalize_regions(backbone_maps(self.backbone, images)), shards)
+        self,
+        images: UInt8[Array, "batch height width 3"],
+        shards: AttributeShards | None = None,
+        *,
+        return_attention: Literal[False] = False,
+    ) -> PerExpert[AttributeScores]: ...
+
+    @overload
+    def __call__(
+        self,
+        images: UInt8[Array, "batch height width 3"],
+        shards: AttributeShards | None = None,
+        *,
+        return_attention: Literal[True],
+    ) -> tuple[PerExpert[AttributeScores], PerExpert[AttentionWeights]]: ...
+
+    def __call__(
+        self,
+        images: UInt8[Array, "batch height width 3"],
+        shards: AttributeShards | None = None,
+        *,
+        return_attention: bool = False,
+    ) -> (
+        PerExpert[AttributeScores] | tuple[PerExpert[AttributeScores], PerExpert[AttentionWeights]]
+    ):
+        """As `DualExpert`, from pictures."""
+        features = normalize_regions(backbone_maps(self.backbone, images))
+        if return_attention:
+            return self.experts(features, shards, return_attention=True)
+        return self.experts(features, shards)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Int
 
 
-def per_class_accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Accuracy of each class that occurs in `labels`, averaged over these classes, in percent.
+def per_class_accuracy(
+    predictions: Int[np.ndarray, " images"], labels: Int[np.ndarray, " images"]
+) -> float:
+    """Mean over the classes in `labels` of the accuracy of each, in percent.
 
     >>> per_class_accuracy(np.array([0, 0, 1]), np.array([0, 0, 0]))  # one class, 2 of 3 right
     66.66666666666667
 
     Args:
-      predictions: `[n]` class ids.
-      labels: `[n]` class ids, n > 0.
+      predictions: class ids, at least one.
+      labels: class ids.
     """
     classes, index = np.unique(labels, return_inverse=True)
     hits = np.bincount(index, weights=predictions == labels, minlength=len(classes))
@@ -30,13 +33,16 @@ def harmonic_mean(unseen: float, seen: float) -> float:
 
 
 def gzsl(
-    seen_predictions: np.ndarray,
-    seen_labels: np.ndarray,
-    unseen_predictions: np.ndarray,
-    unseen_labels: np.ndarray,
-    zsl_predictions: np.ndarray,
+    seen_predictions: Int[np.ndarray, " seen_images"],
+    seen_labels: Int[np.ndarray, " seen_images"],
+    unseen_predictions: Int[np.ndarray, " unseen_images"],
+    unseen_labels: Int[np.ndarray, " unseen_images"],
+    zsl_predictions: Int[np.ndarray, " unseen_images"],
 ) -> dict[str, float]:
     """U, S, H and T1 in percent.
+
+    Accuracy per class on unseen (U) and on seen classes (S), their harmonic mean (H), and accuracy
+    per class on unseen classes when these alone are candidates (T1).
 
     >>> result = gzsl(
     ...     seen_predictions=np.array([0, 1]),
@@ -49,9 +55,13 @@ def gzsl(
     {'U': 50.0, 'S': 100.0, 'H': 66.7, 'T1': 100.0}
 
     Args:
-      seen_predictions, seen_labels: `[n]` over the seen test images, chosen among all classes.
-      unseen_predictions, unseen_labels: `[m]` over the unseen test images, among all classes.
-      zsl_predictions: `[m]` over the unseen test images, chosen among unseen classes alone.
+      seen_predictions: classes predicted for images of seen classes, among all classes.
+      seen_labels: their true classes.
+      unseen_predictions: classes predicted for images of unseen classes, among all classes.
+      unseen_labels: their true classes.
+      zsl_predictions: classes predicted for the same images, among the unseen classes alone.
+
+    Source: Xian et al., "Zero-Shot Learning: A Comprehensive Evaluation", arXiv 1707.00600.
     """
     unseen = per_class_accuracy(unseen_predictions, unseen_labels)
     seen = per_class_accuracy(seen_predictions, seen_labels)

@@ -1,13 +1,17 @@
-"""The training objective: which losses, with which weights, put together."""
+"""The training objective: the weighted sum of the losses in `model/losses.py`.
+
+To add a loss: a function in `model/losses.py`, a weight in `config.loss` and `Objective`, a term in
+`objective_terms`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
 from dedn_jax.model import losses
@@ -23,14 +27,16 @@ class ClassSpace(NamedTuple):
       seen: `[classes]` bool.
     """
 
-    embeddings: jax.Array
-    seen: jax.Array
+    embeddings: Float[Array, "classes attributes"]
+    seen: Bool[Array, " classes"]
 
 
 def make_class_space(
-    class_embeddings: np.ndarray, seen: np.ndarray, groups: AttributeGroups
+    class_embeddings: Float[np.ndarray, "classes attributes"],
+    seen: Bool[np.ndarray, " classes"],
+    groups: AttributeGroups,
 ) -> ClassSpace:
-    """Z from `[classes, attributes]` embeddings: group order, then unit rows."""
+    """Z from class embeddings: columns put in group order, rows L2-normalised."""
     z = np.asarray(class_embeddings, np.float32)[:, groups.order]
     z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
     return ClassSpace(jnp.asarray(z), jnp.asarray(seen))
@@ -38,7 +44,7 @@ def make_class_space(
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Which losses, with which weights; the fields of `config.loss`."""
+    """The fields of `config.loss`: margins and the weight of each loss."""
 
     bias: float
     margin_aware: bool
@@ -59,19 +65,24 @@ class Objective:
 def objective_terms(
     coarse: AttributeScores,
     fine: AttributeScores,
-    labels: jax.Array,
+    labels: Int[Array, " batch"],
     classes: ClassSpace,
     objective: Objective,
     mean: losses.BatchMean = losses.MEAN,
-) -> dict[str, jax.Array]:
+) -> dict[str, Float[Array, ""]]:
     """Every loss term, and their weighted sum as `loss`; scalars, means over images by `mean`.
 
-    A term of weight 0 is still computed and logged, but not added; only `bidirectional_kl` is left
-    out then. To add a loss: the function in `model/losses.py`, its weight in `config.loss` and
-    `Objective`, its term here.
+    A term of weight 0 is computed and logged, but not added; `bidirectional_kl` is then left out.
+
+    Args:
+      coarse, fine: scores of the two experts.
+      labels: `[batch]` class ids.
+      classes: to choose among.
+      objective: weights and margins.
+      mean: the mean over images.
     """
     o = objective
-    terms: dict[str, jax.Array] = {}
+    terms: dict[str, Float[Array, ""]] = {}
     scores = {}
     total = jnp.zeros((), jnp.float32)
     for name, attribute_scores in (("coarse", coarse), ("fine", fine)):

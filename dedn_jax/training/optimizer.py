@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """RMSprop as PyTorch defines it, from `config.optimizer`.
 
-    L2 weight decay is added to the gradient; the second moment has no bias correction and ε stands
-    outside its root; momentum runs over the scaled gradient. Source: torch.optim.RMSprop.
+    L2 weight decay is added to the gradient; the second moment has no bias correction and ε is
+    added after its root; momentum accumulates the scaled gradient. Source: torch.optim.RMSprop.
 
-    A backbone that is trained has a learning rate of its own, `config.backbone.learning_rate`.
+    A trained backbone has its own learning rate, `config.backbone.learning_rate`.
     """
     experts = _rmsprop(config.optimizer, config.optimizer.learning_rate)
     if not (config.data.source == "images" and config.backbone.trained):
@@ -34,5 +34,5 @@ def _rmsprop(o: ConfigDict, learning_rate: float) -> optax.GradientTransformatio
 
 
 def _module_names(params: Any) -> Any:
-    """For every parameter the name of the module at the top that owns it."""
+    """For each parameter, the name of the top-level module that owns it."""
     return jax.tree_util.tree_map_with_path(lambda path, _: str(path[0].key), params)

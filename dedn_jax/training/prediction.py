@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-import jax
 from flax import nnx
+from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
 from dedn_jax.model import losses
@@ -17,7 +17,7 @@ from dedn_jax.training.step import NONE_FROZEN
 
 @dataclasses.dataclass(frozen=True)
 class Mixing:
-    """How predictions are fused: `config.predict` and the bias of `config.loss`."""
+    """How class scores are computed for evaluation: `config.predict` and `config.loss.bias`."""
 
     region_mix: float
     expert_mix: float
@@ -29,23 +29,32 @@ class Mixing:
 
 
 class ClassScores(NamedTuple):
-    """Class scores `[batch, classes]` of each expert and of their mixture, d included."""
+    """Class scores of each expert and of their mixture, d included."""
 
-    coarse: jax.Array
-    fine: jax.Array
-    fused: jax.Array
+    coarse: Float[Array, "batch classes"]
+    fine: Float[Array, "batch classes"]
+    fused: Float[Array, "batch classes"]
 
 
 def predict_scores(
     model: nnx.GraphDef,
     params: nnx.State,
-    inputs: jax.Array,
+    inputs: Float[Array, "batch channels regions"] | UInt8[Array, "batch height width 3"],
     classes: ClassSpace,
     mixing: Mixing,
     frozen: nnx.State = NONE_FROZEN,
     axes: Axes = ALONE,
 ) -> ClassScores:
-    """Class scores for evaluation: branches mixed by `region_mix`, experts by `expert_mix`."""
+    """Class scores for evaluation: branches mixed by `region_mix`, experts by `expert_mix`.
+
+    Args:
+      model: its definition.
+      params, frozen: its state.
+      inputs: feature maps, or pictures where the model has a backbone.
+      classes: to choose among.
+      mixing: weights of branches and experts.
+      axes: mapped axes that the prediction runs under.
+    """
     coarse, fine = (
         losses.class_scores(
             p.for_evaluation(mixing.region_mix), classes.embeddings, classes.seen, mixing.bias

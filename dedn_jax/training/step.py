@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jaxtyping import Array, Float, Int
 
 from dedn_jax.data.pipeline import Batch
 from dedn_jax.model import losses
@@ -18,11 +19,19 @@ from dedn_jax.training.objective import ClassSpace, Objective, objective_terms
 # The frozen state of a model that has none: experts without a backbone.
 NONE_FROZEN = nnx.State({})
 
+LossTerms = dict[str, Float[Array, ""]]
+
 
 class TrainState(NamedTuple):
-    """All that changes from step to step."""
+    """Everything that a step changes.
 
-    step: jax.Array
+    Attributes:
+      step: number of steps taken.
+      params: of the model, those that are trained.
+      optimizer: state of the optimizer.
+    """
+
+    step: Int[Array, ""]
     params: nnx.State
     optimizer: optax.OptState
 
@@ -35,14 +44,14 @@ def loss_and_gradients(
     objective: Objective,
     frozen: nnx.State = NONE_FROZEN,
     axes: Axes = ALONE,
-) -> tuple[dict[str, jax.Array], nnx.State]:
-    """Loss terms, and the gradient of their weighted sum in `params`; none in `frozen`.
+) -> tuple[LossTerms, nnx.State]:
+    """Loss terms, and the gradient of their weighted sum with respect to `params`.
 
     Under `axes` both are those of the global batch, replicated by one all-reduce.
     """
     mean = losses.BatchMean(batch.weights, axes.data)
 
-    def loss(params: nnx.State) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(params: nnx.State) -> tuple[Float[Array, ""], LossTerms]:
         coarse, fine = nnx.merge(model, params, frozen)(batch.inputs, axes.rows)
         terms = objective_terms(coarse, fine, batch.labels, classes, objective, mean)
         if axes.rows is not None:
@@ -55,7 +64,7 @@ def loss_and_gradients(
     return jax.lax.psum((terms, gradients), axes.names) if axes.names else (terms, gradients)
 
 
-TrainStep = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+TrainStep = Callable[..., tuple[TrainState, LossTerms]]
 
 
 def make_train_step(
@@ -64,15 +73,21 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     axes: Axes = ALONE,
 ) -> TrainStep:
-    """The step `(state, batch, classes, frozen) -> (state, metrics)`; pure, not compiled.
+    """The step `(state, batch, classes, frozen) -> (state, terms)`; pure, not compiled.
 
-    `axes` as in `loss_and_gradients`. `frozen` is the model's state besides `state.params`, by
-    default none.
+    `terms` are the loss terms before the step, `gradient_norm`, and `parameter_norm` after it.
+    `frozen` is the model's state besides `state.params`, by default none.
+
+    Args:
+      model: its definition.
+      objective: which losses.
+      optimizer: of `make_optimizer`.
+      axes: mapped axes that the step runs under; see `loss_and_gradients`.
     """
 
     def train_step(
         state: TrainState, batch: Batch, classes: ClassSpace, frozen: nnx.State = NONE_FROZEN
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+    ) -> tuple[TrainState, LossTerms]:
         terms, gradients = loss_and_gradients(
             model, state.params, batch, classes, objective, frozen, axes
         )

@@ -16,14 +16,12 @@ from dedn_jax.model.groups import AttributeGroups, resolve_groups
 
 def make(
     word_vectors: np.ndarray,
-    groups: AttributeGroups | str,
+    groups: AttributeGroups | dict[str, list[int]] | str,
     channels: int,
     regions: int,
     rank: int = 0,
     seed: int = 0,
 ) -> tuple[DualExpert, Params]:
-    if isinstance(groups, str):
-        groups = resolve_groups(groups, word_vectors)
     model = DualExpert(
         word_vectors,
         groups,
@@ -142,6 +140,71 @@ def test_coarse_output_is_in_group_order() -> None:
     grouped, _ = make(v, "4,1;3;0,2", 4, 3)[0](features)  # the coarse expert is drawn first
     np.testing.assert_allclose(grouped.region, plain.region[:, [1, 4, 3, 0, 2]], atol=1e-6)
     np.testing.assert_allclose(grouped.channel, plain.channel[:, [1, 4, 3, 0, 2]], atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_attention_weights_reproduce_the_scores(rank: int, dtype: jax.typing.DTypeLike) -> None:
+    v, groups = vectors(5, 6), {"a": [4, 1], "b": [3], "c": [0, 2]}
+    model = fill_attention(make(v, groups, 8, 6, rank)[0])
+    features = jnp.asarray(np.random.default_rng(2).standard_normal((3, 8, 6)), dtype)
+    scores, attention = model(features, return_attention=True)
+
+    # Scores of each position, in group order: the rows of the score matrices times the map.
+    order = [1, 4, 3, 0, 2]
+    coarse, fine = model.coarse.fold(), [network.fold() for network in model.fine]
+    score_rows = {
+        "coarse": [np.asarray(branch.score)[order] for branch in coarse],
+        "fine": [np.concatenate([f[branch].score for f in fine]) for branch in (0, 1)],
+    }
+    by_branch = np.asarray(features, np.float64), np.asarray(features, np.float64).swapaxes(1, 2)
+    tolerance = 2e-5 if dtype == jnp.float32 else 3e-2  # rows are rounded to the features' dtype
+    for expert in ("coarse", "fine"):
+        for branch in (0, 1):
+            f, found = by_branch[branch], getattr(attention, expert)[branch]
+            assert found.dtype == jnp.float32
+            assert found.shape == (3, 5, f.shape[2])
+            np.testing.assert_allclose(found.sum(-1), 1, atol=1e-6)
+            assert found.min() >= 0
+            assert found.max() > 2 / f.shape[2]  # not uniform
+            pooled = (found * (score_rows[expert][branch] @ f)).sum(-1)
+            expected = getattr(scores, expert)[branch]
+            np.testing.assert_allclose(pooled, expected, atol=tolerance * np.abs(expected).max())
+
+
+def test_attention_of_a_new_model_is_uniform() -> None:
+    model, _ = make(vectors(5, 6), "0-1;2-4", 8, 6)
+    features = np.random.default_rng(2).standard_normal((3, 8, 6))
+    _, attention = model(features, return_attention=True)
+    for weights in (attention.coarse, attention.fine):
+        np.testing.assert_allclose(weights.region, np.full((3, 5, 6), 1 / 6), rtol=1e-6)
+        np.testing.assert_allclose(weights.channel, np.full((3, 5, 8), 1 / 8), rtol=1e-6)
+
+
+def test_attention_leaves_the_scores_as_they_are() -> None:
+    model = fill_attention(make(vectors(5, 6), "0-1;2-4", 8, 6)[0])
+    features = jnp.asarray(np.random.default_rng(2).standard_normal((3, 8, 6)), jnp.float32)
+    plain = nnx.jit(lambda m, f: m(f))(model, features)
+    scores, _ = nnx.jit(lambda m, f: m(f, return_attention=True))(model, features)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(scores), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_maps_with_height_and_width() -> None:
+    model = fill_attention(make(vectors(5, 6), "0-1;2-4", 8, 6)[0])
+    maps = np.random.default_rng(2).standard_normal((3, 8, 2, 3))
+    flat, square = model(maps.reshape(3, 8, 6)), model(maps)
+    for a, b in zip(jax.tree.leaves(flat), jax.tree.leaves(square), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 5), (3, 6, 8), (8, 6), (3, 8, 2, 2), (3, 8, 1, 2, 3)])
+def test_features_of_another_shape(shape: tuple[int, ...]) -> None:
+    model, _ = make(vectors(5, 6), "single", 8, 6)
+    with pytest.raises(
+        ValueError, match=r"expected \[batch, 8, 6\] or \[batch, 8, height, width\]"
+    ):
+        model(np.zeros(shape))
 
 
 def test_shapes_of_both_ranks() -> None:

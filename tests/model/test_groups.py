@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dedn_jax.errors import InputError
-from dedn_jax.model.groups import AttributeGroups, resolve_groups
+from dedn_jax.model.groups import AttributeGroups, as_groups, resolve_groups
 
 
 def vectors(count: int) -> np.ndarray:
@@ -106,14 +106,15 @@ def test_clusters():
         ("cub", "'cub' is for 312 attributes, the data have 7"),
         ("nonsense", "'nonsense', expected one of cub, awa2, sun, sun_released, single, data"),
         ("", "expected one of"),
-        ("data", "brings no groups"),
+        ("data", "has no groups"),
         ("clusters:0", "expected 1 to 7"),
         ("clusters:8", "expected 1 to 7"),
         ("clusters:x", "expected one of"),
         ("0-3;5-6", "attribute 4 is in no group"),
-        ("0-3;4-7", r"attribute 7 in .* only 7 \(0-based\)"),
-        ("0-99999999999999", "attribute 99999999999999 in"),
-        ("0-3;3-6", "one attribute twice"),
+        ("0-3;4-7", r"'0-3;4-7': attribute 7, but .* only 7 \(0-based\)"),
+        ("0-99999999999999", "attribute 99999999999999, but"),
+        ("0-3;3-6", "attribute 3 is in a group twice or in two"),
+        ("0-3,3;4-6", "attribute 3 is in a group twice or in two"),
         ("0-6;", "an empty group"),
         ("0-6;6-5", "an empty group"),
         ("0-3;4-5-6", "cannot read '4-5-6'"),
@@ -126,3 +127,27 @@ def test_refusals(spec, message):
         resolve_groups(spec, vectors(7))
     assert "config.data.groups" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_groups_of_a_mapping() -> None:
+    groups = as_groups({"wing": [4, 1], "head": range(1), "tail": np.array([3, 2])}, vectors(5))
+    assert groups == AttributeGroups(("wing", "head", "tail"), ((1, 4), (0,), (2, 3)))
+    assert as_groups(groups, vectors(5)) is groups
+    assert as_groups("0;1-4", vectors(5)) == resolve_groups("0;1-4", vectors(5))
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"a": [0, 1], "b": [3]}, "attribute 2 is in no group"),
+        ({"a": [0, 1, 4], "b": [2, 3]}, r"attribute 4, but the data have only 4 \(0-based\)"),
+        ({"a": [-1, 0, 1], "b": [2, 3]}, "attribute -1, but"),
+        ({"a": [0, 1, 2], "b": [2, 3]}, "attribute 2 is in a group twice or in two"),
+        ({"a": [0, 1, 2, 3], "b": []}, "an empty group"),
+        ({}, "attribute 0 is in no group"),
+        (AttributeGroups(("a",), ((0, 1, 2),)), "attribute 3 is in no group"),
+    ],
+)
+def test_mappings_that_are_no_partition(groups, message):
+    with pytest.raises(InputError, match=message):
+        as_groups(groups, vectors(4))

@@ -121,8 +121,8 @@ CONFIGS = [
         "groups past the last attribute",
         lambda w: w.train_on(w.hdf5(), "--config.data.groups=0-2;3-9"),
         "config.data.groups",
-        "attribute 9 in '0-2;3-9', but the data have only 5 (0-based)",
-        "give each of them once",
+        "'0-2;3-9': attribute 9, but the data have only 5 (0-based)",
+        "list each of them once",
     ),
     Bad(
         "work directory of another run",
