@@ -31,8 +31,9 @@ from benchmarks.step_sides import AT_HAND, OURS, Step, ours_at_hand, published_a
 from benchmarks.step_sizes import MadeUp, Size, add_flags, make_up, sizes_of
 from benchmarks.train_step import COMPILED, has_torch, versions
 from dedn_jax.errors import one_line
-from dedn_jax.interop.compare import OurSide, build_published
+from dedn_jax.interop.compare import build_published
 from dedn_jax.interop.convert import state_to_nested
+from dedn_jax.interop.our_side import OurSide
 
 _COLUMNS = ("size", "side", "imports", "built", "peak", "of steps")
 _WARM_UP = 2

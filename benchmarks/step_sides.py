@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.step_sizes import MadeUp
 from dedn_jax.data.features.maps import InMemoryFeatures, normalize
 from dedn_jax.data.pipeline import Batch
-from dedn_jax.interop.compare import OurSide
+from dedn_jax.interop.our_side import OurSide
 from dedn_jax.interop.published_model import PublishedModel
 from dedn_jax.parallel.executors import Executor, JitExecutor, ResidentExecutor, metrics_at
 from dedn_jax.parallel.mesh import Layout

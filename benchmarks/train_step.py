@@ -52,8 +52,9 @@ from benchmarks.step_sides import (
 from benchmarks.step_sizes import MadeUp, Size, add_flags, make_up, sizes_of
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import write_json
-from dedn_jax.interop.compare import OurSide, build_published
+from dedn_jax.interop.compare import build_published
 from dedn_jax.interop.convert import state_to_nested
+from dedn_jax.interop.our_side import OurSide
 
 EAGER, COMPILED = "port, eager", "port, torch.compile"
 _COLUMNS = ("side", "ms", "low", "high", "% of peak", "ratio", "to", "loss")

@@ -38,7 +38,12 @@ class Problem:
 
 
 def random_problem(
-    config: ConfigDict, *, channels: int, side: int, batches: int, classes: tuple[int, int] | None
+    config: ConfigDict,
+    *,
+    channels: int,
+    side: int,
+    batches: int,
+    classes: tuple[int, int] | None = None,
 ) -> Problem:
     """Features, embeddings and word vectors drawn at random, at a recipe's attribute count.
 

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import step_memory, step_sides, step_sizes, train_step
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
-from dedn_jax.interop.compare import OurSide
+from dedn_jax.interop.our_side import OurSide
 
 REFERENCE = os.environ.get("DEDN_REFERENCE_DIR", "")
 TINY = ["--sizes=awa2", "--channels=8", "--side=2", "--classes=6,2"]
