@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.data.pictures.pictures import Pictures
+from dedn_jax.data.pictures.sheet import PICTURES, Row, draw_sheet
 from dedn_jax.data.pipeline import evaluation_batches
 from dedn_jax.files import read_json, write_atomically
 from dedn_jax.parallel.mesh import local_layout
@@ -21,8 +22,8 @@ from dedn_jax.training.run import Run
 from dedn_jax.training.workdir import Workdir
 
 _COLORS = {"U": "#d1495b", "S": "#00798c", "H": "#2e4057", "T1": "#edae49"}
-_PICTURES_PER_CLASS = 6
-_CLASSES_SHOWN = 12
+_RIGHT, _WRONG = "#2a7f3f", "#b3261e"
+_CLASSES_SHOWN = 12  # large data sets have hundreds
 _DPI = 110
 
 
@@ -69,21 +70,23 @@ def chance(dataset: GZSLDataset) -> float:
 
 def draw_curve(workdir: Workdir, path: Path) -> bool:
     """Draws the evaluations of the phase that was selected on; False where there were none."""
-    looks = [r for r in read_lines(workdir.metrics_file) if "evaluated_on" in r]
-    if not looks:
+    evaluations = [r for r in read_lines(workdir.metrics_file) if "evaluated_on" in r]
+    if not evaluations:
         return False
     figure = Figure(figsize=(7.5, 4), layout="constrained")
     axes = figure.subplots()
-    steps = [r["step"] for r in looks]
+    steps = [r["step"] for r in evaluations]
     for metric in METRICS:
-        axes.plot(steps, [r["fused"][metric] for r in looks], color=_COLORS[metric], label=metric)
-    best = read_json(workdir.phase(looks[0]["phase"]) / "result.json")["selected_step"]
+        axes.plot(
+            steps, [r["fused"][metric] for r in evaluations], color=_COLORS[metric], label=metric
+        )
+    best = read_json(workdir.phase(evaluations[0]["phase"]) / "result.json")["selected_step"]
     axes.axvline(best, color="0.6", linestyle=":", label=f"selected: step {best}")
     axes.set(
         xlabel="step",
         ylabel="percent",
         ylim=(0, 100),
-        title=f"Fused score on {looks[0]['evaluated_on']}",
+        title=f"Fused score on {evaluations[0]['evaluated_on']}",
     )
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", ncols=2, frameon=False)
@@ -100,36 +103,21 @@ def draw_contact_sheet(run: Run, predictions: np.ndarray, path: Path) -> None:
       path: PNG to write.
     """
     dataset = run.dataset
-    # Not one that has no picture, nor a row for every class of a large data set.
-    classes = np.unique(dataset.labels[dataset.test_unseen])[:_CLASSES_SHOWN]
     labels = dataset.labels[dataset.test_unseen]
-    figure = Figure(figsize=(1.75 * _PICTURES_PER_CLASS, 2.0 * len(classes)), layout="constrained")
-    grid = figure.subplots(len(classes), _PICTURES_PER_CLASS, squeeze=False)
-    for row, k in zip(grid, classes, strict=True):
-        chosen = np.flatnonzero(labels == k)[:_PICTURES_PER_CLASS]
-        for axes in row:
-            axes.axis("off")
-        for column, i in enumerate(chosen):
-            axes = row[column]
-            axes.imshow(dataset.inputs[dataset.test_unseen[i : i + 1]][0])
-            right = predictions[i] == k
-            axes.set_title(
-                dataset.class_names[predictions[i]],
-                fontsize=7,
-                color="#2a7f3f" if right else "#b3261e",
+    rows = []
+    for k in np.unique(labels)[:_CLASSES_SHOWN]:
+        chosen = np.flatnonzero(labels == k)[:PICTURES]
+        rows.append(
+            Row(
+                dataset.class_names[k],
+                list(dataset.inputs[dataset.test_unseen[chosen]]),
+                captions=[
+                    (dataset.class_names[p], _RIGHT if p == k else _WRONG)
+                    for p in predictions[chosen]
+                ],
             )
-        row[0].text(
-            -0.06,
-            0.5,
-            dataset.class_names[k],
-            transform=row[0].transAxes,
-            rotation=90,
-            ha="right",
-            va="center",
-            fontsize=8,
-            fontweight="bold",
         )
-    figure.savefig(path, dpi=_DPI)
+    write_atomically(path, draw_sheet(rows))
 
 
 def _predict(run: Run, images: np.ndarray) -> np.ndarray:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.pictures.decoding import decode
+from dedn_jax.data.pictures.sheet import PICTURES, Row, draw_sheet
 from dedn_jax.data.pictures.transforms import standard
 from dedn_jax.data.prepared.reader import Prepared
 from dedn_jax.errors import InputError
 from dedn_jax.files import write_atomically
 from dedn_jax.progress import progress
 
-_PICTURES = 6  # of every class
 _ATTRIBUTES = 5
 _CLASSES = 10  # on a page
 _SIDE = 128  # pixels
-_DPI = 100
 _PAGE = re.compile(r"page-\d+\.png", re.ASCII)
 
 
@@ -50,10 +47,9 @@ def draw_contact_sheets(prepared: Prepared, folder: Path) -> list[Path]:
     with progress(len(pages), "contact sheets", "page", delay=2) as bar:
         for number, classes in enumerate(pages, 1):
             path = folder / f"page-{number:0{len(str(len(pages)))}}.png"
-            drawn = io.BytesIO()
-            _page(prepared, classes).savefig(drawn, dpi=_DPI, format="png")
+            drawn = draw_sheet([_row(prepared, k) for k in classes])
             try:
-                write_atomically(path, drawn.getvalue())
+                write_atomically(path, drawn)
             except OSError as error:
                 raise InputError(
                     f"{path}: cannot be written: {error.strerror}; choose another --out"
@@ -105,28 +101,14 @@ def class_role(annotations: Annotations, k: int) -> str:
     return "unseen" if k in annotations.unseen_classes else "not used"
 
 
-def _page(prepared: Prepared, classes: range) -> Figure:
+def _row(prepared: Prepared, k: int) -> Row:
     annotations = prepared.annotations
-    figure = Figure(figsize=(1.4 * _PICTURES + 3.6, 1.5 * len(classes)), layout="constrained")
-    grid = figure.subplots(
-        len(classes), _PICTURES + 1, squeeze=False, width_ratios=[2.6, *[1] * _PICTURES]
-    )
-    for row, k in zip(grid, classes, strict=True):
-        for axes in row:
-            axes.axis("off")
-        images = np.flatnonzero(annotations.labels == k)
-        facts = [f"{class_role(annotations, k)}, {len(images)} pictures"]
-        strongest = strongest_attributes(annotations, k)
-        facts += [f"{a.name} {a.value:.2f} ({a.excess:+.2f})" for a in strongest]
-        # Plain text: a `$` in somebody's class name must not start a formula.
-        row[0].text(
-            0, 1, annotations.class_names[k], va="top", weight="bold", size=9, parse_math=False
-        )
-        row[0].text(0, 0.84, "\n".join(facts), va="top", size=8, parse_math=False)
-        # Spread over the class: the first ones often come from one photographer.
-        count = min(len(images), _PICTURES)
-        chosen = images[np.unique(np.linspace(0, len(images) - 1, count).astype(int))]
-        for axes, image in zip(row[1:], chosen, strict=False):
-            picture = decode(*prepared.pictures[int(image)])
-            axes.imshow(standard(picture, _SIDE, _SIDE))
-    return figure
+    images = np.flatnonzero(annotations.labels == k)
+    facts = [f"{class_role(annotations, k)}, {len(images)} pictures"]
+    strongest = strongest_attributes(annotations, k)
+    facts += [f"{a.name} {a.value:.2f} ({a.excess:+.2f})" for a in strongest]
+    # Spread over the class: the first ones often come from one photographer.
+    count = min(len(images), PICTURES)
+    chosen = images[np.unique(np.linspace(0, len(images) - 1, count).astype(int))]
+    pictures = [standard(decode(*prepared.pictures[i]), _SIDE, _SIDE) for i in chosen.tolist()]
+    return Row(annotations.class_names[k], pictures, facts)
