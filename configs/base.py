@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.data.workers = 0  # processes that decode pictures; 0: threads of this process
     config.data.word_vectors = ""  # .npy or pickled array; "": the data set's own
     config.data.dtype = "float32"  # of feature maps: float32, bfloat16, float16
-    config.data.memory_map = False  # features stay on disk, each batch is read from there
+    config.data.memory_map = False  # a store stays on disk, each batch is read from there
     config.data.clip_negative_embeddings = False  # negative class-by-attribute entries become 0
     config.data.groups = (
         "single"  # cub, awa2, sun, sun_released, single, data, clusters:N, or 0-8,9-11;12-20

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.dataset import GZSLDataset, with_inputs
+from dedn_jax.data.features.hdf5 import IMPORT_HINT
 from dedn_jax.data.features.maps import FeatureMaps
 from dedn_jax.data.features.published_hdf5 import read_published_hdf5
 from dedn_jax.data.features.store.reader import Store, check_store, open_store
@@ -22,8 +23,12 @@ from dedn_jax.errors import InputError
 from dedn_jax.model.backbones import weights_sha256
 
 
-def load_dataset(config: ConfigDict) -> GZSLDataset:
+def load_dataset(config: ConfigDict, *, sizes_only: bool = False) -> GZSLDataset:
     """Loads the data set that `config.data` names, as feature maps or as pictures.
+
+    Args:
+      config: the resolved config.
+      sizes_only: read no feature maps into memory: of `inputs`, only the sizes are wanted.
 
     Example:
       >>> from dedn_jax.config import load_config
@@ -41,10 +46,15 @@ def load_dataset(config: ConfigDict) -> GZSLDataset:
                 "config.data.path is empty; set --config.data.path to the HDF5 file of feature "
                 "maps, or use --config.data.format=prepared or demo"
             )
+        if data.memory_map:
+            raise InputError(
+                f"{data.path}: --config.data.memory_map=true does not apply to published HDF5 "
+                f"files; set it to false, or {IMPORT_HINT}"
+            )
         return read_published_hdf5(
             data.path,
             dtype=data.dtype,
-            memory_map=data.memory_map,
+            sizes_only=sizes_only,
             clip_negative_embeddings=data.clip_negative_embeddings,
             word_vectors=data.word_vectors,
         )
@@ -55,12 +65,13 @@ def load_dataset(config: ConfigDict) -> GZSLDataset:
                 "features` wrote"
             )
         store = open_store(data.path)
-        return with_inputs(_changed(store.annotations, data), _features(store, data))
+        return with_inputs(_changed(store.annotations, data), _features(store, data, sizes_only))
     prepared = load_prepared(config)
     annotations = _changed(prepared.annotations, data)
     if data.source == "images":
         return with_inputs(annotations, open_pictures(prepared, config))
-    return with_inputs(annotations, _features(_matching_store(config, prepared), data))
+    store = _matching_store(config, prepared)
+    return with_inputs(annotations, _features(store, data, sizes_only))
 
 
 def load_prepared(config: ConfigDict) -> Prepared:
@@ -108,9 +119,10 @@ def _matching_store(config: ConfigDict, prepared: Prepared) -> Store:
     return store
 
 
-def _features(store: Store, data: ConfigDict) -> FeatureMaps:
-    left = store.features(np.dtype(data.dtype))
-    features: FeatureMaps = left if data.memory_map else left.load_into_memory()
+def _features(store: Store, data: ConfigDict, sizes_only: bool) -> FeatureMaps:
+    on_disk = store.features(np.dtype(data.dtype))
+    stay = data.memory_map or sizes_only
+    features: FeatureMaps = on_disk if stay else on_disk.load_into_memory()
     made = store.manifest
     features.origin = {
         "pictures": made.pictures,

@@ -113,9 +113,7 @@ def _from_dataset(config: ConfigDict) -> tuple[dict[str, int], Groups, str] | No
     path = config.data.path
     if not path or not Path(path).exists() or config.data.format == "demo":
         return None
-    lazy = config.copy_and_resolve_references()
-    lazy.data.memory_map = True  # only the sizes are needed, not 19 GB
-    dataset = load_dataset(lazy)
+    dataset = load_dataset(config, sizes_only=True)
     task = trainval_task(dataset)
     sizes = {
         "images": len(task.train),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dedn_jax.config import base_config
-from dedn_jax.data.features.maps import InMemoryFeatures, MappedFeatures, normalize
+from dedn_jax.data.features.maps import InMemoryFeatures, UnreadFeatures, normalize
 from dedn_jax.data.features.store.manifest import StorePlan
 from dedn_jax.data.features.store.writer import StoreWriter
 from dedn_jax.data.load import load_dataset, load_prepared
@@ -39,15 +39,20 @@ def test_published_hdf5(write_published, fields, tmp_path):
         config_with(
             path=path,
             dtype="bfloat16",
-            memory_map=True,
             clip_negative_embeddings=True,
             word_vectors=str(tmp_path / "v.npy"),
-        )
+        ),
+        sizes_only=True,
     )
-    assert isinstance(data.inputs, MappedFeatures)
+    assert isinstance(data.inputs, UnreadFeatures)
     assert data.inputs.dtype == np.dtype(ml_dtypes.bfloat16)
     np.testing.assert_array_equal(data.word_vectors, np.arange(10.0).reshape(5, 2))
     assert data.class_embeddings.min() == 0
+
+
+def test_published_hdf5_is_not_memory_mapped(write_published):
+    with pytest.raises(InputError, match=r"memory_map=true does not apply .*dedn features import"):
+        load_dataset(config_with(path=str(write_published()), memory_map=True))
 
 
 def test_no_path():

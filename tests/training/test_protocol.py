@@ -355,7 +355,7 @@ def test_a_finished_run_is_left_as_it_is(
     run = finished("validation")
     moved = shutil.copy(data, tmp_path / "moved.hdf5")
     before = snapshot(run.path)
-    fields = {"train__log_every": 1, "train__checkpoint_every": 1, "data__memory_map": True}
+    fields = {"train__log_every": 1, "train__checkpoint_every": 1, "train__checkpoints_kept": 3}
     again = train(tiny_config(Path(moved), **fields), run.path)
     assert again.result == run.result
     # The config keeps the free fields as they are now: the data may have moved.

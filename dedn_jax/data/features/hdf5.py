@@ -16,20 +16,11 @@ from dedn_jax.errors import InputError, one_line
 from dedn_jax.progress import progress
 
 _BLOCK_BYTES = 32 * 2**20  # features are read in pieces of about this size
+IMPORT_HINT = (
+    "train from disk: convert the file once with `dedn features import FILE --out=STORE`, then set "
+    "--config.data.format=store, --config.data.path=STORE and --config.data.memory_map=true"
+)
 READ_ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError)  # what h5py may raise
-
-
-def check_chunks(dataset: h5py.Dataset, where: str) -> None:
-    """Refuses to read single images from a file in which that cannot end well."""
-    if dataset.chunks is None:
-        return
-    touched = dataset.chunks[0] * _image_bytes(dataset)
-    if touched > _BLOCK_BYTES:
-        raise InputError(
-            f"{where}: feature_map is stored in chunks of {dataset.chunks[0]} images, so that "
-            f"every image read would unpack {_size(touched)}; use --config.data.memory_map=false, "
-            "or rewrite the file: h5repack -f feature_map:NONE -l feature_map:CONTI OLD NEW"
-        )
 
 
 def available_memory() -> int | None:
@@ -52,15 +43,25 @@ def available_memory() -> int | None:
     return min(limits, default=None)
 
 
-def check_memory(needed: int, where: str, dtype: np.dtype) -> None:
-    """Raises InputError unless `needed` bytes for features as `dtype` are available."""
+def check_memory(needed: int, where: str, dtype: np.dtype, advice: str) -> None:
+    """Checks that features fit in host memory.
+
+    Args:
+      needed: bytes that they take.
+      where: what an error message begins with.
+      dtype: of the features.
+      advice: how to do with less memory.
+
+    Raises:
+      InputError: `needed` bytes are not available.
+    """
     available = available_memory()
     if available is None or needed <= available:
         return
-    smaller = " or --config.data.dtype=float16" if dtype.itemsize > 2 else ""
+    smaller = "use --config.data.dtype=float16, or " if dtype.itemsize > 2 else ""
     raise InputError(
-        f"{where}: feature_map takes {_size(needed)} of memory as {dtype}, {_size(available)} are "
-        f"available; use --config.data.memory_map=true{smaller}"
+        f"{where}: the features need {_size(needed)} of memory as {dtype}, {_size(available)} are "
+        f"available; {smaller}{advice}"
     )
 
 
@@ -72,15 +73,14 @@ def read_features(dataset: h5py.Dataset, where: str, dtype: np.dtype) -> InMemor
     in_place = dtype == np.float32
     block_values = 0 if in_place else rows * channels * regions
     needed = images * channels * regions * dtype.itemsize + block_values * 4 + 2 * _BLOCK_BYTES
-    check_memory(needed, where, dtype)
+    check_memory(needed, where, dtype, IMPORT_HINT)
     try:
         out = np.empty((images, channels, regions), dtype)
-        # float32 results are normalised where they lie; others pass through a block of float32.
+        # float32 results are normalised in place; others pass through a block of float32.
         buffer = out if in_place else np.empty((rows, channels, regions), np.float32)
     except MemoryError as error:
         raise InputError(
-            f"{where}: {_size(needed)} of memory for feature_map cannot be had; use "
-            "--config.data.memory_map=true"
+            f"{where}: cannot allocate {_size(needed)} for the features; {IMPORT_HINT}"
         ) from error
     bar = progress(images, "reading features", "image", delay=2)
     with bar, np.errstate(over="ignore", invalid="ignore"):
@@ -121,7 +121,7 @@ def read_raw(
             except READ_ERRORS as error:
                 raise InputError(
                     f"{where}: feature_map cannot be read from image {first} on: "
-                    f"{one_line(error)}; fetch the file again"
+                    f"{one_line(error)}; download the file again"
                 ) from error
             shape = (last - first, right - left, -1)
             out[first - start : last - start, left:right] = part.view(stored).reshape(shape)

@@ -1,12 +1,9 @@
-"""Feature maps, indexed by image: held in memory, or left in their HDF5 file."""
+"""Feature maps, indexed by image, and how they are normalised."""
 
 from __future__ import annotations
 
 import abc
-import os
-import threading
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from dedn_jax.data.annotations import digest
-from dedn_jax.errors import InputError, one_line
+from dedn_jax.errors import InputError
 
 # Below this a region's norm counts as this, so that an all-zero region stays zero.
 MIN_NORM = 1e-12
@@ -98,70 +95,12 @@ class InMemoryFeatures(FeatureMaps):
         return self._array.take(checked_indices(indices, len(self)), axis=0)
 
 
-class MappedFeatures(FeatureMaps):
-    """The field of an HDF5 file that is left on disk; every batch is read and normalised anew.
+class UnreadFeatures(FeatureMaps):
+    """Feature maps of which only the sizes are known."""
 
-    Values that lie in one piece, uncompressed, are memory-mapped; else rows are read through h5py.
-    Gives the same numbers as `InMemoryFeatures`. Safe to pickle, to fork and to share between
-    threads: each process opens the file for itself.
-    """
-
-    _handle: h5py.Dataset | None  # of this process; None until rows are first read
-    _map: np.memmap | None
-
-    def __init__(self, path: str | Path, dtype: Any, *, field: str = "feature_map") -> None:
-        """Opens the file.
-
-        Args:
-          path: an HDF5 file.
-          dtype: of the batches: float32, bfloat16 or float16.
-          field: name of the data set, `[images, channels, height, width]`.
-
-        Raises:
-          InputError: the file cannot be opened or has no such field of floating-point numbers.
-        """
-        self._path = str(Path(path).resolve())
-        self._field = field
+    def __init__(self, images: int, channels: int, regions: int, dtype: Any) -> None:
+        self._images, self._channels, self._regions = images, channels, regions
         self._dtype = np.dtype(dtype)
-        self._reset()
-        dataset, self._stored = self._open()
-        self._shape: tuple[int, ...] = dataset.shape
-        self._offset = contiguous_offset(dataset)
-        if self._offset is None:
-            self._handle = dataset
-        else:  # the map needs no open HDF5 file
-            dataset.file.close()
-
-    def _reset(self) -> None:
-        self._lock = threading.Lock()
-        self._handle = None
-        self._map = None
-        self._process = os.getpid()
-
-    def _open(self) -> tuple[h5py.Dataset, np.dtype]:
-        try:
-            dataset = h5py.File(self._path, "r", locking="best-effort")[self._field]
-            stored = floating_dtype(dataset)
-        except (OSError, KeyError, AttributeError) as error:
-            raise InputError(
-                f"{self._path}: cannot read {self._field}: {one_line(error)}"
-            ) from error
-        if stored is None or len(dataset.shape) != 4:
-            raise InputError(
-                f"{self._path}: {self._field} has type {dataset.dtype} and shape {dataset.shape}, "
-                "expected floating-point numbers [images, channels, height, width]"
-            )
-        return dataset, stored
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
-        for name in ("_lock", "_handle", "_map", "_process"):
-            del state[name]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._reset()
 
     @property
     def dtype(self) -> np.dtype:
@@ -169,61 +108,17 @@ class MappedFeatures(FeatureMaps):
 
     @property
     def channels(self) -> int:
-        return self._shape[1]
+        return self._channels
 
     @property
     def regions(self) -> int:
-        return self._shape[2] * self._shape[3]
-
-    @property
-    def memory_mapped(self) -> bool:
-        """Whether batches come from a memory map (else rows are read through h5py)."""
-        return self._offset is not None
+        return self._regions
 
     def __len__(self) -> int:
-        return self._shape[0]
+        return self._images
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
-        """As `FeatureMaps`.
-
-        Raises:
-          InputError: the file has gone or is damaged, or an image has NaN or infinite values.
-        """
-        indices = checked_indices(indices, len(self))
-        raw = self._mapped_rows(indices) if self._offset is not None else self._rows(indices)
-        raw = raw.reshape(len(indices), self.channels, self.regions)
-        where = f"{self._path}: {self._field}"
-        return normalize(raw, self._dtype, source=where, images=indices)
-
-    def _mapped_rows(self, indices: np.ndarray) -> np.ndarray:
-        if self._map is None:
-            try:
-                self._map = np.memmap(
-                    self._path, self._stored, "r", offset=self._offset or 0, shape=self._shape
-                )
-            except (OSError, ValueError) as error:
-                raise InputError(
-                    f"{self._path}: cannot map {self._field}: {one_line(error)}"
-                ) from error
-        return self._map.take(indices, axis=0)
-
-    def _rows(self, indices: np.ndarray) -> np.ndarray:
-        if self._process != os.getpid():  # forked: HDF5 must not share an open file with its parent
-            self._reset()
-        unique, inverse = np.unique(indices, return_inverse=True)
-        with self._lock:
-            if self._handle is None:
-                self._handle, _ = self._open()
-            dataset = self._handle
-            raw = np.empty((len(unique), *self._shape[1:]), dataset.dtype)
-            try:
-                for row, image in enumerate(unique):
-                    dataset.read_direct(raw, np.s_[int(image)], np.s_[row])
-            except (OSError, RuntimeError, TypeError, ValueError) as error:
-                raise InputError(
-                    f"{self._path}: cannot read {self._field}: {one_line(error)}"
-                ) from error
-        return raw.view(self._stored)[inverse]
+        raise RuntimeError("the data set was loaded for its sizes alone")
 
 
 def normalize(
@@ -281,24 +176,6 @@ def floating_dtype(dataset: h5py.Dataset) -> np.dtype | None:
     if dtype == _OPAQUE_PAIR and dtype.names is None:
         return _BFLOAT16
     return dtype if dtype.kind == "f" else None
-
-
-def contiguous_offset(dataset: h5py.Dataset) -> int | None:
-    """Where in its file a data set's values lie in one uncompressed piece, in bytes; else None."""
-    dtype = floating_dtype(dataset)
-    stored = dataset.id.get_type()
-    if (
-        dtype is None
-        or dataset.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS
-        or dataset.external
-        or dataset.file.userblock_size
-        # h5py widens types NumPy lacks: the bytes in the file are then not what `dtype` says.
-        or stored.get_size() != dtype.itemsize
-        or (dtype != _BFLOAT16 and not stored.equal(h5py.h5t.py_create(dtype)))
-        or dataset.id.get_storage_size() != dataset.size * dtype.itemsize
-    ):
-        return None
-    return dataset.id.get_offset()
 
 
 def checked_indices(indices: np.ndarray, images: int) -> np.ndarray:

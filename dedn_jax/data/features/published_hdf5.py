@@ -26,8 +26,8 @@ from dedn_jax.data.annotations import (
     validation_classes,
 )
 from dedn_jax.data.dataset import GZSLDataset, with_inputs
-from dedn_jax.data.features.hdf5 import READ_ERRORS, check_chunks, read_features
-from dedn_jax.data.features.maps import FeatureMaps, MappedFeatures, floating_dtype
+from dedn_jax.data.features.hdf5 import READ_ERRORS, read_features
+from dedn_jax.data.features.maps import FeatureMaps, UnreadFeatures, floating_dtype
 from dedn_jax.data.sources.word_vectors import read_word_vectors
 from dedn_jax.errors import InputError, one_line
 
@@ -39,7 +39,7 @@ def read_published_hdf5(
     path: str | os.PathLike[str],
     *,
     dtype: Any = "float32",
-    memory_map: bool = False,
+    sizes_only: bool = False,
     clip_negative_embeddings: bool = False,
     word_vectors: str | os.PathLike[str] = "",
 ) -> GZSLDataset:
@@ -51,7 +51,7 @@ def read_published_hdf5(
     Args:
       path: the file.
       dtype: of the features: float32, bfloat16 or float16.
-      memory_map: leave the features in the file and read each batch from there.
+      sizes_only: leave the features unread; of `inputs`, only the sizes are known.
       clip_negative_embeddings: set negative entries of `att` to 0, as the public code's AWA2
         loader does.
       word_vectors: a file to read the word vectors from (see `read_word_vectors`) in place of
@@ -59,7 +59,6 @@ def read_published_hdf5(
 
     Raises:
       InputError: the file or one of its fields cannot be used; one line that says which and why.
-        With `memory_map`, NaN and infinite features are found when their batch is read.
     """
     path = Path(path).expanduser()
     where = str(path)
@@ -72,9 +71,9 @@ def read_published_hdf5(
         )
         feature_map = published_feature_map(file, where, len(annotations.labels))
         features: FeatureMaps
-        if memory_map:
-            check_chunks(feature_map, where)
-            features = MappedFeatures(path, dtype)
+        if sizes_only:
+            images, channels, height, width = feature_map.shape
+            features = UnreadFeatures(images, channels, height * width, dtype)
         else:
             features = read_features(feature_map, where, np.dtype(dtype))
     return with_inputs(annotations, features)

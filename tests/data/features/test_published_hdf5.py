@@ -58,16 +58,22 @@ def test_reads_every_field(write_published, fields):
 def test_features(write_published, fields, monkeypatch, stored, target, layout, block_bytes):
     raw = fields["feature_map"].astype(stored)
     path = write_published(feature_map=raw, layout=LAYOUTS[layout])
-    in_memory = read_published_hdf5(path, dtype=target.name, memory_map=False)
-    mapped = read_published_hdf5(path, dtype=target.name, memory_map=True)
+    in_memory = read_published_hdf5(path, dtype=target.name)
     monkeypatch.setattr(hdf5_features, "_BLOCK_BYTES", block_bytes)
     in_blocks = read_published_hdf5(path, dtype=target.name)
     everything = np.arange(24)
     expected = normalize(raw.reshape(24, 8, 6), target)
-    for data in (in_memory, mapped, in_blocks):
+    for data in (in_memory, in_blocks):
         assert data.inputs.dtype == target
         np.testing.assert_array_equal(data.inputs[everything], expected)
-    assert mapped.fingerprint() == in_memory.fingerprint()
+    assert in_blocks.fingerprint() == in_memory.fingerprint()
+
+
+def test_sizes_only(write_published, monkeypatch):
+    monkeypatch.setattr(hdf5_features, "available_memory", lambda: 0)
+    data = read_published_hdf5(write_published(), dtype="bfloat16", sizes_only=True)
+    assert (len(data.inputs), data.inputs.channels, data.inputs.regions) == (24, 8, 6)
+    assert data.inputs.dtype == BFLOAT16
 
 
 def test_labels_and_locations_as_matlab_writes_them(write_published, fields):
@@ -251,17 +257,12 @@ BAD_FIELDS = {
 }
 
 
-@pytest.mark.parametrize("memory_map", [False, True], ids=["in memory", "mapped"])
 @pytest.mark.parametrize("case", BAD_FIELDS)
-def test_bad_fields(write_published, fields, case, memory_map):
+def test_bad_fields(write_published, fields, case):
     change, message = BAD_FIELDS[case]
     path = write_published(**change(fields))
-
-    def read_all() -> None:  # mapped features are checked when they are read
-        read_published_hdf5(path, memory_map=memory_map).inputs[np.arange(24)]
-
     with pytest.raises(InputError) as caught:
-        read_all()
+        read_published_hdf5(path)
     text = str(caught.value)
     assert text.startswith(f"{path}: ")
     assert re.search(message, text), text
@@ -298,10 +299,6 @@ def test_damaged_chunk(write_published):
     path.write_bytes(content)
     with pytest.raises(InputError, match="feature_map cannot be read from image 0 on: "):
         read_published_hdf5(path)
-    data = read_published_hdf5(path, memory_map=True)
-    data.inputs[np.array([0, 23])]
-    with pytest.raises(InputError, match="cannot read feature_map: "):
-        data.inputs[np.array([9])]
 
 
 @pytest.mark.parametrize("name", ["feature_map", "att", "val_loc"])
@@ -351,13 +348,12 @@ def test_not_enough_memory(write_published, monkeypatch):
     with pytest.raises(InputError) as caught:
         read_published_hdf5(path)
     assert re.search(
-        "feature_map takes 67 MB of memory as float32, 10 MB are available; use "
-        "--config.data.memory_map=true or --config.data.dtype=float16",
+        "the features need 67 MB of memory as float32, 10 MB are available; use "
+        "--config.data.dtype=float16, or train from disk: convert the file once with",
         str(caught.value),
     )
-    with pytest.raises(InputError, match=r"memory_map=true$"):
+    with pytest.raises(InputError, match=r"available; train from disk: .*memory_map=true$"):
         read_published_hdf5(path, dtype="bfloat16")
-    assert len(read_published_hdf5(path, memory_map=True).inputs) == 24
 
 
 def test_sparse_file_of_terabytes(write_published):
@@ -365,15 +361,8 @@ def test_sparse_file_of_terabytes(write_published):
     with h5py.File(path, "a") as f:
         shape = (24, 2**20, 2**10, 2**10)
         f.create_dataset("feature_map", shape, np.float32, chunks=(1, 64, 64, 64))
-    with pytest.raises(InputError, match=r"feature_map takes \d+\.\d GB of memory as float32"):
+    with pytest.raises(InputError, match=r"the features need \d+\.\d GB of memory as float32"):
         read_published_hdf5(path)
-
-
-def test_mapping_refuses_chunks_of_many_images(write_published, monkeypatch):
-    path = write_published(layout=LAYOUTS["gzip, many images a chunk"])
-    monkeypatch.setattr(hdf5_features, "_BLOCK_BYTES", 1000)
-    with pytest.raises(InputError, match=r"chunks of 7 images.*memory_map=false.*h5repack"):
-        read_published_hdf5(path, memory_map=True)
 
 
 def test_available_memory():
@@ -455,6 +444,5 @@ def test_real_file(shared_data):
         raw = f["feature_map"][some].astype(np.float64).reshape(3, 384, 49)
     expected = raw / np.maximum(np.sqrt((raw**2).sum(1, keepdims=True)), 1e-12)
     np.testing.assert_allclose(data.inputs[np.array(some)], expected, atol=2e-7)
-    mapped = read_published_hdf5(path, memory_map=True)
-    batch = np.random.default_rng(0).permutation(960)[:50]
-    np.testing.assert_array_equal(mapped.inputs[batch], data.inputs[batch])
+    sizes = read_published_hdf5(path, sizes_only=True).inputs
+    assert (len(sizes), sizes.channels, sizes.regions) == (960, 384, 49)

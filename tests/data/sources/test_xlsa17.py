@@ -155,7 +155,7 @@ def test_cub40(shared_data):
 def test_cub40_agrees_with_the_hdf5_file(shared_data):
     data = read_xlsa17(shared_data / "cub40" / "xlsa17" / "data", "CUB")
     file = read_published_hdf5(
-        shared_data / "cub40" / "feature_map_mobilenet_CUB.hdf5", memory_map=True
+        shared_data / "cub40" / "feature_map_mobilenet_CUB.hdf5", sizes_only=True
     )
     for field in ("labels", "trainval", "test_seen", "test_unseen", "class_embeddings"):
         np.testing.assert_array_equal(getattr(data, field), getattr(file, field))

@@ -129,13 +129,13 @@ class StoreFeatures(FeatureMaps):
         """
         shape = (len(self), self.channels, self.regions)
         needed = int(np.prod(shape, dtype=np.int64)) * self._dtype.itemsize
-        check_memory(needed, self._folder, self._dtype)
+        advice = "leave them on disk with --config.data.memory_map=true"
+        check_memory(needed, self._folder, self._dtype, advice)
         try:
             out = np.empty(shape, self._dtype)
         except MemoryError as error:
             raise InputError(
-                f"{self._folder}: {needed / 1e9:.1f} GB of memory for the features cannot be had; "
-                "use --config.data.memory_map=true"
+                f"{self._folder}: cannot allocate {needed / 1e9:.1f} GB for the features; {advice}"
             ) from error
         with progress(len(self), "reading features", "image", delay=2) as bar:
             for image in range(len(self)):
