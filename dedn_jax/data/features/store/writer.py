@@ -37,7 +37,7 @@ from dedn_jax.files import atomic_file, file_sha256, hold_lock, missing_folders,
 from dedn_jax.progress import progress
 
 _LOCK = ".store-lock"
-_ENDING = r"\.[a-z0-9_]{8}"  # what `tempfile` adds to the name of an unfinished file
+_ENDING = r"\.[a-z0-9_]{8,16}"  # of `atomic_file`s that were never finished
 _START = re.compile(rf"{re.escape(PLAN_FILE)}|{re.escape(ANNOTATIONS_FILE)}")
 _UNFINISHED_START = re.compile(
     rf"\.({re.escape(PLAN_FILE)}|{re.escape(ANNOTATIONS_FILE)}){_ENDING}"

@@ -375,7 +375,7 @@ def test_two_processes_and_kills_give_the_same_bytes(tmp_path, start_python, con
 # Every call that changes the folder is a moment to be killed at: before it, and half-way through a
 # write. Children are forked: hundreds of processes would take minutes to start.
 KILL_ANYWHERE = """
-import builtins, fcntl, os, shutil, signal, sys, tempfile
+import builtins, fcntl, os, shutil, signal, sys
 from pathlib import Path
 from dedn_jax.data.features.store import writer as module
 from dedn_jax.data.features.store.writer import StoreWriter
@@ -403,7 +403,7 @@ def hooked(function, left):
 def child(folder, moment):
     left = [moment]
     for where, name in ((os, "fsync"), (os, "replace"), (os, "chmod"), (os, "unlink"),
-                        (os, "mkdir"), (os, "fdopen"), (tempfile, "mkstemp"),
+                        (os, "mkdir"), (os, "fdopen"), (os, "open"),
                         (fcntl, "flock")):
         setattr(where, name, hooked(getattr(where, name), left))
     encoded = StoreWriter._encoded
