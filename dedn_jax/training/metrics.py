@@ -11,8 +11,8 @@ def per_class_accuracy(
 ) -> float:
     """Mean over the classes in `labels` of the accuracy of each, in percent.
 
-    >>> per_class_accuracy(np.array([0, 0, 1]), np.array([0, 0, 0]))  # one class, 2 of 3 right
-    66.66666666666667
+    >>> per_class_accuracy(np.array([0, 1, 1]), np.array([0, 0, 1]))  # 50 and 100
+    75.0
 
     Args:
       predictions: class ids, at least one.
