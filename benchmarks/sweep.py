@@ -48,13 +48,13 @@ from dedn_jax.parallel.executors import ResidentExecutor
 from dedn_jax.parallel.mesh import local_layout
 from dedn_jax.parallel.resident.batches import ResidentBatches
 from dedn_jax.parallel.resident.placement import place_features
-from dedn_jax.sweep.place import Place, stack
-from dedn_jax.sweep.step import ModelsStep, start
-from dedn_jax.training.loop import STREAMS
+from dedn_jax.sweep.executor import ModelsExecutor, init_states
+from dedn_jax.sweep.layout import ModelLayout, stack
 from dedn_jax.training.network import Network, make_network
 from dedn_jax.training.objective import Objective, make_class_space
 from dedn_jax.training.optimizer import make_optimizer
 from dedn_jax.training.step import TrainState, TrainStep, init_state, make_train_step
+from dedn_jax.training.trainer import STREAMS
 
 _COLUMNS = (
     *("seeds", "step_ms", "low", "high", "per_model_ms", "times_one", "separate_ms", "share"),
@@ -65,21 +65,17 @@ class Training:
     """Models in training by one program.
 
     Args:
-      run: steps on: `(state, steps done) -> state`.
+      run: runs the steps of a call: `state -> state`.
       state: before the first step.
-      steps: of a call.
     """
 
-    def __init__(
-        self, run: Callable[[TrainState, int], TrainState], state: Any, steps: int
-    ) -> None:
-        self._run, self._steps, self._done = run, steps, 0
+    def __init__(self, run: Callable[[TrainState], TrainState], state: Any) -> None:
+        self._run = run
         self.state: TrainState = state
 
     def call(self) -> jax.Array:
-        """Steps on; returns what tells when they are done."""
-        self.state = self._run(self.state, self._done)
-        self._done += self._steps
+        """Runs a call; returns an array that is there once it is done."""
+        self.state = self._run(self.state)
         return self.state.step
 
 
@@ -113,17 +109,19 @@ class Maker:
 
     def together(self, models: int) -> Training:
         """So many models as `dedn sweep` trains them."""
-        networks, place = [self._network(seed) for seed in range(models)], Place.of_devices(models)
-        network = networks[0]
-        fixed = self._classes, network.frozen
+        config, layout = self._config, ModelLayout.of_devices(models)
+        networks = [self._network(seed) for seed in range(models)]
+        network, optimizer = networks[0], make_optimizer(config)
+        step = make_train_step(network.definition, Objective.from_config(config), optimizer)
+        constants = self._classes, network.frozen
         ends = np.full(models, np.iinfo(np.int32).max)
-        step = ModelsStep(network.definition, self._config, place, fixed, ends, self._resident)
-        params = place.put(stack([n.params for n in networks]))
+        executor = ModelsExecutor(step, layout, constants, ends, self._resident, done=0)
+        params = layout.place(stack([n.params for n in networks]))
 
-        def run(state: TrainState, done: int) -> TrainState:
-            return step.run(state, done, self._steps)[0]
+        def run(state: TrainState) -> TrainState:
+            return executor.run(state, self._steps)[0]
 
-        return Training(run, start(params, self._config, place), self._steps)
+        return Training(run, init_states(params, optimizer, layout))
 
     def apart(self, models: int) -> list[Training]:
         """So many models as `dedn train` trains each, by one program."""
@@ -135,15 +133,15 @@ class Maker:
                 network.definition, Objective.from_config(config), optimizer, axes
             )
 
-        strategy = ResidentExecutor(
+        executor = ResidentExecutor(
             make_step, local_layout(), (self._classes, network.frozen), self._resident
         )
 
-        def run(state: TrainState, _: int) -> TrainState:
-            return strategy.run(state, self._steps)[0]
+        def run(state: TrainState) -> TrainState:
+            return executor.run(state, self._steps)[0]
 
-        states = [strategy.place(init_state(n.params, optimizer)) for n in networks]
-        return [Training(run, state, self._steps) for state in states]
+        states = [executor.place(init_state(n.params, optimizer)) for n in networks]
+        return [Training(run, state) for state in states]
 
 
 def measure(

@@ -4,7 +4,7 @@
       [--images=11788] [--channels=2048] [--regions=196] [--batch=50] [--dtype=bfloat16]
       [--precision=bfloat16] [--kernel=auto] [--json=OUT]
 
-`dedn_jax.training.protocol.train` itself, on a data set that is made up in memory: a few hundred
+`dedn_jax.train` itself, on a data set that is made up in memory: a few hundred
 maps, of which every image takes one, so that the host holds a few hundred MB of what are 9.5 GB on
 the device. They stay there (`config.data.on_device=replicated`) and several steps run in a call.
 Accuracies mean nothing. "load" is from host memory to the device; "first call" compiles; steps/s
@@ -16,17 +16,15 @@ are those of every epoch and of the end. Device memory is the peak of the proces
 from __future__ import annotations
 
 import argparse
-import contextlib
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import jax
 import ml_dtypes
 import numpy as np
+from ml_collections import ConfigDict
 
 from benchmarks.arguments import positive, run_benchmark, show_report
 from benchmarks.common import (
@@ -45,10 +43,12 @@ from dedn_jax.data.features.maps import FeatureMaps, checked_indices, normalize
 from dedn_jax.data.published import RECIPES
 from dedn_jax.errors import InputError
 from dedn_jax.model.groups import published_attributes
-from dedn_jax.parallel.executors import ResidentExecutor
-from dedn_jax.training import evaluation
-from dedn_jax.training import loop as phase
-from dedn_jax.training import protocol as train
+from dedn_jax.parallel.mesh import Layout
+from dedn_jax.parallel.resident.placement import place_features
+from dedn_jax.training.callbacks import Callback
+from dedn_jax.training.evaluation import Metrics
+from dedn_jax.training.protocol import train
+from dedn_jax.training.trainer import PhaseResult
 
 WORD_DIM = 300
 PROTOCOLS = ("last", "test-best")
@@ -146,58 +146,48 @@ def made_up_dataset(
     )
 
 
-class Clock:
-    """Seconds of a training's parts, which it waits for the device to tell apart."""
+class Clock(Callback):
+    """Seconds of a training's parts.
+
+    Attributes:
+      first_call, first_steps: of the call that compiles, and its steps.
+      evaluation, evaluations: of all evaluations, and how many.
+      after_first: from the end of the first call to that of the last phase, less the evaluations.
+    """
 
     def __init__(self) -> None:
-        self.load = self.evaluation = self.first_call = self.after_first = 0.0
+        self.evaluation = self.first_call = self.after_first = 0.0
         self.first_steps = self.evaluations = 0
-        self._first_done = 0.0
+        self._first_done = self._evaluation_began = self._phase_ended = 0.0
 
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Inside, `train` is timed."""
-        keep, run_phase, evaluate = train.place_features, train.run_phase, phase.evaluate_task
-        clock = self
+    def on_first_call(self, steps: int, seconds: float) -> None:
+        self.first_steps, self.first_call = steps, seconds
+        self._first_done = time.perf_counter()
 
-        class Watched(ResidentExecutor):
-            def run(self, state: Any, count: int) -> Any:
-                if clock._first_done:
-                    return super().run(state, count)
-                start = time.perf_counter()
-                result = jax.block_until_ready(super().run(state, count))
-                clock._first_done = time.perf_counter()
-                clock.first_call, clock.first_steps = clock._first_done - start, count
-                return result
+    def on_evaluation_start(self, step: int, label: str) -> None:
+        self._evaluation_began = time.perf_counter()
 
-        def load(*args: Any) -> Any:
-            start = time.perf_counter()
-            table = jax.block_until_ready(keep(*args))
-            self.load = time.perf_counter() - start
-            return table
+    def on_evaluation(self, step: int, label: str, metrics: Metrics) -> None:
+        self.evaluation += time.perf_counter() - self._evaluation_began
+        self.evaluations += 1
 
-        def run(*args: Any) -> Any:
-            result = run_phase(*args)
-            jax.block_until_ready(result.params)
-            self.after_first = time.perf_counter() - self._first_done - self.evaluation
-            return result
+    def on_phase_end(self, phase: str, result: PhaseResult) -> None:
+        jax.block_until_ready(result.params)
+        self._phase_ended = time.perf_counter()
+        self.after_first = self._phase_ended - self._first_done - self.evaluation
 
-        def look(predictor: Any, params: Any, *args: Any, **named: Any) -> Any:
-            jax.block_until_ready(params)  # the steps before it are no part of it
-            start = time.perf_counter()
-            metrics = evaluate(predictor, params, *args, **named)
-            self.evaluation += time.perf_counter() - start
-            self.evaluations += 1
-            return metrics
+    def finish(self) -> None:
+        """What comes after the last phase is the evaluation on the test sets."""
+        self.evaluation += time.perf_counter() - self._phase_ended
+        self.evaluations += 1
 
-        with (
-            patch.object(train, "place_features", load),
-            patch.object(train, "run_phase", run),
-            patch.object(evaluation, "evaluate_task", look),
-            patch.object(phase, "evaluate_task", look),
-            patch.object(phase, "ResidentExecutor", Watched),
-        ):
-            yield
+
+def load_seconds(dataset: GZSLDataset, config: ConfigDict) -> float:
+    """Of feature maps from host memory to the device, once more than the training itself."""
+    layout = Layout.of_devices(attribute_shards=config.distribution.attribute_shards)
+    start = time.perf_counter()
+    jax.block_until_ready(place_features(dataset.inputs, config, layout))
+    return time.perf_counter() - start
 
 
 def run(dataset: GZSLDataset, recipe: str, protocol: str, overrides: list[str]) -> Row:
@@ -212,11 +202,13 @@ def run(dataset: GZSLDataset, recipe: str, protocol: str, overrides: list[str]) 
             *overrides,
         ],
     )
-    clock = Clock()
-    with tempfile.TemporaryDirectory() as folder, clock.watching():
+    clock, load = Clock(), load_seconds(dataset, config)
+    with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        result = train.train(config, Path(folder) / "run", dataset=dataset).result
+        finished = train(config, Path(folder) / "run", dataset=dataset, callbacks=[clock])
+        clock.finish()
         total = time.perf_counter() - start
+    result = finished.result
     features = dataset.features
     sent = len(features) * features.channels * features.regions * features.dtype.itemsize
     left = result["steps"] - clock.first_steps
@@ -226,8 +218,8 @@ def run(dataset: GZSLDataset, recipe: str, protocol: str, overrides: list[str]) 
         "protocol": protocol,
         "steps": result["steps"],
         "total_s": total,
-        "load_s": clock.load,
-        "load_gb_per_s": sent / clock.load / 1e9,
+        "load_s": load,
+        "load_gb_per_s": sent / load / 1e9,
         "first_call_s": clock.first_call,
         "steps_per_s": left / clock.after_first if left else None,
         "evaluations": clock.evaluations,

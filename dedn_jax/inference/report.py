@@ -11,13 +11,9 @@ from matplotlib.figure import Figure
 from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.data.pictures.pictures import Pictures
 from dedn_jax.data.pictures.sheet import PICTURES, Row, draw_sheet
-from dedn_jax.data.pipeline import evaluation_batches
 from dedn_jax.files import read_json, write_atomically
-from dedn_jax.parallel.mesh import local_layout
-from dedn_jax.training.evaluation import EXPERTS, METRICS, make_predictor
+from dedn_jax.training.evaluation import EXPERTS, METRICS
 from dedn_jax.training.logs import read_lines
-from dedn_jax.training.objective import make_class_space
-from dedn_jax.training.prediction import Mixing
 from dedn_jax.training.run import Run
 from dedn_jax.training.workdir import Workdir
 
@@ -121,22 +117,10 @@ def draw_contact_sheet(run: Run, predictions: np.ndarray, path: Path) -> None:
 
 
 def _predict(run: Run, images: np.ndarray) -> np.ndarray:
-    """Class ids that the fused score chooses among all classes."""
-    task = trainval_task(run.dataset)
-    classes = make_class_space(task.class_embeddings, task.seen, run.groups)
-    layout = local_layout()
-    params, classes, frozen = layout.replicate((run.params, classes, run.network.frozen))
-    predictor = make_predictor(run.network.definition, Mixing.from_config(run.config), layout)
-    parts = []
+    """Class ids that the fused score predicts among all classes."""
     with run.computing():
-        for inputs, count in evaluation_batches(
-            task.inputs, images, run.config.evaluate.batch_size
-        ):
-            among_all, _ = predictor(
-                params, layout.shard_batch(inputs, len(inputs)), classes, frozen
-            )
-            parts.append(np.asarray(among_all)[EXPERTS.index("fused"), :count])
-    return task.class_ids[np.concatenate(parts)]
+        among_all, _ = run.evaluator().predictions(run.params, images)
+    return trainval_task(run.dataset).class_ids[among_all[EXPERTS.index("fused")]]
 
 
 def _cell(value: float | None) -> str:

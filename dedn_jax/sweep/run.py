@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dedn_jax.config import check_config
-from dedn_jax.data.dataset import GZSLDataset, trainval_task, validation_task
+from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json, write_json
@@ -20,16 +20,15 @@ from dedn_jax.model.groups import AttributeGroups, resolve_groups
 from dedn_jax.parallel.mesh import local_layout
 from dedn_jax.parallel.resident.features import ResidentFeatures
 from dedn_jax.parallel.resident.placement import place_features
-from dedn_jax.sweep.evaluate import Evaluation
 from dedn_jax.sweep.folder import SweepFolder
-from dedn_jax.sweep.phase import ModelsPhase, ModelsResult, run_models
-from dedn_jax.sweep.place import Place, stack
+from dedn_jax.sweep.layout import ModelLayout, stack
 from dedn_jax.sweep.points import Point, make_points
 from dedn_jax.sweep.report import SHARED, draw, summaries
+from dedn_jax.sweep.trainer import ModelsResult, ModelsTrainer
 from dedn_jax.training.compilation_cache import compilation_cache
 from dedn_jax.training.interrupt import StopRequest, ending_the_run, stopped_run
-from dedn_jax.training.network import make_network
-from dedn_jax.training.protocol import TEST_BEST_LABEL, VALIDATION_LABEL, check_protocol, num_steps
+from dedn_jax.training.network import Network, make_network
+from dedn_jax.training.phases import SELECTED_BY, check_protocol, run_phases
 from dedn_jax.training.workdir import Workdir
 
 
@@ -38,8 +37,8 @@ class _Common(NamedTuple):
 
     dataset: GZSLDataset
     groups: AttributeGroups
-    table: ResidentFeatures | None
-    place: Place
+    features: ResidentFeatures | None
+    layout: ModelLayout
     seeds: list[int]
     stop: StopRequest
 
@@ -60,7 +59,7 @@ def sweep(
     `dedn_jax.training.protocol.train`, every model with its own selection and its own number of
     final steps.
 
-    A model that diverges in a phase (`dedn_jax.sweep.divergence`) takes no further part in its
+    A model that diverges in a phase (`dedn_jax.sweep.step_metrics`) takes no further part in its
     point, and has None in place of results.
 
     Args:
@@ -88,16 +87,16 @@ def sweep(
     with Workdir(workdir_path).locked():
         folder.claim(dataset.fingerprint())
         if not folder.result_file.exists():
-            place = Place.of_devices(seeds)
-            if not place.cut:
+            layout = ModelLayout.of_devices(seeds)
+            if not layout.shards_models:
                 _say(
-                    f"{seeds} models cannot be shared out evenly among {place.mesh.size} devices: "
-                    "each computes all of them; take a multiple"
+                    f"--seeds={seeds} is no multiple of {layout.mesh.size} devices: every device "
+                    "computes all models; use a multiple to shard them"
                 )
             with stop or StopRequest() as stop, compilation_cache(folder.path, config):
-                table = place_features(dataset.inputs, config, local_layout(), may_shard=False)
+                features = place_features(dataset.inputs, config, local_layout(), may_shard=False)
                 all_seeds = [config.seed + i for i in range(seeds)]
-                common = _Common(dataset, groups, table, place, all_seeds, stop)
+                common = _Common(dataset, groups, features, layout, all_seeds, stop)
                 results = [
                     _point(point, number, len(points), folder.point(number), common)
                     for number, point in enumerate(points)
@@ -148,108 +147,77 @@ def _point(
         _say(f"point {number + 1} of {points}: {point}")
     if common.stop.signal_number:
         raise stopped_run(common.stop.signal_number, f"before point {number + 1} of {points}")
-    title = f"point {number + 1}/{points} " if points > 1 else ""
+    where = f" of point {number + 1}/{points}" if points > 1 else ""
     with jax.default_matmul_precision(point.config.model.precision):
-        result = _run_phases(point, title, folder, common)
+        result = _train(point, where, folder, common)
     write_json(file, result)
     return result
 
 
-def _run_phases(point: Point, title: str, folder: Path, common: _Common) -> dict[str, object]:
-    config, dataset, groups, place = point.config, common.dataset, common.groups, common.place
-    network = make_network(config, dataset, groups)
-    params = stack([network.params, *_others(config, common)])
-    protocol = config.selection.protocol
-
-    def phase(name: str, task: Any, steps: np.ndarray, label: str | None) -> ModelsPhase:
-        place = (common.table, common.place, common.seeds)
-        return ModelsPhase(name, title, task, groups, network, *place, steps, label)
-
-    def run(what: ModelsPhase, params: Any) -> ModelsResult:
-        return run_models(what, params, config, folder, common.stop)
-
-    def all_models(steps: int) -> np.ndarray:
-        return np.full(len(common.seeds), steps)
-
-    result: dict[str, object] = {"fields": point.fields, "protocol": protocol}
-    task = trainval_task(dataset)
-    steps = all_models(num_steps(task, config, config.train.epochs))
-    diverged_at: list[int | None] = [None] * len(common.seeds)
-    selected_by, label = "the last step", None
-    if protocol == "validation":
-        selected_by = VALIDATION_LABEL
-        candidate = validation_task(
-            dataset,
-            config.selection.validation_classes,
-            config.selection.validation_images,
-            config.seed,
-        )
-        length = all_models(num_steps(candidate, config, config.train.epochs))
-        selection = run(phase("validation", candidate, length, VALIDATION_LABEL), params)
-        diverged_at = selection.diverged_at
-        epochs = [
-            step * config.train.batch_size / len(candidate.train)
-            for step in selection.selected_steps
-        ]
-        if config.selection.refit == "continue":
-            params = selection.params
-            epochs = [e * config.selection.continue_epochs for e in epochs]
-        steps = np.asarray(
-            [
-                num_steps(task, config, e) if at is None else 0
-                for e, at in zip(epochs, diverged_at, strict=True)
-            ]
-        )
-        result |= {"refit": config.selection.refit, "validation": _validation(selection)}
-    elif protocol == "test-best":
-        selected_by = label = TEST_BEST_LABEL
-    final = run(phase("final", task, steps, label), params)
-    diverged_at = [a or b for a, b in zip(diverged_at, final.diverged_at, strict=True)]
-    kept = np.asarray([at is None for at in diverged_at])
-    evaluation = Evaluation(network, task, groups, config, common.table, place)
+def _train(point: Point, where: str, folder: Path, common: _Common) -> dict[str, object]:
+    config, dataset = point.config, common.dataset
+    network, *others = (_network(config, seed, common) for seed in common.seeds)
+    trainer = ModelsTrainer(
+        config,
+        network,
+        common.groups,
+        common.layout,
+        common.features,
+        folder,
+        common.stop,
+        seeds=common.seeds,
+        where=where,
+    )
+    phases = run_phases(trainer, dataset, stack([n.params for n in (network, *others)]))
+    validation, final = phases.validation, phases.final
+    assert isinstance(final, ModelsResult)
+    remaining = ~trainer.diverged
     with ending_the_run("in the evaluation on the test sets"):
-        metrics = evaluation(final.params, kept, lambda _: common.stop.signal_number)
-    if label:
-        result["test_best_t1"] = _of(kept, final.best_t1)
+        metrics = trainer.evaluate(trainval_task(dataset), final.params, remaining)
+    diverged_at = final.diverged_at
+    protocol = config.selection.protocol
+    result: dict[str, object] = {"fields": point.fields, "protocol": protocol}
+    if isinstance(validation, ModelsResult):
+        pairs = zip(validation.diverged_at, final.diverged_at, strict=True)
+        diverged_at = [a or b for a, b in pairs]
+        result |= {"refit": config.selection.refit, "validation": _validation(validation)}
+    if protocol == "test-best":
+        result["test_best_t1"] = _of(remaining, final.best_t1)
     return result | {
-        "selected_by": selected_by,
+        "selected_by": SELECTED_BY[protocol],
         "steps": final.steps,
         "diverged_at": diverged_at,
-        "selected_step": _of(kept, final.selected_steps),
+        "selected_step": _of(remaining, final.selected_step),
         "fused": summaries(metrics),
         "test": metrics,
     }
 
 
-def _validation(selection: ModelsResult) -> list[dict[str, Any]]:
+def _network(config: ConfigDict, seed: int, common: _Common) -> Network:
+    own = ConfigDict(config.to_dict())
+    own.seed = seed
+    return make_network(own, common.dataset, common.groups)
+
+
+def _validation(result: ModelsResult) -> list[dict[str, Any]]:
     """For every model what it was selected by, or where it diverged."""
     return [
         {"steps": steps, "diverged_at": at}
         if at is not None
         else {"selected_step": step, "steps": steps, **(metrics or {})}
         for steps, at, step, metrics in zip(
-            selection.steps,
-            selection.diverged_at,
-            selection.selected_steps,
-            selection.selected_metrics,
+            result.steps,
+            result.diverged_at,
+            result.selected_step,
+            result.selected_metrics,
             strict=True,
         )
     ]
 
 
-def _of(kept: np.ndarray, values: Sequence[Any]) -> list[Any]:
-    """The values of the models that are kept; None in place of the others'."""
-    return [value if k else None for value, k in zip(values, kept, strict=True)]
-
-
-def _others(config: ConfigDict, common: _Common) -> list[Any]:
-    """The initial parameters of all models but the first."""
-    others = []
-    for seed in common.seeds[1:]:
-        own = ConfigDict(config.to_dict())
-        own.seed = seed
-        others.append(make_network(own, common.dataset, common.groups).params)
-    return others
+def _of(remaining: np.ndarray, values: Sequence[Any]) -> list[Any]:
+    """The values of the remaining models; None in place of the others'."""
+    return [value if r else None for value, r in zip(values, remaining, strict=True)]
 
 
 def _say(text: str) -> None:

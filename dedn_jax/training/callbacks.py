@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dedn_jax.training.evaluation import Metrics
-    from dedn_jax.training.loop import PhaseResult
+    from dedn_jax.training.trainer import PhaseResult
 
 
 class Callback:
@@ -34,6 +34,12 @@ class Callback:
 
     def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """After a logged step (`config.train.log_every`): the loss and its terms."""
+
+    def on_first_call(self, steps: int, seconds: float) -> None:
+        """After the first call of a phase's program, which compiles it, and its steps."""
+
+    def on_evaluation_start(self, step: int, label: str) -> None:
+        """Before an evaluation, when the step is done; arguments as for `on_evaluation`."""
 
     def on_evaluation(self, step: int, label: str, metrics: Metrics) -> None:
         """After an evaluation.

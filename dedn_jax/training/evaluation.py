@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
-from dedn_jax.data.dataset import GZSLDataset, Task, trainval_task
-from dedn_jax.data.pipeline import Reading, evaluation_batches
+from dedn_jax.data.dataset import Task
+from dedn_jax.data.pipeline import Reading, Shard, evaluation_batches
 from dedn_jax.model.groups import AttributeGroups
-from dedn_jax.parallel.axes import ALONE
-from dedn_jax.parallel.mesh import DATA, REPLICATED, SHARDED, Layout, local_layout
+from dedn_jax.parallel.axes import Axes
+from dedn_jax.parallel.mesh import DATA, REPLICATED, SHARDED
 from dedn_jax.parallel.resident.features import ResidentFeatures, features_spec, lookup
 from dedn_jax.training.interrupt import Stopped
 from dedn_jax.training.metrics import gzsl, per_class_accuracy
 from dedn_jax.training.network import Network
-from dedn_jax.training.objective import ClassSpace, make_class_space
-from dedn_jax.training.prediction import Mixing, predict_scores
-from dedn_jax.training.step import NONE_FROZEN
+from dedn_jax.training.objective import make_class_space
+from dedn_jax.training.prediction import Mixing, predict_classes
 
 EXPERTS = ("coarse", "fine", "fused")
 METRICS = ("U", "S", "H", "T1")
 Metrics = dict[str, dict[str, float]]
-Predictor = Callable[..., tuple[jax.Array, jax.Array]]
 # The signal that asks to stop, 0 for none; given how many batches are done.
 ShouldStop = Callable[[int], int]
 
@@ -39,61 +35,150 @@ def never_stop(_: int) -> int:
     return 0
 
 
-def make_predictor(
-    model: nnx.GraphDef,
-    mixing: Mixing,
-    layout: Layout | None = None,
-    table: ResidentFeatures | None = None,
-) -> Predictor:
-    """A compiled `(params, inputs, classes, frozen) -> (gzsl, zsl)`, on every device of `layout`.
+class EvaluationLayout(Protocol):
+    """How parameters and batches lie on the devices: a `Layout`, or that of a sweep's models."""
 
-    Both results are class ids for coarse, fine and fused: chosen among all classes, and among the
-    unseen alone. `frozen` holds what the model has besides `params`; without a layout it may be
-    left out if that is nothing.
+    @property
+    def host_shard(self) -> Shard: ...
 
-    Without a table `inputs` are a batch, and results `[3, batch]`. With one they are the images of
-    all batches, `[batches, batch]` indices in the table, and results `[batches, 3, batch]`: the
-    device goes from batch to batch without the host.
+    @property
+    def axes(self) -> Axes: ...
+
+    def replicate(self, tree: Any) -> Any: ...
+
+    def put(self, array: Any, spec: PartitionSpec) -> jax.Array: ...
+
+    def padded_rows(self, rows: int) -> int: ...
+
+    def shard_batch(self, array: np.ndarray, rows: int) -> jax.Array: ...
+
+    def compile(
+        self, function: Callable[..., Any], in_specs: Any, out_specs: Any
+    ) -> Callable[..., Any]: ...
+
+
+class Evaluator:
+    """Evaluates parameters of a network on a task's images, on every device of a layout.
+
+    Args:
+      network: the model's definition, and what is not trained.
+      task: images and classes.
+      groups: attribute groups of the model.
+      config: `predict`, `loss.bias`, `evaluate.batch_size`, `data.workers`.
+      layout: of the devices.
+      features: resident feature maps; None: images are streamed.
+
+    Attributes:
+      task: as given.
+      images: that a call evaluates: the seen classes' first.
     """
-    axes = ALONE if layout is None else layout.axes
 
-    def predict(
-        params: nnx.State,
-        inputs: jax.Array,
-        classes: ClassSpace,
-        frozen: nnx.State = NONE_FROZEN,
-    ) -> tuple[jax.Array, jax.Array]:
-        scores = jnp.stack(predict_scores(model, params, inputs, classes, mixing, frozen, axes))
-        among_unseen = jnp.where(classes.seen, -jnp.inf, scores)
-        return scores.argmax(-1), among_unseen.argmax(-1)
+    def __init__(
+        self,
+        network: Network,
+        task: Task,
+        groups: AttributeGroups,
+        config: ConfigDict,
+        layout: EvaluationLayout,
+        features: ResidentFeatures | None = None,
+    ) -> None:
+        self.task, self._layout, self._features = task, layout, features
+        self.images = np.concatenate([task.eval_seen, task.eval_unseen])
+        self._batch_size = config.evaluate.batch_size
+        self._reading = Reading(config.data.workers, layout.host_shard)
+        classes = make_class_space(task.class_embeddings, task.seen, groups)
+        self._constants = layout.replicate((classes, network.frozen))
+        mixing = Mixing.from_config(config)
 
-    if layout is None:
-        return jax.jit(predict)
-    if table is None:
-        by_image = PartitionSpec(None, DATA)
-        mapped = layout.map_over_batch(
-            predict, (REPLICATED, SHARDED, REPLICATED, REPLICATED), (by_image, by_image)
-        )
-        return jax.jit(mapped, out_shardings=layout.replicated)
+        def predict(params: nnx.State, inputs: jax.Array, constants: Any) -> Any:
+            classes, frozen = constants
+            return predict_classes(
+                network.definition, params, inputs, classes, mixing, frozen, layout.axes
+            )
+
+        self._predict = self._compile(predict)
+
+    def __call__(self, params: nnx.State, should_stop: ShouldStop = never_stop) -> Metrics:
+        """The metrics of `params`, each image counted once.
+
+        Args:
+          params: replicated over the layout.
+          should_stop: asked between streamed batches; with resident features the device goes
+            through all batches at once.
+
+        Returns:
+          For `coarse`, `fine` and `fused`: U, S, H and T1 in percent; S alone where no unseen
+          class has an image.
+
+        Raises:
+          Stopped: `should_stop` gave a signal.
+        """
+        among_all, among_unseen = self.predictions(params, self.images, should_stop)
+        pairs = zip(EXPERTS, among_all, among_unseen, strict=True)
+        return {name: task_metrics(self.task, a, u) for name, a, u in pairs}
+
+    def predictions(
+        self, params: nnx.State, images: np.ndarray, should_stop: ShouldStop = never_stop
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Predicted class ids of the task for `images`.
+
+        Args:
+          params, should_stop: as for a call.
+          images: `[images]` indices.
+
+        Returns:
+          `[3, images]` for coarse, fine and fused: among all classes, and among the unseen alone.
+
+        Raises:
+          Stopped: as there.
+        """
+        size = self._batch_size
+        if self._features is not None:
+            indices = batches_of(images, size, self._layout.padded_rows(size))
+            placed = self._layout.put(indices, PartitionSpec(None, DATA))
+            found = self._predict(params, placed, self._constants, self._features)
+            among_all, among_unseen = (in_order(x, size, len(images)) for x in found)
+            return among_all, among_unseen
+        parts: list[Any] = []
+        for inputs, count in evaluation_batches(self.task.inputs, images, size, self._reading):
+            batch = self._layout.shard_batch(inputs, size)
+            found = self._predict(params, batch, self._constants)
+            parts.append([x[..., :count] for x in found])
+            if len(parts) > 1:  # the device computes a batch while the next one is read
+                parts[-2] = jax.device_get(parts[-2])
+            if len(parts) * size < len(images) and (signal := should_stop(len(parts))):
+                raise Stopped(signal)
+        among_all, among_unseen = (np.concatenate(x, axis=-1) for x in zip(*parts, strict=True))
+        return among_all, among_unseen
+
+    def _compile(self, predict: Callable[..., Any]) -> Callable[..., Any]:
+        """`(params, inputs, constants) -> (among all, among unseen)`, results `[3, batch]`.
+
+        With resident features inputs are the indices of all batches, `[batches, batch]`, and
+        results `[batches, 3, batch]`: the device goes from batch to batch without the host.
+        """
+        if self._features is None:
+            by_image = PartitionSpec(None, DATA)
+            specs = (REPLICATED, SHARDED, REPLICATED)
+            return self._layout.compile(predict, specs, (by_image, by_image))
+        by_image, of_features = PartitionSpec(None, None, DATA), features_spec(self._features)
+        all_specs = (REPLICATED, PartitionSpec(None, DATA), REPLICATED, of_features)
+        return self._layout.compile(over_batches(predict), all_specs, (by_image, by_image))
+
+
+def over_batches(predict: Callable[..., Any]) -> Callable[..., Any]:
+    """`predict` for all batches, whose images are looked up in resident features."""
 
     def predict_all(
-        params: nnx.State,
-        images: jax.Array,
-        classes: ClassSpace,
-        frozen: Any,
-        table: ResidentFeatures,
-    ) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.map(lambda i: predict(params, lookup(table, i), classes, frozen), images)
+        params: nnx.State, images: jax.Array, constants: Any, features: ResidentFeatures
+    ) -> Any:
+        return jax.lax.map(lambda i: predict(params, lookup(features, i), constants), images)
 
-    by_image = PartitionSpec(None, None, DATA)
-    cut = (REPLICATED, PartitionSpec(None, DATA), REPLICATED, REPLICATED, features_spec(table))
-    mapped = layout.map_over_batch(predict_all, cut, (by_image, by_image))
-    compiled = jax.jit(mapped, out_shardings=layout.replicated)
-    return lambda *given: compiled(*given, table)
+    return predict_all
 
 
 def batches_of(images: np.ndarray, batch_size: int, rows: int) -> np.ndarray:
-    """Image indices batch by batch, filled up with image 0.
+    """Image indices batch by batch, padded with image 0.
 
     Args:
       images: in order.
@@ -109,112 +194,20 @@ def batches_of(images: np.ndarray, batch_size: int, rows: int) -> np.ndarray:
     return np.pad(filled.reshape(count, batch_size), ((0, 0), (0, rows - batch_size)))
 
 
-def in_order(choices: jax.Array, batch_size: int, count: int) -> np.ndarray:
+def in_order(predictions: jax.Array, batch_size: int, count: int) -> np.ndarray:
     """Results `[batches, ..., rows]` of `batches_of` as `[..., count]`; waits for the device."""
-    found = np.moveaxis(np.asarray(choices)[..., :batch_size], 0, -2)
+    found = np.moveaxis(np.asarray(predictions)[..., :batch_size], 0, -2)
     return found.reshape(*found.shape[:-2], -1)[..., :count]
 
 
-def evaluate_task(
-    predictor: Predictor,
-    params: nnx.State,
-    task: Task,
-    classes: ClassSpace,
-    batch_size: int,
-    *,
-    frozen: nnx.State = NONE_FROZEN,
-    looks_up: bool = False,
-    layout: Layout | None = None,
-    workers: int = 0,
-    asked: ShouldStop = never_stop,
-) -> Metrics:
-    """Evaluates on a task's images, each exactly once.
-
-    Args:
-      predictor: made for the same layout.
-      params: replicated over the layout, as are `classes` and `frozen`.
-      task: images and labels.
-      classes: to choose among.
-      batch_size: images at a time.
-      frozen: what the model has besides `params`.
-      looks_up: whether the predictor has a table, and is given indices.
-      layout: of the devices; None: all of this process's.
-      workers: processes that read ahead.
-      asked: called between batches that are read; not where the predictor has a table, since the
-        device then goes through all of them at once.
-
-    Returns:
-      For `coarse`, `fine` and `fused`: U, S, H and T1 in percent; S alone where no unseen class has
-      an image.
-
-    Raises:
-      Stopped: `asked` gave a signal.
-    """
-    layout = layout or local_layout()
-    images = np.concatenate([task.eval_seen, task.eval_unseen])
-    if looks_up:
-        indices = batches_of(images, batch_size, layout.padded_rows(batch_size))
-        placed = layout.put(indices, PartitionSpec(None, DATA))
-        found = predictor(params, placed, classes, frozen)
-        gzsl, zsl = (in_order(x, batch_size, len(images)) for x in found)
-    else:
-        reading = Reading(workers, layout.host_shard)
-        parts: list[Any] = []
-        for inputs, count in evaluation_batches(task.inputs, images, batch_size, reading):
-            batch = layout.shard_batch(inputs, batch_size)
-            parts.append([x[:, :count] for x in predictor(params, batch, classes, frozen)])
-            if len(parts) > 1:  # the device is at work on a batch while the next one is read
-                parts[-2] = jax.device_get(parts[-2])
-            if len(parts) * batch_size < len(images) and (signal := asked(len(parts))):
-                raise Stopped(signal)
-        gzsl, zsl = (np.concatenate(x, axis=1) for x in zip(*parts, strict=True))
-    return dict(zip(EXPERTS, map(functools.partial(task_metrics, task), gzsl, zsl), strict=True))
-
-
-def evaluate_params(
-    config: ConfigDict,
-    dataset: GZSLDataset,
-    groups: AttributeGroups,
-    network: Network,
-    params: nnx.State,
-    table: ResidentFeatures | None = None,
-    layout: Layout | None = None,
-    asked: ShouldStop = never_stop,
-    batch_size: int | None = None,
-) -> Metrics:
-    """U, S, H and T1 of `params` on the test sets, looked up in `table` if there is one.
-
-    Raises:
-      Stopped: as `evaluate_task`.
-    """
-    task = trainval_task(dataset)
-    layout = layout or local_layout()
-    classes = make_class_space(task.class_embeddings, task.seen, groups)
-    params, classes, frozen = layout.replicate((params, classes, network.frozen))
-    return evaluate_task(
-        make_predictor(network.definition, Mixing.from_config(config), layout, table),
-        params,
-        task,
-        classes,
-        batch_size or config.evaluate.batch_size,
-        frozen=frozen,
-        looks_up=table is not None,
-        layout=layout,
-        workers=config.data.workers,
-        asked=asked,
-    )
-
-
 def task_metrics(task: Task, among_all: np.ndarray, among_unseen: np.ndarray) -> dict[str, float]:
-    """Of the classes chosen for a task's images, the seen ones first.
+    """U, S, H and T1 in percent from predictions; S alone where no unseen class has an image.
 
     Args:
       task: images and labels.
-      among_all: `[images]` class ids chosen among all classes.
-      among_unseen: `[images]` class ids chosen among the unseen classes.
-
-    Returns:
-      U, S, H and T1 in percent; S alone where no unseen class has an image.
+      among_all: `[images]` class ids predicted among all classes, for `eval_seen`, then
+        `eval_unseen`.
+      among_unseen: `[images]` class ids predicted among the unseen classes.
     """
     seen = len(task.eval_seen)
     seen_labels, unseen_labels = task.labels[task.eval_seen], task.labels[task.eval_unseen]

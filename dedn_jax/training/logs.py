@@ -6,52 +6,56 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dedn_jax.files import write_atomically
-from dedn_jax.training.evaluation import Metrics
 
 
 class MetricsLog:
-    """Writes one phase's metrics; what was written after the checkpoint it resumes from goes first.
+    """Writes one phase's metrics; first drops what came after the checkpoint it resumes from.
 
     Args:
       lines: the JSON lines file, shared by all phases.
-      tensorboard: TensorBoard's directory.
       phase: name of the phase.
       resumed_at: steps already done.
-      evaluation_due: whether the last of them is to be evaluated, again perhaps.
+      evaluation_due: whether the last of them is to be evaluated, perhaps again.
+      tensorboard: TensorBoard's directory; None: JSON lines alone.
     """
 
     def __init__(
         self,
         lines: Path,
-        tensorboard: Path,
         phase: str,
         resumed_at: int,
         evaluation_due: bool,
+        tensorboard: Path | None = None,
     ) -> None:
-        from tensorboardX import SummaryWriter  # here: it imports torch where that is installed
-
-        self._phase = phase
+        self._phase, self._board = phase, None
         drop_after(lines, phase, resumed_at, evaluation_due)
         self._lines = lines.open("a")
-        self._board = SummaryWriter(
-            str(tensorboard / phase), purge_step=resumed_at + 1 if resumed_at else None
-        )
+        if tensorboard is not None:
+            from tensorboardX import SummaryWriter  # here: it imports torch where it is installed
 
-    def training(self, step: int, terms: Mapping[str, float]) -> None:
-        """Loss terms after step `step` (1-based)."""
-        self._write({"phase": self._phase, "step": step, **terms})
-        for name, value in terms.items():
-            self._board.add_scalar(f"train/{name}", value, step)
+            self._board = SummaryWriter(
+                str(tensorboard / phase), purge_step=resumed_at + 1 if resumed_at else None
+            )
 
-    def evaluation(self, step: int, label: str, metrics: Metrics) -> None:
+    def training(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Loss terms after step `step` (1-based); lists over the models in a sweep."""
+        self._write({"phase": self._phase, "step": step, **metrics})
+        if self._board:
+            for name, value in metrics.items():
+                self._board.add_scalar(f"train/{name}", value, step)
+
+    def evaluation(self, step: int, label: str, metrics: Any) -> None:
         """Metrics in percent; `label` says on which images, and is written with every number."""
-        self._write({"phase": self._phase, "step": step, "evaluated_on": label, **metrics})
-        tag = re.sub(r"[^\w-]+", "_", label).strip("_")  # all that TensorBoard takes in a tag
-        for expert, values in metrics.items():
-            for name, value in values.items():
-                self._board.add_scalar(f"{tag}/{expert}/{name}", value, step)
+        of_models = metrics if isinstance(metrics, dict) else {"models": metrics}
+        self._write({"phase": self._phase, "step": step, "evaluated_on": label, **of_models})
+        if self._board:
+            tag = re.sub(r"[^\w-]+", "_", label).strip("_")  # all that TensorBoard allows in a tag
+            for expert, values in metrics.items():
+                for name, value in values.items():
+                    self._board.add_scalar(f"{tag}/{expert}/{name}", value, step)
 
     def _write(self, line: dict[str, object]) -> None:
         self._lines.write(json.dumps(line) + "\n")
@@ -59,15 +63,16 @@ class MetricsLog:
 
     def close(self) -> None:
         self._lines.close()
-        self._board.close()
+        if self._board:
+            self._board.close()
 
 
 class NoLog:
-    """Takes metrics and writes nothing: for all processes of a run but one."""
+    """Writes nothing: for all processes of a run but one."""
 
-    def training(self, step: int, terms: Mapping[str, float]) -> None: ...
+    def training(self, step: int, metrics: Mapping[str, Any]) -> None: ...
 
-    def evaluation(self, step: int, label: str, metrics: Metrics) -> None: ...
+    def evaluation(self, step: int, label: str, metrics: Any) -> None: ...
 
     def close(self) -> None: ...
 

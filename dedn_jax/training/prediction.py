@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from dedn_jax.model import losses
@@ -63,3 +64,22 @@ def predict_scores(
     )
     fused = mixing.expert_mix * coarse + (1.0 - mixing.expert_mix) * fine
     return ClassScores(coarse, fine, fused)
+
+
+def predict_classes(
+    model: nnx.GraphDef,
+    params: nnx.State,
+    inputs: Float[Array, "batch channels regions"] | UInt8[Array, "batch height width 3"],
+    classes: ClassSpace,
+    mixing: Mixing,
+    frozen: nnx.State = NONE_FROZEN,
+    axes: Axes = ALONE,
+) -> tuple[Int[Array, "3 batch"], Int[Array, "3 batch"]]:
+    """Class ids for coarse, fine and fused; arguments as for `predict_scores`.
+
+    Returns:
+      Predicted among all classes (GZSL), and among the unseen alone (ZSL).
+    """
+    scores = jnp.stack(predict_scores(model, params, inputs, classes, mixing, frozen, axes))
+    among_unseen = jnp.where(classes.seen, -jnp.inf, scores)
+    return scores.argmax(-1), among_unseen.argmax(-1)

@@ -1,4 +1,4 @@
-"""Training from a config to a result: which phases a run has, and what it reports."""
+"""Training from a config to a result."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from dedn_jax.data.dataset import GZSLDataset, Task, trainval_task, validation_task
-from dedn_jax.errors import InputError
+from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.files import write_json
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.parallel.processes import barrier, is_main
-from dedn_jax.parallel.resident.features import ResidentFeatures
 from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.training.callbacks import Callback
-from dedn_jax.training.evaluation import Metrics, evaluate_params, metrics_table
+from dedn_jax.training.evaluation import Metrics, metrics_table
 from dedn_jax.training.interrupt import StopRequest, ending_the_run
-from dedn_jax.training.loop import Phase, PhaseResult, poll_stop, run_phase
+from dedn_jax.training.phases import (
+    SELECTED_BY,
+    Phases,
+    check_protocol,
+    run_phases,
+)
 from dedn_jax.training.run import Run
+from dedn_jax.training.single import SingleTrainer
 from dedn_jax.training.workdir import Workdir
-
-VALIDATION_LABEL = "validation classes"
-TEST_BEST_LABEL = "test sets (test-best: selected by test)"
 
 
 def train(
@@ -81,96 +81,34 @@ def train(
         if folder.result_file.exists():
             return run
         with stop or StopRequest() as stop, run.computing():
-            table = place_features(run.dataset.inputs, config, layout)
-            _run_phases(run, (table, layout), stop, callbacks)
+            _train(run, layout, stop, callbacks)
         if is_main():
             write_json(folder.result_file, run.result)
         barrier("the result is written")
     return run
 
 
-def _run_phases(
-    run: Run,
-    place: tuple[ResidentFeatures | None, Layout],
-    stop: StopRequest,
-    callbacks: Sequence[Callback],
-) -> None:
+def _train(run: Run, layout: Layout, stop: StopRequest, callbacks: Sequence[Callback]) -> None:
     """Trains and finishes `run`."""
-    config, dataset, network = run.config, run.dataset, run.network
-
-    def run_and_tell(name: str, task: Task, steps: int, label: str | None) -> PhaseResult:
-        for callback in callbacks:
-            callback.on_phase_start(name)
-        phase = Phase(name, task, run.groups, network, *place, steps, label)
-        result = run_phase(phase, params, config, run.workdir, stop)
-        for callback in callbacks:
-            callback.on_phase_end(name, result)
-        return result
-
-    params = network.params
-    protocol = config.selection.protocol
-    task = trainval_task(dataset)
-    steps = num_steps(task, config, config.train.epochs)
-    selection: PhaseResult | None = None
-    held: np.ndarray | None = None
-    if protocol == "validation":
-        candidate = validation_task(
-            dataset,
-            config.selection.validation_classes,
-            config.selection.validation_images,
-            config.seed,
-        )
-        held = candidate.class_ids[~candidate.seen]
-        length = num_steps(candidate, config, config.train.epochs)
-        selection = run_and_tell("validation", candidate, length, VALIDATION_LABEL)
-        epochs = selection.selected_step * config.train.batch_size / len(candidate.train)
-        if config.selection.refit == "continue":
-            params, epochs = selection.params, epochs * config.selection.continue_epochs
-        steps = num_steps(task, config, epochs)
-    label = TEST_BEST_LABEL if protocol == "test-best" else None
-    final = run_and_tell("final", task, steps, label)
+    config, dataset = run.config, run.dataset
+    features = place_features(dataset.inputs, config, layout)
+    folder = run.workdir.path
+    trainer = SingleTrainer(
+        config, run.network, run.groups, layout, features, folder, stop, callbacks
+    )
+    phases = run_phases(trainer, dataset, run.network.params)
     with ending_the_run("in the evaluation on the test sets"):
-        metrics = evaluate_params(
-            config,
-            dataset,
-            run.groups,
-            network,
-            final.params,
-            *place,
-            asked=lambda done: poll_stop(stop, done, 1),
-        )
-    run.finish(final.params, _result(config, dataset, selection, held, final, metrics))
-
-
-def num_steps(task: Task, config: ConfigDict, epochs: float) -> int:
-    """`⌊images · epochs / batch⌋`, at least 1."""
-    return max(1, int(np.floor(len(task.train) * epochs / config.train.batch_size + 1e-9)))
-
-
-def check_protocol(config: ConfigDict, dataset: GZSLDataset) -> None:
-    """Raises InputError where the protocol needs pictures that the data set does not have."""
-    if config.selection.protocol == "test-best" and not len(dataset.test_unseen):
-        raise InputError(
-            f"{dataset.source}: no unseen class has pictures, so config.selection.protocol="
-            "test-best has nothing to select by; use validation or last"
-        )
+        metrics = trainer.evaluate(trainval_task(dataset), phases.final.params)
+    run.finish(phases.final.params, _result(config, dataset, phases, metrics))
 
 
 def _result(
-    config: ConfigDict,
-    dataset: GZSLDataset,
-    selection: PhaseResult | None,
-    held: np.ndarray | None,
-    final: PhaseResult,
-    metrics: Metrics,
+    config: ConfigDict, dataset: GZSLDataset, phases: Phases, metrics: Metrics
 ) -> dict[str, object]:
+    final, validation = phases.final, phases.validation
     result: dict[str, object] = {
         "protocol": config.selection.protocol,
-        "selected_by": {
-            "validation": VALIDATION_LABEL,
-            "last": "the last step",
-            "test-best": TEST_BEST_LABEL,
-        }[config.selection.protocol],
+        "selected_by": SELECTED_BY[config.selection.protocol],
         "seed": config.seed,
         "classes": {
             "seen": len(dataset.seen_classes),
@@ -180,15 +118,15 @@ def _result(
         "selected_step": final.selected_step,
         "test": metrics,
     }
-    if selection is not None and held is not None:
+    if validation is not None and phases.validation_classes is not None:
         result["validation_classes"] = {
             "chosen_by": "the data set" if dataset.validation_classes is not None else "the seed",
-            "names": [dataset.class_names[k] for k in held],
+            "names": [dataset.class_names[k] for k in phases.validation_classes],
         }
         result["validation"] = {
-            "selected_step": selection.selected_step,
-            "steps": selection.steps,
-            **(selection.selected_metrics or {}),
+            "selected_step": validation.selected_step,
+            "steps": validation.steps,
+            **(validation.selected_metrics or {}),
         }
         result["refit"] = config.selection.refit
     if final.best_t1 is not None:

@@ -12,14 +12,15 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from dedn_jax.config import Overrides
-from dedn_jax.data.dataset import GZSLDataset
+from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
 from dedn_jax.model.groups import AttributeGroups, resolve_groups
+from dedn_jax.parallel.mesh import local_layout
 from dedn_jax.training.checkpoint import load_params
 from dedn_jax.training.compilation_cache import compilation_cache
-from dedn_jax.training.evaluation import Metrics, evaluate_params
+from dedn_jax.training.evaluation import Evaluator, Metrics
 from dedn_jax.training.network import Network, make_network
 from dedn_jax.training.workdir import Workdir
 
@@ -131,9 +132,20 @@ class Run:
         """
         params = self.params if params is None else params
         with self.computing():
-            return evaluate_params(
-                self.config, self.dataset, self.groups, self.network, params, batch_size=batch_size
-            )
+            return self.evaluator(batch_size)(local_layout().replicate(params))
+
+    def evaluator(self, batch_size: int | None = None) -> Evaluator:
+        """Of the test sets, on this process's devices; call it within `computing()`.
+
+        Args:
+          batch_size: as for `evaluate`.
+        """
+        config = self.config
+        if batch_size:
+            config = config.copy_and_resolve_references()
+            config.evaluate.batch_size = batch_size
+        task = trainval_task(self.dataset)
+        return Evaluator(self.network, task, self.groups, config, local_layout())
 
     def finish(self, params: nnx.State, result: dict) -> None:
         """Takes what a training ended with, so that nothing of it is read again."""

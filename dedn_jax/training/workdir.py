@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -108,28 +108,10 @@ class Workdir:
         Raises:
           InputError: it holds a run of another config, or other files.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"--workdir: {self.path} is a file, expected a directory")
-        if self.path.exists() and not os.access(self.path, os.W_OK | os.X_OK):
-            raise InputError(f"--workdir: {self.path} cannot be written to; choose another")
-        if not self.config_file.exists():
-            # `claim` writes the config last: without it, a killed `claim` is all there can be.
-            if any(p.name not in (_LOCK, self.dataset_file.name) for p in self._visible()):
-                raise InputError(
-                    f"--workdir: {self.path} is not empty and holds no run; choose another"
-                )
+        # `claim` writes the config last: without it, a killed `claim` is all there can be.
+        if not holds(self.path, self.config_file, "run", (self.dataset_file.name,)):
             return
-        saved, now = flat_fields(read_json(self.config_file)), flat_fields(config.to_dict())
-        changed = [
-            f"{k}={saved.get(k)!r} there, {now.get(k)!r} now"
-            for k in sorted(saved | now)
-            if saved.get(k) != now.get(k) and k not in FREE_FIELDS
-        ]
-        if changed:
-            raise InputError(
-                f"--workdir: {self.path} holds a run of another config ({'; '.join(changed[:4])}); "
-                "choose another directory, remove this one, or give the same config to resume"
-            )
+        check_unchanged(self.path, "run", read_json(self.config_file), config.to_dict())
 
     def claim(self, config: ConfigDict, fingerprint: dict[str, object]) -> None:
         """Takes the directory for this config and data set, or checks that they are the same.
@@ -156,14 +138,6 @@ class Workdir:
                 f"--workdir: {self.path} cannot be written to ({error.strerror}); make room, or "
                 "choose another"
             ) from error
-
-    def _visible(self) -> list[Path]:
-        """What is in the directory but for temporary files of a write that was killed."""
-        names = (self.dataset_file.name, self.config_file.name)
-        temporary = tuple(f".{name}." for name in names)
-        if not self.path.exists():
-            return []
-        return [p for p in self.path.iterdir() if not p.name.startswith(temporary)]
 
     def load_config(self, overrides: Overrides = ()) -> ConfigDict:
         """The resolved config of the run.
@@ -203,8 +177,55 @@ class Workdir:
 
     def check_fingerprint(self, fingerprint: dict[str, object]) -> None:
         """Raises InputError unless `fingerprint` is that of the run's data set."""
-        if differing := fingerprint_difference(read_json(self.dataset_file), fingerprint):
-            raise InputError(
-                f"--workdir: {self.path} holds a run on another data set (differs in "
-                f"{', '.join(differing)}); choose another directory"
-            )
+        check_same_data(self.path, "run", read_json(self.dataset_file), fingerprint)
+
+
+def holds(path: Path, marker: Path, kind: str, leftovers: Sequence[str] = ()) -> bool:
+    """Whether a work directory holds a run or sweep, or is free for one.
+
+    Args:
+      path: the directory, which may be missing.
+      marker: the file that one which began has.
+      kind: what to call it: "run" or "sweep".
+      leftovers: names that may be there without `marker`, besides the temporary files of a write
+        that was killed.
+
+    Raises:
+      InputError: a file, a directory that cannot be written to, or other files in it.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--workdir: {path} is a file, expected a directory")
+    if path.exists() and not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(f"--workdir: {path} cannot be written to; choose another")
+    if marker.exists():
+        return True
+    temporary = tuple(f".{name}." for name in (marker.name, *leftovers))
+    found = path.iterdir() if path.exists() else ()
+    if any(p.name not in (_LOCK, *leftovers) and not p.name.startswith(temporary) for p in found):
+        raise InputError(f"--workdir: {path} is not empty and holds no {kind}; choose another")
+    return False
+
+
+def check_unchanged(path: Path, kind: str, saved: dict, now: dict) -> None:
+    """Raises InputError where a run or sweep was begun with other settings that change a number."""
+    there, here = flat_fields(saved), flat_fields(now)
+    changed = [
+        f"{k.removeprefix('config.')}={there.get(k)!r} there, {here.get(k)!r} now"
+        for k in sorted(there | here)
+        if there.get(k) != here.get(k) and k.removeprefix("config.") not in FREE_FIELDS
+    ]
+    if changed:
+        what = "a run of another config" if kind == "run" else f"another {kind}"
+        raise InputError(
+            f"--workdir: {path} holds {what} ({'; '.join(changed[:4])}); choose another directory, "
+            "remove this one, or give the same command to resume"
+        )
+
+
+def check_same_data(path: Path, kind: str, saved: dict, now: dict[str, object]) -> None:
+    """Raises InputError where a run or sweep was begun on another data set."""
+    if differing := fingerprint_difference(saved, now):
+        raise InputError(
+            f"--workdir: {path} holds a {kind} on another data set (differs in "
+            f"{', '.join(differing)}); choose another directory"
+        )

@@ -23,13 +23,13 @@ SHORT: dict[str, object] = {
 }
 SCRIPT = f"""
 import sys
-from dedn_jax.sweep import place
+from dedn_jax.sweep import layout
 from dedn_jax.sweep.run import sweep
 from tests.helpers.tiny import tiny_config
 import jax
 assert jax.device_count() == 8
 _, data, folder = sys.argv
-place.in_turn = lambda: False  # as on accelerators; the models they are compared with are not
+layout.one_by_one = lambda: False  # as on accelerators; the models they are compared with are not
 # Cut among the devices, several steps a call; and three models, which each device has all of.
 fields = {SHORT}
 more = dict(data__on_device="replicated", train__steps_per_call=5)
@@ -54,7 +54,7 @@ def test_eight_devices(data: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "each computes all of them" in done.stderr
+    assert "every device computes all models" in done.stderr
     config = tiny_config(data, **SHORT)
     assert config.optimizer.epsilon == 1e-8  # as published
     sweep(config, tmp_path / "one", 8)

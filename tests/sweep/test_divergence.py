@@ -13,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import dedn_jax.sweep.run
-from dedn_jax.sweep import place
+from dedn_jax.sweep import layout
 from dedn_jax.sweep.run import sweep
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.network import make_network
@@ -102,7 +102,7 @@ def test_so_they_are_in_the_same_operations(
     data: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on accelerators."""
-    monkeypatch.setattr(place, "in_turn", lambda: False)
+    monkeypatch.setattr(layout, "one_by_one", lambda: False)
     fields = {**FIELDS, "train__epochs": 3, "selection__protocol": "last"}
     own = tiny_config(data, **fields, data__groups="single", data__on_device="replicated")
     sweep(own, runs / "beside", SEEDS)
@@ -157,12 +157,14 @@ def test_resumed_after_one_has_diverged(
     path, said = runs / "hopeless_interrupted", ""
     with one_hurt():
         for step in (5, 10):
-            interrupted_sweep(1, f"step {step} of 48 of phase final point 1/2", rates, path, RATES)
+            interrupted_sweep(
+                1, f"step {step} of 48 of phase final of point 1/2", rates, path, RATES
+            )
             said += capsys.readouterr().err
             assert said.count("diverged: seed 1 at step 1 ") == 1
         sweep(rates, path, SEEDS, RATES)
     lines = (said + capsys.readouterr().err).splitlines()
-    said = "\n".join(line for line in lines if "point 1/2 final: diverged" in line)
+    said = "\n".join(line for line in lines if "final of point 1/2: diverged" in line)
     for seed, at in enumerate(read(hopeless)["points"][0]["diverged_at"]):
         assert said.count(f"seed {seed} at step {at}") == 1
     assert read(path) == read(hopeless)

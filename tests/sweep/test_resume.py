@@ -32,12 +32,12 @@ def test_interrupted_and_resumed(swept: Path, config: ConfigDict, runs: Path) ->
     # There is a look before a point, after each step, and between the batches of an evaluation: 6
     # of the test images, 3 of those of validation, which come every third step.
     for calls, message in (
-        (1 + 16, "step 17 of 48 of phase final point 1/2"),
+        (1 + 16, "step 17 of 48 of phase final of point 1/2"),
         (1 + 31 + 2, "stopped in the evaluation on the test sets"),
         (1 + 5, "before point 2 of 2"),
-        (1 + 4 * (3 + 2), "step 13 of 30 of phase validation point 2/2"),
-        (1 + 2 + 1, "step 15 of 30 of phase validation point 2/2"),  # while it is evaluated
-        (1 + 1, "step 15 of 30 of phase validation point 2/2"),  # once more
+        (1 + 4 * (3 + 2), "step 13 of 30 of phase validation of point 2/2"),
+        (1 + 2 + 1, "step 15 of 30 of phase validation of point 2/2"),  # while it is evaluated
+        (1 + 1, "step 15 of 30 of phase validation of point 2/2"),  # once more
     ):
         interrupted_sweep(calls, message, config, path, grid)
     assert not (path / "result.json").exists()

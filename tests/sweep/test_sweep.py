@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-import dedn_jax.training.protocol
+import dedn_jax.training.run
 from dedn_jax.errors import InputError
 from dedn_jax.sweep.run import sweep
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.network import make_network
-from dedn_jax.training.protocol import TEST_BEST_LABEL, train
+from dedn_jax.training.phases import TEST_BEST_LABEL
+from dedn_jax.training.protocol import train
 from tests.helpers.tiny import tiny_config, write_tiny
 from tests.sweep.common import FIELDS, GRID, PROTOCOLS, SEEDS, read
 
@@ -65,7 +66,7 @@ def test_another_model_has_its_own_parameters_and_steps(
         own.seed = model
         return make_network(own, *rest)
 
-    monkeypatch.setattr(dedn_jax.training.protocol, "make_network", other_seed)
+    monkeypatch.setattr(dedn_jax.training.run, "make_network", other_seed)
     train(config, runs / "other")
     assert_model_is(swept / "points" / "1", model, runs / "other")
 

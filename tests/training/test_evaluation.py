@@ -10,22 +10,24 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from dedn_jax.config import load_config
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.features.maps import InMemoryFeatures
 from dedn_jax.model.experts import DualExpert
-from dedn_jax.model.groups import resolve_groups
+from dedn_jax.model.groups import AttributeGroups, resolve_groups
 from dedn_jax.parallel.mesh import local_layout
-from dedn_jax.parallel.resident.features import make_resident
+from dedn_jax.parallel.resident.features import ResidentFeatures, make_resident
 from dedn_jax.training.evaluation import (
     EXPERTS,
+    Evaluator,
     batches_of,
-    evaluate_task,
     in_order,
-    make_predictor,
     metrics_table,
 )
+from dedn_jax.training.network import Network
 from dedn_jax.training.objective import ClassSpace, make_class_space
 from dedn_jax.training.prediction import Mixing, predict_scores
+from dedn_jax.training.step import NONE_FROZEN
 
 CLASSES, ATTRIBUTES, CHANNELS, REGIONS = 7, 5, 6, 3
 SEEN = np.array([True, False, True, True, False, True, False])
@@ -54,13 +56,31 @@ def make_task(seen_images: int, unseen_images: int) -> Task:
     )
 
 
+VECTORS = np.random.default_rng(5).standard_normal((ATTRIBUTES, 4)).astype(np.float32)
+GROUPS = resolve_groups("3,0;1-2,4", VECTORS)
+
+
 def make_model(task: Task) -> tuple[nnx.GraphDef, nnx.State, ClassSpace]:
-    vectors = np.random.default_rng(5).standard_normal((ATTRIBUTES, 4)).astype(np.float32)
-    groups = resolve_groups("3,0;1-2,4", vectors)
     model = DualExpert(
-        vectors, groups, channels=CHANNELS, regions=REGIONS, rank=0, rngs=nnx.Rngs(0)
+        VECTORS, GROUPS, channels=CHANNELS, regions=REGIONS, rank=0, rngs=nnx.Rngs(0)
     )
-    return *nnx.split(model), make_class_space(task.class_embeddings, task.seen, groups)
+    return *nnx.split(model), make_class_space(task.class_embeddings, task.seen, GROUPS)
+
+
+def make_evaluator(
+    task: Task,
+    model: nnx.GraphDef,
+    mixing: Mixing,
+    batch_size: int,
+    *,
+    groups: AttributeGroups = GROUPS,
+    features: ResidentFeatures | None = None,
+) -> Evaluator:
+    config = load_config("base", [f"--config.evaluate.batch_size={batch_size}"])
+    config.predict.region_mix, config.predict.expert_mix = mixing.region_mix, mixing.expert_mix
+    config.loss.bias = mixing.bias
+    network = Network(model, NONE_FROZEN, NONE_FROZEN, None)
+    return Evaluator(network, task, groups, config, local_layout(), features)
 
 
 def by_hand(task: Task, scores: np.ndarray) -> dict[str, float]:
@@ -90,9 +110,8 @@ def test_any_batch_size_gives_the_metrics_of_single_images(
         model, params, jnp.asarray(task.inputs[np.arange(len(task.labels))]), classes, mixing
     )
     expected = {name: by_hand(task, np.asarray(s)) for name, s in zip(EXPERTS, scores, strict=True)}
-    predictor = make_predictor(model, mixing)
     for batch_size in (1, 7, 100):
-        found = evaluate_task(predictor, params, task, classes, batch_size)
+        found = make_evaluator(task, model, mixing, batch_size)(params)
         assert tuple(found) == EXPERTS
         for name in EXPERTS:
             assert found[name] == pytest.approx(expected[name], abs=1e-9), (name, batch_size)
@@ -100,14 +119,14 @@ def test_any_batch_size_gives_the_metrics_of_single_images(
 
 @pytest.mark.parametrize("batch_size", [1, 7, 23, 100])
 @pytest.mark.parametrize("unseen_images", [0, 31])
-def test_batches_that_the_device_looks_up(batch_size: int, unseen_images: int) -> None:
+def test_resident_features(batch_size: int, unseen_images: int) -> None:
     task = make_task(23, unseen_images)
-    model, params, classes = make_model(task)
-    mixing, layout = Mixing(region_mix=0.7, expert_mix=0.4, bias=1.0), local_layout()
-    table = make_resident(task.inputs, layout, shard=False)
-    sent = evaluate_task(make_predictor(model, mixing), params, task, classes, batch_size)
-    predictor = make_predictor(model, mixing, layout, table)
-    assert sent == evaluate_task(predictor, params, task, classes, batch_size, looks_up=True)
+    model, params, _ = make_model(task)
+    mixing = Mixing(region_mix=0.7, expert_mix=0.4, bias=1.0)
+    features = make_resident(task.inputs, local_layout(), shard=False)
+    streamed = make_evaluator(task, model, mixing, batch_size)
+    resident = make_evaluator(task, model, mixing, batch_size, features=features)
+    assert streamed(params) == resident(params)
 
 
 def test_results_of_batches_come_back_in_order() -> None:
@@ -137,10 +156,10 @@ def test_fused_is_the_mixture_and_scores_hold_the_bias() -> None:
 
 
 def spy(choose: Callable[[int], int]) -> tuple[Callable, list[int]]:
-    """A predictor on features that hold their image index; and the indices it was given."""
+    """Predicts from features that hold their image index; and the indices it was given."""
     given: list[int] = []
 
-    def predict(_params: object, features: jax.Array, _classes: object, *_: object) -> tuple:
+    def predict(_params: object, features: jax.Array, _constants: object) -> tuple:
         images = np.asarray(features[:, 0, 0]).astype(int)
         given.extend(images.tolist())
         chosen = np.array([choose(i) for i in images])
@@ -167,7 +186,9 @@ def test_every_image_counts_once(batch_size: int) -> None:
     # The first image of the last batch is the one that fills it up, in turn every image here.
     for wrong in range(14):
         predict, given = spy(lambda i, wrong=wrong: 2 if i == wrong else int(labels[i]))
-        found = evaluate_task(predict, None, task, None, batch_size)["fused"]  # type: ignore[arg-type]
+        evaluator = make_evaluator(task, make_model(task)[0], Mixing(0.5, 0.5, 0.0), batch_size)
+        evaluator._predict = predict
+        found = evaluator(None)["fused"]
         assert set(given) == set(range(14))
         u = 90.0 if wrong < 5 else 100 * (1 + 5 / 6) / 2 if wrong < 11 else 100.0
         s = 100.0 if wrong < 11 else 100 * 2 / 3
@@ -178,20 +199,19 @@ def test_every_image_counts_once(batch_size: int) -> None:
 def test_t1_is_chosen_among_unseen_classes_alone() -> None:
     """Seen scores higher by far: U is 0, T1 is not; chosen ids are unseen classes."""
     task = make_task(20, 40)
-    model, params, classes = make_model(task)
-    predictor = make_predictor(model, Mixing(0.5, 0.5, bias=-1e4))  # +1e4 on every seen class
-    features = jnp.asarray(task.inputs[task.eval_unseen])
-    everything, among_unseen = predictor(params, features, classes)
-    assert SEEN[np.asarray(everything)].all()
-    assert not SEEN[np.asarray(among_unseen)].any()
-    found = evaluate_task(predictor, params, task, classes, 16)["fused"]
+    model, params, _ = make_model(task)
+    # +1e4 on every seen class.
+    evaluator = make_evaluator(task, model, Mixing(0.5, 0.5, bias=-1e4), 16)
+    everything, among_unseen = evaluator.predictions(params, task.eval_unseen)
+    assert everything.shape == among_unseen.shape == (3, 40)
+    assert SEEN[everything].all()
+    assert not SEEN[among_unseen].any()
+    found = evaluator(params)["fused"]
     assert found["U"] == 0
     assert found["H"] == 0
     assert found["T1"] > 0
-    unbiased = make_predictor(model, Mixing(0.5, 0.5, bias=0.0))
-    assert evaluate_task(unbiased, params, task, classes, 16)["fused"]["T1"] == pytest.approx(
-        found["T1"], abs=10
-    )
+    unbiased = make_evaluator(task, model, Mixing(0.5, 0.5, bias=0.0), 16)
+    assert unbiased(params)["fused"]["T1"] == pytest.approx(found["T1"], abs=10)
 
 
 def test_a_tiny_example_by_hand() -> None:
@@ -231,7 +251,7 @@ def test_a_tiny_example_by_hand() -> None:
         np.testing.assert_allclose(s, expected, atol=1e-5)
     # Image by image: 0 and 1 right (2.75 against 2.37); 2 right; 3 taken for class 0 (2.75 against
     # 2.44); 4, of class 1, taken for 2. So S: class 0 1/1, class 1 1/2; U: 1/2; T1: one choice.
-    found = evaluate_task(make_predictor(graph, mixing), params, task, classes, 2)
+    found = make_evaluator(task, graph, mixing, 2, groups=groups)(params)
     expected_metrics = {"U": 50.0, "S": 75.0, "H": 60.0, "T1": 100.0}
     for name in EXPERTS:
         assert found[name] == pytest.approx(expected_metrics)

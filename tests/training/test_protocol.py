@@ -26,7 +26,8 @@ from dedn_jax.interop.convert import state_to_nested
 from dedn_jax.training.evaluation import EXPERTS, METRICS
 from dedn_jax.training.interrupt import Interrupted, StopRequest
 from dedn_jax.training.logs import read_lines
-from dedn_jax.training.protocol import TEST_BEST_LABEL, VALIDATION_LABEL, result_text, train
+from dedn_jax.training.phases import TEST_BEST_LABEL, VALIDATION_LABEL
+from dedn_jax.training.protocol import result_text, train
 from dedn_jax.training.run import open_run
 from dedn_jax.training.workdir import Workdir
 from tests.helpers.tiny import (

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
 
+from dedn_jax.training.schedule import Schedule
 from dedn_jax.training.step_metrics import StepMetrics
 
+STATE: Any = None  # nothing of it is read
 FINE = {"gradient_norm": 1.0, "parameter_norm": 1.0}
 
 
 def make(every: int) -> tuple[StepMetrics, list]:
     written: list = []
-    metrics = StepMetrics(
-        "final", lambda step: step % every == 0, lambda *line: written.append(line)
-    )
-    return metrics, written
+    schedule = Schedule(1000, every, 1000, 1000, None)
+    return StepMetrics("final", schedule, lambda *line: written.append(line)), written
 
 
 def call(*losses: float) -> dict[str, np.ndarray]:
@@ -31,26 +33,26 @@ def alone(loss: float) -> dict[str, np.ndarray]:
 
 def test_a_call_is_read_when_the_next_is_under_way() -> None:
     metrics, written = make(2)
-    metrics.add(1, 3, call(10, 20, 30))
+    metrics.add(1, 3, STATE, call(10, 20, 30))
     assert written == []
-    metrics.add(4, 3, call(40, 50, 60))
+    metrics.add(4, 3, STATE, call(40, 50, 60))
     assert written == [(2, {"loss": 20.0, **FINE})]
-    metrics.add(7, 1, alone(70))
+    metrics.add(7, 1, STATE, alone(70))
     assert [step for step, _ in written] == [2, 4, 6]
     metrics.settle()
     metrics.settle()
     assert [values["loss"] for _, values in written] == [20, 40, 60]
-    metrics.add(8, 1, alone(80))
+    metrics.add(8, 1, STATE, alone(80))
     metrics.settle()
     assert written[-1] == (8, {"loss": 80.0, **FINE})
 
 
-def test_calls_without_a_wanted_step_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_without_a_logged_step_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics, written = make(3)
     read: list[object] = []
     monkeypatch.setattr(jax, "device_get", lambda terms: read.append(terms) or terms)
     for step in range(1, 9):
-        metrics.add(step, 1, call(step))
+        metrics.add(step, 1, STATE, call(step))
     assert [terms["loss"][0] for terms in read] == [3, 6]
     metrics.settle()
     assert [terms["loss"][0] for terms in read] == [3, 6, 8]
@@ -59,13 +61,13 @@ def test_calls_without_a_wanted_step_are_not_read(monkeypatch: pytest.MonkeyPatc
 
 def test_what_is_not_finite_is_found_before_it_is_saved() -> None:
     metrics, written = make(10)
-    metrics.add(1, 2, call(1, np.nan))
+    metrics.add(1, 2, STATE, call(1, np.nan))
     with pytest.raises(FloatingPointError, match="phase final, step 2: loss not finite; the check"):
-        metrics.settle()  # though step 2 is not wanted
-    metrics.add(9, 2, call(np.inf, 5))
-    metrics.settle()  # the state's last step is what counts, and what was wanted
+        metrics.settle()  # though step 2 is not logged
+    metrics.add(9, 2, STATE, call(np.inf, 5))
+    metrics.settle()  # the state's last step is what counts, and what is logged
     assert written == [(10, {"loss": 5.0, **FINE})]
-    metrics.add(19, 2, call(5, np.inf))
+    metrics.add(19, 2, STATE, call(5, np.inf))
     with pytest.raises(FloatingPointError, match="step 20: loss not finite"):
-        metrics.add(21, 1, call(5))
+        metrics.add(21, 1, STATE, call(5))
     assert len(written) == 1

@@ -1,0 +1,171 @@
+"""Trains the phases of many models in one program, each with its own selection and last step."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from dedn_jax.data.dataset import Task
+from dedn_jax.sweep.evaluation import ModelsEvaluator
+from dedn_jax.sweep.executor import ModelsExecutor, choose, init_states
+from dedn_jax.sweep.layout import ModelLayout
+from dedn_jax.sweep.step_metrics import ModelsMetrics
+from dedn_jax.training.evaluation import Metrics
+from dedn_jax.training.logs import MetricsLog
+from dedn_jax.training.optimizer import make_optimizer
+from dedn_jax.training.schedule import Schedule
+from dedn_jax.training.selection import Selection
+from dedn_jax.training.step import NONE_FROZEN, TrainState
+from dedn_jax.training.trainer import Phase, PhaseResult, Start, Trainer, Write
+
+_choose = jax.jit(choose)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelsResult(PhaseResult):
+    """How a phase ended: lists over the models, and stacked parameters.
+
+    Attributes:
+      diverged_at: the step at which a model diverged, else None; see `sweep.step_metrics`. Its
+        parameters are finite all the same.
+    """
+
+    diverged_at: list[int | None]
+
+
+class Selections:
+    """A `Selection` for every model.
+
+    Args:
+      metric: `harmonic_mean` or `t1`.
+      params: stacked; selected before the first evaluation.
+      models: how many.
+    """
+
+    def __init__(self, metric: str, params: nnx.State, models: int) -> None:
+        self._each = [Selection(metric, NONE_FROZEN) for _ in range(models)]
+        self.params = params
+
+    @property
+    def best(self) -> list[dict[str, Any]]:
+        """`Selection.best` of every model."""
+        return [s.best for s in self._each]
+
+    @best.setter
+    def best(self, best: list[dict[str, Any]]) -> None:
+        for selection, one in zip(self._each, best, strict=True):
+            selection.best = one
+
+    def update(self, step: int, metrics: list[Metrics | None], params: nnx.State) -> None:
+        """Selects the parameters of the models that are better than all before."""
+        for selection, one in zip(self._each, metrics, strict=True):
+            if one is not None:
+                selection.update(step, one, NONE_FROZEN)
+        better = np.asarray([b["step"] == step for b in self.best])
+        self.params = _choose(better, params, self.params)
+
+    def take(self, steps: np.ndarray, params: nnx.State) -> None:
+        """Selects `params` without an evaluation."""
+        for selection, step in zip(self._each, steps, strict=True):
+            selection.best["step"] = int(step)
+        self.params = params
+
+    def __str__(self) -> str:
+        return ""
+
+
+@dataclasses.dataclass
+class ModelsTrainer(Trainer[ModelLayout]):
+    """Trains stacked models.
+
+    Attributes:
+      seeds: of the models; the first is that of the batches.
+      where: of the phases, for messages: the point of the grid, or "".
+      diverged: `[models]` bool; those take no part in later phases.
+    """
+
+    seeds: Sequence[int] = (0,)
+    where: str = ""
+    diverged: np.ndarray = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.diverged = np.zeros(len(self.seeds), bool)
+
+    def train(self, phase: Phase, params: nnx.State) -> ModelsResult:
+        """As for one model, but that a model which diverges ends there and the others go on."""
+        ends = np.where(self.diverged, 0, phase.num_steps)
+        result = super().train(dataclasses.replace(phase, num_steps=ends), params)
+        assert isinstance(result, ModelsResult)
+        self.diverged |= np.asarray([at is not None for at in result.diverged_at])
+        return result
+
+    def num_steps(self, task: Task, epochs: Any) -> np.ndarray:
+        each = np.broadcast_to(np.asarray(epochs, float), len(self.seeds))
+        return np.asarray([Trainer.num_steps(self, task, e) for e in each])
+
+    def _title(self, phase: Phase) -> str:
+        return f"{phase.name}{self.where}"
+
+    def _place(self, params: nnx.State) -> nnx.State:
+        return self.layout.place(params)
+
+    def _init_state(self, params: nnx.State) -> TrainState:
+        return init_states(params, make_optimizer(self.config), self.layout)
+
+    def _selection(self, params: nnx.State) -> Selections:
+        return Selections(self.config.selection.metric, params, len(self.seeds))
+
+    def _log(self, phase: Phase, start: Start) -> MetricsLog:
+        lines = self.folder / "metrics.jsonl"
+        return MetricsLog(lines, phase.name, start.step, start.evaluation_due)
+
+    def _executor(self, phase: Phase, schedule: Schedule, done: int) -> ModelsExecutor:
+        sampler = self._sampler(phase.name, phase.task)
+        return ModelsExecutor(
+            self._make_step(),
+            self.layout,
+            self._constants(phase.task),
+            phase.num_steps,
+            self._batches(phase.task, sampler, schedule, done),
+            done,
+        )
+
+    def _evaluator(self, task: Task) -> Callable[[Any, np.ndarray], Any]:
+        evaluator = ModelsEvaluator(
+            self.layout, self.network, task, self.groups, self.config, self.features
+        )
+        return lambda params, active: evaluator.of_models(params, active, self._poll)
+
+    def _monitor(
+        self, phase: Phase, schedule: Schedule, start: Start, write: Write
+    ) -> ModelsMetrics:
+        def say_diverged(diverged: dict[int, int], rest: int) -> None:
+            models = ", ".join(f"seed {self.seeds[m]} at step {at}" for m, at in diverged.items())
+            tqdm.write(
+                f"{self._title(phase)}: diverged: {models} (loss, gradient or parameters not "
+                f"finite); {rest} of {len(self.seeds)} models go on",
+                file=sys.stderr,
+            )
+
+        taken = np.asarray(start.state.step)
+        return ModelsMetrics(schedule, taken, start.step, phase.num_steps, write, say_diverged)
+
+    def _result_json(self, phase: Phase, selection: Any, monitor: Any) -> dict[str, Any]:
+        return {
+            "steps": monitor.steps.tolist(),
+            "diverged_at": monitor.diverged_at,
+            "evaluated_on": phase.label,
+            "models": selection.best,
+        }
+
+    def _result(self, saved: dict[str, Any], params: nnx.State) -> ModelsResult:
+        models = saved["models"]
+        steps, metrics, best_t1 = ([m[key] for m in models] for key in ("step", "metrics", "t1"))
+        return ModelsResult(saved["steps"], steps, metrics, best_t1, params, saved["diverged_at"])

@@ -1,0 +1,76 @@
+"""Which phases a protocol has; the same for one model and for those of a sweep."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from dedn_jax.data.dataset import GZSLDataset, trainval_task, validation_task
+from dedn_jax.errors import InputError
+from dedn_jax.training.trainer import Phase, PhaseResult, Trainer
+
+VALIDATION_LABEL = "validation classes"
+TEST_BEST_LABEL = "test sets (test-best: selected by test)"
+SELECTED_BY = {
+    "validation": VALIDATION_LABEL,
+    "last": "the last step",
+    "test-best": TEST_BEST_LABEL,
+}
+
+
+class Phases(NamedTuple):
+    """How the phases of a protocol ended.
+
+    Attributes:
+      validation: of the protocol `validation`, else None.
+      validation_classes: its class ids, else None.
+      final: the phase whose parameters are the run's.
+    """
+
+    validation: PhaseResult | None
+    validation_classes: np.ndarray | None
+    final: PhaseResult
+
+
+def run_phases(trainer: Trainer, dataset: GZSLDataset, params: nnx.State) -> Phases:
+    """Trains the phases of `config.selection.protocol`, from `params`.
+
+    Raises:
+      InputError: too few classes or images to set some apart for validation.
+      Interrupted, FloatingPointError: as `Trainer.train`.
+    """
+    config = trainer.config
+    protocol = config.selection.protocol
+    epochs = config.train.epochs
+    validation: PhaseResult | None = None
+    validation_classes: np.ndarray | None = None
+    if protocol == "validation":
+        candidate = validation_task(
+            dataset,
+            config.selection.validation_classes,
+            config.selection.validation_images,
+            config.seed,
+        )
+        validation_classes = candidate.class_ids[~candidate.seen]
+        steps = trainer.num_steps(candidate, epochs)
+        validation = trainer.train(Phase("validation", candidate, steps, VALIDATION_LABEL), params)
+        selected = np.asarray(validation.selected_step)
+        epochs = selected * config.train.batch_size / len(candidate.train)
+        if config.selection.refit == "continue":
+            params, epochs = validation.params, epochs * config.selection.continue_epochs
+    task = trainval_task(dataset)
+    label = TEST_BEST_LABEL if protocol == "test-best" else None
+    final = trainer.train(Phase("final", task, trainer.num_steps(task, epochs), label), params)
+    return Phases(validation, validation_classes, final)
+
+
+def check_protocol(config: ConfigDict, dataset: GZSLDataset) -> None:
+    """Raises InputError where the protocol needs pictures that the data set does not have."""
+    if config.selection.protocol == "test-best" and not len(dataset.test_unseen):
+        raise InputError(
+            f"{dataset.source}: no unseen class has pictures, so config.selection.protocol="
+            "test-best has nothing to select by; use validation or last"
+        )

@@ -1,0 +1,298 @@
+"""Trains the phases of a run: builds what the loop needs, resumes, and keeps the result."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from dedn_jax.data.dataset import Task
+from dedn_jax.data.pipeline import Reading, TrainBatches
+from dedn_jax.data.sampler import Sampler
+from dedn_jax.errors import InputError
+from dedn_jax.files import read_json, write_json
+from dedn_jax.model.groups import AttributeGroups
+from dedn_jax.parallel.axes import ALONE, Axes
+from dedn_jax.parallel.executors import Executor
+from dedn_jax.parallel.processes import barrier, is_main
+from dedn_jax.parallel.resident.batches import ResidentBatches
+from dedn_jax.parallel.resident.features import ResidentFeatures
+from dedn_jax.progress import progress
+from dedn_jax.training.callbacks import Callback
+from dedn_jax.training.checkpoint import Checkpoints, Snapshot, load_params, save_params
+from dedn_jax.training.evaluation import EvaluationLayout
+from dedn_jax.training.interrupt import StopRequest
+from dedn_jax.training.logs import MetricsLog, NoLog
+from dedn_jax.training.loop import Loop, Monitor, Selects, poll_stop
+from dedn_jax.training.network import Network
+from dedn_jax.training.objective import ClassSpace, Objective, make_class_space
+from dedn_jax.training.optimizer import make_optimizer
+from dedn_jax.training.schedule import Schedule
+from dedn_jax.training.step import TrainState, TrainStep, make_train_step
+
+# Streams of the sampler's random numbers, so that two phases of a run do not share batches.
+STREAMS = {"validation": 0, "final": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """What a phase trains on and for how long.
+
+    Attributes:
+      name: `validation` or `final`; the phase's folder.
+      task: images and classes.
+      num_steps: steps to take; `[models]` in a sweep.
+      label: names the images evaluated on wherever their numbers appear; None: the last step's
+        parameters are taken without any evaluation.
+    """
+
+    name: str
+    task: Task
+    num_steps: Any
+    label: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseResult:
+    """How a phase ended; in a sweep lists over the models.
+
+    Attributes:
+      steps: steps taken.
+      selected_step: the step whose parameters were selected; the last one without a rule.
+      selected_metrics: their evaluation, None where nothing was evaluated.
+      best_t1: T1 at its own best step and that step, None where nothing was evaluated.
+      params: the selected parameters.
+    """
+
+    steps: Any
+    selected_step: Any
+    selected_metrics: Any
+    best_t1: Any
+    params: nnx.State
+
+
+class Start(NamedTuple):
+    """Where a phase starts, or goes on from.
+
+    Attributes:
+      state: the training state.
+      step: steps done.
+      evaluation_due: whether the parameters of that step are still to be evaluated.
+    """
+
+    state: TrainState
+    step: int = 0
+    evaluation_due: bool = False
+
+
+_ONE = np.ones(1, bool)
+# Takes a step, its metrics, and the loss to show.
+Write = Callable[[int, dict[str, Any], float], None]
+
+
+L = TypeVar("L", bound=EvaluationLayout)
+
+
+@dataclasses.dataclass
+class Trainer(abc.ABC, Generic[L]):
+    """Trains the phases of one model (`training.single`) or of many (`sweep.trainer`).
+
+    Attributes:
+      config: of the run.
+      network: the model's definition and what of it is not trained.
+      groups: attribute groups of the model.
+      layout: of the devices.
+      features: resident feature maps; None: batches are streamed.
+      folder: of the run; a phase's is in it.
+      stop: polled while training and evaluating.
+      callbacks: told of steps, evaluations and phases.
+    """
+
+    config: ConfigDict
+    network: Network
+    groups: AttributeGroups
+    layout: L
+    features: ResidentFeatures | None
+    folder: Path
+    stop: StopRequest
+    callbacks: Sequence[Callback] = ()
+
+    def train(self, phase: Phase, params: nnx.State) -> PhaseResult:
+        """Trains, resumes what an earlier call left, or returns what it finished with.
+
+        Args:
+          phase: what to train.
+          params: parameters to start from.
+
+        Raises:
+          Interrupted: `stop` was set; the state is saved. An evaluation that was under way is
+            begun again when the run is resumed.
+          FloatingPointError: the loss is no longer finite.
+        """
+        for callback in self.callbacks:
+            callback.on_phase_start(phase.name)
+        folder = self.folder / phase.name
+        if (folder / "result.json").exists():
+            result = self._finished(folder, params)
+        else:
+            result = self._train(phase, params, folder)
+        for callback in self.callbacks:
+            callback.on_phase_end(phase.name, result)
+        return result
+
+    def _train(self, phase: Phase, params: nnx.State, folder: Path) -> PhaseResult:
+        # The step reuses the state's memory: it must not share any with what the caller holds.
+        params = self._place(params)
+        state, selection = self._init_state(params), self._selection(params)
+        step, evaluation_due = 0, False
+        keep = self.config.train.checkpoints_kept
+        with contextlib.closing(Checkpoints(folder / "checkpoints", keep)) as checkpoints:
+            if saved := checkpoints.restore_latest(Snapshot(state, params, {})):
+                state, selection.params = saved.state, saved.selected
+                selection.best = saved.position["best"]
+                # Checkpoints of before 0.2 leave the step to the state.
+                step = saved.position.get("step") or int(state.step)
+                evaluation_due = saved.position.get("evaluation_due", False)
+            start = Start(state, step, evaluation_due)
+            with self._loop(phase, start, selection, checkpoints) as loop:
+                state = loop.run(loop.executor.place(state))
+        if phase.label is None:
+            selection.take(loop.monitor.steps, state.params)
+        save_params(folder / "selected", selection.params)
+        result = self._result_json(phase, selection, loop.monitor)
+        if is_main():
+            write_json(folder / "result.json", result)
+        barrier(f"{phase.name} is finished")
+        return self._result(result, selection.params)
+
+    def evaluate(self, task: Task, params: nnx.State, active: np.ndarray = _ONE) -> Any:
+        """U, S, H and T1 of `params` on a task's images.
+
+        Args:
+          task: images and classes.
+          params: of the model.
+          active: in a sweep, which of the models.
+
+        Raises:
+          Stopped: `stop` was set.
+        """
+        return self._evaluator(task)(self._place(params), active)
+
+    def num_steps(self, task: Task, epochs: Any) -> Any:
+        """Steps of so many epochs: `⌊images · epochs / batch⌋`, at least 1."""
+        batch_size = self.config.train.batch_size
+        return max(1, int(np.floor(len(task.train) * epochs / batch_size + 1e-9)))
+
+    def _finished(self, folder: Path, like: nnx.State) -> PhaseResult:
+        file = folder / "result.json"
+        result = read_json(file)
+        try:
+            return self._result(result, load_params(folder / "selected", like))
+        except KeyError as error:
+            raise InputError(
+                f"{file}: lacks {error}; remove {folder} to train that phase again"
+            ) from error
+
+    @contextlib.contextmanager
+    def _loop(
+        self, phase: Phase, start: Start, selection: Selects, checkpoints: Checkpoints
+    ) -> Iterator[Loop]:
+        """The loop from `start` on; closes its log and progress bar."""
+        schedule = Schedule.from_config(self.config, int(np.max(phase.num_steps)), phase.label)
+        title, main = self._title(phase), is_main()
+        log = self._log(phase, start) if main else NoLog()
+        bar = progress(schedule.num_steps, title, "step", initial=start.step, shown=main)
+
+        def write(step: int, metrics: dict[str, Any], loss: float) -> None:
+            log.training(step, metrics)
+            bar.set_postfix_str(f"loss {loss:.3f} {selection}", refresh=False)
+            for callback in self.callbacks:
+                callback.on_step(step, metrics)
+
+        with contextlib.closing(log), bar:
+            yield Loop(
+                title=title,
+                schedule=schedule,
+                executor=self._executor(phase, schedule, start.step),
+                evaluate=self._evaluator(phase.task),
+                monitor=self._monitor(phase, schedule, start, write),
+                selection=selection,
+                checkpoints=checkpoints,
+                log=log,
+                bar=bar,
+                stop=self.stop,
+                callbacks=self.callbacks,
+                step=start.step,
+                evaluation_due=start.evaluation_due,
+            )
+
+    def _sampler(self, phase: str, task: Task) -> Sampler:
+        labels = task.labels[task.train]
+        return Sampler.from_config(task.train, labels, self.config, STREAMS[phase])
+
+    def _batches(
+        self, task: Task, sampler: Sampler, schedule: Schedule, done: int
+    ) -> TrainBatches | ResidentBatches:
+        if self.features is not None:
+            max_steps = schedule.max_steps(self.config.train.steps_per_call)
+            return ResidentBatches(self.features, sampler, max_steps)
+        reading = Reading(self.config.data.workers, self.layout.host_shard)
+        return TrainBatches(task, sampler, schedule.num_steps, reading, done)
+
+    def _constants(self, task: Task) -> tuple[ClassSpace, nnx.State]:
+        classes = make_class_space(task.class_embeddings, task.seen, self.groups)
+        return classes, self.network.frozen
+
+    def _make_step(self, axes: Axes = ALONE) -> TrainStep:
+        objective, optimizer = Objective.from_config(self.config), make_optimizer(self.config)
+        return make_train_step(self.network.definition, objective, optimizer, axes)
+
+    def _poll(self, done: int) -> int:
+        return poll_stop(self.stop, done, 1)
+
+    @abc.abstractmethod
+    def _title(self, phase: Phase) -> str:
+        """What messages call a phase."""
+
+    @abc.abstractmethod
+    def _place(self, params: nnx.State) -> nnx.State:
+        """Parameters on the devices."""
+
+    @abc.abstractmethod
+    def _init_state(self, params: nnx.State) -> TrainState:
+        """The state before the first step, on the devices; shares no memory with `params`."""
+
+    @abc.abstractmethod
+    def _selection(self, params: nnx.State) -> Selects:
+        """With `params` selected before the first evaluation."""
+
+    @abc.abstractmethod
+    def _log(self, phase: Phase, start: Start) -> MetricsLog:
+        """Where the phase's metrics are written, from `start` on."""
+
+    @abc.abstractmethod
+    def _executor(self, phase: Phase, schedule: Schedule, done: int) -> Executor:
+        """Runs the phase's steps after the first `done`."""
+
+    @abc.abstractmethod
+    def _evaluator(self, task: Task) -> Callable[[Any, np.ndarray], Any]:
+        """`(params, active) -> metrics`; raises Stopped."""
+
+    @abc.abstractmethod
+    def _monitor(self, phase: Phase, schedule: Schedule, start: Start, write: Write) -> Monitor:
+        """Reads the metrics of steps and hands those that are logged to `write`."""
+
+    @abc.abstractmethod
+    def _result_json(self, phase: Phase, selection: Any, monitor: Any) -> dict[str, Any]:
+        """What `result.json` of the phase holds."""
+
+    @abc.abstractmethod
+    def _result(self, saved: dict[str, Any], params: nnx.State) -> PhaseResult:
+        """From the content of `result.json`, and the selected parameters."""
