@@ -78,7 +78,7 @@ class Checkpoints:
         if step is None:
             return None
         try:
-            found = self._manager.restore(
+            found: Any = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardRestore(like.state),

@@ -100,10 +100,10 @@ def build_network(
         kernel=kernel or resolve_kernel(config.model.kernel, jax.default_backend()),
     )
     if backbone is None:
-        definition, params = nnx.split(experts)
-        return Network(definition, params, NONE_FROZEN)
+        return Network(*nnx.split(experts), NONE_FROZEN)
     trained = nnx.Param if config.backbone.trained else nnx.All(nnx.Param, _in_experts)
-    definition, params, frozen = nnx.split(PictureModel(backbone, experts), trained, ...)
+    definition, *states = nnx.split(PictureModel(backbone, experts), trained, ...)
+    params, frozen = states
     return Network(definition, params, frozen)
 
 

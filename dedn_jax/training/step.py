@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from dedn_jax.parallel.axes import ALONE, Axes
 from dedn_jax.training.objective import ClassSpace, Objective, objective_terms
 
 # The frozen state of a model that has none: experts without a backbone.
-NONE_FROZEN = nnx.State({})
+NONE_FROZEN: nnx.State = nnx.State({})
 
 LossTerms = dict[str, Float[Array, ""]]
 
@@ -92,7 +92,7 @@ def make_train_step(
             model, state.params, batch, classes, objective, frozen, axes
         )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = cast(nnx.State, optax.apply_updates(state.params, updates))
         terms["gradient_norm"] = optax.tree.norm(gradients)
         terms["parameter_norm"] = optax.tree.norm(params)
         return TrainState(state.step + 1, params, optimizer_state), terms

@@ -1,4 +1,4 @@
-"""Fused kernels, and where they are worth their while."""
+"""Fused kernels, and where to use them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from dedn_jax.errors import InputError
 Kernel = Literal["xla", "pallas"]
 KERNELS = ("auto", "xla", "pallas")
 
-# What `auto` means, by JAX platform. A platform gets `pallas` once `python -m
-# benchmarks.attention_pool` has shown there that it wins; no accelerator has been measured yet. On
-# the CPU kernels are interpreted, which is for tests.
+# What `auto` means, by JAX platform: `pallas` only where `python -m benchmarks.attention_pool` has
+# measured that it is faster. No accelerator has been measured yet; on the CPU kernels are
+# interpreted, for tests.
 _AUTO: dict[str, Kernel] = {"cpu": "xla", "gpu": "xla", "tpu": "xla"}
 
 
 def resolve_kernel(choice: str, platform: str) -> Kernel:
-    """How to pool: `xla` or `pallas`.
+    """The implementation of attention pooling, `xla` or `pallas`.
 
-    XLA cannot cut a kernel of ours along the batch by itself: over several devices it has to run in
-    `parallel.mesh.Layout.map_over_batch`, as steps and predictions do.
+    XLA cannot shard a custom kernel along the batch by itself: over several devices it has to run
+    in `parallel.mesh.Layout.map_over_batch`, as steps and predictions do.
 
     Args:
       choice: `auto`, `xla` or `pallas`.
-      platform: as `jax.default_backend()` names it; one not known here gets `xla`.
+      platform: as `jax.default_backend()` names it; an unknown one gets `xla`.
 
     Raises:
-      InputError: an unknown choice.
+      InputError: unknown choice.
     """
     if choice == "auto":
         return _AUTO.get(platform, "xla")

@@ -1,11 +1,16 @@
-"""What the backends of a kernel share."""
+"""The interface of a platform's kernels, and the arithmetic that they share."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+# `[batch, dim, positions]`, or `[batch, positions, dim]` if transposed.
+Features = Float[Array, "batch _ _"]
+# Score rows, then attention rows, in the dtype of the features.
+Rows = Float[Array, "2 attributes dim"]
 
 
 class Statistics(NamedTuple):
@@ -18,30 +23,67 @@ class Statistics(NamedTuple):
       total: `Σ exp(logits - maximum)`.
     """
 
-    cotangent: jax.Array
-    pooled: jax.Array
-    maximum: jax.Array
-    total: jax.Array
+    cotangent: Float[Array, "*shape"]
+    pooled: Float[Array, "*shape"]
+    maximum: Float[Array, "*shape"]
+    total: Float[Array, "*shape"]
 
-    def weights(self, scores: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def columns(self) -> Statistics:
+        """`[attributes]` as `[attributes, 1]`."""
+        return Statistics(*(x[:, None] for x in self))
+
+    def weights(
+        self,
+        scores: Float[Array, "attributes positions"],
+        logits: Float[Array, "attributes positions"],
+    ) -> tuple[Float[Array, "attributes positions"], Float[Array, "attributes positions"]]:
         """`c β` and `c β (s - p)`, the derivatives in the scores and in the logits.
 
-        Args:
-          scores: `[attributes, positions]`.
-          logits: `[attributes, positions]`.
+        These statistics are columns, `[attributes, 1]`.
         """
-        cotangent, pooled, maximum, total = (x[:, None] for x in self)
-        by_score = jnp.exp(logits - maximum) * (cotangent / total)
-        return by_score, by_score * (scores - pooled)
+        by_score = jnp.exp(logits - self.maximum) * (self.cotangent / self.total)
+        return by_score, by_score * (scores - self.pooled)
 
 
-def products(rows: jax.Array, image: jax.Array, transposed: bool) -> tuple[jax.Array, jax.Array]:
-    """Scores and logits, `[attributes, positions]` float32.
+class Backend(Protocol):
+    """A platform's kernels: the modules `gpu` and `tpu`.
+
+    `transposed` says that features are `[batch, positions, dim]`; with `interpret` the kernels run
+    in interpret mode, which any platform can.
+    """
+
+    def forward(
+        self, rows: Rows, features: Features, *, transposed: bool, interpret: bool
+    ) -> tuple[
+        Float[Array, "batch attributes"],
+        Float[Array, "batch attributes"],
+        Float[Array, "batch attributes"],
+    ]:
+        """The pooled scores, and maximum and sum of the softmax, all float32."""
+        ...
+
+    def row_gradient(
+        self,
+        rows: Rows,
+        features: Features,
+        statistics: Statistics,
+        *,
+        transposed: bool,
+        interpret: bool,
+    ) -> Float[Array, "2 attributes dim"]:
+        """The gradient in the rows, float32, from statistics `[batch, attributes]`."""
+        ...
+
+
+def products(
+    rows: Rows, image: Float[Array, "_ _"], transposed: bool
+) -> tuple[Float[Array, "attributes positions"], Float[Array, "attributes positions"]]:
+    """Scores and logits of one image, float32.
 
     Args:
-      rows: `[2, attributes, dim]`.
+      rows: score and attention rows.
       image: `[dim, positions]`, or `[positions, dim]` if `transposed`.
-      transposed: how the image lies.
+      transposed: the layout of the image.
     """
     scores, logits = jnp.einsum(
         "zad,pd->zap" if transposed else "zad,dp->zap",

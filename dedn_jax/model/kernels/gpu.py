@@ -4,12 +4,12 @@ Forward: one program per block of rows and image; positions in blocks with the o
 (Milakov and Gimelshein, arXiv 1805.02867), scores and logits in registers. Programs of one image
 run together, so that its features come from the second-level cache.
 
-Backward: a kernel computes the weights `c β` and `c β (s - p)` of a few images again, the matrix
-product with the features is XLA's. So few images at a time that their weights stay in cache; a
-block of the gradient itself, `2 x row block x dim` of float32, fits no register file, and adding to
-it atomically would make training irreproducible.
+Backward: a kernel recomputes the weights `c β` and `c β (s - p)`, and XLA multiplies them with the
+features, for so few images at a time that their weights stay in cache. A block of the gradient
+itself, `2 x row block x dim` in float32, would not fit into registers, and atomic additions would
+make training irreproducible.
 
-Triton's arrays have powers of two as sizes: the masks here are for the rest.
+Triton's blocks have powers of two as sizes, hence the masks.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
+from jaxtyping import Array, Float
 
-from dedn_jax.model.kernels.common import Statistics
+from dedn_jax.model.kernels.common import Features, Rows, Statistics
 
-# The largest blocks; two float32 accumulators of rows x positions lie in registers, 64 of them per
-# thread. Triton's products take no side below 16.
+# The largest blocks: two float32 accumulators of rows x positions take 64 registers per thread.
+# Triton's matrix product takes no side below 16.
 _ROWS, _POSITIONS = 64, 128
-# Bytes of `dim` at a time, half as many where they would be padded: shared memory's widest swizzle.
+# Bytes of `dim` per block, half as many where they would be padded: shared memory's widest swizzle.
 _DIM_BYTES = 128
 _SMALLEST = 16
 _WARPS, _STAGES = 8, 3
-# Bytes of weights at a time: those of a few images stay in the second-level cache (40 MB and more).
+# Bytes of weights per product: they stay in the second-level cache (40 MB and more).
 _WEIGHT_BYTES = 32 * 2**20
 
 
@@ -41,19 +42,24 @@ def _side(size: int, most: int) -> int:
 
 
 def _precision(dtype: Any) -> lax.Precision | None:
-    """None follows `jax.default_matmul_precision`, which 16-bit products know nothing of."""
+    """None follows `jax.default_matmul_precision`, which does not apply to 16-bit products."""
     return None if dtype == jnp.float32 else lax.Precision.DEFAULT
 
 
 def _load(ref: Any, *axes: tuple[Any, int]) -> jax.Array:
-    """A block of an array, zero past its ends; start and size of the block for each axis."""
+    """A block of an array, zero past its ends.
+
+    Args:
+      ref: the array.
+      axes: start and size of the block along each axis.
+    """
     at = ref.at[tuple(pl.ds(start, size) for start, size in axes)]
     mask = _mask(ref.shape, *axes)
     return plgpu.load(at) if mask is None else plgpu.load(at, mask=mask, other=0)
 
 
 def _mask(shape: tuple[int, ...], *axes: tuple[Any, int]) -> jax.Array | None:
-    """Which elements of a block lie inside an array of `shape`; None for all, whatever the start.
+    """Which elements of a block lie inside an array of `shape`; None if all do for any start.
 
     Blocks start at multiples of their size.
     """
@@ -159,32 +165,25 @@ def _weights_kernel(
         *(_load(ref, row) for ref in (cotangent_ref, pooled_ref, maximum_ref, total_ref))
     )
     inside = _mask(by_score_ref.shape, row, position)
-    both = statistics.weights(scores, logits)
+    both = statistics.columns().weights(scores, logits)
     for ref, result in zip((by_score_ref, by_attention_ref), both, strict=True):
         plgpu.store(ref.at[pl.ds(*row), pl.ds(*position)], result.astype(ref.dtype), mask=inside)
 
 
 def _one_image(array: jax.Array | jax.ShapeDtypeStruct, axis: int) -> pl.BlockSpec:
-    """All of an image's part of an array; the image is the number of the program along `axis`."""
+    """One image's slice of an array; the image is the program's index along grid axis `axis`."""
     zeros = (0,) * (len(array.shape) - 1)
     return pl.BlockSpec((None, *array.shape[1:]), lambda *ids: (ids[axis], *zeros))
 
 
-def _one_of_two(rows: jax.Array, which: int) -> pl.BlockSpec:
+def _one_of_two(rows: Rows, which: int) -> pl.BlockSpec:
     return pl.BlockSpec((None, *rows.shape[1:]), lambda *ids: (which, 0, 0))
 
 
 def forward(
-    rows: jax.Array, features: jax.Array, *, transposed: bool, interpret: bool
+    rows: Rows, features: Features, *, transposed: bool, interpret: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The result, and maximum and sum of the softmax, `[batch, attributes]` float32 each.
-
-    Args:
-      rows: `[2, attributes, dim]` of the features' dtype.
-      features: `[batch, dim, positions]`, or `[batch, positions, dim]` if `transposed`.
-      transposed: how the features lie.
-      interpret: whether to interpret, on any platform.
-    """
+    """See `Backend.forward`."""
     attributes, batch = rows.shape[1], len(features)
     out = jax.ShapeDtypeStruct((batch, attributes), jnp.float32)
     pooled, maximum, total = pl.pallas_call(
@@ -201,13 +200,9 @@ def forward(
 
 
 def _weights(
-    rows: jax.Array,
-    features: jax.Array,
-    statistics: Statistics,
-    transposed: bool,
-    interpret: bool,
-) -> list[jax.Array]:
-    """`c β` and `c β (s - p)`, `[batch, attributes, positions]` each, in the features' dtype."""
+    rows: Rows, features: Features, statistics: Statistics, transposed: bool, interpret: bool
+) -> list[Float[Array, "batch attributes positions"]]:
+    """`c β` and `c β (s - p)`, in the features' dtype."""
     attributes, batch = rows.shape[1], len(features)
     positions = features.shape[1 if transposed else 2]
     out = jax.ShapeDtypeStruct((batch, attributes, positions), features.dtype)
@@ -235,43 +230,30 @@ def _weights(
 
 
 def row_gradient(
-    rows: jax.Array,
-    features: jax.Array,
-    statistics: Statistics,
-    *,
-    transposed: bool,
-    interpret: bool,
+    rows: Rows, features: Features, statistics: Statistics, *, transposed: bool, interpret: bool
 ) -> jax.Array:
-    """The gradient in the rows, `[2, attributes, dim]` float32.
-
-    Args:
-      rows: `[2, attributes, dim]` of the features' dtype.
-      features: `[batch, dim, positions]`, or `[batch, positions, dim]` if `transposed`.
-      statistics: `[batch, attributes]` each.
-      transposed: how the features lie.
-      interpret: whether to interpret, on any platform.
-    """
+    """See `Backend.row_gradient`."""
     batch, positions = len(features), features.shape[1 if transposed else 2]
     one_image = 2 * rows.shape[1] * positions * features.dtype.itemsize
     images = min(batch, max(1, _WEIGHT_BYTES // one_image))
     formula = "bap,bpd->ad" if transposed else "bap,bdp->ad"
 
-    def part(start: Any, size: int) -> jax.Array:
-        mine, of_mine = jax.tree.map(
+    def of_images(start: Any, size: int) -> jax.Array:
+        f, s = jax.tree.map(
             lambda x: lax.dynamic_slice_in_dim(x, start, size), (features, statistics)
         )
-        weights = _weights(rows, mine, of_mine, transposed, interpret)
+        weights = _weights(rows, f, s, transposed, interpret)
         return jnp.stack(
-            [jnp.einsum(formula, w, mine, preferred_element_type=jnp.float32) for w in weights]
+            [jnp.einsum(formula, w, f, preferred_element_type=jnp.float32) for w in weights]
         )
 
-    whole, rest = divmod(batch, images)
-    if whole == 1 and not rest:
-        return part(0, batch)
-    sums = lax.fori_loop(
+    chunks, rest = divmod(batch, images)
+    if chunks == 1 and not rest:
+        return of_images(0, batch)
+    total = lax.fori_loop(
         0,
-        whole,
-        lambda i, sums: sums + part(i * images, images),
+        chunks,
+        lambda i, total: total + of_images(i * images, images),
         jnp.zeros(rows.shape, jnp.float32),
     )
-    return sums + part(whole * images, rest) if rest else sums
+    return total + of_images(chunks * images, rest) if rest else total

@@ -1,11 +1,11 @@
 """Attention pooling for TPUs (Pallas, Mosaic).
 
-Grid: blocks of rows, images, blocks of positions; the last runs fastest. A block of rows stays in
-VMEM while all images pass by, so the feature map is read once per block of rows; a softmax over
-several blocks of positions is the online one (Milakov and Gimelshein, arXiv 1805.02867).
+Grid: blocks of rows, images, blocks of positions; the last varies fastest. A block of rows stays in
+VMEM for all images, so the feature map is read once per block of rows; several blocks of positions
+make an online softmax (Milakov and Gimelshein, arXiv 1805.02867).
 
-Arrays of one number per image and attribute go in and out as `[blocks, batch, n, row block]`: their
-last two axes are then whole in each block, and the row block need not be a multiple of 128 lanes.
+Arrays with numbers per image and attribute are passed as `[blocks, batch, n, row block]`: a block
+then spans their last two axes, and the row block need not be a multiple of 128 lanes.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from dedn_jax.model.kernels.common import Statistics
+from dedn_jax.model.kernels.common import Features, Rows, Statistics
 
-# A kernel gets 16 MiB of VMEM unless XLA is told otherwise (the smallest of the generations has no
-# more). The rest is for what the compiler itself needs.
+# XLA gives a kernel 16 MiB of VMEM by default (the smallest chips have no more); the compiler needs
+# the rest.
 _VMEM_BYTES = 13 * 2**20
 # Sublanes of a tile of 16-bit numbers, and lanes.
 _SUBLANES, _LANES = 16, 128
-# Rows that a block should have, forward and backward, for the matrix units not to wait for memory:
-# per byte of bfloat16 features 2 operations a row forward and 6 backward; the chips do 170 to 570
-# in the time of reading one.
+# Rows per block, forward and backward, from which on matrix units do not wait for memory: a row
+# takes 2 operations per byte of bfloat16 features forward and 6 backward, and chips do 170 to 570
+# operations in the time of reading a byte.
 _ENOUGH_ROWS = {False: 256, True: 128}
-# Fewer positions at a time leave most of a 128 x 128 matrix unit empty.
+# Smaller blocks of positions would leave most of a 128 x 128 matrix unit idle.
 _FEWEST_POSITIONS = 96
 
 
@@ -49,19 +49,19 @@ def blocks(
     backward: bool,
     exact: bool = False,
 ) -> tuple[int, int]:
-    """Rows and positions of a block, so that one grid step fits into VMEM.
+    """Rows and positions of a block, such that one grid step fits into VMEM.
 
-    Positions are cut only if fewer rows than enough would fit otherwise. Then as many rows as fit,
-    in blocks of one size: each block reads all features once.
+    Positions are split only where too few rows would fit otherwise. Rows are then split into as few
+    blocks of equal size as possible, since each block reads all features once.
 
     Args:
-      attributes: rows.
-      dim: of a row.
-      positions: of an image.
+      attributes: number of rows.
+      dim: length of a row.
+      positions: per image.
       itemsize: bytes of a feature.
-      transposed: positions before `dim` in the features.
-      backward: for the gradient, not the value.
-      exact: float32 products that Mosaic makes of bfloat16 parts, which take room too.
+      transposed: whether features are `[positions, dim]`.
+      backward: whether the block is for the gradient.
+      exact: float32 products in several passes of bfloat16, which need room for the parts.
     """
     unit = _SUBLANES if transposed else _LANES
     cuts = (_up(-(-positions // n), unit) for n in range(2, 65))
@@ -89,10 +89,11 @@ def blocks(
 
 
 def _compact(features: jax.Array, transposed: bool) -> tuple[jax.Array, bool]:
-    """The features with that axis last which lanes pad less, and whether positions come first.
+    """The features with the axis last that needs less padding to lanes, and whether positions come
+    first then.
 
-    XLA lays arrays out so as well on a TPU, whatever the order of their axes: 2048 x 196 with the
-    196 on sublanes. The swap is therefore a change of name there, and what saves a copy.
+    XLA's layout on a TPU is the same whatever the order of the axes, 2048 x 196 with the 196 on
+    sublanes: the swap costs nothing there, and saves a copy.
     """
 
     def padded(rows: int, columns: int) -> int:
@@ -105,7 +106,7 @@ def _compact(features: jax.Array, transposed: bool) -> tuple[jax.Array, bool]:
 
 
 def _precision(dtype: Any) -> lax.Precision:
-    """Mosaic multiplies in one pass of bfloat16 or in as many as float32 takes; nothing between."""
+    """Mosaic multiplies in one pass of bfloat16 or in full float32, with nothing in between."""
     wanted = str(jax.config.jax_default_matmul_precision or "default")  # type: ignore[attr-defined]
     if dtype != jnp.float32 or wanted in ("default", "bfloat16", "fastest"):
         return lax.Precision.DEFAULT
@@ -128,7 +129,7 @@ def _load(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """A block of features, and its scores and logits, `[row block, position block]`.
 
-    Past the last position memory is undefined: features there become 0, logits -inf.
+    Past the last position the block is undefined: features are set to 0 there, logits to -inf.
     """
     features = features_ref[...]
     axis = 0 if transposed else 1
@@ -138,7 +139,7 @@ def _load(
         at = lax.broadcasted_iota(jnp.int32, features.shape, axis)
         features = jnp.where(at < left, features, jnp.zeros_like(features))
     _, block, dim = rows_ref.shape
-    # One product, so that the features enter the matrix unit once.
+    # One product for both, so that the features are loaded into the matrix unit once.
     both = _product(rows_ref[...].reshape(2 * block, dim), features, 1 - axis)
     scores, logits = both[:block], both[block:]
     if positions % size:
@@ -202,16 +203,14 @@ def _gradient_kernel(
         out_ref[...] = jnp.zeros_like(out_ref)
 
     features, scores, logits = _load(rows_ref, features_ref, positions, transposed)
-    cotangent, pooled, maximum, total = _columns(statistics_ref[...])
-    by_score = jnp.exp(logits - maximum) * (cotangent / total)
-    by_attention = by_score * (scores - pooled)
-    weights = jnp.concatenate([by_score, by_attention]).astype(features.dtype)
+    statistics = Statistics(*_columns(statistics_ref[...]))
+    weights = jnp.concatenate(statistics.weights(scores, logits)).astype(features.dtype)
     gradient = _product(weights, features, 0 if transposed else 1)
     out_ref[...] += gradient.reshape(out_ref.shape)
 
 
 class _Plan:
-    """Blocks, grid and the parts of a call that both passes share."""
+    """Block sizes, grid and block specs of a call, for both passes."""
 
     def __init__(
         self, rows: jax.Array, features: jax.Array, transposed: bool, *, backward: bool
@@ -232,7 +231,7 @@ class _Plan:
         self.count = -(-self.attributes // self.block)
         self.grid = (self.count, self.batch, -(-self.positions // size))
         self.rows = jnp.pad(rows, ((0, 0), (0, self.count * self.block - self.attributes), (0, 0)))
-        # One buffer: a block of rows stays for all images, there is nothing to fetch ahead.
+        # One buffer: a block of rows serves all images, so there is nothing to prefetch.
         self.rows_spec = pl.BlockSpec(
             (2, self.block, self.dim), lambda i, b, p: (0, i, 0), pipeline_mode=pl.Buffered(1)
         )
@@ -244,16 +243,16 @@ class _Plan:
         self.transposed = transposed
 
     def kernel(self, function: Callable[..., None]) -> Callable[..., None]:
-        """`function` with what it is compiled for."""
+        """`function` with its static arguments."""
         return functools.partial(function, positions=self.positions, transposed=self.transposed)
 
     def per_image(self, n: int) -> tuple[tuple[int, ...], pl.BlockSpec]:
-        """Shape and blocks of an array of n numbers per image and attribute."""
+        """Shape and block spec of an array with n numbers per image and attribute."""
         spec = pl.BlockSpec((None, None, n, self.block), lambda i, b, p: (i, b, 0, 0))
         return (self.count, self.batch, n, self.block), spec
 
     def cost(self, products: int) -> pl.CostEstimate:
-        """What XLA's scheduler wants to know; `products` of `rows x dim x positions` per image."""
+        """For XLA's scheduler; `products` is the number of matrix products per image."""
         one = self.batch * self.rows.shape[1] * self.positions
         return pl.CostEstimate(
             flops=2 * products * one * self.dim,
@@ -264,16 +263,9 @@ class _Plan:
 
 
 def forward(
-    rows: jax.Array, features: jax.Array, *, transposed: bool, interpret: bool
+    rows: Rows, features: Features, *, transposed: bool, interpret: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The result, and maximum and sum of the softmax, `[batch, attributes]` float32 each.
-
-    Args:
-      rows: `[2, attributes, dim]` of the features' dtype.
-      features: `[batch, dim, positions]`, or `[batch, positions, dim]` if `transposed`.
-      transposed: how the features lie.
-      interpret: whether to interpret, on any platform.
-    """
+    """See `Backend.forward`."""
     plan = _Plan(rows, features, transposed, backward=False)
     shape, spec = plan.per_image(3)
     out = pl.pallas_call(
@@ -290,31 +282,18 @@ def forward(
         interpret=interpret,
         name="attention_pool",
     )(plan.rows, plan.features)
-    whole = jnp.transpose(out, (2, 1, 0, 3)).reshape(3, plan.batch, -1)[..., : plan.attributes]
-    return whole[0], whole[1], whole[2]
+    out = jnp.transpose(out, (2, 1, 0, 3)).reshape(3, plan.batch, -1)[..., : plan.attributes]
+    return out[0], out[1], out[2]
 
 
 def row_gradient(
-    rows: jax.Array,
-    features: jax.Array,
-    statistics: Statistics,
-    *,
-    transposed: bool,
-    interpret: bool,
+    rows: Rows, features: Features, statistics: Statistics, *, transposed: bool, interpret: bool
 ) -> jax.Array:
-    """The gradient in the rows, `[2, attributes, dim]` float32.
-
-    Args:
-      rows: `[2, attributes, dim]` of the features' dtype.
-      features: `[batch, dim, positions]`, or `[batch, positions, dim]` if `transposed`.
-      statistics: `[batch, attributes]` each.
-      transposed: how the features lie.
-      interpret: whether to interpret, on any platform.
-    """
+    """See `Backend.row_gradient`."""
     plan = _Plan(rows, features, transposed, backward=True)
     shape, spec = plan.per_image(4)
     added = plan.count * plan.block - plan.attributes
-    # Ones, as the sum of a softmax is a divisor.
+    # Padded with ones, since the kernel divides by the sum of the softmax.
     stacked = jnp.pad(jnp.stack(statistics), ((0, 0), (0, 0), (0, added)), constant_values=1)
     stacked = stacked.reshape(4, plan.batch, plan.count, plan.block)
     gradient = pl.pallas_call(
@@ -323,7 +302,7 @@ def row_gradient(
         in_specs=[plan.rows_spec, plan.features_spec, spec],
         out_specs=pl.BlockSpec((2, plan.block, plan.dim), lambda i, b, p: (0, i, 0)),
         out_shape=jax.ShapeDtypeStruct(plan.rows.shape, jnp.float32),
-        # The gradient of a block of rows is added up over the images and positions, in order.
+        # The gradient of a block of rows accumulates over images and positions, in order.
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary")
         ),
