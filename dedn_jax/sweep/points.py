@@ -16,9 +16,9 @@ from dedn_jax.training.workdir import FREE_FIELDS
 _REFUSED = {
     "data": "would make it another data set; give a sweep of its own for each",
     "seed": "is what --seeds varies",
-    "distribution": "changes no number; models are shared out among all devices",
-    "picture": "says nothing about features, and a sweep trains from features",
-    "backbone": "says nothing about features, and a sweep trains from features",
+    "distribution": "changes no number; models are sharded over all devices",
+    "picture": "has no effect on features, which a sweep trains from",
+    "backbone": "has no effect on features, which a sweep trains from",
 }
 
 

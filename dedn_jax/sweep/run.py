@@ -117,22 +117,23 @@ def _check(config: ConfigDict, seeds: int) -> None:
         raise InputError(f"--seeds={seeds}, expected at least 1")
     if config.seed + seeds > 2**32:
         raise InputError(
-            f"--seeds={seeds}: config.seed={config.seed} leaves no room for them below 2**32"
+            f"--seeds={seeds}: the last seed would be {config.seed + seeds - 1}, expected at most "
+            f"2**32 - 1; lower config.seed={config.seed}"
         )
     if config.data.source != "features":
         raise InputError(
-            f"config.data.source={config.data.source}: a sweep trains from features; write them "
-            "with `dedn features` first"
+            f"config.data.source={config.data.source}: a sweep trains from features; extract "
+            "them with `dedn features extract` first"
         )
     if config.distribution.strategy != "jit":
         raise InputError(
-            f"config.distribution.strategy={config.distribution.strategy}: a sweep shares out "
+            f"config.distribution.strategy={config.distribution.strategy}: a sweep shards "
             "models, not batches; use jit"
         )
     if config.distribution.attribute_shards != 1:
         raise InputError(
             f"config.distribution.attribute_shards={config.distribution.attribute_shards}: a sweep "
-            "shares out models, not attributes; use 1"
+            "shards models, not attributes; use 1"
         )
 
 

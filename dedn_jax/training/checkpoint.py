@@ -89,8 +89,8 @@ class Checkpoints:
         except Exception as error:  # Orbax raises many kinds for a damaged directory
             raise InputError(
                 f"{self._directory / str(step)}: cannot be restored "
-                f"({type(error).__name__}: {_first_line(error)}); remove that folder to go on from "
-                "the checkpoint before it"
+                f"({type(error).__name__}: {_first_line(error)}); remove that folder to resume "
+                "from the checkpoint before it"
             ) from error
         return Snapshot(found.state, found.selected, found.position)
 
@@ -116,8 +116,8 @@ def _writing(directory: Path) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or str(error).strip().rsplit(": ", 1)[-1]
         raise InputError(
             f"{directory}: cannot be written ({type(error).__name__}: "
-            f"{' '.join(reason.split())[:200]}); make room and give the same command, it goes on "
-            "from the last whole checkpoint"
+            f"{' '.join(reason.split())[:200]}); free some space and give the same command: it "
+            "resumes from the last complete checkpoint"
         ) from error
 
 

@@ -116,9 +116,9 @@ def load_backbone(config: ConfigDict) -> tuple[Backbone, WeightsFile | None]:
     choice = config.backbone
     if not choice.weights and not choice.trained:
         raise InputError(
-            "config.backbone.weights is empty, and a frozen backbone without trained weights says "
-            "nothing about pictures; set it to a .pth, .safetensors or .npz file of "
-            f"{choice.name}, or train the backbone with --config.backbone.trained=true"
+            "config.backbone.weights is empty: a frozen backbone needs trained weights; set it to a "
+            f".pth, .safetensors or .npz file of {choice.name}, or train the backbone with "
+            "--config.backbone.trained=true"
         )
     backbone = init_backbone(config)
     return backbone, load_weights(backbone, choice.weights) if choice.weights else None

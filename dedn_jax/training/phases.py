@@ -71,6 +71,6 @@ def check_protocol(config: ConfigDict, dataset: GZSLDataset) -> None:
     """Raises InputError where the protocol needs pictures that the data set does not have."""
     if config.selection.protocol == "test-best" and not len(dataset.test_unseen):
         raise InputError(
-            f"{dataset.source}: no unseen class has pictures, so config.selection.protocol="
-            "test-best has nothing to select by; use validation or last"
+            "config.selection.protocol=test-best selects on images of unseen classes, and "
+            f"{dataset.source} has none; use validation or last"
         )

@@ -164,7 +164,7 @@ class Workdir:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             reason = one_line(error)
             raise InputError(
-                f"{self.config_file}: is no config of this version: {reason}"
+                f"{self.config_file}: not a config of this version: {reason}"
             ) from error
         where = str(self.config_file)
         for field in override_fields(overrides, where):

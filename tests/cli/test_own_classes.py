@@ -62,5 +62,5 @@ def test_unseen_classes_without_pictures(
     assert main(["evaluate", f"--workdir={run}"]) == 0
     refused = [*flags, "--config.selection.protocol=test-best", f"--workdir={tmp_path}/other"]
     assert main(["train", *refused]) == 2
-    assert "no unseen class has pictures" in capsys.readouterr().err
+    assert "selects on images of unseen classes" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()

@@ -1,4 +1,4 @@
-"""Models shared out among eight simulated devices."""
+"""Models sharded over eight simulated devices."""
 
 from __future__ import annotations
 

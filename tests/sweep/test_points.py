@@ -46,7 +46,7 @@ def test_without_a_grid_there_is_one_point() -> None:
         (["loss.bias=1", "loss.bias=2"], r"config.loss.bias is given twice"),
         (["data.groups=0-2"], r"config.data.groups would make it another data set"),
         (["seed=1,2"], r"config.seed is what --seeds varies"),
-        (["backbone.name=resnet18"], r"config.backbone.name says nothing about features"),
+        (["backbone.name=resnet18"], r"config.backbone.name has no effect on features"),
         (["distribution.strategy=jit,pmap"], r"config.distribution.strategy changes no number"),
         (["train.log_every=1,2"], r"config.train.log_every changes no number"),
     ],

@@ -144,9 +144,9 @@ def test_the_directory_belongs_to_one_sweep(
     ("seeds", "fields", "message"),
     [
         (0, {}, "--seeds=0, expected at least 1"),
-        (2, {"seed": 2**32 - 1}, "leaves no room"),
-        (2, {"distribution__strategy": "pmap"}, "a sweep shares out models"),
-        (2, {"distribution__attribute_shards": 2}, "shares out models, not attributes"),
+        (2, {"seed": 2**32 - 1}, "the last seed would be 4294967296"),
+        (2, {"distribution__strategy": "pmap"}, "a sweep shards models"),
+        (2, {"distribution__attribute_shards": 2}, "shards models, not attributes"),
         (2, {"data__source": "images", "data__format": "demo"}, "trains from features"),
     ],
 )

@@ -464,7 +464,7 @@ def test_an_older_config_is_filled_up(finished: Callable[[str], Finished], tmp_p
     assert open_run(path).evaluate() == finished("last").result["test"]
     config["loss"]["strange"] = 1
     (path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"config.json: is no config of this version: .*strange"):
+    with pytest.raises(InputError, match=r"config.json: not a config of this version: .*strange"):
         open_run(path)
 
 
