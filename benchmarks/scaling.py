@@ -1,13 +1,14 @@
 """The train step over more and more devices: same numbers, same traffic, and what it costs to try.
 
-  python -m benchmarks.scaling [--devices=1,2,4,8] [--processes=1,2,4] [--ways=jit,pmap,whole,cut]
-      [--rows=8] [--channels=64] [--regions=49] [--steps=20] [--rounds=3] [--json=OUT]
+  python -m benchmarks.scaling [--devices=1,2,4,8] [--processes=1,2,4]
+      [--ways=jit,pmap,replicated,sharded] [--rows=8] [--channels=64] [--regions=49] [--steps=20]
+      [--rounds=3] [--json=OUT]
 
 Devices are simulated by XLA on this machine's CPU, in a process of their own for every count;
 processes are real ones that talk over localhost, with a device each. Weak: `--rows` images for
-every device. Strong: as many images as the largest count has, cut among all. Ways: batches sent to
-a `jit` over the mesh, or to `pmap`; or looked up in feature maps that stay on the devices, `whole`
-on each or `cut` among them.
+every device. Strong: as many images as the largest count has, sharded over all. Ways: batches
+streamed to a `jit` over the mesh, or to `pmap`; or looked up in resident feature maps, `replicated`
+on the devices or `sharded` over them.
 
 Ways take turns step by step, counts round by round. `difference` is the largest relative one
 between the losses of any way and those of one device's `jit` on the same batches, over all steps.

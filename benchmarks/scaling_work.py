@@ -1,7 +1,7 @@
 """What `benchmarks.scaling` starts: train steps on all devices of all processes, way by way.
 
-python -m benchmarks.scaling_work --out=FILE --ways=jit,pmap,whole,cut --batch=N --channels=C
-    --regions=R --steps=N [--join=HOST:PORT,PROCESSES --process=I]
+python -m benchmarks.scaling_work --out=FILE --ways=jit,pmap,replicated,sharded --batch=N
+    --channels=C --regions=R --steps=N [--join=HOST:PORT,PROCESSES --process=I]
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from dedn_jax.training.step import TrainStep, init_state, make_train_step
 
 RECIPE, ATTRIBUTES = "awa2_gzsl", 85
 _FEWEST_IMAGES = 256
-WAYS = ("jit", "pmap", "whole", "cut")
+WAYS = ("jit", "pmap", "replicated", "sharded")
 
 
 def _strategies(
@@ -60,15 +60,15 @@ def _strategies(
     images = [sampler(step)[own] for step in range(steps)]
     batches = [(dataset.inputs[i], dataset.labels[i]) for i in images]
 
-    def kept(cut: bool) -> Executor:
-        table = make_resident(dataset.features, layout, shard=cut)
+    def resident(shard: bool) -> Executor:
+        table = make_resident(dataset.features, layout, shard=shard)
         return ResidentExecutor(make_step, layout, fixed, ResidentBatches(table, sampler, 1))
 
     return {
         "jit": lambda: JitExecutor(make_step, layout, fixed, iter(batches), sampler.size),
         "pmap": lambda: PmapExecutor(make_step, layout, fixed, iter(batches), sampler.size),
-        "whole": lambda: kept(cut=False),
-        "cut": lambda: kept(cut=layout.num_shards > 1),  # one device has all there is
+        "replicated": lambda: resident(shard=False),
+        "sharded": lambda: resident(shard=layout.num_shards > 1),  # one device has all there is
     }
 
 

@@ -116,8 +116,8 @@ def load_backbone(config: ConfigDict) -> tuple[Backbone, WeightsFile | None]:
     choice = config.backbone
     if not choice.weights and not choice.trained:
         raise InputError(
-            "config.backbone.weights is empty: a frozen backbone needs trained weights; set it to a "
-            f".pth, .safetensors or .npz file of {choice.name}, or train the backbone with "
+            "config.backbone.weights is empty: a frozen backbone needs trained weights; set it to "
+            f"a .pth, .safetensors or .npz file of {choice.name}, or train the backbone with "
             "--config.backbone.trained=true"
         )
     backbone = init_backbone(config)

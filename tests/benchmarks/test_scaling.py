@@ -30,13 +30,15 @@ def test_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             assert found["last_loss"] != 0
         # The gradient, and the two masses that self-calibration takes the logarithm of.
         assert row["ways"]["jit"]["collectives"] == 2
-    sent = {row["ways"][way]["collective_mb"] for row in rows for way in ("jit", "pmap", "whole")}
+    sent = {
+        row["ways"][way]["collective_mb"] for row in rows for way in ("jit", "pmap", "replicated")
+    }
     assert len(sent) == 1 and sent.pop() > 0
-    cut = {row["ways"]["cut"]["collective_mb"] for row in rows}
-    assert len(cut) == 1 and cut.pop() > rows[0]["ways"]["jit"]["collective_mb"]
+    sharded = {row["ways"]["sharded"]["collective_mb"] for row in rows}
+    assert len(sharded) == 1 and sharded.pop() > rows[0]["ways"]["jit"]["collective_mb"]
     assert "collectives of a step" in capsys.readouterr().out
 
 
 def test_an_unknown_way() -> None:
-    with pytest.raises(InputError, match="--ways=jit,xmap, expected some of jit, pmap, whole, cut"):
+    with pytest.raises(InputError, match="--ways=jit,xmap, expected some of jit, pmap, replicated"):
         scaling.main(["--ways=jit,xmap"])
