@@ -16,20 +16,20 @@ def add_plan(jobs: Any) -> None:
     """Adds `dedn plan` to the jobs."""
     plan = jobs.add_parser(
         "plan",
-        help="compile a recipe for TPU slices that are not there: memory, traffic, time",
+        help="compile a recipe for TPU slices without having them: memory, traffic, time",
         description="Compiles the train step, and for recipes with a backbone the extraction "
-        "step, for TPU slices without having one. Sizes: the data set's if it is there, else "
-        "published ones, else flags. Needs libtpu.",
+        "step, for TPU slices without having one. Sizes: flags, else the data set's, else the "
+        "published ones of the recipe. Needs libtpu.",
     )
     add_config(plan)
     plan.add_argument("--topology", required=True, help="slices, such as v5e:4x8,v4:2x2x4")
     for name, help_text in (
         ("images", "to train on"),
-        ("classes", "all of them"),
+        ("classes", "seen and unseen"),
         ("attributes", "of a class"),
         ("channels", "of feature maps"),
         ("regions", "of feature maps"),
-        ("groups", "of attributes, equally large"),
+        ("groups", "of attributes, of equal size"),
         ("picture", "side of pictures, pixels"),
         ("scale", "multiplies classes, attributes and batch"),
     ):

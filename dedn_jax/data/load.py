@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ from ml_collections import ConfigDict
 
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.dataset import GZSLDataset, with_inputs
-from dedn_jax.data.features.hdf5 import IMPORT_HINT
-from dedn_jax.data.features.maps import FeatureMaps
-from dedn_jax.data.features.published_hdf5 import read_published_hdf5
+from dedn_jax.data.features.hdf5 import IMPORT_HINT, read_features
+from dedn_jax.data.features.maps import FeatureMaps, UnreadFeatures
+from dedn_jax.data.features.published_hdf5 import (
+    open_published,
+    published_annotations,
+    published_feature_map,
+)
 from dedn_jax.data.features.store.reader import Store, check_store, open_store
 from dedn_jax.data.pictures.pictures import Pictures, PictureTransform
 from dedn_jax.data.prepared.reader import Prepared, open_prepared
@@ -72,6 +77,50 @@ def load_dataset(config: ConfigDict, *, sizes_only: bool = False) -> GZSLDataset
         return with_inputs(annotations, open_pictures(prepared, config))
     store = _matching_store(config, prepared)
     return with_inputs(annotations, _features(store, data, sizes_only))
+
+
+def read_published_hdf5(
+    path: str | os.PathLike[str],
+    *,
+    dtype: Any = "float32",
+    sizes_only: bool = False,
+    clip_negative_embeddings: bool = False,
+    word_vectors: str | os.PathLike[str] = "",
+) -> GZSLDataset:
+    """Reads and checks a data set in the layout of the published code.
+
+    Everything small is checked before the features are read. The features are then normalised and
+    converted while they are read: host memory holds one copy of them, and a piece of the file.
+
+    Args:
+      path: the file.
+      dtype: of the features: float32, bfloat16 or float16.
+      sizes_only: leave the features unread; of `inputs`, only the sizes are known.
+      clip_negative_embeddings: set negative entries of `att` to 0, as the public code's AWA2
+        loader does.
+      word_vectors: a file to read the word vectors from (see `read_word_vectors`) in place of
+        `w2v_att`.
+
+    Raises:
+      InputError: the file or one of its fields cannot be used; one line that says which and why.
+    """
+    path = Path(path).expanduser()
+    where = str(path)
+    with open_published(path) as file:
+        annotations = published_annotations(
+            file,
+            where,
+            clip_negative_embeddings=clip_negative_embeddings,
+            word_vectors=word_vectors,
+        )
+        feature_map = published_feature_map(file, where, len(annotations.labels))
+        features: FeatureMaps
+        if sizes_only:
+            images, channels, height, width = feature_map.shape
+            features = UnreadFeatures(images, channels, height * width, dtype)
+        else:
+            features = read_features(feature_map, where, np.dtype(dtype))
+    return with_inputs(annotations, features)
 
 
 def load_prepared(config: ConfigDict) -> Prepared:

@@ -1,4 +1,4 @@
-"""What both codes are given when they are compared: batches, vectors, classes."""
+"""The inputs of a comparison: batches, word vectors, classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MODEL_OF_GROUPS = {"cub": "cub", "sun_released": "sun", "awa2": "awa2"}
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What both sides are given.
+    """The inputs of both sides.
 
     Attributes:
       description: where it came from.
@@ -86,8 +86,8 @@ def file_problem(config: ConfigDict, features: Path, batches: int) -> Problem:
     side = math.isqrt(dataset.features.regions)
     if side * side != dataset.features.regions:
         raise InputError(
-            f"{features}: {dataset.features.regions} regions are no square; the published code "
-            "needs side x side"
+            f"{features}: {dataset.features.regions} regions are not a square number, as the "
+            "published code needs"
         )
     labels = dataset.labels[dataset.trainval]
     sampler = Sampler.from_config(dataset.trainval, labels, config, stream=0)

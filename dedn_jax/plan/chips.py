@@ -1,4 +1,4 @@
-"""The one table of chip figures, and what the name of a slice says."""
+"""The table of chip figures, and the parser of slice names."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Chip:
 # Source: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}. Links: the bidirectional bandwidth of a chip
 # given there (v5e 400, v5p 1200, v6e 800 GB/s) over two directions and 4 or 6 links; v4: Jouppi et
 # al., arXiv 2304.01433, six of 50 GB/s. A v4 chip's two cores work as one device unless libtpu is
-# told otherwise, but topologies that are not there start with two.
+# told otherwise, but topologies without hardware start with two.
 CHIPS = {
     c.name: c
     for c in (
@@ -56,12 +56,12 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """Some chips of a pod.
+    """A slice of a pod.
 
     Attributes:
       name: such as `v5e:4x8`.
       chip: their generation.
-      axes: so many along every axis of the torus.
+      axes: number of chips along each axis of the torus.
     """
 
     name: str
@@ -93,7 +93,7 @@ def parse_slice(name: str) -> Slice:
     """Reads `v5e:4x8`.
 
     Raises:
-      InputError: no such chip, or no such form.
+      InputError: unknown chip, or not the name of a slice.
     """
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", name)
     if not match or match[1] not in CHIPS:

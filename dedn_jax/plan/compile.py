@@ -1,4 +1,4 @@
-"""Runs the worker in a process of its own, whose noise nobody has to read."""
+"""Runs the worker in a process of its own and keeps the compiler's log output away."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from dedn_jax.errors import InputError
 from dedn_jax.plan.chips import EXAMPLES
 
-# Devices that the CPU plays, for tests.
+# Simulated CPU devices, for tests.
 CPU_DEVICES = 8
 
 
@@ -24,7 +24,7 @@ def compile_program(request: dict[str, Any], timeout: float) -> dict[str, Any]:
 
     Args:
       request: as JSON.
-      timeout: seconds after which the compiler is ended.
+      timeout: seconds after which the worker is killed.
 
     Raises:
       InputError: libtpu is missing, the slice is unknown, the compiler crashed, failed or hung.
@@ -35,7 +35,7 @@ def compile_program(request: dict[str, Any], timeout: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="dedn_plan_") as folder:
         question, reply = Path(folder, "request.json"), Path(folder, "answer.json")
         question.write_text(json.dumps(request))
-        status, noise = _run(
+        status, output = _run(
             [sys.executable, "-m", "dedn_jax.plan.worker", str(question), str(reply)],
             Path(folder),
             timeout,
@@ -45,7 +45,7 @@ def compile_program(request: dict[str, Any], timeout: float) -> dict[str, Any]:
                 f"--topology: {name}: not compiled within {timeout:g} s; give a larger --timeout"
             )
         if status or not reply.is_file():
-            last = noise[-1][:300] if noise else "no message"
+            last = output[-1][:300] if output else "no message"
             raise InputError(f"--topology: {name}: the compiler ended with status {status}: {last}")
         answer: dict[str, Any] = json.loads(reply.read_text())
     if answer.get("kind") == "topology":
@@ -56,22 +56,22 @@ def compile_program(request: dict[str, Any], timeout: float) -> dict[str, Any]:
 
 
 def _run(command: list[str], folder: Path, timeout: float) -> tuple[int | None, list[str]]:
-    """Exit status, None if ended for the time, and what was said on the way."""
+    """Exit status, None after a timeout, and the lines of output."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "TPU_SKIP_MDS_QUERY": "1",  # no metadata server to ask, and none to wait for
+        "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to query
         "TPU_LOG_DIR": "disabled",
-        # Else libtpu takes a lock for the chips of this machine, which nobody touches here.
+        # Without it libtpu locks the chips of this machine, which are not used here.
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={CPU_DEVICES}",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-    log = folder / "noise.txt"
-    with log.open("wb") as noise:
+    log = folder / "output.txt"
+    with log.open("wb") as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=noise,
+            stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,

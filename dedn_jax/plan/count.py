@@ -12,13 +12,13 @@ from jax.interpreters import partial_eval
 
 
 class Flops(NamedTuple):
-    """Of one call.
+    """FLOPs of one call.
 
     Attributes:
-      outside: of loops.
-      inside: of loops, as often as they run.
-      trips: of all loops together.
-      bfloat16: of all of them, those of products whose factors are both bfloat16.
+      outside: outside of loops.
+      inside: inside loops, as often as they run.
+      trips: iterations of all loops together.
+      bfloat16: those of products whose operands are both bfloat16.
     """
 
     outside: int
@@ -32,14 +32,14 @@ class Flops(NamedTuple):
 
 
 def count_flops(traced: core.ClosedJaxpr) -> Flops:
-    """Two for every product that is added up; element-wise work is left out.
+    """Two per multiply-add; element-wise work is not counted.
 
-    XLA's own count takes the body of a loop once, however often it runs.
+    XLA's own count has the body of a loop once, however often it runs.
 
     Args:
       traced: of `jax.jit(f).trace(...).jaxpr`.
     """
-    # What no result needs is not computed: the gradient in the features, for one.
+    # Dead code, such as the gradient with respect to the features, is not computed.
     jaxpr, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
     return _count(jaxpr)
 

@@ -1,4 +1,4 @@
-"""Reads a compiled program's text: its loops, and what its chips send to each other."""
+"""Parses a compiled program's HLO text: its loops and its collectives."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _CONSTANT = re.compile(r"= s\d+\[\]\S* constant\((\d+)\)")
 
 
 class Traffic(NamedTuple):
-    """Of one kind of collective in one run of the program, on one chip.
+    """One kind of collective in one run of the program, on one chip.
 
     Attributes:
       runs: how often.
-      bytes: of the whole arrays: what is reduced, or what is there once all parts are gathered.
+      bytes: of the full arrays: what is reduced, or the result of gathering.
       largest: bytes of the largest one.
     """
 
@@ -40,12 +40,12 @@ class Traffic(NamedTuple):
 
 
 class Program(NamedTuple):
-    """What a program's text says.
+    """Collectives and loops of a program.
 
     Attributes:
       traffic: by kind of collective; loops count as often as they run.
-      trips: of every loop, those within loops as often as they are run.
-      unknown_loops: whose length the text does not say; they count once.
+      trips: iterations of every loop; a nested loop is listed for each of its runs.
+      unknown_loops: loops whose length the text does not give; they count once.
     """
 
     traffic: dict[str, Traffic]
@@ -68,11 +68,11 @@ def read_program(text: str, chips: int) -> Program:
 
     Args:
       text: `compiled.as_text()`.
-      chips: that take part in a collective where it does not say.
+      chips: in a collective that names no groups.
     """
     bodies, entry = _computations(text)
-    # How often each collective runs, and its bytes. One that goes on beside other operations, those
-    # of a loop too, is written once for every piece of it; these form a chain.
+    # Runs and bytes of each collective. One that overlaps other operations, those of a loop too, is
+    # written once for every piece of it; the pieces have a chain id in common.
     found: dict[tuple[str, str], tuple[int, int]] = {}
     trips: list[int] = []
     unknown = 0
@@ -103,7 +103,7 @@ def read_program(text: str, chips: int) -> Program:
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of every computation, and the name of the first to run."""
+    """The lines of every computation, and the name of the entry."""
     bodies: dict[str, list[str]] = {}
     entry, name = "", ""
     for line in text.splitlines():
@@ -119,7 +119,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _called(line: str) -> list[str]:
-    """Computations a line runs; not the sum of two numbers that a reduction is made of."""
+    """Computations that a line calls, other than the scalar function of a reduction."""
     if _OPERATION.search(line) or " reduce(" in line or " scatter(" in line or " sort(" in line:
         return []
     names = _CALLED.findall(line)
@@ -129,7 +129,7 @@ def _called(line: str) -> list[str]:
 
 
 def _trips(line: str, condition: list[str]) -> int | None:
-    """How often a loop runs: as it says, or as its one constant bound does."""
+    """Iterations of a loop: its known trip count, or its only constant bound."""
     if match := _KNOWN.search(line):
         return int(match[1])
     bounds = [int(m[1]) for c in condition if (m := _CONSTANT.search(c))]
@@ -139,7 +139,7 @@ def _trips(line: str, condition: list[str]) -> int | None:
 
 def _bytes(line: str, shape: str, kind: str, started: bool, chips: int) -> int:
     sizes = shape_bytes(shape)
-    # A started operation gives back what it was given, too; an all-reduce does not.
+    # A `-start` operation returns its operand too, except for an all-reduce.
     size = max(sizes, default=0) if started and kind != "all-reduce" else sum(sizes)
     if kind != "reduce-scatter" or started:
         return size

@@ -10,15 +10,15 @@ _HEADS = (
     *("ms/step (bound)", "steps/s", "all steps", "compiled in"),
 )
 _RESIDENCY = {
-    "replicated": "stay on every chip",
-    "sharded": "stay on the chips, a part of the images on each",
-    "never": "are read, and sent batch by batch",
+    "replicated": "resident on every chip",
+    "sharded": "resident, sharded over the chips",
+    "never": "streamed from the host",
 }
 _NAMES = {"train": "train step", "extract": "extraction step (backbone forward)"}
 
 
 def plan_text(plan: dict[str, Any]) -> str:
-    """The problem, a table for each program, and what there is to say about rows."""
+    """The problem, a table for each program, and notes on its rows."""
     p = plan["problem"]
     inputs = f"{p['picture']} x {p['picture']} pictures" if p["picture"] else f"{p['dtype']} maps"
     lines = [
@@ -79,7 +79,7 @@ def _notes(row: dict[str, Any]) -> list[str]:
     name, c = row["topology"], row["compiled"]
     if "roofline" not in row or not row["fits"]:
         needed, have = row["memory_needed"] / 1e9, row["memory"] / 1e9
-        # The compiler stops at the first array too many.
+        # The compiler stops at the first array that does not fit.
         least = "at least " if "needed" in c else ""
         notes = [f"{name}: does not fit: needs {least}{needed:.2f} GB of {have:.2f} GB a chip."]
         if row.get("instead"):
@@ -109,11 +109,11 @@ def _notes(row: dict[str, Any]) -> list[str]:
     )
     if "residency" in row:
         where = _RESIDENCY[row["residency"]]
-        notes.append(f"{name}: {row['feature_bytes'] / 1e9:.2f} GB of feature maps {where}.")
+        notes.append(f"{name}: {row['feature_bytes'] / 1e9:.2f} GB of feature maps, {where}.")
     if row["loops_not_sharded"]:
         notes.append(
-            f"{name}: a loop over images is not cut among the chips: it runs {c['trips_compiled']} "
-            f"times on each of them, {c['trips']} would be its part."
+            f"{name}: a loop over images is not sharded: it runs {c['trips_compiled']} times on "
+            f"every chip instead of {c['trips']}."
         )
     if c["unknown_loops"]:
         notes.append(f"{name}: {c['unknown_loops']} loops of unknown length are counted once.")

@@ -1,4 +1,4 @@
-"""From what a program needs to the time a slice would take for it at its peaks."""
+"""The time a program takes on a slice at its peaks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Roofline:
 
     Attributes:
       flops: of a chip's products, loops counted as often as they run.
-      share: of these, what would be a chip's part if the work were cut evenly.
+      share: FLOPs of a chip if the work were divided evenly.
       compute: seconds of products.
       memory: seconds of the bytes that XLA counts. Those are operands and results of every
         operation: more than HBM sees where they stay on the chip, less where a loop's body, which
@@ -51,12 +51,12 @@ def ring_bytes(kind: str, size: float, chips: int) -> float:
 
 
 def loop_factor(answer: Mapping[str, Any]) -> float:
-    """How much oftener the compiled loops run than they would if the work were cut evenly."""
+    """How many times as often the compiled loops run as with the work divided evenly."""
     return max(1.0, answer["trips_compiled"] / answer["trips"]) if answer["trips"] else 1.0
 
 
 def roofline(answer: Mapping[str, Any], on: Slice, precision: str) -> Roofline:
-    """Of a worker's answer.
+    """The roofline of a worker's answer.
 
     Args:
       answer: see `worker.answer`.
@@ -65,14 +65,14 @@ def roofline(answer: Mapping[str, Any], on: Slice, precision: str) -> Roofline:
     """
     share = answer["flops_outside_loops"] + answer["flops_inside_loops"]
     flops = answer["flops_outside_loops"] + answer["flops_inside_loops"] * loop_factor(answer)
-    # Of the table a step reads no more than its batch, which is in XLA's count.
+    # Of resident features a step reads only its batch, which XLA counts.
     read = answer["arguments"] - answer["table"]
     moved = max(answer["bytes_xla"], read + answer["outputs"])
     sent = sum(
         ring_bytes(kind, traffic["bytes"], on.chips)
         for kind, traffic in answer["collectives"].items()
     )
-    # Products of bfloat16 take one pass whatever is asked for.
+    # Products of bfloat16 take one pass at every precision.
     single = answer["flops_bfloat16"] / share if share else 0.0
     passes = single + (1.0 - single) * PASSES[precision]
     return Roofline(
@@ -85,7 +85,7 @@ def roofline(answer: Mapping[str, Any], on: Slice, precision: str) -> Roofline:
 
 
 def memory_needed(answer: Mapping[str, Any]) -> float:
-    """Bytes of a chip's memory: an output that takes an argument's place costs nothing."""
+    """Bytes of a chip's memory; an output that reuses an argument's memory costs nothing."""
     if "needed" in answer:
         return float(answer["needed"])
     kept = answer["outputs"] - answer["aliased"]

@@ -76,7 +76,7 @@ def test_batches_are_filled_up_and_it_is_said() -> None:
     text = plan_text(report)
     assert "50 -> 56" in text and "50 -> 64" in text
     assert report["rows"][0]["steps"] == 7057 * 80 // 50
-    assert "runs 56 times on each of them, 7 would be its part" in text
+    assert "runs 56 times on every chip instead of 7" in text
     assert padded(64, 8) == 64
 
 
@@ -128,16 +128,16 @@ def test_the_plan_is_json(tmp_path: Path) -> None:
     ("flags", "residency", "text"),
     # 11788 maps of 2048 x 196 take 18.9 GB, half of it in bfloat16; a chip has 17.2 GB.
     [
-        ([], "sharded", "18.93 GB of feature maps stay on the chips, a part of the images on each"),
-        (["data.dtype=bfloat16"], "replicated", "9.46 GB of feature maps stay on every chip"),
+        ([], "sharded", "18.93 GB of feature maps, resident, sharded over the chips"),
+        (["data.dtype=bfloat16"], "replicated", "9.46 GB of feature maps, resident on every chip"),
         (
             ["data.on_device=replicated"],
             "replicated",
-            "18.93 GB of feature maps stay on every chip",
+            "18.93 GB of feature maps, resident on every chip",
         ),
-        (["data.on_device=never"], "never", "are read, and sent batch by batch"),
-        (["distribution.strategy=pmap"], "never", "are read, and sent batch by batch"),
-        (["distribution.attribute_shards=8"], "never", "are read, and sent batch by batch"),
+        (["data.on_device=never"], "never", "feature maps, streamed from the host"),
+        (["distribution.strategy=pmap"], "never", "feature maps, streamed from the host"),
+        (["distribution.attribute_shards=8"], "never", "feature maps, streamed from the host"),
     ],
 )
 def test_where_feature_maps_stay(flags: list[str], residency: str, text: str) -> None:

@@ -25,58 +25,13 @@ from dedn_jax.data.annotations import (
     check_splits,
     validation_classes,
 )
-from dedn_jax.data.dataset import GZSLDataset, with_inputs
-from dedn_jax.data.features.hdf5 import READ_ERRORS, read_features
-from dedn_jax.data.features.maps import FeatureMaps, UnreadFeatures, floating_dtype
+from dedn_jax.data.features.hdf5 import READ_ERRORS
+from dedn_jax.data.features.maps import floating_dtype
 from dedn_jax.data.sources.word_vectors import read_word_vectors
 from dedn_jax.errors import InputError, one_line
 
 SPLITS = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
 _SMALL_FIELD_BYTES = 2**30  # no field but feature_map has any business being larger
-
-
-def read_published_hdf5(
-    path: str | os.PathLike[str],
-    *,
-    dtype: Any = "float32",
-    sizes_only: bool = False,
-    clip_negative_embeddings: bool = False,
-    word_vectors: str | os.PathLike[str] = "",
-) -> GZSLDataset:
-    """Reads and checks one data set.
-
-    Everything small is checked before the features are read. The features are then normalised and
-    converted while they are read: host memory holds one copy of them, and a piece of the file.
-
-    Args:
-      path: the file.
-      dtype: of the features: float32, bfloat16 or float16.
-      sizes_only: leave the features unread; of `inputs`, only the sizes are known.
-      clip_negative_embeddings: set negative entries of `att` to 0, as the public code's AWA2
-        loader does.
-      word_vectors: a file to read the word vectors from (see `read_word_vectors`) in place of
-        `w2v_att`.
-
-    Raises:
-      InputError: the file or one of its fields cannot be used; one line that says which and why.
-    """
-    path = Path(path).expanduser()
-    where = str(path)
-    with open_published(path) as file:
-        annotations = published_annotations(
-            file,
-            where,
-            clip_negative_embeddings=clip_negative_embeddings,
-            word_vectors=word_vectors,
-        )
-        feature_map = published_feature_map(file, where, len(annotations.labels))
-        features: FeatureMaps
-        if sizes_only:
-            images, channels, height, width = feature_map.shape
-            features = UnreadFeatures(images, channels, height * width, dtype)
-        else:
-            features = read_features(feature_map, where, np.dtype(dtype))
-    return with_inputs(annotations, features)
 
 
 def published_annotations(

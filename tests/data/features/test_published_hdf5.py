@@ -17,7 +17,7 @@ from dedn_jax.data.features import hdf5 as hdf5_features
 from dedn_jax.data.features import published_hdf5
 from dedn_jax.data.features.hdf5 import available_memory
 from dedn_jax.data.features.maps import normalize
-from dedn_jax.data.features.published_hdf5 import read_published_hdf5
+from dedn_jax.data.load import read_published_hdf5
 from dedn_jax.errors import InputError
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -376,7 +376,7 @@ def test_available_memory():
 _MEASURE = """
 import sys
 import numpy as np
-from dedn_jax.data.features.published_hdf5 import read_published_hdf5
+from dedn_jax.data.load import read_published_hdf5
 
 def peak():
     with open("/proc/self/status") as status:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from dedn_jax.data.features.published_hdf5 import read_published_hdf5
+from dedn_jax.data.load import read_published_hdf5
 from dedn_jax.data.published import PUBLISHED
 from dedn_jax.data.sources.counts import counts_table
 from dedn_jax.data.sources.xlsa17 import (

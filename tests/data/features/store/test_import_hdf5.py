@@ -10,11 +10,11 @@ import pytest
 
 from dedn_jax.data.dataset import with_inputs
 from dedn_jax.data.features import hdf5 as hdf5_features
-from dedn_jax.data.features.published_hdf5 import read_published_hdf5
 from dedn_jax.data.features.store import import_hdf5 as module
 from dedn_jax.data.features.store.import_hdf5 import import_hdf5
 from dedn_jax.data.features.store.reader import open_store, verify
 from dedn_jax.data.features.store.writer import StoreWriter
+from dedn_jax.data.load import read_published_hdf5
 from dedn_jax.errors import InputError
 
 LAYOUTS = {
