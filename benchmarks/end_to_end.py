@@ -19,13 +19,11 @@ import contextlib
 import io
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from flax import nnx
-from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
 from benchmarks.arguments import positive, run_benchmark, show_report
@@ -96,17 +94,6 @@ def run_of(folder: Path) -> Path:
     return folder.with_name(f"run {folder.name}")
 
 
-@contextlib.contextmanager
-def own_compilation_cache() -> Iterator[None]:
-    """Forgets afterwards the cache that the commands chose, whose folder goes away."""
-    before = jax.config.values["jax_compilation_cache_dir"]
-    try:
-        yield
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
-        compilation_cache.reset_cache()
-
-
 def prepared_in(folder: Path) -> Path:
     """The one set that was built there."""
     return next((folder / "sets").iterdir())
@@ -131,7 +118,7 @@ def measure(source: Sequence[str], flags: Sequence[str], rounds: int) -> dict[st
     """
     times: list[dict[str, float]] = []
     peaks_of_rounds = []
-    with tempfile.TemporaryDirectory() as scratch, own_compilation_cache():
+    with tempfile.TemporaryDirectory() as scratch:
         for turn in range(rounds + 1):
             folder = Path(scratch) / str(turn)
             folder.mkdir()

@@ -18,8 +18,7 @@ def compilation_cache(folder: Path, config: ConfigDict) -> Iterator[None]:
     All runs in one place share them. Nothing changes where `config.train.compilation_cache` is
     false or JAX has a cache already (JAX_COMPILATION_CACHE_DIR).
     """
-    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if chosen or not config.train.compilation_cache:
+    if jax.config.values["jax_compilation_cache_dir"] or not config.train.compilation_cache:
         yield
         return
     cache = folder.resolve().parent / ".compilation_cache"
