@@ -1,6 +1,13 @@
-"""Backbones: from pictures to feature maps `[batch, channels, regions]`."""
+"""Backbones: from pictures to feature maps `[batch, channels, regions]`.
+
+To add one: a file with a subclass of `Backbone`, and a line in `_CONSTRUCTORS`; then
+`config.backbone.name` selects it. For pretrained weights, add their names to `weights.py`.
+"""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from flax import nnx
@@ -25,15 +32,20 @@ __all__ = [
     "weights_sha256",
 ]
 
-BACKBONES = (*RESNETS, MOBILENET, SMALL)
+_CONSTRUCTORS: dict[str, Callable[..., Backbone]] = {
+    **{name: functools.partial(ResNet, name) for name in RESNETS},
+    MOBILENET: MobileNet,
+    SMALL: SmallNet,
+}
+BACKBONES = tuple(_CONSTRUCTORS)
 _DTYPES = ("float32", "bfloat16")
 
 
 def make_backbone(name: str, dtype: DTypeLike, rngs: nnx.Rngs) -> Backbone:
-    """A backbone with random weights; `load_weights` gives it trained ones.
+    """A backbone with random weights; `load_weights` replaces them by pretrained ones.
 
-    Parameters are `nnx.Param`, running statistics `nnx.BatchStat`, both float32; whether they are
-    trained is the caller's choice, batch norm is in inference mode either way.
+    Parameters are `nnx.Param`, running statistics `nnx.BatchStat`, both float32. Batch norm is in
+    inference mode, also while the backbone is fine-tuned.
 
     Args:
       name: one of `BACKBONES`.
@@ -41,7 +53,7 @@ def make_backbone(name: str, dtype: DTypeLike, rngs: nnx.Rngs) -> Backbone:
       rngs: the stream `params` is used.
 
     Raises:
-      InputError: no such backbone or compute type.
+      InputError: unknown backbone or compute type.
     """
     if name not in BACKBONES:
         raise InputError(f"backbone {name!r}: expected one of {', '.join(BACKBONES)}")
@@ -51,8 +63,4 @@ def make_backbone(name: str, dtype: DTypeLike, rngs: nnx.Rngs) -> Backbone:
         known = False
     if not known:
         raise InputError(f"backbone dtype {dtype!r}: expected one of {', '.join(_DTYPES)}")
-    if name == MOBILENET:
-        return MobileNet(dtype=dtype, rngs=rngs)
-    if name == SMALL:
-        return SmallNet(dtype=dtype, rngs=rngs)
-    return ResNet(name, dtype=dtype, rngs=rngs)
+    return _CONSTRUCTORS[name](dtype=dtype, rngs=rngs)

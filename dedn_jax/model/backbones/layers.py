@@ -1,9 +1,9 @@
-"""What the backbones are made of: convolution followed by batch norm in inference mode.
+"""The base class of backbones, and their layer: convolution and batch norm in inference mode.
 
-Activations are `[batch, height, width, channels]`. Products are formed in the compute type (float32
-or bfloat16) and accumulated in float32; batch norm is float32 arithmetic on the accumulated sum.
-Depthwise convolutions are float32 throughout: they are a few per cent of the arithmetic, and in
-bfloat16 they alone quadruple the error of MobileNet-v1's feature map.
+Activations are `[batch, height, width, channels]`. Products are in the compute type (float32 or
+bfloat16) and accumulated in float32; batch norm is in float32. Depthwise convolutions are always in
+float32: they are a few per cent of the arithmetic, and in bfloat16 they alone quadruple the error
+of MobileNet-v1's feature map.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float
 
+Maps = Float[Array, "batch height width channels"]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-# In float32, TPUs and recent GPUs would otherwise round products to bfloat16 or TF32 in silence.
+# TPUs and recent GPUs would otherwise round float32 products to bfloat16 or TF32.
 _PRECISION = lax.Precision.HIGHEST
 
 Padding = tuple[int, int]  # pixels before and after, the same along height and width
@@ -26,15 +28,16 @@ Padding = tuple[int, int]  # pixels before and after, the same along height and 
 class ConvNorm(nnx.Module):
     """A convolution without bias, then batch norm with running statistics; no activation.
 
+    The norm starts as the identity.
+
     Args:
       kernel_shape: `[height, width, in, out]`; for a depthwise one `[height, width, 1, channels]`.
       stride: along height and width.
       padding: zeros before and after.
       epsilon: added to the running variance.
       depthwise: one filter per channel.
-      dtype: the compute type, of no effect on a depthwise one; parameters are always float32.
-      rngs: the stream `params` is used: He initialisation over the fan-in; the norm starts as the
-        identity.
+      dtype: the compute type, ignored if `depthwise`; parameters are always float32.
+      rngs: the stream `params` is used, for He initialisation by fan-in.
     """
 
     def __init__(
@@ -61,8 +64,8 @@ class ConvNorm(nnx.Module):
         self.mean = nnx.BatchStat(jnp.zeros(outputs, jnp.float32))
         self.variance = nnx.BatchStat(jnp.ones(outputs, jnp.float32))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[batch, height, width, in]` of any float type to `[..., out]` float32."""
+    def __call__(self, x: Maps) -> Maps:
+        """Maps of any float type to float32 maps."""
         dtype = jnp.dtype(jnp.float32) if self.depthwise else self.dtype
         convolve = _depthwise if self.depthwise else _convolve
         y = convolve(x.astype(dtype), self.kernel[...].astype(dtype), self.stride, self.padding)
@@ -71,12 +74,12 @@ class ConvNorm(nnx.Module):
 
 
 class Backbone(nnx.Module):
-    """What every backbone has.
+    """From pictures to feature maps; the base class of all backbones.
 
     Attributes:
       channels: C of the feature map.
       stride: input pixels per region along one side.
-      mean, std: by which pictures in [0, 1] are standardised, red, green, blue.
+      mean, std: for standardising pictures in [0, 1]; red, green, blue.
     """
 
     channels: int
@@ -85,11 +88,11 @@ class Backbone(nnx.Module):
     std: ClassVar[tuple[float, float, float]]
 
     @classmethod
-    def preprocess(cls, images: ArrayLike) -> jax.Array:
-        """`(images / 255 - mean) / std`, `[..., 3]` uint8 to float32; pure, for use on the device.
+    def preprocess(cls, images: ArrayLike) -> Float[Array, "*shape 3"]:
+        """`(images / 255 - mean) / std`, `[..., 3]` uint8 to float32; for use on the device.
 
         Raises:
-          TypeError: not uint8: whether such numbers run to 1 or to 255 cannot be told.
+          TypeError: not uint8; the range of other types would be a guess.
           ValueError: the last axis is not red, green, blue.
         """
         images = jnp.asarray(images)
@@ -100,25 +103,29 @@ class Backbone(nnx.Module):
         unit = images.astype(jnp.float32) / 255.0
         return (unit - jnp.asarray(cls.mean)) / jnp.asarray(cls.std)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "batch height width 3"]
+    ) -> Float[Array, "batch channels regions"]:
         """The feature map.
 
         Args:
-          images: `[batch, height, width, 3]` float32 from `preprocess`.
+          images: float32, from `preprocess`.
 
         Returns:
-          `[batch, channels, regions]` float32, regions row by row from the top left.
+          float32, regions row by row from the top left.
         """
         raise NotImplementedError
 
 
-def to_regions(x: jax.Array) -> jax.Array:
-    """`[batch, height, width, channels]` to `[batch, channels, height * width]`."""
+def to_regions(x: Maps) -> Float[Array, "batch channels regions"]:
+    """Regions row by row from the top left."""
     batch, height, width, channels = x.shape
     return x.reshape(batch, height * width, channels).swapaxes(1, 2)
 
 
-def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+def _convolve(
+    x: Maps, kernel: Float[Array, "height width in out"], stride: int, padding: Padding
+) -> Maps:
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -130,11 +137,13 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) ->
     )
 
 
-def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+def _depthwise(
+    x: Maps, kernel: Float[Array, "height width 1 channels"], stride: int, padding: Padding
+) -> Maps:
     """One filter per channel as shifted multiply-adds, which fuse into one pass over `x`.
 
-    XLA's grouped convolution takes 5 to 30 times as long on a CPU, and there is no matrix product
-    here for an accelerator to gain from.
+    XLA's grouped convolution takes 5 to 30 times as long on a CPU, and accelerators gain nothing
+    from it, as there is no matrix product.
     """
     height, width, _, channels = kernel.shape
     x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))

@@ -1,16 +1,16 @@
-"""MobileNet-v1, width 1.0, up to `conv_pw_12`, as feature extractor.
+"""MobileNet-v1, width 1.0, up to `conv_pw_12`, as a feature extractor.
 
-Source: Howard et al., "MobileNets", in the variant of Keras: ReLU6, batch-norm epsilon 1e-3, and
-zeros below and to the right only where the stride is 2.
+Source: Howard et al., "MobileNets", in Keras's variant: ReLU6, batch-norm epsilon 1e-3, and zero
+padding at the bottom and right only where the stride is 2.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from dedn_jax.model.backbones.layers import Backbone, ConvNorm, Padding, to_regions
 
@@ -75,7 +75,9 @@ class MobileNet(Backbone):
         self.depthwise = nnx.List(depthwise)
         self.pointwise = nnx.List(pointwise)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "batch height width 3"]
+    ) -> Float[Array, "batch channels regions"]:
         x = nnx.relu6(self.stem(images))
         for depthwise, pointwise in zip(self.depthwise, self.pointwise, strict=True):
             x = nnx.relu6(pointwise(nnx.relu6(depthwise(x))))

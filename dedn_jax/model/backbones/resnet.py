@@ -1,18 +1,18 @@
-"""ResNet 18 to 152 up to the last convolutional stage (layer4), as feature extractor.
+"""ResNet 18 to 152 up to the last convolutional stage (layer4), as a feature extractor.
 
-Source: He et al., "Deep Residual Learning for Image Recognition", in the variant of torchvision
-("v1.5"): a bottleneck has its stride in the 3 × 3 convolution, not in the first 1 × 1.
+Source: He et al., "Deep Residual Learning for Image Recognition", in torchvision's variant "v1.5":
+a bottleneck has its stride in the 3 × 3 convolution, not in the first 1 × 1.
 """
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import jax
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
-from dedn_jax.model.backbones.layers import Backbone, ConvNorm, to_regions
+from dedn_jax.model.backbones.layers import Backbone, ConvNorm, Maps, to_regions
 
 _EPSILON = 1e-5
 
@@ -46,7 +46,7 @@ _STAGE_WIDTHS = (64, 128, 256, 512)
 
 
 class ResidualBlock(nnx.Module):
-    """`relu(convs(x) + shortcut(x))`; the shortcut is the identity where shapes allow it."""
+    """`relu(convs(x) + shortcut(x))`; the shortcut is the identity where shapes match."""
 
     def __init__(
         self,
@@ -77,14 +77,14 @@ class ResidualBlock(nnx.Module):
         same_shape = stride == 1 and inputs == reached
         self.shortcut = nnx.data(None if same_shape else conv(1, inputs, reached, stride))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> Maps:
         y = x
         for conv in self.convs[:-1]:
             y = nnx.relu(conv(y))
-        kept = x if self.shortcut is None else self.shortcut(x)
-        # Stays float32 from block to block: rounded to bfloat16 each time, the error of a
-        # ResNet-101's feature map is 3.5 times as large (1.2e-2 instead of 3.5e-3).
-        return nnx.relu(self.convs[-1](y) + kept)
+        residual = x if self.shortcut is None else self.shortcut(x)
+        # Float32 from block to block: rounding to bfloat16 here would make the error of a
+        # ResNet-101's feature map 3.5 times as large (1.2e-2 instead of 3.5e-3).
+        return nnx.relu(self.convs[-1](y) + residual)
 
 
 class ResNet(Backbone):
@@ -119,7 +119,9 @@ class ResNet(Backbone):
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "batch height width 3"]
+    ) -> Float[Array, "batch channels regions"]:
         x = nnx.relu(self.stem(images))
         x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for stage in self.stages:

@@ -1,7 +1,7 @@
-"""A small backbone that is trained from scratch with the experts, for small pictures.
+"""A small backbone for small pictures, trained from scratch together with the experts.
 
-Its parameters start as classic hand-designed filters in place of stored weights, so that the first
-maps already mean something and a few hundred pictures are enough:
+In place of pretrained weights its parameters start as classic hand-designed filters, so that a few
+hundred pictures are enough for training:
 
 - colours: a convolution with a softmax over twelve colour names. A softmax over negative squared
   distances to prototypes is linear in the picture, as |x|^2 cancels (the idea of van de Weijer et
@@ -10,9 +10,9 @@ maps already mean something and a few hundred pictures are enough:
   Adelson and Bergen 1985);
 - gates: each colour where brightness is flat, and where it is busy on each octave.
 
-The maps are pooled to regions, and each channel's mean over the picture is taken off: what is
-everywhere in a picture tells no part from another (surround suppression, Heeger 1992). A pointwise
-layer, at first nearly the identity, then mixes the channels.
+The maps are pooled to regions, and each channel's mean over the picture is subtracted, since what
+is everywhere in a picture does not distinguish its parts (surround suppression, Heeger 1992). A
+pointwise layer, initialised near the identity, then mixes the channels.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ import numpy as np
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
-from dedn_jax.model.backbones.layers import Backbone, to_regions
+from dedn_jax.model.backbones.layers import Backbone, Maps, to_regions
 
 SMALL = "small"
 _GRID = 4  # pixels between neighbours of every map before pooling
@@ -35,9 +36,9 @@ _COLORS = (  # red, orange, yellow, green, teal, blue, purple, pink, brown, blac
     *((138, 80, 178), (236, 138, 174), (190, 150, 108), (48, 46, 54), (140, 138, 140)),
     (238, 236, 232),
 )
-# The linear map nearest to CIELAB for sRGB in [0, 1]: residuals of 2 units over drawn pictures.
+# Linear approximation of CIELAB for sRGB in [0, 1]; residuals of 2 units on the drawn pictures.
 _OPPONENTS = np.array([[22.5, 67.0, 6.8], [89.5, -141.9, 48.6], [36.2, 91.4, -130.1]])
-_BRIGHTNESS_WEIGHT = 0.5  # of differences: the same paint is darker in the shade
+_BRIGHTNESS_WEIGHT = 0.5  # of differences: shade changes brightness, not colour
 _COLOR_WIDTH = 9.0  # CIELAB units
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -61,7 +62,7 @@ class SmallNet(Backbone):
         kernel, bias = _color_filters()
         self.color = nnx.Param(jnp.asarray(kernel))
         self.color_bias = nnx.Param(jnp.asarray(bias))
-        # One parameter per octave: they start equal and grow apart.
+        # One parameter per octave: they start equal and are trained apart.
         self.gabor = nnx.List(nnx.Param(jnp.asarray(_gabor_filters())) for _ in range(_OCTAVES))
         self.sensitivity = nnx.Param(jnp.ones(_OCTAVES, jnp.float32))
         self.channels = len(_COLORS) * (2 + _OCTAVES) + 2 * _OCTAVES * _ORIENTATIONS
@@ -69,7 +70,9 @@ class SmallNet(Backbone):
         self.mix = nnx.Param(jnp.eye(self.channels) + 0.01 * noise)
         self.mix_bias = nnx.Param(jnp.zeros(self.channels, jnp.float32))
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "batch height width 3"]
+    ) -> Float[Array, "batch channels regions"]:
         height, width = images.shape[1:3]
         if height % _GRID or width % _GRID or min(height, width) < 2 * self.stride:
             raise ValueError(
@@ -81,8 +84,10 @@ class SmallNet(Backbone):
         mixed = jnp.matmul(cells, self.mix[...], precision=lax.Precision.HIGHEST)
         return to_regions(jax.nn.relu(mixed + self.mix_bias[...]))
 
-    def _cells(self, images: jax.Array, sides: tuple[int, int]) -> jax.Array:
-        """`[batch, *sides, channels]`, not negative."""
+    def _cells(
+        self, images: Float[Array, "batch height width 3"], sides: tuple[int, int]
+    ) -> Float[Array, "batch rows columns channels"]:
+        """Non-negative maps of `sides` regions."""
         logits = self._convolve(images, self.color[...], _GRID) + self.color_bias[...]
         colors = jax.nn.softmax(logits)
 
@@ -110,8 +115,8 @@ class SmallNet(Backbone):
         ]
         return jnp.concatenate(groups, axis=-1)
 
-    def _convolve(self, x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-        """Every `stride` pixels; the border is repeated outward, to make no edge there."""
+    def _convolve(self, x: Maps, kernel: Float[Array, "height width in out"], stride: int) -> Maps:
+        """Every `stride` pixels; padded by repeating the border, which adds no edge."""
         margin = kernel.shape[0] // 2
         x = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
         return lax.conv_general_dilated(
@@ -124,8 +129,8 @@ class SmallNet(Backbone):
         ).astype(jnp.float32)
 
 
-def _color_filters() -> tuple[np.ndarray, np.ndarray]:
-    """Kernel `[5, 5, 3, colors]`, bias: blur, then `-distance^2 / (2 width^2)` but for |x|^2."""
+def _color_filters() -> tuple[Float[np.ndarray, "5 5 3 colors"], Float[np.ndarray, " colors"]]:
+    """Kernel and bias: blur, then `-distance² / (2 width²)` without the term |x|²."""
     # Standardised pictures are in [-1, 1]; the offset between them and [0, 1] cancels as well.
     to_opponents = _OPPONENTS / 2 * np.array([[_BRIGHTNESS_WEIGHT], [1.0], [1.0]])
     prototypes = (np.array(_COLORS) / 127.5 - 1) @ to_opponents.T
@@ -136,8 +141,8 @@ def _color_filters() -> tuple[np.ndarray, np.ndarray]:
     return kernel.astype(np.float32), bias.astype(np.float32)
 
 
-def _gabor_filters() -> np.ndarray:
-    """`[9, 9, 1, 2 * orientations]`, even then odd: wavelength five pixels, without mean."""
+def _gabor_filters() -> Float[np.ndarray, "9 9 1 filters"]:
+    """Even filters of each orientation, then odd ones: wavelength five pixels, zero mean."""
     x, y = np.meshgrid(np.arange(-4, 5), np.arange(-4, 5))
     envelope = np.exp(-(x**2 + y**2) / (2 * 1.9**2))
     filters = []
@@ -150,24 +155,24 @@ def _gabor_filters() -> np.ndarray:
     return np.stack(filters, -1)[:, :, None].astype(np.float32)
 
 
-def _halved(x: jax.Array) -> jax.Array:
+def _halved(x: Maps) -> Maps:
     batch, height, width, channels = x.shape
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
-def _windows(positions: int, side: int) -> np.ndarray:
-    """Weights `[side, positions]` of each region: a Gaussian that reaches into its neighbours."""
+def _windows(positions: int, side: int) -> Float[np.ndarray, "side positions"]:
+    """Weights of each region: a Gaussian that extends into neighbouring regions."""
     distance = (np.arange(positions) + 0.5) * side / positions - (np.arange(side)[:, None] + 0.5)
     weights = np.exp(-2 * distance**2)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-def _pooled(x: jax.Array, sides: tuple[int, int]) -> jax.Array:
-    """Weighted mean over each region: `[batch, height, width, c]` to `[batch, *sides, c]`."""
+def _pooled(x: Maps, sides: tuple[int, int]) -> Float[Array, "batch rows columns channels"]:
+    """Weighted mean over each region."""
     rows, columns = (_windows(n, side) for n, side in zip(x.shape[1:3], sides, strict=True))
     return jnp.einsum("ih,jw,nhwc->nijc", rows, columns, x, precision=lax.Precision.HIGHEST)
 
 
-def _peak(x: jax.Array, sides: tuple[int, int]) -> jax.Array:
-    """Like the mean, of fourth powers: near the maximum where a region has one strong response."""
+def _peak(x: Maps, sides: tuple[int, int]) -> Float[Array, "batch rows columns channels"]:
+    """Mean of fourth powers, fourth root: close to the maximum where one response dominates."""
     return jnp.sqrt(jnp.sqrt(_pooled(jnp.square(jnp.square(x)), sides) + 1e-12))
