@@ -1,4 +1,4 @@
-"""Small files that are either whole or absent."""
+"""Files that appear complete or not at all, locks, hashes and JSON."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _CHUNK = 2**20
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes its name only once it is written whole.
+    """A binary file that gets its name only when it is complete.
 
-    It is written beside its final place and moved there: a crash leaves the old file or the new
-    one, a reader never meets half of one, and an error leaves nothing behind. The folder is made if
+    It is written to the same folder and renamed: a crash leaves the old file or the new one, a
+    reader never sees half of one, and an error leaves nothing behind. The folder is created if
     missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def missing_folders(folder: Path) -> list[Path]:
-    """The folders that have to be made for `folder`, innermost first."""
+    """The folders that have to be created for `folder`, innermost first."""
     missing = []
     while not folder.exists() and folder != folder.parent:
         missing.append(folder)
@@ -52,18 +52,18 @@ def missing_folders(folder: Path) -> list[Path]:
 
 
 def hold_lock(path: Path, *, wait: bool) -> BinaryIO:
-    """Makes a lock file, if need be, and holds it; closing what is returned lets go of it.
+    """Locks a file, which is created if missing; closing the returned file releases the lock.
 
-    Whoever holds it may remove the file.
+    The holder may remove the file.
 
     Raises:
-      BlockingIOError: another process holds it, and it is not waited for.
+      BlockingIOError: another process holds the lock, and `wait` is false.
     """
     while True:
         with ExitStack() as stack:
             file: BinaryIO = stack.enter_context(path.open("ab"))
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            # If whoever held it has removed it, a lock on it keeps nobody out.
+            # A lock on a file that its last holder removed excludes nobody.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     stack.pop_all()
@@ -72,9 +72,9 @@ def hold_lock(path: Path, *, wait: bool) -> BinaryIO:
 
 @contextmanager
 def locked_folder(folder: Path, lock: str, *, wait: bool = False) -> Iterator[None]:
-    """Makes a folder and holds a lock file in it.
+    """Creates a folder and holds a lock file in it.
 
-    An error within takes the folder away again where it is empty and was made for this.
+    After an error within, the folder is removed again if it is empty and was created here.
 
     Raises:
       BlockingIOError: as `hold_lock`.
@@ -108,7 +108,7 @@ def file_sha256(path: Path, advance: Callable[[int], object] | None = None) -> s
 
     Args:
       path: the file.
-      advance: is told of every piece read, in bytes.
+      advance: called with the size in bytes of every piece read.
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -120,20 +120,20 @@ def file_sha256(path: Path, advance: Callable[[int], object] | None = None) -> s
 
 
 def check_output(path: Path, suffix: str = ".json") -> None:
-    """Checks a path the user wants a result in, before the work for it is done.
+    """Checks the path of a result before the work for it is done.
 
     Raises:
-      InputError: not named as such a file, or something else than an earlier result is there.
+      InputError: another suffix, not a regular file, or the folder is not writable.
     """
     if path.suffix != suffix:
         raise InputError(f"{path}: expected a name that ends in {suffix}")
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise InputError(f"{path}: is no regular file; choose another name")
+        raise InputError(f"{path}: not a regular file; choose another name")
     parent = path.parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: {parent} is no folder that can be written to; choose another")
+        raise InputError(f"{path}: {parent} is not a writable folder; choose another")
 
 
 def write_json(path: Path, value: object) -> None:

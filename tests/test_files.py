@@ -61,9 +61,9 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "folder.json").mkdir()
     for name, reason in (
         ("features.h5", "ends in .json"),
-        ("link.json", "no regular file"),
-        ("folder.json", "no regular file"),
-        ("features.h5/report.json", "no folder that can be written to"),
+        ("link.json", "not a regular file"),
+        ("folder.json", "not a regular file"),
+        ("features.h5/report.json", "is not a writable folder"),
     ):
         with pytest.raises(InputError, match=reason):
             check_output(tmp_path / name)

@@ -61,12 +61,12 @@ def _add_build(jobs: Any) -> None:
 def _add_check(jobs: Any) -> None:
     check = jobs.add_parser(
         "check",
-        help="compare splits with the published ones, list pictures that are not in order",
+        help="compare splits with the published ones, list damaged or unusual pictures",
         description="Reads a data set's folders as `build` does, compares the number of images of "
         "every split with the published one, and decodes every picture.",
     )
     _add_source(check)
-    check.add_argument("--splits-only", action="store_true", help="do not look at the pictures")
+    check.add_argument("--splits-only", action="store_true", help="do not read the pictures")
     check.set_defaults(run=_check, overrides=False)
 
 
@@ -105,7 +105,9 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--xlsa17", type=path_flag, help="xlsa17/data, where it is elsewhere")
     parser.add_argument("--word-vectors", type=path_flag, help=".npy or pickled array")
-    parser.add_argument("--seed", type=int, help="folder: of the test-seen draw (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, help="folder: of the choice of test-seen pictures (default: 0)"
+    )
     parser.add_argument(
         "--test-share",
         type=float,
@@ -129,7 +131,7 @@ def _read(args: argparse.Namespace) -> PictureSet:
 
 def _check_name(name: str) -> None:
     if name not in (*_BENCHMARKS, "demo", "folder"):
-        raise InputError(f"{name}: no data set of that name; expected {_NAMES}")
+        raise InputError(f"{name}: unknown data set; expected {_NAMES}")
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -190,7 +192,7 @@ def _hashes(texts: list[str]) -> dict[str, str]:
                 f"--sha256={text[:200]!r}: expected a file name, = and 64 hexadecimal digits"
             )
         if file in hashes:
-            raise InputError(f"--sha256: {file} has two; give one")
+            raise InputError(f"--sha256: two hashes for {file}; give one")
         hashes[file] = value
     return hashes
 
@@ -232,7 +234,7 @@ def _check_pictures(picture_set: PictureSet) -> None:
 
 
 def _as_built(picture: Picture) -> bytes:
-    """What `build` would store, or what it would refuse: the report says why, and goes on."""
+    """What `build` would store, or the file it would refuse: the report says why."""
     try:
         return picture.read()
     except InputError:

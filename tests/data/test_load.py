@@ -128,11 +128,11 @@ def test_a_store_with_its_pictures_and_alone(demo, tmp_path):
             np.testing.assert_allclose(data.inputs[np.arange(100)], maps, atol=2e-7)
             np.testing.assert_array_equal(data.labels, prepared.annotations.labels)
     config.picture.resize = 40
-    with pytest.raises(InputError, match=r"transform.resize=32, asked is 40"):
+    with pytest.raises(InputError, match=r"transform.resize=32, expected 40"):
         load_dataset(config)
     config.picture.resize = 32
     config.backbone.name = "resnet50"
-    with pytest.raises(InputError, match=r'backbone.name="resnet18", asked is "resnet50"'):
+    with pytest.raises(InputError, match=r'backbone.name="resnet18", expected "resnet50"'):
         load_dataset(config)
     config.backbone.name = "resnet18"
     (tmp_path / "w.npz").write_bytes(b"other weights")

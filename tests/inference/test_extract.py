@@ -120,7 +120,7 @@ def test_a_store_of_another_kind_is_refused(
 ) -> None:
     config = images_config(prepared, weights)
     config.picture.crop = 32
-    with pytest.raises(InputError, match=r"transform.crop=64, asked is 32"):
+    with pytest.raises(InputError, match=r"transform.crop=64, expected 32"):
         extract_features(config, store, dtype="float32", normalized=True)
     other = backbone_weights(tmp_path / "other.safetensors", seed=1)
     overrides = [*flags(prepared, other), f"--config.data.features={store}"]

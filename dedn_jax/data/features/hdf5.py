@@ -1,4 +1,4 @@
-"""Reads the feature maps of an HDF5 file into memory, one copy, piece by piece."""
+"""Reads the feature maps of an HDF5 file into memory, block by block, without a second copy."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def read_raw(
                 ) from error
             shape = (last - first, right - left, -1)
             out[first - start : last - start, left:right] = part.view(stored).reshape(shape)
-            del part  # else it would still be there while the next one is read
+            del part  # or two parts would be in memory at once
             count = last - first
             bar.update(count * right // channels - count * left // channels)
 
@@ -148,7 +148,7 @@ def _block(dataset: h5py.Dataset) -> tuple[int, int]:
 
 
 def _ranges(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
-    """Cuts `[start, stop)` at the multiples of `step`: pieces then are whole chunks."""
+    """Splits `[start, stop)` at the multiples of `step`, so that pieces are whole chunks."""
     while start < stop:
         end = min(start - start % step + step, stop)
         yield start, end

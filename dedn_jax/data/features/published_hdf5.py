@@ -3,11 +3,10 @@
 One file per data set: `feature_map` `[images, channels, height, width]`, `labels` `[images]`,
 `trainval_loc`, `test_seen_loc`, `test_unseen_loc` (0-based image indices), `att`
 `[classes, attributes]` and `w2v_att` `[attributes, word_dim]`. Optional: `train_loc` and `val_loc`
-(they name the validation classes), `allclasses_names` and `attribute_names`. `original_att` and
-whatever else the file holds are not read.
+(which define the validation classes), `allclasses_names` and `attribute_names`. Other fields are
+not read.
 
-Files come from strangers: only plain data sets inside the file itself are read, and nothing in it
-is executed.
+Files are untrusted: only plain data sets stored in the file itself are read.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ def published_annotations(
 
 
 def open_published(path: Path) -> h5py.File:
-    """Opens the file; InputError where it is none or is cut short."""
+    """Opens the file; InputError if it is not one, or is truncated."""
     if path.is_dir():
         raise InputError(f"{path}: a folder, expected an HDF5 file; set --config.data.path")
     if not path.is_file():
@@ -92,20 +91,19 @@ def open_published(path: Path) -> h5py.File:
         return h5py.File(path, "r", locking="best-effort")
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be opened: {one_line(error)}; a download that was cut short? fetch it "
-            "again"
+            f"{path}: cannot be opened: {one_line(error)}; it may be truncated: download it again"
         ) from error
 
 
 def _field(file: h5py.File, where: str, name: str, required: bool = True) -> h5py.Dataset | None:
-    """The data set `name`, held by this very file; None where it is optional and missing."""
+    """The data set `name`, stored in this very file; None where it is optional and missing."""
     try:
         link = file.get(name, getlink=True)
         # Soft and external links, external storage and virtual data sets can all name other files.
         if link is not None and not isinstance(link, h5py.HardLink):
             raise InputError(
-                f"{where}: {name} is a link to somewhere else; only fields stored in the file "
-                "itself are read: copy it in"
+                f"{where}: {name} is a link; only fields stored in the file itself are read: "
+                "copy it in"
             )
         dataset = None if link is None else file[name]
     except READ_ERRORS as error:
@@ -132,8 +130,8 @@ def _values(dataset: h5py.Dataset, where: str, name: str) -> np.ndarray:
     try:
         if dataset.size * dataset.dtype.itemsize > _SMALL_FIELD_BYTES:
             raise InputError(
-                f"{where}: {name} has shape {dataset.shape}, far more than any data set has; "
-                "build the file again"
+                f"{where}: {name} has shape {dataset.shape}, too large for this field; build "
+                "the file again"
             )
         return np.asarray(dataset[()])
     except (*READ_ERRORS, MemoryError) as error:
@@ -192,8 +190,8 @@ def _names(file: h5py.File, where: str, name: str, kind: str, count: int) -> tup
         raise InputError(f"{where}: {name} has type {dataset.dtype}, expected strings")
     if len(array) != count:
         raise InputError(
-            f"{where}: {name} has {len(array)} names for {count} ({kind} by {kind}); names must "
-            "be in the order of att"
+            f"{where}: {name} has {len(array)} names, expected {count}: one for each {kind}, in "
+            "the order of att"
         )
     text = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in array]
     # Names end up on terminals and in reports: no control characters.
@@ -217,7 +215,7 @@ def _check_attributes(where: str, att: np.ndarray, w2v: np.ndarray) -> None:
 def _validation_classes(
     file: h5py.File, where: str, labels: np.ndarray, trainval: np.ndarray
 ) -> np.ndarray | None:
-    """The data set's own validation classes, where the file names some that can be used."""
+    """The data set's own validation classes, if the file names usable ones."""
     train_loc = _integers(file, where, "train_loc", required=False)
     val_loc = _integers(file, where, "val_loc", required=False)
     if train_loc is None or val_loc is None:
@@ -241,8 +239,8 @@ def published_feature_map(file: h5py.File, where: str, images: int) -> h5py.Data
         )
     if dataset.shape[0] != images:
         raise InputError(
-            f"{where}: feature_map has {dataset.shape[0]} images, labels has {images}; they must "
-            "be equal: build the file again"
+            f"{where}: feature_map has {dataset.shape[0]} images, labels has {images}; build the "
+            "file again"
         )
     return dataset
 

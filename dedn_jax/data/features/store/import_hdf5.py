@@ -36,7 +36,7 @@ def import_hdf5(
     word_vectors: str | os.PathLike[str] = "",
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
-    """Makes a store, shard by shard; one that was interrupted is taken up where it stopped.
+    """Writes a store, shard by shard; an interrupted import resumes where it stopped.
 
     Args:
       path: the file (see `read_published_hdf5`).
@@ -88,7 +88,7 @@ def _write(writer: StoreWriter, features: h5py.Dataset, where: str) -> None:
                 shard = plan.image_range(i)
                 part = block[shard.start - start : shard.stop - start]
                 writer.write(i, part, source=f"{where}: feature_map")
-            del block, part  # else they would still be there while the next ones are read
+            del block, part  # or two blocks would be in memory at once
 
 
 def _groups(missing: list[int], features: h5py.Dataset, plan: StorePlan) -> Iterator[list[int]]:
@@ -114,8 +114,8 @@ def _read(features: h5py.Dataset, where: str, start: int, stop: int, bar: Any) -
         out = np.empty(shape, np.float32)
     except MemoryError as error:
         raise InputError(
-            f"{where}: {np.prod(shape) * 4 / 1e6:.0f} MB of memory for a shard "
-            "cannot be had; choose smaller shards"
+            f"{where}: cannot allocate {np.prod(shape) * 4 / 1e6:.0f} MB for a shard; choose "
+            "smaller shards"
         ) from error
     with np.errstate(over="ignore", invalid="ignore"):
         read_raw(features, where, start, stop, out, bar)
@@ -125,7 +125,7 @@ def _read(features: h5py.Dataset, where: str, start: int, stop: int, bar: Any) -
 def _check_same_file(
     writer: StoreWriter, missing: list[int], features: h5py.Dataset, where: str
 ) -> None:
-    """Refuses to go on with the features of another backbone: the plan would be the same."""
+    """Refuses to resume with the features of another backbone, whose plan can be the same."""
     written = sorted(set(range(writer.plan.num_shards)) - set(missing))
     if not written:
         return
@@ -134,6 +134,6 @@ def _check_same_file(
         image = _read(features, where, first, first + 1, bar)
     if not writer.holds(written[0], image, source=f"{where}: feature_map"):
         raise InputError(
-            f"{writer.path}: holds other features than {where} (image {first} differs); choose "
-            "another folder, or remove this one"
+            f"{writer.path}: was started from another file than {where} (image {first} differs); "
+            "choose another folder, or remove this one"
         )

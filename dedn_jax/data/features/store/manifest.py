@@ -1,9 +1,9 @@
-"""What a feature store says about itself, and the layout of its shards.
+"""The manifest of a feature store and the layout of its shards.
 
 A store is a folder of `manifest.json`, `annotations.npz` and shards `shard-00000-of-00012.npy`:
 plain `.npy` arrays `[images, channels, rows * columns]`, images in index order, the same number in
-every shard but the last. bfloat16 is stored as the bits of uint16. While it is being made, the
-folder holds `plan.json` in place of the manifest.
+every shard but the last. bfloat16 is stored as the bits of uint16. While it is written, the folder
+holds `plan.json` in place of the manifest.
 """
 
 from __future__ import annotations
@@ -221,8 +221,8 @@ def _read(path: Path) -> dict[str, Any]:
     value = read_json(path)
     if value.get("format") != FORMAT:
         raise InputError(
-            f"{path}: format is {value.get('format')!r}, expected {FORMAT}: another version wrote "
-            "it, or it is no feature store"
+            f"{path}: format is {value.get('format')!r}, expected {FORMAT}: written by another "
+            "version, or not a feature store"
         )
     return value
 
@@ -258,7 +258,7 @@ def _sha256(name: str, value: object) -> str:
 def differences(
     found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = ""
 ) -> list[tuple[str, Any, Any]]:
-    """Where two JSON objects differ: the field, what was found, what is asked; dotted if nested."""
+    """Where two JSON objects differ: field (dotted if nested), found value, expected value."""
     result: list[tuple[str, Any, Any]] = []
     for key in dict.fromkeys([*found, *asked]):
         a, b = found.get(key), asked.get(key)
@@ -271,7 +271,7 @@ def differences(
 
 def difference_text(differing: list[tuple[str, Any, Any]]) -> str:
     """The first few differences for an error message."""
-    return "; ".join(f"{k}={json.dumps(a)}, asked is {json.dumps(b)}" for k, a, b in differing[:4])
+    return "; ".join(f"{k}={json.dumps(a)}, expected {json.dumps(b)}" for k, a, b in differing[:4])
 
 
 def is_whole_shard(path: Path, plan: StorePlan, shard: int) -> bool:

@@ -111,9 +111,9 @@ class StoreFeatures(FeatureMaps):
         """As `FeatureMaps`.
 
         Raises:
-          InputError: a shard has gone or is cut short; an image of a store that is not normalised
-            has NaN or infinite values. Those of a normalised one were checked when it was made and
-            are not again; `verify` tells whether they are still the same.
+          InputError: a shard is missing or truncated; an image of a store that is not normalised
+            has NaN or infinite values. Those of a normalised one were checked when it was written;
+            `verify` tells whether they are still the same.
         """
         indices = checked_indices(indices, len(self))
         out = np.empty((len(indices), self.channels, self.regions), self._dtype)
@@ -170,7 +170,7 @@ class StoreFeatures(FeatureMaps):
 
 
 class _File:
-    """A file open for reading; closed with its last user, in whatever thread that is."""
+    """A file open for reading; closed with its last reference, in any thread."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -183,12 +183,12 @@ class _File:
             os.close(self._handle)
 
     def read(self, count: int, offset: int) -> bytes:
-        """`count` bytes from `offset`; the place in the file is nobody's, so threads may share."""
+        """`count` bytes from `offset`; `pread` has no file position, so threads may share it."""
         with self._reading():
             data = os.pread(self._handle, count, offset)
             while len(data) < count:  # one call gives at most 2 GB, and less where it ends
                 if not (more := os.pread(self._handle, count - len(data), offset + len(data))):
-                    raise InputError(f"{self._path}: is cut short; copy the store again")
+                    raise InputError(f"{self._path}: is truncated; copy the store again")
                 data += more
         return data
 
@@ -223,9 +223,7 @@ def open_store(folder: str | Path) -> Store:
     annotations_file = folder / ANNOTATIONS_FILE
     try:
         if annotations_file.is_file() and file_sha256(annotations_file) != manifest.annotations:
-            raise InputError(
-                f"{annotations_file}: SHA-256 is not the one in {MANIFEST_FILE}; {again}"
-            )
+            raise InputError(f"{annotations_file}: SHA-256 differs from {MANIFEST_FILE}; {again}")
         for i in range(manifest.num_shards):
             if not is_whole_shard(file := folder / manifest.shard_name(i), manifest, i):
                 found = f"{file.stat().st_size} bytes" if file.exists() else "missing"
@@ -252,7 +250,7 @@ def check_store(
     transform: dict[str, Any] | None = None,
     backbone: dict[str, Any] | None = None,
 ) -> None:
-    """Checks that a store was made from what it is to stand for; None asks nothing.
+    """Checks that a store was made from the expected input; None is not checked.
 
     Args:
       store: what `open_store` gave.
@@ -261,7 +259,7 @@ def check_store(
       backbone: any of `name`, `sha256` and `dtype`; what it leaves out may be anything.
 
     Raises:
-      InputError: names the field, what was found and what is asked.
+      InputError: names the field, what was found and what was expected.
     """
     where = str(store.path)
     found = store.manifest.plan_json()
@@ -272,8 +270,8 @@ def check_store(
             continue
         if found[name] is None:
             raise InputError(
-                f"{where}: does not say which {name} it was made with ({found['origin']} store), "
-                f"asked is {json.dumps(value)}{advice}"
+                f"{where}: does not record its {name} ({found['origin']} store), expected "
+                f"{json.dumps(value)}{advice}"
             )
         there, here = found[name], json.loads(json.dumps(value))
         if name == "backbone":
@@ -308,8 +306,8 @@ def verify(store: Store) -> None:
     if damaged:
         names = ", ".join(damaged[:4]) + (", ..." if len(damaged) > 4 else "")
         raise InputError(
-            f"{store.path}: {len(damaged)} of {manifest.num_shards} shards are damaged (SHA-256 is "
-            f"not the one in {MANIFEST_FILE}): {names}; copy the store again, or make it again"
+            f"{store.path}: {len(damaged)} of {manifest.num_shards} shards are damaged (SHA-256 "
+            f"differs from {MANIFEST_FILE}): {names}; copy the store again, or make it again"
         )
 
 
@@ -322,7 +320,7 @@ def _unfinished(folder: Path) -> str:
     plan, _ = read_plan(folder / PLAN_FILE)
     command = "extract" if plan.origin == "extracted" else "import"
     return (
-        f"{folder}: is not complete: {_whole(folder, plan)} of {plan.num_shards} shards; give "
+        f"{folder}: is incomplete, {_whole(folder, plan)} of {plan.num_shards} shards; run "
         f"`dedn features {command}` again"
     )
 

@@ -1,4 +1,4 @@
-"""Makes a feature store, shard by shard; a run that was killed is taken up where it stopped.
+"""Writes a feature store, shard by shard; a run that was killed resumes where it stopped.
 
 An interrupted and resumed store is equal, byte for byte, to one made without interruption. What
 happens on disk, in this order: `annotations.npz`, `plan.json`, the shards in any order, then the
@@ -239,8 +239,8 @@ class StoreWriter:
             whole = [is_whole_shard(self._shard(i), plan, i) for i in range(plan.num_shards)]
         if not all(whole):
             raise InputError(
-                f"{self.path}: is not complete: {sum(whole)} of {len(whole)} shards (first "
-                f"missing: {plan.shard_name(whole.index(False))}); run all processes again"
+                f"{self.path}: is incomplete, {sum(whole)} of {len(whole)} shards (first missing: "
+                f"{plan.shard_name(whole.index(False))}); run all processes again"
             )
         hashes = []
         with progress(len(whole), "checking features", "shard", delay=2) as bar:
@@ -321,7 +321,7 @@ class StoreWriter:
 
     def _not_empty(self, found: Path) -> InputError:
         return InputError(
-            f"{self.path}: is not empty and holds no feature store (found {found.name!r}); choose "
+            f"{self.path}: is neither empty nor a feature store (found {found.name!r}); choose "
             "another folder"
         )
 
@@ -347,7 +347,7 @@ class StoreWriter:
         if not _same(annotations, load_annotations(self.path)):
             raise InputError(
                 f"{self.path}: holds {what} with other annotations (labels, splits, classes or "
-                f"attributes) than are asked; {advice}"
+                f"attributes) than this one; {advice}"
             )
 
     def _remove(self, *patterns: re.Pattern[str]) -> None:

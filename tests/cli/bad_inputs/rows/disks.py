@@ -111,7 +111,7 @@ DISKS = [
         "export without permission",
         lambda w: _read_only(w, "", unfinished(w, "export", f"--out={w.root}/m.pt")),
         "m.pt",
-        "is no folder that can be written to",
+        "is not a writable folder",
         "choose another",
     ),
     Bad(

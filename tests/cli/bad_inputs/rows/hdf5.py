@@ -93,7 +93,7 @@ HDF5 = [
         "test_unseen_loc is missing",
         "see the README for the layout",
     ),
-    Bad("HDF5 cut short", _truncated_hdf5, "maps.hdf5", "cannot be opened", "fetch it again"),
+    Bad("HDF5 cut short", _truncated_hdf5, "maps.hdf5", "cannot be opened", "download it again"),
     Bad(
         "text named .hdf5",
         lambda w: w.train_on(w.words("maps.hdf5", b"<html>404</html>\n")),
@@ -113,7 +113,7 @@ HDF5 = [
         lambda w: w.train_on(w.hdf5(feature_map=published_fields()["feature_map"][:-1])),
         "maps.hdf5",
         "feature_map has 23 images, labels has 24",
-        "must be equal",
+        "build the file again",
     ),
     Bad("NaN in att", _nan_att, "maps.hdf5", "att holds NaN", "build the file again"),
     Bad("NaN in feature_map", _nan_feature, "maps.hdf5", "image 5", "again"),

@@ -70,7 +70,7 @@ STORES = [
         "store of another transform",
         lambda w: w.train_from(w.store(transform={"resize": 448, "crop": 448})),
         "/store",
-        "another transform of the pictures (transform.resize=448, asked is 64",
+        "another transform of the pictures (transform.resize=448, expected 64",
         "extract the features again into another folder",
     ),
     Bad(
@@ -100,8 +100,8 @@ STORES = [
         "incomplete store",
         lambda w: w.train_from(w.store(shards=1)),
         "/store",
-        "is not complete: 1 of 3 shards",
-        "give `dedn features extract` again",
+        "is incomplete, 1 of 3 shards",
+        "run `dedn features extract` again",
     ),
     Bad(
         "no store",

@@ -86,7 +86,7 @@ XLSA = [
         "unknown data set",
         lambda w: w.build("NABirds"),
         "NABirds",
-        "no data set of that name",
+        "unknown data set",
         "expected CUB, SUN, AWA2, AWA1, APY",
     ),
 ]

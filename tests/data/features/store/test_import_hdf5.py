@@ -115,11 +115,11 @@ def test_refusals(write_published, tmp_path, fields):
     assert not (tmp_path / "s").exists()
 
     import_hdf5(write_published(), tmp_path / "s")
-    with pytest.raises(InputError, match='holds a store with dtype="float16", asked is "float32"'):
+    with pytest.raises(InputError, match='holds a store with dtype="float16", expected "float32"'):
         import_hdf5(write_published(), tmp_path / "s", dtype="float32", shard_bytes=2304)
     # Another backbone's features of the same data set.
     path = write_published(feature_map=fields["feature_map"][:, ::-1])
-    with pytest.raises(InputError, match=r"holds other features than .*\(image 0 differs\)"):
+    with pytest.raises(InputError, match=r"from another file than .*\(image 0 differs\)"):
         import_hdf5(path, tmp_path / "s")
     with pytest.raises(InputError, match="with other annotations"):
         import_hdf5(write_published(att=fields["att"] + 1), tmp_path / "s")

@@ -130,7 +130,7 @@ def test_no_store(tmp_path, annotations, make_plan):
     with pytest.raises(InputError, match=r"no feature store \(no manifest\.json\); make one with"):
         open_store(tmp_path)
     StoreWriter(tmp_path / "s", make_plan(origin="imported"), annotations)
-    with pytest.raises(InputError, match="is not complete: 0 of 7 shards; give `dedn features im"):
+    with pytest.raises(InputError, match="is incomplete, 0 of 7 shards; run `dedn features im"):
         open_store(tmp_path / "s")
 
 
@@ -155,9 +155,9 @@ def test_missing_and_cut_shards(write_store):
     with pytest.raises(InputError, match=r"00003-of-00007\.npy: cannot be read \(No such file"):
         features[np.array([0, 13])]
     shard.write_bytes(content[:300])
-    with pytest.raises(InputError, match=r"00003-of-00007\.npy: is cut short"):
+    with pytest.raises(InputError, match=r"00003-of-00007\.npy: is truncated"):
         features[np.array([13, 15])]
-    with pytest.raises(InputError, match="is cut short"):
+    with pytest.raises(InputError, match="is truncated"):
         features.load_into_memory()
 
 
@@ -166,7 +166,7 @@ def test_shard_cut_while_it_is_open(write_store):
     features = open_store(folder).features()
     features[np.array([12])]
     os.truncate(folder / "shard-00003-of-00007.npy", 200)
-    with pytest.raises(InputError, match="is cut short"):
+    with pytest.raises(InputError, match="is truncated"):
         features[np.array([15])]
 
 
@@ -194,7 +194,7 @@ def test_annotations_of_another_store(write_store, tmp_path, annotations):
     file = folder / "annotations.npz"
     content = file.read_bytes()
     file.write_bytes(content[:-1])
-    with pytest.raises(InputError, match=r"annotations\.npz: SHA-256 is not the one in manifest"):
+    with pytest.raises(InputError, match=r"annotations\.npz: SHA-256 differs from manifest"):
         open_store(folder)
     file.unlink()
     with pytest.raises(InputError, match=r"annotations\.npz: no such file"):
@@ -225,25 +225,25 @@ BACKBONE = {"name": "resnet101", "sha256": "ab" * 32, "dtype": "float32"}
 UNFIT = {
     "pictures": (
         {"pictures": "ffff"},
-        'was made with other pictures (pictures="0123456789abcdef", asked is "ffff")',
+        'was made with other pictures (pictures="0123456789abcdef", expected "ffff")',
     ),
     "crop": (
         {"transform": {"resize": 448, "crop": 224}},
-        "another transform of the pictures (transform.crop=448, asked is 224)",
+        "another transform of the pictures (transform.crop=448, expected 224)",
     ),
     "more": (
         {"transform": {"resize": 448, "crop": 448, "flip": True}},
-        "(transform.flip=null, asked is true)",
+        "(transform.flip=null, expected true)",
     ),
-    "less": ({"transform": {"crop": 448}}, "(transform.resize=448, asked is null)"),
+    "less": ({"transform": {"crop": 448}}, "(transform.resize=448, expected null)"),
     "name": (
         {"backbone": BACKBONE | {"name": "resnet50"}},
-        'another backbone (backbone.name="resnet101", asked is "resnet50")',
+        'another backbone (backbone.name="resnet101", expected "resnet50")',
     ),
-    "weights": ({"backbone": {"sha256": "cd"}}, f'(backbone.sha256="{"ab" * 32}", asked is "cd")'),
+    "weights": ({"backbone": {"sha256": "cd"}}, f'(backbone.sha256="{"ab" * 32}", expected "cd")'),
     "precision": (
         {"backbone": BACKBONE | {"dtype": "bfloat16"}},
-        '(backbone.dtype="float32", asked is "bfloat16")',
+        '(backbone.dtype="float32", expected "bfloat16")',
     ),
 }
 
@@ -278,7 +278,5 @@ def test_imported_store_says_nothing(write_store, field):
     store = open_store(write_store(origin="imported", **nothing))
     check_store(store, **nothing)
     asked = "x" if field == "pictures" else {"name": "x"}
-    with pytest.raises(
-        InputError, match=f"does not say which {field} it was made with .imported store"
-    ):
+    with pytest.raises(InputError, match=f"does not record its {field} .imported store"):
         check_store(store, **nothing | {field: asked})

@@ -60,9 +60,9 @@ def test_complete_store_is_left_alone(write_store, annotations, make_plan, conte
 def test_finish_wants_every_shard(tmp_path, annotations, make_plan, make_features):
     with StoreWriter(tmp_path / "s", make_plan(), annotations) as writer:
         fill(writer, make_features, stop=5)
-        with pytest.raises(InputError, match=r"is not complete: 5 of 7 shards \(first missing: sh"):
+        with pytest.raises(InputError, match=r"is incomplete, 5 of 7 shards \(first missing: sh"):
             writer.finish()
-    with pytest.raises(InputError, match="5 of 7 shards; give `dedn features extract` again"):
+    with pytest.raises(InputError, match="5 of 7 shards; run `dedn features extract` again"):
         open_store(tmp_path / "s")
 
 
@@ -163,16 +163,16 @@ def test_overflow_of_half_precision(tmp_path, annotations, make_plan, make_featu
 
 
 OTHER_PLANS = {
-    "dtype": ({"dtype": "bfloat16"}, 'dtype="float16", asked is "bfloat16"'),
-    "normalized": ({"normalized": False}, "normalized=true, asked is false"),
-    "shards": ({"shard_images": 5}, "shard_images=4, asked is 5"),
-    "grid": ({"grid": (2, 3)}, r"grid=\[3, 2\], asked is \[2, 3\]"),
-    "pictures": ({"pictures": None}, 'pictures="0123456789abcdef", asked is null'),
-    "crop": ({"transform": {"resize": 448, "crop": 224}}, "transform.crop=448, asked is 224"),
-    "no crop": ({"transform": {"resize": 448}}, "transform.crop=448, asked is null"),
+    "dtype": ({"dtype": "bfloat16"}, 'dtype="float16", expected "bfloat16"'),
+    "normalized": ({"normalized": False}, "normalized=true, expected false"),
+    "shards": ({"shard_images": 5}, "shard_images=4, expected 5"),
+    "grid": ({"grid": (2, 3)}, r"grid=\[3, 2\], expected \[2, 3\]"),
+    "pictures": ({"pictures": None}, 'pictures="0123456789abcdef", expected null'),
+    "crop": ({"transform": {"resize": 448, "crop": 224}}, "transform.crop=448, expected 224"),
+    "no crop": ({"transform": {"resize": 448}}, "transform.crop=448, expected null"),
     "backbone": (
         {"backbone": {"name": "resnet50", "sha256": "ab" * 32, "dtype": "float32"}},
-        'backbone.name="resnet101", asked is "resnet50"',
+        'backbone.name="resnet101", expected "resnet50"',
     ),
 }
 
@@ -232,7 +232,7 @@ def test_other_folders(tmp_path, annotations, make_plan, make_annotations, conte
     run.mkdir()
     (run / ".lock").write_text("")
     before = content(run)
-    refused(run, r"is not empty and holds no feature store \(found '\.lock'\)")
+    refused(run, r"is neither empty nor a feature store \(found '\.lock'\)")
     assert content(run) == before
     # Annotations alone may be the start of a store, but then of these annotations.
     other = tmp_path / "other"
@@ -240,7 +240,7 @@ def test_other_folders(tmp_path, annotations, make_plan, make_annotations, conte
     (other / "plan.json").unlink()
     (other / ".store-lock").unlink()
     before = content(other)
-    refused(other, r"holds no feature store \(found 'annotations\.npz'\)")
+    refused(other, r"nor a feature store \(found 'annotations\.npz'\)")
     assert content(other) == before
     (tmp_path / "empty").mkdir()
     StoreWriter(tmp_path / "empty", make_plan(), annotations)
