@@ -53,8 +53,8 @@ from dedn_jax.sweep.layout import ModelLayout, stack
 from dedn_jax.training.network import Network, make_network
 from dedn_jax.training.objective import Objective, make_class_space
 from dedn_jax.training.optimizer import make_optimizer
+from dedn_jax.training.phase import STREAMS
 from dedn_jax.training.step import TrainState, TrainStep, init_state, make_train_step
-from dedn_jax.training.trainer import STREAMS
 
 _COLUMNS = (
     *("seeds", "step_ms", "low", "high", "per_model_ms", "times_one", "separate_ms", "share"),

@@ -47,8 +47,8 @@ from dedn_jax.parallel.mesh import Layout
 from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.evaluation import Metrics
+from dedn_jax.training.phase import PhaseResult
 from dedn_jax.training.protocol import train
-from dedn_jax.training.trainer import PhaseResult
 
 WORD_DIM = 300
 PROTOCOLS = ("last", "test-best")

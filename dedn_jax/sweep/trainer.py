@@ -20,10 +20,11 @@ from dedn_jax.sweep.step_metrics import ModelsMetrics
 from dedn_jax.training.evaluation import Metrics
 from dedn_jax.training.logs import MetricsLog
 from dedn_jax.training.optimizer import make_optimizer
+from dedn_jax.training.phase import Phase, PhaseResult
 from dedn_jax.training.schedule import Schedule
 from dedn_jax.training.selection import Selection
 from dedn_jax.training.step import NONE_FROZEN, TrainState
-from dedn_jax.training.trainer import Phase, PhaseResult, Start, Trainer, Write
+from dedn_jax.training.trainer import Start, Trainer, Write
 
 _choose = jax.jit(choose)
 

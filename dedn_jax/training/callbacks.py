@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dedn_jax.training.evaluation import Metrics
-    from dedn_jax.training.trainer import PhaseResult
+    from dedn_jax.training.phase import PhaseResult
 
 
 class Callback:

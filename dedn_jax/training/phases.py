@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from dedn_jax.data.dataset import GZSLDataset, trainval_task, validation_task
 from dedn_jax.errors import InputError
-from dedn_jax.training.trainer import Phase, PhaseResult, Trainer
+from dedn_jax.training.phase import Phase, PhaseResult
+from dedn_jax.training.trainer import Trainer
 
 VALIDATION_LABEL = "validation classes"
 TEST_BEST_LABEL = "test sets (test-best: selected by test)"

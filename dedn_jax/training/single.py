@@ -17,11 +17,12 @@ from dedn_jax.training.evaluation import Evaluator
 from dedn_jax.training.logs import MetricsLog
 from dedn_jax.training.loop import Monitor, Selects
 from dedn_jax.training.optimizer import make_optimizer
+from dedn_jax.training.phase import Phase, PhaseResult
 from dedn_jax.training.schedule import Schedule
 from dedn_jax.training.selection import Selection, copied
 from dedn_jax.training.step import TrainState, init_state
 from dedn_jax.training.step_metrics import StepMetrics
-from dedn_jax.training.trainer import Phase, PhaseResult, Start, Trainer, Write
+from dedn_jax.training.trainer import Start, Trainer, Write
 
 
 @dataclasses.dataclass
