@@ -119,6 +119,29 @@ def file_sha256(path: Path, advance: Callable[[int], object] | None = None) -> s
     return digest.hexdigest()
 
 
+def named_file_sha256(path: str | Path, setting: str, max_bytes: int | None = None) -> str:
+    """SHA-256, in hexadecimal, of the file that a setting names.
+
+    Args:
+      path: the file.
+      setting: which names it, such as `config.backbone.weights`.
+      max_bytes: larger files are refused unread.
+
+    Raises:
+      InputError: no such file, an unreadable or a larger one.
+    """
+    path = Path(path).expanduser()
+    try:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; set --{setting} to an existing file")
+        size = path.stat().st_size
+        if max_bytes is not None and size > max_bytes:
+            raise InputError(f"{path}: {size} bytes, expected at most {max_bytes} ({setting})")
+        return file_sha256(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
 def check_output(path: Path, suffix: str = ".json") -> None:
     """Checks the path of a result before the work for it is done.
 

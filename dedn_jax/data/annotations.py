@@ -1,4 +1,4 @@
-"""What a GZSL data set says about its images, whatever form these have; checked."""
+"""Labels, splits, classes and attributes of a GZSL data set, checked."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 
 import numpy as np
+from jaxtyping import Float32, Int, Int32, Int64
 
 from dedn_jax.errors import InputError
 from dedn_jax.model.groups import AttributeGroups
@@ -13,34 +14,34 @@ from dedn_jax.model.groups import AttributeGroups
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Annotations:
-    """Labels, splits, classes and attributes of a data set for generalized zero-shot learning.
+    """Everything about a data set for generalized zero-shot learning but the images themselves.
 
-    Checked on construction, so that no later step meets a half-valid one.
+    Checked on construction, so that later code can rely on it.
 
     Attributes:
-      source: file or name the data came from; errors begin with it.
-      labels: `[images]` int32 class ids in `[0, classes)`.
-      class_embeddings: `[classes, attributes]` float32, as published (not normalised).
-      word_vectors: `[attributes, word_dim]` float32.
-      trainval, test_seen, test_unseen: int64 image indices, disjoint.
-      class_names, attribute_names: strings, for reports.
-      validation_classes: int64 ids of seen classes the data set sets apart for validation, or None.
+      source: file or name that the data came from; error messages begin with it.
+      labels: class ids, from 0.
+      class_embeddings: as published, not normalised.
+      word_vectors: of the attributes.
+      trainval, test_seen, test_unseen: image indices, disjoint.
+      class_names, attribute_names: for reports.
+      validation_classes: ids of seen classes that the data set reserves for validation, or None.
       groups: attribute groups that come with the data, or None.
-      unpictured_classes: int64 ids of unseen classes to choose among that have no image, or None.
+      unpictured_classes: ids of unseen classes without images, which are still candidates, or None.
     """
 
     source: str
-    labels: np.ndarray
-    class_embeddings: np.ndarray
-    word_vectors: np.ndarray
-    trainval: np.ndarray
-    test_seen: np.ndarray
-    test_unseen: np.ndarray
+    labels: Int32[np.ndarray, " images"]
+    class_embeddings: Float32[np.ndarray, "classes attributes"]
+    word_vectors: Float32[np.ndarray, "attributes word_dim"]
+    trainval: Int64[np.ndarray, " trainval"]
+    test_seen: Int64[np.ndarray, " test_seen"]
+    test_unseen: Int64[np.ndarray, " test_unseen"]
     class_names: tuple[str, ...]
     attribute_names: tuple[str, ...]
-    validation_classes: np.ndarray | None = None
+    validation_classes: Int64[np.ndarray, " validation_classes"] | None = None
     groups: AttributeGroups | None = None
-    unpictured_classes: np.ndarray | None = None
+    unpictured_classes: Int64[np.ndarray, " unpictured_classes"] | None = None
 
     def __post_init__(self) -> None:
         check_annotations(self)
@@ -69,7 +70,7 @@ class Annotations:
         )
 
     def annotations_fingerprint(self) -> dict[str, object]:
-        """Sizes and hashes that tell these annotations from any other; JSON-ready."""
+        """Sizes and hashes that identify these annotations; JSON-ready."""
         sizes = np.asarray(self.groups.sizes if self.groups else (), np.int64)
         result: dict[str, object] = {
             "images": len(self.labels),
@@ -115,7 +116,9 @@ def check_annotations(data: Annotations) -> None:
     if data.unpictured_classes is not None:
         pictured = np.intersect1d(data.unpictured_classes, data.labels)
         if len(pictured):
-            raise InputError(f"{where}: class {pictured[0]} is said to have no image, but has some")
+            raise InputError(
+                f"{where}: class {pictured[0]} is listed as having no images, but has some"
+            )
     check_splits(where, splits, data.labels, unseen_images=data.unpictured_classes is None)
     for field, array, shape in (
         ("att", data.class_embeddings, (classes, attributes)),
@@ -143,7 +146,7 @@ def check_annotations(data: Annotations) -> None:
         )
 
 
-def check_labels(where: str, labels: np.ndarray, classes: int) -> None:
+def check_labels(where: str, labels: Int[np.ndarray, " images"], classes: int) -> None:
     """Raises InputError unless every label is a class id in `[0, classes)`."""
     if labels.ndim != 1 or not len(labels):
         raise InputError(f"{where}: labels has shape {labels.shape}, expected [images]")
@@ -152,14 +155,14 @@ def check_labels(where: str, labels: np.ndarray, classes: int) -> None:
         hint = "; they look 1-based: subtract 1" if low == 1 and high == classes else ""
         raise InputError(
             f"{where}: labels run from {low} to {high}, expected 0 to {classes - 1} "
-            f"(att has {classes} classes){hint}"
+            f"({classes} classes){hint}"
         )
 
 
 def check_splits(
     where: str,
-    splits: dict[str, np.ndarray],
-    labels: np.ndarray,
+    splits: dict[str, Int[np.ndarray, " split"]],
+    labels: Int[np.ndarray, " images"],
     *,
     unseen_images: bool = True,
 ) -> None:
@@ -167,13 +170,15 @@ def check_splits(
 
     Args:
       where: what the message begins with.
-      splits: `trainval_loc`, `test_seen_loc`, `test_unseen_loc`: 0-based image indices.
-      labels: `[images]` class ids.
-      unseen_images: whether `test_unseen_loc` must name any.
+      splits: 0-based image indices by the name that messages use: training and validation, test
+        seen, test unseen, in this order.
+      labels: class ids.
+      unseen_images: whether the last split must not be empty.
     """
+    trainval, test_seen, test_unseen = splits
     images = len(labels)
     for field, split in splits.items():
-        may_be_empty = field == "test_unseen_loc" and not unseen_images
+        may_be_empty = field == test_unseen and not unseen_images
         if split.ndim != 1 or not (len(split) or may_be_empty):
             raise InputError(f"{where}: {field} has shape {split.shape}, expected [n] with n > 0")
         if not len(split):
@@ -195,47 +200,50 @@ def check_splits(
                     f"{where}: {len(both)} images are in both {a} and {b} (first: {both[0]}); "
                     "splits must not overlap"
                 )
-    seen = np.unique(labels[splits["trainval_loc"]])
-    unseen = np.unique(labels[splits["test_unseen_loc"]])
+    seen = np.unique(labels[splits[trainval]])
+    unseen = np.unique(labels[splits[test_unseen]])
     everything = np.sort(np.concatenate(list(splits.values())))
     # Locations one too high still look like a valid split, but for the class at each border.
     shifted = everything[0] == 1 and np.array_equal(everything, np.arange(1, len(everything) + 1))
     hint = "; the locations look 1-based: subtract 1" if shifted else ""
     if len(common := np.intersect1d(seen, unseen)):
         raise InputError(
-            f"{where}: class {common[0]} has images in both trainval_loc and test_unseen_loc: an "
+            f"{where}: class {common[0]} has images in both {trainval} and {test_unseen}: an "
             f"unseen class must not be trained on{hint}"
         )
-    if len(strange := np.setdiff1d(np.unique(labels[splits["test_seen_loc"]]), seen)):
+    if len(strange := np.setdiff1d(np.unique(labels[splits[test_seen]]), seen)):
         raise InputError(
-            f"{where}: test_seen_loc holds class {strange[0]}, which has no image in "
-            f"trainval_loc{hint}"
+            f"{where}: {test_seen} holds class {strange[0]}, which has no image in {trainval}{hint}"
         )
 
 
 def validation_classes(
-    labels: np.ndarray, trainval: np.ndarray, train_loc: np.ndarray, val_loc: np.ndarray
-) -> np.ndarray | None:
-    """The classes of `val_loc`, where `train_loc` and `val_loc` part the seen classes in two.
+    labels: Int[np.ndarray, " images"],
+    trainval: Int[np.ndarray, " trainval"],
+    train_loc: Int[np.ndarray, " train"],
+    val_loc: Int[np.ndarray, " val"],
+) -> Int64[np.ndarray, " validation_classes"] | None:
+    """The classes of `val_loc`, where `train_loc` and `val_loc` split the seen classes in two.
 
     The proposed splits define both fields over all images of seen classes, test-seen images
-    included; only the classes are taken from them. Copies circulate in which the fields mean
-    something else: None then.
+    included; only the classes are taken from them. In some copies of the files the fields mean
+    something else; the result is None then.
 
     Args:
-      labels: `[images]` class ids.
-      trainval, train_loc, val_loc: 0-based image indices; the last two may hold anything.
+      labels: class ids.
+      trainval: image indices.
+      train_loc, val_loc: image indices, or anything else.
 
     Returns:
       Ascending int64 class ids, or None.
     """
     seen = np.unique(labels[trainval])
-    parts = []
+    classes = []
     for location in (train_loc, val_loc):
         if not len(location) or location.min() < 0 or location.max() >= len(labels):
             return None
-        parts.append(np.unique(labels[location]))
-        if len(np.setdiff1d(parts[-1], seen)):
+        classes.append(np.unique(labels[location]))
+        if len(np.setdiff1d(classes[-1], seen)):
             return None
-    train, held = parts
+    train, held = classes
     return None if len(np.intersect1d(train, held)) else held.astype(np.int64)

@@ -6,10 +6,13 @@ import dataclasses
 import json
 from collections.abc import Sequence
 
+import ml_dtypes
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int32, Integer
 
 from dedn_jax.config import FEATURE_DTYPES
-from dedn_jax.data.annotations import Annotations
+from dedn_jax.data.annotations import Annotations, check_labels, check_splits
+from dedn_jax.data.arrays import finite_matrix, whole_numbers
 from dedn_jax.data.features.maps import FeatureMaps, InMemoryFeatures, normalize
 from dedn_jax.data.pictures.pictures import Pictures
 from dedn_jax.errors import InputError
@@ -33,8 +36,8 @@ class GZSLDataset(Annotations):
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.labels):
             raise InputError(
-                f"{self.source}: labels: {len(self.labels)} of them for {len(self.inputs)} images "
-                "in feature_map; they must be equal"
+                f"{self.source}: {len(self.labels)} labels for {len(self.inputs)} images, expected "
+                "as many labels as images"
             )
         super().__post_init__()
 
@@ -42,21 +45,21 @@ class GZSLDataset(Annotations):
     def from_arrays(
         cls,
         *,
-        features: np.ndarray,
-        labels: np.ndarray,
-        class_embeddings: np.ndarray,
-        word_vectors: np.ndarray,
-        trainval: np.ndarray,
-        test_seen: np.ndarray,
-        test_unseen: np.ndarray,
+        features: Float[np.ndarray, "images channels *regions"],
+        labels: Integer[np.ndarray, " images"],
+        class_embeddings: Float[np.ndarray, "classes attributes"],
+        word_vectors: Float[np.ndarray, "attributes word_dim"],
+        trainval: Integer[np.ndarray, " trainval"],
+        test_seen: Integer[np.ndarray, " test_seen"],
+        test_unseen: Integer[np.ndarray, " test_unseen"],
         class_names: Sequence[str] | None = None,
         attribute_names: Sequence[str] | None = None,
-        validation_classes: np.ndarray | None = None,
+        validation_classes: Integer[np.ndarray, " validation_classes"] | None = None,
         groups: AttributeGroups | None = None,
         dtype: str = "float32",
         source: str = "arrays",
     ) -> GZSLDataset:
-        """A data set of feature maps in memory.
+        """A data set of feature maps in memory; the same as from a published HDF5 file of them.
 
         Example:
           >>> rng = np.random.default_rng(0)
@@ -69,51 +72,56 @@ class GZSLDataset(Annotations):
           ...     test_seen=np.array([2, 5]),
           ...     test_unseen=np.array([6, 7, 8]),
           ... )
-          >>> dataset.seen_classes.tolist(), dataset.unseen_classes.tolist(), dataset.inputs.regions
-          ([0, 1], [2], 49)
+          >>> dataset.seen_classes.tolist(), dataset.unseen_classes.tolist()
+          ([0, 1], [2])
+          >>> dataset.features.channels, dataset.features.regions
+          (16, 49)
 
         Args:
           features: `[images, channels, regions]` or `[images, channels, height, width]`, not
-            normalised; a normalised copy is kept.
-          labels: `[images]` class ids from 0.
-          class_embeddings: `[classes, attributes]`.
-          word_vectors: `[attributes, word_dim]`.
-          trainval, test_seen, test_unseen: image indices, disjoint; see `config.selection` for what
-            is set apart of `trainval`.
-          class_names, attribute_names: for reports; None: numbers.
-          validation_classes: ids of seen classes for model selection; None: drawn by the seed.
-          groups: attribute groups for `config.data.groups=data`.
-          dtype: of the feature maps that are kept: float32, bfloat16 or float16.
-          source: what errors call the data set.
+            normalised; a copy, L2-normalised over channels, is kept.
+          labels: class ids from 0.
+          class_embeddings: as published, not normalised.
+          word_vectors: of the attributes.
+          trainval, test_seen, test_unseen: image indices from 0, disjoint.
+          class_names, attribute_names: for reports; None: "class 0", "attribute 0", ...
+          validation_classes: ids of seen classes to validate on; None: drawn by the seed.
+          groups: attribute groups, for `config.data.groups=data`.
+          dtype: of the copy that is kept: float32, bfloat16 or float16.
+          source: what error messages call the data set.
 
         Raises:
-          InputError: the arrays do not fit together, or a feature is not finite.
+          InputError: an array that cannot be used, or arrays that do not fit together; one line
+            that says which and why.
         """
-        if features.ndim not in (3, 4):
+        embeddings = finite_matrix(
+            np.asarray(class_embeddings), source, "class_embeddings", "[classes, attributes]"
+        )
+        classes, attributes = embeddings.shape
+        vectors = finite_matrix(
+            np.asarray(word_vectors), source, "word_vectors", "[attributes, word_dim]"
+        )
+        if len(vectors) != attributes:
             raise InputError(
-                f"{source}: features has shape {features.shape}, expected [images, channels, "
-                "regions] or [images, channels, height, width]"
+                f"{source}: word_vectors has shape {vectors.shape}, expected [{attributes}, "
+                f"word_dim], since class_embeddings has {attributes} attributes"
             )
-        if class_embeddings.ndim != 2:
-            raise InputError(
-                f"{source}: class_embeddings has shape {class_embeddings.shape}, expected "
-                "[classes, attributes]"
+        ids = whole_numbers(np.asarray(labels), source, "labels").astype(np.int32)
+        check_labels(source, ids, classes)
+        splits = {"trainval": trainval, "test_seen": test_seen, "test_unseen": test_unseen}
+        splits = {k: whole_numbers(np.asarray(v), source, k) for k, v in splits.items()}
+        check_splits(source, splits, ids)
+        if validation_classes is not None:
+            validation_classes = whole_numbers(
+                np.asarray(validation_classes), source, "validation_classes"
             )
-        if dtype not in FEATURE_DTYPES:
-            raise InputError(
-                f"{source}: dtype={dtype!r}, expected one of {', '.join(FEATURE_DTYPES)}"
-            )
-        maps = features.reshape(*features.shape[:2], -1)
-        classes, attributes = class_embeddings.shape
         return cls(
             source=source,
-            inputs=InMemoryFeatures(normalize(maps, np.dtype(dtype), source=source)),
-            labels=np.asarray(labels, np.int32),
-            class_embeddings=np.asarray(class_embeddings, np.float32),
-            word_vectors=np.asarray(word_vectors, np.float32),
-            trainval=np.asarray(trainval, np.int64),
-            test_seen=np.asarray(test_seen, np.int64),
-            test_unseen=np.asarray(test_unseen, np.int64),
+            inputs=_normalized(np.asarray(features), len(ids), dtype, source),
+            labels=ids,
+            class_embeddings=embeddings,
+            word_vectors=vectors,
+            **splits,
             class_names=tuple(class_names or (f"class {k}" for k in range(classes))),
             attribute_names=tuple(attribute_names or (f"attribute {a}" for a in range(attributes))),
             validation_classes=validation_classes,
@@ -140,6 +148,26 @@ class GZSLDataset(Annotations):
         return self.annotations_fingerprint() | self.inputs.fingerprint()
 
 
+def _normalized(features: np.ndarray, images: int, dtype: str, source: str) -> InMemoryFeatures:
+    if features.dtype.kind != "f" and features.dtype != ml_dtypes.bfloat16:
+        raise InputError(
+            f"{source}: features has type {features.dtype}, expected floating-point numbers"
+        )
+    if features.ndim not in (3, 4) or not features.size:
+        raise InputError(
+            f"{source}: features has shape {features.shape}, expected [images, channels, regions] "
+            "or [images, channels, height, width]"
+        )
+    if len(features) != images:
+        raise InputError(
+            f"{source}: features has {len(features)} images, labels has {images}, expected as many"
+        )
+    if dtype not in FEATURE_DTYPES:
+        raise InputError(f"{source}: dtype={dtype!r}, expected one of {', '.join(FEATURE_DTYPES)}")
+    maps = features.reshape(*features.shape[:2], -1)
+    return InMemoryFeatures(normalize(maps, np.dtype(dtype), source=f"{source}: features"))
+
+
 def with_inputs(annotations: Annotations, inputs: Inputs) -> GZSLDataset:
     """The data set of `annotations` and the images they are about.
 
@@ -158,29 +186,29 @@ class Task:
 
     Attributes:
       inputs: the data set's feature maps or pictures, by the data set's image indices.
-      labels: `[images]` int32 task class ids; -1 for images of classes outside the task.
-      class_ids: `[task classes]` the data set's ids.
-      class_embeddings: `[task classes, attributes]` float32.
-      seen: `[task classes]` bool, the classes with training images.
+      labels: task class ids; -1 for images of classes outside the task.
+      class_ids: the data set's ids of the task's classes.
+      class_embeddings: of the task's classes.
+      seen: whether each of the task's classes has training images.
       train, eval_seen, eval_unseen: image indices.
     """
 
     inputs: Inputs
-    labels: np.ndarray
-    class_ids: np.ndarray
-    class_embeddings: np.ndarray
-    seen: np.ndarray
-    train: np.ndarray
-    eval_seen: np.ndarray
-    eval_unseen: np.ndarray
+    labels: Int32[np.ndarray, " images"]
+    class_ids: Int[np.ndarray, " classes"]
+    class_embeddings: Float32[np.ndarray, "classes attributes"]
+    seen: Bool[np.ndarray, " classes"]
+    train: Int[np.ndarray, " train"]
+    eval_seen: Int[np.ndarray, " eval_seen"]
+    eval_unseen: Int[np.ndarray, " eval_unseen"]
 
 
 def make_task(
     dataset: GZSLDataset,
-    train: np.ndarray,
-    eval_seen: np.ndarray,
-    eval_unseen: np.ndarray,
-    class_ids: np.ndarray,
+    train: Int[np.ndarray, " train"],
+    eval_seen: Int[np.ndarray, " eval_seen"],
+    eval_unseen: Int[np.ndarray, " eval_unseen"],
+    class_ids: Int[np.ndarray, " classes"],
 ) -> Task:
     """The view of `dataset` with only the classes `class_ids`; index arrays as in `Task`."""
     to_task = np.full(dataset.num_classes, -1, np.int32)

@@ -25,7 +25,7 @@ from dedn_jax.data.prepared.reader import Prepared, open_prepared
 from dedn_jax.data.sources.word_vectors import read_word_vectors
 from dedn_jax.demo.cache import demo_cache_dir
 from dedn_jax.errors import InputError
-from dedn_jax.model.backbones import weights_sha256
+from dedn_jax.files import named_file_sha256
 
 
 def load_dataset(config: ConfigDict, *, sizes_only: bool = False) -> GZSLDataset:
@@ -158,7 +158,7 @@ def _matching_store(config: ConfigDict, prepared: Prepared) -> Store:
     store = open_store(config.data.features)
     backbone = {"name": config.backbone.name}
     if config.backbone.weights:
-        backbone["sha256"] = weights_sha256(config.backbone.weights)
+        backbone["sha256"] = named_file_sha256(config.backbone.weights, "config.backbone.weights")
     check_store(
         store,
         pictures=prepared.digest,

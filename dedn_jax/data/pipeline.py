@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -239,6 +240,8 @@ def _start_worker(number: int, workers: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Pillow warns of a picture that is refused for its size; the error says so.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
 
 
 def _end_with_parent() -> None:

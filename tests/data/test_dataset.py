@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from dedn_jax.data.dataset import (
     validation_task,
 )
 from dedn_jax.data.features.maps import InMemoryFeatures, normalize
+from dedn_jax.data.load import read_published_hdf5
 from dedn_jax.errors import InputError
 from dedn_jax.model.groups import AttributeGroups
 
@@ -72,14 +75,55 @@ def test_from_arrays():
     assert (found.labels.dtype, found.trainval.dtype) == (np.int32, np.int64)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_arrays_and_a_published_file_of_them_are_the_same_data_set(
+    write_published: Callable[..., Path], fields: dict[str, Any], dtype: str
+) -> None:
+    from_file = read_published_hdf5(write_published(), dtype=dtype)
+    named = {
+        "labels": "labels",
+        "class_embeddings": "att",
+        "word_vectors": "w2v_att",
+        "trainval": "trainval_loc",
+        "test_seen": "test_seen_loc",
+        "test_unseen": "test_unseen_loc",
+    }
+    arrays = {name: fields[field] for name, field in named.items()}
+    maps = fields["feature_map"]
+    for features in (maps, maps.reshape(*maps.shape[:2], -1)):
+        found = GZSLDataset.from_arrays(features=features, dtype=dtype, **arrays)
+        assert found.fingerprint() == from_file.fingerprint()
+        assert (found.class_names, found.attribute_names) == (
+            from_file.class_names,
+            from_file.attribute_names,
+        )
+        images = np.arange(len(maps))
+        np.testing.assert_array_equal(found.inputs[images], from_file.inputs[images])
+        for name in named:
+            assert getattr(found, name).dtype == getattr(from_file, name).dtype
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"features": np.ones((140, 4))}, r"arrays: features has shape \(140, 4\), expected \[im"),
-        ({"features": np.ones((139, 4, 3))}, "arrays: labels: 140 of them for 139 images"),
+        ({"features": np.ones((139, 4, 3))}, "arrays: features has 139 images, labels has 140"),
+        ({"features": np.ones((140, 4, 3), int)}, "features has type int64, expected floating-p"),
+        ({"features": np.ones((140, 4, 0))}, r"features has shape \(140, 4, 0\), expected \[im"),
+        ({"labels": np.arange(140) / 10}, "labels holds values that are not whole numbers"),
+        ({"labels": np.full(140, 14)}, "labels run from 14 to 14, expected 0 to 13"),
+        ({"trainval": np.ones((2, 2), int)}, r"trainval has shape \(2, 2\) .* expected whole num"),
+        ({"test_seen": [0, 140]}, "test_seen runs from 0 to 140, expected image indices 0 to 139"),
+        ({"test_unseen": [0]}, "arrays: 1 images are in both trainval and test_unseen"),
+        ({"validation_classes": ["a"]}, "validation_classes has shape .* expected whole numbers"),
+        ({"class_names": ["a"]}, "1 class names and 5 attribute names for 14 classes"),
         ({"features": np.full((140, 4, 3), np.nan)}, "image 0 .* NaN or infinite"),
-        ({"class_embeddings": np.ones(5)}, r"class_embeddings has shape \(5,\), expected \[cl"),
-        ({"word_vectors": np.ones((4, 3))}, r"w2v_att has shape \(4, 3\), expected \(5, 3\)"),
+        (
+            {"class_embeddings": np.ones(5)},
+            r"class_embeddings has shape \(5,\) .* expected numbers \[cl",
+        ),
+        ({"word_vectors": np.ones((4, 3))}, r"word_vectors has shape \(4, 3\), expected \[5, word"),
+        ({"word_vectors": np.full((5, 3), np.inf)}, "word_vectors holds NaN or infinite values"),
         ({"dtype": "float64"}, "dtype='float64', expected one of float32, bfloat16, float16"),
     ],
 )
@@ -177,7 +221,7 @@ def test_validation_task_refuses_too_little():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: {"labels": p["labels"][:-1]}, "labels: 139 of them for 140 images"),
+        (lambda p: {"labels": p["labels"][:-1]}, "139 labels for 140 images"),
         (lambda p: {"labels": p["labels"] + 1}, "labels run from 1 to 14.*subtract 1"),
         (lambda p: {"labels": p["labels"][:, None]}, r"labels has shape \(140, 1\)"),
         (lambda p: {"test_seen": p["trainval"][:3]}, "3 images are in both trainval_loc and test"),

@@ -24,6 +24,7 @@ from dedn_jax.data.annotations import (
     check_splits,
     validation_classes,
 )
+from dedn_jax.data.arrays import finite_matrix, whole_numbers
 from dedn_jax.data.features.hdf5 import READ_ERRORS
 from dedn_jax.data.features.maps import floating_dtype
 from dedn_jax.data.sources.word_vectors import read_word_vectors
@@ -141,43 +142,13 @@ def _values(dataset: h5py.Dataset, where: str, name: str) -> np.ndarray:
 def _matrix(file: h5py.File, where: str, name: str, expected: str) -> np.ndarray:
     """A field of finite numbers as float32."""
     dataset = _field(file, where, name)
-    array = _values(dataset, where, name)
-    if array.ndim != 2 or not array.size or array.dtype.kind not in "fiu":
-        raise InputError(
-            f"{where}: {name} has shape {array.shape} and type {array.dtype}, expected numbers "
-            f"{expected}"
-        )
-    with np.errstate(over="ignore"):
-        array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-        raise InputError(
-            f"{where}: {name} holds NaN or infinite values (first in row {row}); build the file "
-            "again"
-        )
-    return array
+    return finite_matrix(_values(dataset, where, name), where, name, expected)
 
 
 def _integers(file: h5py.File, where: str, name: str, required: bool = True) -> Any:
-    """A field of whole numbers as int64 `[n]`; `[n, 1]` and `[1, n]`, as MATLAB writes, too."""
+    """A field of whole numbers as int64 `[n]`; None where it is optional and missing."""
     dataset = _field(file, where, name, required)
-    if dataset is None:
-        return None
-    array = _values(dataset, where, name)
-    if array.ndim == 2 and 1 in array.shape:
-        array = array.reshape(-1)
-    if array.ndim != 1 or array.dtype.kind not in "iuf":
-        raise InputError(
-            f"{where}: {name} has shape {array.shape} and type {array.dtype}, expected whole "
-            "numbers [n]"
-        )
-    # A uint16 that went below zero comes back as 65535: the range checks catch it.
-    whole = array.astype(np.int64) if np.isfinite(array).all() else None
-    if whole is None or not np.array_equal(whole, array):
-        raise InputError(
-            f"{where}: {name} holds values that are not whole numbers; build the file again"
-        )
-    return whole
+    return None if dataset is None else whole_numbers(_values(dataset, where, name), where, name)
 
 
 def _names(file: h5py.File, where: str, name: str, kind: str, count: int) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from dedn_jax.model.backbones.layers import Backbone
 from dedn_jax.model.backbones.mobilenet import MOBILENET, MobileNet
 from dedn_jax.model.backbones.resnet import RESNETS, ResNet
 from dedn_jax.model.backbones.small import SMALL, SmallNet
-from dedn_jax.model.backbones.weights import WeightsFile, load_weights, weights_sha256
+from dedn_jax.model.backbones.weights import WeightsFile, load_weights
 
 __all__ = [
     "BACKBONES",
@@ -29,7 +29,6 @@ __all__ = [
     "WeightsFile",
     "load_weights",
     "make_backbone",
-    "weights_sha256",
 ]
 
 _CONSTRUCTORS: dict[str, Callable[..., Backbone]] = {

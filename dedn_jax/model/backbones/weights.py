@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from dedn_jax.errors import InputError, one_line
-from dedn_jax.files import file_sha256
+from dedn_jax.files import named_file_sha256
 from dedn_jax.model.backbones.layers import Backbone, ConvNorm
 from dedn_jax.model.backbones.mobilenet import MobileNet
 from dedn_jax.model.backbones.resnet import ResNet
@@ -153,29 +153,9 @@ def read_weights(path: Path) -> tuple[dict[str, np.ndarray], str]:
         raise InputError(
             f"{path}: unknown format; expected a file that ends in {', '.join(_READERS)}"
         )
-    digest = weights_sha256(path)
+    digest = named_file_sha256(path, "config.backbone.weights", _MAX_BYTES)
     try:
         return reader(path), digest
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def weights_sha256(path: str | Path) -> str:
-    """The SHA-256 of a file of weights, hexadecimal.
-
-    Raises:
-      InputError: no such file, or one that is larger than any weights.
-    """
-    path = Path(path).expanduser()
-    try:
-        if not path.is_file():
-            raise InputError(
-                f"{path}: no such file; set --config.backbone.weights to the backbone's weights"
-            )
-        size = path.stat().st_size
-        if size > _MAX_BYTES:
-            raise InputError(f"{path}: {size} bytes, expected at most {_MAX_BYTES} of weights")
-        return file_sha256(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
 

@@ -194,7 +194,7 @@ BAD_FIELDS = {
     "negative label": (lambda f: {"labels": f["labels"] - 1}, "labels run from -1 to 4, expected"),
     "more classes than att": (
         lambda f: {"att": f["att"][:4]},
-        r"labels run from 0 to 5, expected 0 to 3 \(att has 4 classes\)$",
+        r"labels run from 0 to 5, expected 0 to 3 \(4 classes\)$",
     ),
     "att of rank 3": (lambda f: {"att": f["att"][None]}, r"att has shape \(1, 6, 5\)"),
     "NaN in att": (
