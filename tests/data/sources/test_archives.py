@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from dedn_jax.data.sources import archive_members
 from dedn_jax.data.sources import archives as module
 from dedn_jax.data.sources.archives import Unpacked, unpack, unpacked
 from dedn_jax.errors import InputError
@@ -266,7 +267,7 @@ def test_too_large(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["zip", "tgz"])
 def test_bomb(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(module, "_RATIO_FREE", 1000)
+    monkeypatch.setattr(archive_members, "_RATIO_FREE", 1000)
     data = packed(kind, [("a", bytes(2**20))])
     assert "200 times its size" in refused(tmp_path, data)
 
@@ -367,7 +368,7 @@ def test_disk_fills_up(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     data = packed("tgz", FILES.items())
-    monkeypatch.setattr(module.tarfile, "copyfileobj", full)
+    monkeypatch.setattr(archive_members.tarfile, "copyfileobj", full)
     assert "No space left" in refused(tmp_path, data)
 
 
