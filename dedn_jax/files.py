@@ -98,7 +98,7 @@ def locked_folder(folder: Path, lock: str, *, wait: bool = False) -> Iterator[No
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes `data` to `path`, whole or not at all."""
+    """Writes `data` to `path`, completely or not at all."""
     with atomic_file(path) as file:
         file.write(data)
 

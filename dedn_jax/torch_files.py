@@ -90,7 +90,7 @@ def read_state_dict(path: str | Path, *, legacy: bool = False) -> dict[str, np.n
 
 
 def write_state_dict(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays as a file that `torch.load` reads; the file appears whole or not at all.
+    """Writes arrays as a file that `torch.load` reads; the file appears complete or not at all.
 
     Raises:
       InputError: PyTorch is not installed, or the folder cannot be written.

@@ -21,7 +21,7 @@ _DTYPES = {"labels": np.int32, "class_embeddings": np.float32, "word_vectors": n
 
 
 def save_annotations(directory: Path, annotations: Annotations) -> None:
-    """Writes `annotations.npz` into `directory`, whole or not at all; equal ones give equal bytes.
+    """Writes `annotations.npz` into `directory`, atomically; equal ones give equal bytes.
 
     `source` is not kept: it is a path of the machine they were read on.
     """
@@ -67,8 +67,8 @@ def load_annotations(directory: Path, source: str = "") -> Annotations:
         )
     except FileNotFoundError as error:
         raise InputError(
-            f"{path}: no such file; {directory} is no folder that `dedn data build` or `dedn "
-            "features` wrote"
+            f"{path}: no such file; {directory} was not written by `dedn data build` or `dedn "
+            "features`"
         ) from error
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: is damaged ({one_line(error)}); make it again") from error

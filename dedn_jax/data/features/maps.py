@@ -14,7 +14,7 @@ import numpy as np
 from dedn_jax.data.annotations import digest
 from dedn_jax.errors import InputError
 
-# Below this a region's norm counts as this, so that an all-zero region stays zero.
+# Lower bound of a region's norm, so that an all-zero region stays zero.
 MIN_NORM = 1e-12
 
 # A bfloat16 array has no HDF5 type of its own: h5py writes it as two opaque bytes.
@@ -168,7 +168,7 @@ def normalize(
 
 
 def floating_dtype(dataset: h5py.Dataset) -> np.dtype | None:
-    """The NumPy type of a data set's values, bfloat16 included; None where they are no floats."""
+    """The NumPy type of a data set's values, bfloat16 included; None if they are not floats."""
     try:
         dtype = dataset.dtype
     except TypeError:  # an HDF5 type that NumPy has no equivalent for

@@ -43,7 +43,7 @@ def prepare_demo(cache_dir: Path | None) -> Path:
     code = [Path(str(module.__file__)).read_bytes() for module in _CODE]
     key = hashlib.sha256(b"".join(code)).hexdigest()[:16]
     out = cache_dir / f"demo-{key}"
-    # A folder appears whole or not at all. Asking `build` would mean to encode every picture.
+    # A folder appears complete or not at all. Calling `build` would encode every picture.
     if (out / "demo" / VERSION / PICTURES_FILE).exists():
         return out / "demo" / VERSION
     from dedn_jax.data.prepared.build import build

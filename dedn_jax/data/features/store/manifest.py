@@ -256,15 +256,15 @@ def _sha256(name: str, value: object) -> str:
 
 
 def differences(
-    found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = ""
+    found: Mapping[str, Any], expected: Mapping[str, Any], prefix: str = ""
 ) -> list[tuple[str, Any, Any]]:
     """Where two JSON objects differ: field (dotted if nested), found value, expected value."""
     result: list[tuple[str, Any, Any]] = []
-    for key in dict.fromkeys([*found, *asked]):
-        a, b = found.get(key), asked.get(key)
+    for key in dict.fromkeys([*found, *expected]):
+        a, b = found.get(key), expected.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             result += differences(a, b, f"{prefix}{key}.")
-        elif a != b or (key in found) != (key in asked):
+        elif a != b or (key in found) != (key in expected):
             result.append((f"{prefix}{key}", a, b))
     return result
 
@@ -274,7 +274,7 @@ def difference_text(differing: list[tuple[str, Any, Any]]) -> str:
     return "; ".join(f"{k}={json.dumps(a)}, expected {json.dumps(b)}" for k, a, b in differing[:4])
 
 
-def is_whole_shard(path: Path, plan: StorePlan, shard: int) -> bool:
+def is_complete_shard(path: Path, plan: StorePlan, shard: int) -> bool:
     """Whether a shard's file has the header and the size that the plan gives it.
 
     Raises:

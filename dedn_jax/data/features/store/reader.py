@@ -30,7 +30,7 @@ from dedn_jax.data.features.store.manifest import (
     StorePlan,
     difference_text,
     differences,
-    is_whole_shard,
+    is_complete_shard,
     read_manifest,
     read_plan,
 )
@@ -225,7 +225,7 @@ def open_store(folder: str | Path) -> Store:
         if annotations_file.is_file() and file_sha256(annotations_file) != manifest.annotations:
             raise InputError(f"{annotations_file}: SHA-256 differs from {MANIFEST_FILE}; {again}")
         for i in range(manifest.num_shards):
-            if not is_whole_shard(file := folder / manifest.shard_name(i), manifest, i):
+            if not is_complete_shard(file := folder / manifest.shard_name(i), manifest, i):
                 found = f"{file.stat().st_size} bytes" if file.exists() else "missing"
                 size = HEADER_BYTES + len(manifest.image_range(i)) * manifest.image_bytes
                 raise InputError(
@@ -263,9 +263,9 @@ def check_store(
     """
     where = str(store.path)
     found = store.manifest.plan_json()
-    asked = {"pictures": pictures, "transform": transform, "backbone": backbone}
+    expected = {"pictures": pictures, "transform": transform, "backbone": backbone}
     advice = "; extract the features again into another folder"
-    for name, value in asked.items():
+    for name, value in expected.items():
         if value is None:
             continue
         if found[name] is None:
@@ -320,14 +320,14 @@ def _unfinished(folder: Path) -> str:
     plan, _ = read_plan(folder / PLAN_FILE)
     command = "extract" if plan.origin == "extracted" else "import"
     return (
-        f"{folder}: is incomplete, {_whole(folder, plan)} of {plan.num_shards} shards; run "
+        f"{folder}: is incomplete, {_num_complete(folder, plan)} of {plan.num_shards} shards; run "
         f"`dedn features {command}` again"
     )
 
 
-def _whole(folder: Path, plan: StorePlan) -> int:
+def _num_complete(folder: Path, plan: StorePlan) -> int:
     try:
         shards = range(plan.num_shards)
-        return sum(is_whole_shard(folder / plan.shard_name(i), plan, i) for i in shards)
+        return sum(is_complete_shard(folder / plan.shard_name(i), plan, i) for i in shards)
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error})") from error

@@ -3,7 +3,7 @@
 An interrupted and resumed store is equal, byte for byte, to one made without interruption. What
 happens on disk, in this order: `annotations.npz`, `plan.json`, the shards in any order, then the
 hashes are added to `plan.json` and it is renamed to `manifest.json`. Every file takes its name only
-when it is whole.
+when it is complete.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dedn_jax.data.features.store.manifest import (
     StorePlan,
     difference_text,
     differences,
-    is_whole_shard,
+    is_complete_shard,
     read_manifest,
     read_plan,
 )
@@ -159,7 +159,7 @@ class StoreWriter:
                 if match and int(match[1]) % processes == process:
                     path.unlink()
             mine = range(process, self.plan.num_shards, processes)
-            return [i for i in mine if not is_whole_shard(self._shard(i), self.plan, i)]
+            return [i for i in mine if not is_complete_shard(self._shard(i), self.plan, i)]
 
     def _take(self, process: int) -> None:
         """Holds this process's lock, so that no other run writes its shards."""
@@ -180,7 +180,7 @@ class StoreWriter:
         return self.plan.image_range(shard)
 
     def write(self, shard: int, features: np.ndarray, *, source: str = "") -> None:
-        """Writes one shard, whole or not at all.
+        """Writes one shard, completely or not at all.
 
         Args:
           shard: one of `missing()`.
@@ -236,15 +236,15 @@ class StoreWriter:
             self.missing()
         plan = self.plan
         with self._writing(self.path):
-            whole = [is_whole_shard(self._shard(i), plan, i) for i in range(plan.num_shards)]
-        if not all(whole):
+            complete = [is_complete_shard(self._shard(i), plan, i) for i in range(plan.num_shards)]
+        if not all(complete):
             raise InputError(
-                f"{self.path}: is incomplete, {sum(whole)} of {len(whole)} shards (first missing: "
-                f"{plan.shard_name(whole.index(False))}); run all processes again"
+                f"{self.path}: is incomplete, {sum(complete)} of {len(complete)} shards (first "
+                f"missing: {plan.shard_name(complete.index(False))}); run all processes again"
             )
         hashes = []
-        with progress(len(whole), "checking features", "shard", delay=2) as bar:
-            for i in range(len(whole)):
+        with progress(len(complete), "checking features", "shard", delay=2) as bar:
+            for i in range(len(complete)):
                 hashes.append(file_sha256(self._shard(i)))
                 bar.update()
         start = self.path / PLAN_FILE
