@@ -144,7 +144,7 @@ class GZSLDataset(Annotations):
         return self.inputs
 
     def fingerprint(self) -> dict[str, object]:
-        """Sizes and hashes that tell this data set from any other; JSON-ready."""
+        """Sizes and hashes that identify this data set; JSON-ready."""
         return self.annotations_fingerprint() | self.inputs.fingerprint()
 
 

@@ -6,48 +6,49 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int, Int32, Integer, UInt32
 from ml_collections import ConfigDict
 
 from dedn_jax.data.threefry import threefry
 
 
 class Pool(NamedTuple):
-    """What is drawn from, class by class; arrays of NumPy, or of JAX on the devices.
+    """The training images grouped by class: NumPy arrays on the host, JAX arrays on devices.
 
     Attributes:
-      key: `[2]` uint32: seed and stream.
-      images: `[n]` int32 image indices.
-      labels: `[n]` int32 their class ids.
-      counts: `[classes]` uint32: images of each class.
-      starts: `[classes]` uint32: where in `images` those of each class begin.
+      key: seed and stream.
+      images: image indices.
+      labels: their class ids.
+      counts: number of images of each class.
+      starts: position in `images` of each class's first image.
     """
 
-    key: Any
-    images: Any
-    labels: Any
-    counts: Any
-    starts: Any
+    key: UInt32[Any, " 2"]
+    images: Int32[Any, " images"]
+    labels: Int32[Any, " images"]
+    counts: UInt32[Any, " classes"]
+    starts: UInt32[Any, " classes"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """The published samplers, made stateless so that any step can be drawn at any time, anywhere.
+    """The published samplers, made stateless: any step can be drawn at any time, on any device.
 
     balanced: `min(classes, batch)` classes without replacement, then `max(batch // classes, 1)`
     images of each with replacement. Otherwise `batch` images without replacement.
 
     Attributes:
-      images: `[n]` image indices to draw from.
-      labels: `[n]` their class ids.
+      images: image indices to draw from.
+      labels: their class ids.
       batch_size: as in the recipe; a balanced batch can be smaller, see `size`.
       balanced: which sampler.
       seed: of all draws, 0 to 2**32 - 1.
-      stream: tells the phases of one run apart.
-      pool: the same images, for `draw`.
+      stream: distinguishes the phases of one run.
+      pool: the same images grouped by class, for `draw`.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: Int[np.ndarray, " images"]
+    labels: Int[np.ndarray, " images"]
     batch_size: int
     balanced: bool
     seed: int
@@ -68,7 +69,11 @@ class Sampler:
 
     @classmethod
     def from_config(
-        cls, images: np.ndarray, labels: np.ndarray, config: ConfigDict, stream: int
+        cls,
+        images: Int[np.ndarray, " images"],
+        labels: Int[np.ndarray, " images"],
+        config: ConfigDict,
+        stream: int,
     ) -> Sampler:
         """The sampler of a recipe over `images`, whose class ids are `labels`."""
         train = config.train
@@ -83,32 +88,31 @@ class Sampler:
         return min(classes, self.batch_size) * max(self.batch_size // classes, 1)
 
     def key(self, step: int) -> tuple[int, int, int]:
-        """What seeds all that is random about step `step`, besides which images are drawn."""
+        """Seeds whatever is random about a step besides the choice of images."""
         return (self.seed, self.stream, step)
 
-    def __call__(self, step: int) -> np.ndarray:
-        """Image indices of step `step` (0-based), `[size]` int32."""
+    def __call__(self, step: int) -> Int32[np.ndarray, " size"]:
+        """Image indices of step `step` (0-based)."""
         return self.pool.images[self.draw(self.pool, np.asarray(step, np.uint32))]
 
-    def draw(self, pool: Pool, steps: Any) -> Any:
+    def draw(self, pool: Pool, steps: UInt32[Any, "*steps"]) -> Integer[Any, "*steps size"]:
         """Draws the batches of any steps: the same numbers on the host and in a compiled program.
 
         Args:
-          pool: this sampler's own, with arrays of the kind that `steps` is.
-          steps: `[...]` 0-based, a uint32 array of NumPy or of JAX.
+          pool: this sampler's, as NumPy or JAX arrays.
+          steps: 0-based, an array of the same kind.
 
         Returns:
-          `[..., size]` positions in `pool.images` and `pool.labels`.
+          Positions in `pool.images` and `pool.labels`.
         """
         xp = steps.__array_namespace__()
         classes, images = len(pool.counts), len(pool.images)
         counters = xp.arange(max(classes, self.size) if self.balanced else images, dtype=xp.uint32)
-        # The order of random numbers is a random order; of equal ones, as good as none, the first
-        # comes first.
+        # Sorting random numbers gives a random order; the sort is stable for the rare equal ones.
         order, which = threefry(pool.key, steps[..., None], counters)
         if not self.balanced:
             return xp.argsort(order, stable=True)[..., : self.size]
         chosen = xp.argsort(order[..., :classes], stable=True)[..., : self.batch_size]
         chosen = xp.repeat(chosen, max(self.batch_size // classes, 1), axis=-1)
-        # By remainder an image is at most 1 + images / 2**32 times as likely as another.
+        # The remainder makes an image at most 1 + images / 2**32 times as likely as another.
         return pool.starts[chosen] + which[..., : self.size] % pool.counts[chosen]

@@ -1,27 +1,31 @@
-"""Random numbers by counting, the same from NumPy on the host and from JAX on any device."""
+"""A counter-based random number generator: NumPy on the host and JAX on devices agree."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from jaxtyping import UInt32
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 
 
-def threefry(key: Any, first: Any, second: Any) -> tuple[Any, Any]:
+def threefry(
+    key: UInt32[Any, " 2"], first: UInt32[Any, "*counters"], second: UInt32[Any, "*counters"]
+) -> tuple[UInt32[Any, "*counters"], UInt32[Any, "*counters"]]:
     """Threefry-2x32 with 20 rounds, elementwise.
 
-    Only operators are used, which mean the same for arrays of NumPy and of JAX.
+    Uses operators only, which NumPy and JAX arrays share.
 
     Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011); the generator of
     `jax.random`.
 
     Args:
-      key: `[2]` uint32.
-      first, second: words of the counter, uint32 arrays of at least one axis, broadcast together.
+      key: two words.
+      first, second: words of the counter, arrays of at least one axis, broadcast together.
 
     Returns:
-      Two words of random bits for every counter, uint32.
+      Two words of random bits for every counter.
     """
     keys = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
     x, y = first + keys[0], second + keys[1]

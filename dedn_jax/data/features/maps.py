@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import ml_dtypes
 import numpy as np
+from jaxtyping import Float, Int, Int64
 
 from dedn_jax.data.annotations import digest
 from dedn_jax.errors import InputError
@@ -25,11 +26,11 @@ _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 class FeatureMaps(abc.ABC):
     """Feature maps of all images, L2-normalised over channels in every region.
 
-    `features[indices]`, with int `[batch]` in any order and with repeats, gives
-    `[batch, channels, regions]` in the store's `dtype`.
+    `features[indices]`, with indices in any order and with repeats, gives a batch.
 
     Attributes:
-      origin: what they were made from, where that is known; part of the fingerprint.
+      origin: the pictures, transform and backbone they come from, where known; part of the
+        fingerprint.
     """
 
     origin: Mapping[str, object] = MappingProxyType({})
@@ -50,13 +51,14 @@ class FeatureMaps(abc.ABC):
     def __len__(self) -> int: ...
 
     @abc.abstractmethod
-    def __getitem__(self, indices: np.ndarray) -> np.ndarray: ...
+    def __getitem__(
+        self, indices: Int[np.ndarray, " batch"]
+    ) -> Float[np.ndarray, "batch channels regions"]: ...
 
     def fingerprint(self) -> dict[str, object]:
-        """What tells these feature maps from any other; JSON-ready.
+        """Identifies these feature maps; JSON-ready.
 
-        Their shape and a sample of 64 images spread over the set, so that a 19 GB file is not read
-        to the end.
+        Hashes 64 images spread over the set, not all of a 19 GB file.
         """
         sample = np.unique(np.linspace(0, len(self) - 1, 64).astype(np.int64))
         return {
@@ -70,8 +72,8 @@ class FeatureMaps(abc.ABC):
 class InMemoryFeatures(FeatureMaps):
     """One array in host memory."""
 
-    def __init__(self, array: np.ndarray) -> None:
-        """Keeps `array`: `[images, channels, regions]`, already normalised (see `normalize`)."""
+    def __init__(self, array: Float[np.ndarray, "images channels regions"]) -> None:
+        """Keeps `array`, which is normalised already (see `normalize`)."""
         if array.ndim != 3:
             raise ValueError(f"expected [images, channels, regions], got shape {array.shape}")
         self._array = np.ascontiguousarray(array)
@@ -91,7 +93,9 @@ class InMemoryFeatures(FeatureMaps):
     def __len__(self) -> int:
         return len(self._array)
 
-    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+    def __getitem__(
+        self, indices: Int[np.ndarray, " batch"]
+    ) -> Float[np.ndarray, "batch channels regions"]:
         return self._array.take(checked_indices(indices, len(self)), axis=0)
 
 
@@ -117,32 +121,31 @@ class UnreadFeatures(FeatureMaps):
     def __len__(self) -> int:
         return self._images
 
-    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+    def __getitem__(
+        self, indices: Int[np.ndarray, " batch"]
+    ) -> Float[np.ndarray, "batch channels regions"]:
         raise RuntimeError("the data set was loaded for its sizes alone")
 
 
 def normalize(
-    raw: np.ndarray,
+    raw: Float[np.ndarray, "images channels regions"],
     dtype: Any,
     *,
-    out: np.ndarray | None = None,
+    out: Float[np.ndarray, "images channels regions"] | None = None,
     source: str = "feature_map",
-    images: np.ndarray | None = None,
-) -> np.ndarray:
+    images: Int[np.ndarray, " images"] | None = None,
+) -> Float[np.ndarray, "images channels regions"]:
     """L2-normalises feature maps over channels in every region: `x / max(||x||, 1e-12)`.
 
     Computed in float32, image by image: the numbers do not depend on how images are batched, and
     little memory is needed besides the result. Source: the features as the public code uses them.
 
     Args:
-      raw: `[images, channels, regions]`, any floating-point type.
+      raw: of any floating-point type.
       dtype: of the result: float32, bfloat16 or float16.
-      out: `[images, channels, regions]` of that dtype to write to; may be `raw` itself.
+      out: an array of that dtype to write to; may be `raw` itself.
       source: what an error message begins with.
-      images: `[images]` the index by which an error message calls each image; default: position.
-
-    Returns:
-      `[images, channels, regions]`.
+      images: indices of the images, for error messages; default: positions in `raw`.
 
     Raises:
       InputError: an image has NaN or infinite values, or values too large to square.
@@ -178,8 +181,8 @@ def floating_dtype(dataset: h5py.Dataset) -> np.dtype | None:
     return dtype if dtype.kind == "f" else None
 
 
-def checked_indices(indices: np.ndarray, images: int) -> np.ndarray:
-    """The indices as int64; IndexError unless they are `[batch]` of whole numbers in range."""
+def checked_indices(indices: np.ndarray, images: int) -> Int64[np.ndarray, " batch"]:
+    """The indices as int64; IndexError unless they are a vector of integers in range."""
     indices = np.asarray(indices)
     if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
         raise IndexError(f"expected [batch] integers, got {indices.dtype} {indices.shape}")

@@ -9,10 +9,10 @@ from PIL import Image, UnidentifiedImageError
 
 from dedn_jax.errors import InputError, one_line
 
-# What data sets of photographs come in. Pillow knows many more formats, some of which call other
-# programs; none of those is ever tried.
+# Formats of data sets of photographs. Pillow knows many more, some of which run other programs;
+# none of those is ever tried.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-# Larger pictures are taken for decompression bombs. Just below where Pillow begins to warn.
+# Larger pictures are treated as decompression bombs. Just below where Pillow begins to warn.
 MAX_PIXELS = 80_000_000
 # A strip thinner than this would become huge once its short side is resized.
 MAX_ASPECT = 100
@@ -26,7 +26,7 @@ _JPEG_END = b"\xff\xd9"
 class PictureError(InputError):
     """A picture cannot be decoded.
 
-    `truncated` tells a file that was cut short from one that is damaged otherwise, or no picture.
+    `truncated`: whether the file is incomplete, rather than otherwise damaged or not a picture.
     """
 
     def __init__(self, message: str, *, truncated: bool = False) -> None:
@@ -45,21 +45,21 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
 
     Args:
       encoded: the file's content.
-      name: by which errors call the picture.
+      name: of the picture in error messages.
 
     Returns:
       uint8 `[height, width, 3]`, RGB, read-only.
 
     Raises:
-      PictureError: no picture of `FORMATS`, cut short, damaged, empty, or too large. Damage within
-        a JPEG's data that libjpeg mends, and within formats without checksums, goes unnoticed.
+      PictureError: not a picture of `FORMATS`, truncated, damaged, empty, or too large. Damage
+        that libjpeg repairs, or in formats without checksums, goes unnoticed.
     """
     with load(encoded, name) as picture:
         return rgb(picture, name)
 
 
 def load(encoded: bytes, name: str) -> Image.Image:
-    """The decoded picture in its own mode, for what needs to know more than its pixels.
+    """The decoded picture in its own mode, for those who need more than its pixels.
 
     Raises:
       PictureError: as `decode`.
@@ -76,7 +76,7 @@ def load(encoded: bytes, name: str) -> Image.Image:
 
 
 def open_picture(encoded: bytes, name: str) -> Image.Image:
-    """The picture as its header has it; no pixel is decoded.
+    """The picture with its header read; no pixel is decoded.
 
     Raises:
       PictureError: as `decode`, as far as the header tells.
@@ -114,7 +114,7 @@ def _open(encoded: bytes, name: str) -> Image.Image:
 
 
 def _check(picture: Image.Image, encoded: bytes, name: str) -> None:
-    """What can be told from the header, before any pixel is decoded."""
+    """Checks the header, before any pixel is decoded."""
     width, height = picture.size
     if width < 1 or height < 1:
         raise PictureError(f"{name}: a picture of {width} x {height} pixels; remove it")

@@ -15,7 +15,7 @@ from dedn_jax.data.pictures.transforms import flip, random_resized_crop, standar
 
 
 class Encoded(Protocol):
-    """Encoded pictures by image index: `encoded[i]` gives the bytes and a name for messages."""
+    """Encoded pictures by image index: `encoded[i]` is the bytes and a name for error messages."""
 
     def __len__(self) -> int: ...
 
@@ -24,14 +24,14 @@ class Encoded(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class PictureTransform:
-    """How a picture becomes `[crop, crop, 3]`; the fields of `config.picture`.
+    """How a picture is resized and cropped; the fields of `config.picture`.
 
     Attributes:
-      resize: the short side, in pixels, before the crop.
-      crop: side of the square, in pixels, cut from the middle.
-      augment: while training, cut a random part instead and mirror it at random.
-      smallest_area: the least share of the picture that a random part has.
-      flip_probability: how often it is mirrored.
+      resize: short side in pixels, before the crop.
+      crop: side in pixels of the square cut from the centre.
+      augment: whether training takes a random resized crop and flips it at random instead.
+      smallest_area: least area of a random crop, as a share of the picture.
+      flip_probability: of a horizontal flip.
     """
 
     resize: int
@@ -45,7 +45,7 @@ class PictureTransform:
         return cls(**config.picture.to_dict())
 
     def fixed(self) -> dict[str, int]:
-        """What decides the pixels outside training; JSON-ready, for manifests."""
+        """What determines the pixels in evaluation; JSON-ready, for manifests."""
         return {"resize": self.resize, "crop": self.crop}
 
 

@@ -1,4 +1,4 @@
-"""What is written into prepared sets about where their data come from."""
+"""Descriptions, citations and homepages that are written into prepared sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is unusual about a folder of pictures, before hours are spent on them."""
+"""Finds unusual pictures in a folder before hours are spent on it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _ORIENTATION = 0x0112  # the EXIF tag
 _GREY_MODES = ("1", "L", "LA", "I")
 _ALPHA_MODES = ("RGBA", "LA", "PA")
 
-# What a report lists, in this order, and what becomes of such pictures.
+# What a report lists, in this order, and how such pictures are treated.
 KINDS = {
     "unreadable": "cannot be used",
     "truncated": "cannot be used",
     "greyscale": "become three equal channels",
     "CMYK": "become RGB without a colour profile",
-    "EXIF-rotated": "used as stored, not turned",
+    "EXIF-rotated": "used as stored, not rotated",
     "palette or alpha": "become RGB, alpha is dropped",
     f"short side below {TINY}": "enlarged",
     "duplicates": "same bytes as an earlier picture",
@@ -37,8 +37,8 @@ class PictureFacts:
     Attributes:
       name: as given.
       sha256: of its bytes, hexadecimal.
-      format: Pillow's name of it; "" where the file is no picture.
-      mode: Pillow's, before conversion to RGB; "" where the file is no picture.
+      format: Pillow's name of it; "" where the file is not a picture.
+      mode: Pillow's, before conversion to RGB; "" where the file is not a picture.
       height: in pixels, as stored.
       width: in pixels, as stored.
       orientation: EXIF's, 1 to 8; 1 where there is none.
@@ -59,7 +59,7 @@ class PictureFacts:
     truncated: bool = False
 
     def kinds(self) -> list[str]:
-        """Which of `KINDS` it is; duplicates need the other pictures."""
+        """Those of `KINDS` that apply, but for duplicates, which depend on the other pictures."""
         if self.problem:
             return [_TRUNCATED if self.truncated else _UNREADABLE]
         tests = {
@@ -74,11 +74,11 @@ class PictureFacts:
 
 @dataclass(frozen=True)
 class PictureReport:
-    """Of many pictures.
+    """Unusual pictures among many.
 
     Attributes:
-      pictures: how many there were.
-      listed: of every kind in `KINDS`: name and, where there is more to say, what was found.
+      pictures: how many were inspected.
+      listed: for every kind in `KINDS`, names with details, where there are any.
     """
 
     pictures: int
@@ -90,7 +90,7 @@ class PictureReport:
 
 
 def inspect_picture(encoded: bytes, name: str) -> PictureFacts:
-    """Decodes a picture and says what it is; never raises for a bad one."""
+    """Decodes a picture and describes it; does not raise for a bad one."""
     digest = hashlib.sha256(encoded).hexdigest()
     try:
         with load(encoded, name) as picture:
@@ -113,13 +113,13 @@ def inspect_picture(encoded: bytes, name: str) -> PictureFacts:
 def _orientation(picture: Image.Image) -> int:
     try:
         value = picture.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged EXIF does not keep a picture from being used
+    except Exception:  # a picture with damaged EXIF can still be used
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def inspect_pictures(pictures: Iterable[tuple[str, bytes]], total: int = 0) -> PictureReport:
-    """Decodes all pictures, one after the other, and sorts out the unusual ones.
+    """Decodes all pictures, one after the other, and lists the unusual ones.
 
     Args:
       pictures: names and file contents; read lazily.

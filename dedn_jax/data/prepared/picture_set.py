@@ -1,4 +1,4 @@
-"""Annotations with the pictures they are about, before these are written anywhere."""
+"""Annotations with their pictures, before they are written as a prepared set."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from dedn_jax.errors import InputError, one_line
 
 MAX_PICTURE_BYTES = 64 * 2**20
 _ORIENTATION = 0x0112  # the EXIF tag
-# All that a PNG can hold; a JPEG may be CMYK, which is turned into RGB.
+# The modes that a PNG can hold; a JPEG may be CMYK, which is converted to RGB.
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """One encoded picture: a file, or bytes in memory; exactly one of the two.
+    """One encoded picture: either a file or bytes in memory.
 
     Attributes:
-      name: relative path with `/`, for messages and to find it again.
+      name: relative path with `/`; identifies the picture, also in messages.
       path: the file.
       encoded: the bytes.
-      upright: whether a picture that its EXIF data say is turned is to be turned upright.
+      upright: whether to apply the rotation in its EXIF data.
     """
 
     name: str
@@ -53,18 +53,18 @@ class Picture:
         return 0.0 if self.path is None else self._stat(self.path).st_mtime
 
     def stored(self) -> bytes:
-        """The bytes as they are in the file or in memory, whatever they are.
+        """The bytes of the file or in memory, unchecked.
 
         Raises:
-          InputError: the file is missing, no regular file, unreadable, or over 64 MiB.
+          InputError: the file is missing, not a regular file, unreadable, or over 64 MiB.
         """
         return self.encoded or b"" if self.path is None else _read(self.path)
 
     def read(self) -> bytes:
-        """The encoded picture; as stored, unless `upright` and turned.
+        """The encoded picture; as stored, unless `upright` and rotated.
 
         Raises:
-          InputError: as `stored`; it is empty; or it is to be turned and is no picture.
+          InputError: as `stored`; it is empty; or it is to be rotated and is not a picture.
         """
         data = self.stored()
         if not data:
@@ -88,7 +88,7 @@ class PictureSet:
 
     Attributes:
       name: of its folder once written: lower-case letters, digits and `_`.
-      annotations: see there.
+      annotations: of all images.
       pictures: one per image, in the order of `annotations.labels`.
       origins: lines that say which files the word vectors and attribute names are from.
     """
@@ -101,13 +101,13 @@ class PictureSet:
     def __post_init__(self) -> None:
         if not SET_NAME.fullmatch(self.name):
             raise InputError(
-                f"{self.name!r}: not a name for a data set; use a letter, then letters, digits and "
-                "_, all lower case, 64 at most"
+                f"{self.name!r}: not a name for a data set, expected a letter, then letters, "
+                "digits and _, all lower case, at most 64"
             )
         if len(self.pictures) != len(self.annotations.labels):
             raise InputError(
                 f"{self.annotations.source}: {len(self.pictures)} pictures for "
-                f"{len(self.annotations.labels)} labels; they must be equal"
+                f"{len(self.annotations.labels)} labels, expected one per label"
             )
 
 
@@ -117,7 +117,7 @@ def _read(path: Path) -> bytes:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise InputError(f"{path}: is no regular file, expected a picture; remove it")
+                raise InputError(f"{path}: not a regular file, expected a picture; remove it")
             data = file.read(MAX_PICTURE_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -129,7 +129,7 @@ def _read(path: Path) -> bytes:
 
 
 def _turned_upright(data: bytes, where: str) -> bytes:
-    """The same bytes, or a PNG of the same pixels turned where EXIF says they lie on their side."""
+    """The same bytes, or a PNG of the rotated pixels where EXIF gives an orientation."""
     try:
         with open_picture(data, where) as picture:
             orientation = picture.getexif().get(_ORIENTATION, 1)
@@ -145,7 +145,7 @@ def _turned_upright(data: bytes, where: str) -> bytes:
         turned = ImageOps.exif_transpose(picture)
     if turned.mode not in _PNG_MODES:
         turned = turned.convert("RGB")
-    # Nothing but pixels: a camera's notes (place, owner) are no part of a data set.
+    # Pixels only: a camera's metadata (place, owner) does not belong in a data set.
     turned.info = {k: v for k, v in turned.info.items() if k == "transparency"}
     out = io.BytesIO()
     turned.save(out, "PNG")

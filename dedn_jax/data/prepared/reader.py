@@ -16,7 +16,7 @@ from dedn_jax.data.annotations_file import load_annotations
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import read_json
 
-VERSION = "1.0.0"  # the folder of a set that is built now
+VERSION = "1.0.0"  # of the sets that this version builds; names their folder
 PICTURES_FILE = "pictures.json"
 SET_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # it names folders
 PICTURES_FORMAT = 1
@@ -33,8 +33,8 @@ class Prepared:
     Attributes:
       path: the folder of its version.
       name: of the set.
-      annotations: see there.
-      digest: 64 hexadecimal digits that change with any byte of any picture.
+      annotations: of all images.
+      digest: SHA-256 over all pictures, hexadecimal.
       pictures: the encoded pictures.
     """
 
@@ -64,10 +64,12 @@ def open_prepared(path: str | os.PathLike[str]) -> Prepared:
         )
     name, digest = note.get("name"), note.get("digest")
     if not isinstance(name, str) or not isinstance(digest, str) or len(digest) != 64:
-        raise InputError(f"{folder / PICTURES_FILE}: name or digest is missing; build it again")
+        raise InputError(
+            f"{folder / PICTURES_FILE}: name or digest is missing or invalid; build the set again"
+        )
     if not SET_NAME.fullmatch(name):
         raise InputError(
-            f"{folder / PICTURES_FILE}: {name[:64]!r} is no name of a set; build it again"
+            f"{folder / PICTURES_FILE}: {name[:64]!r} is not a valid name; build the set again"
         )
     return Prepared(folder, name, annotations, digest, EncodedPictures(folder, annotations))
 
@@ -80,7 +82,7 @@ class _Shard(NamedTuple):
 
 
 class _Reader:
-    """An open record file. Its threads take turns."""
+    """An open record file; threads take turns."""
 
     def __init__(self, shard: _Shard) -> None:
         # Here: not everyone who imports this module reads pictures.
@@ -109,13 +111,13 @@ class _Reader:
 class EncodedPictures:
     """Encoded pictures of a prepared set, by image index.
 
-    `pictures[i]` gives the bytes as they were in the picture's file, and the file's name. Safe to
-    pickle and to share between threads: each process opens the files for itself, when it first
-    reads from them. A process forked after that cannot read; one forked before, or spawned, can.
+    `pictures[i]` is the content of the picture's file and the file's name. Safe to pickle and to
+    share between threads: each process opens the files for itself, when it first reads from them. A
+    process forked after that cannot read; one forked before, or spawned, can.
     """
 
     def __init__(self, folder: Path, annotations: Annotations) -> None:
-        """Looks up where each picture is.
+        """Locates each picture.
 
         Args:
           folder: of a version.
@@ -127,7 +129,7 @@ class EncodedPictures:
         self._folder = folder
         images = len(annotations.labels)
         self._shards: list[_Shard] = []
-        self._shard = np.full(images, -1, np.int32)  # of each image, as is the next
+        self._shard = np.full(images, -1, np.int32)  # of each image, like _row
         self._row = np.zeros(images, np.int32)
         info = _tfds_info(folder)
         for name in SPLITS:
@@ -162,16 +164,16 @@ class EncodedPictures:
         """The encoded picture and its file's name.
 
         Raises:
-          InputError: its record cannot be read or is not what it should be.
+          InputError: its record cannot be read, or holds another image.
           ForkedError: this process was forked from one that had read pictures.
-          IndexError: no such image, or one that is in no split: those are not kept.
+          IndexError: no such image, or one in no split, whose picture is not stored.
         """
         index = int(index)
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         number = int(self._shard[index])
         if number < 0:
-            raise IndexError(f"image {index} is in no split; its picture is not kept")
+            raise IndexError(f"image {index} is in no split; its picture is not stored")
         try:
             reader, features, decoders = self._open(number)
             record = features.deserialize_example_np(
@@ -193,7 +195,7 @@ class EncodedPictures:
         return bytes(data), bytes(name).decode()
 
     def _open(self, number: int) -> tuple[_Reader, Any, Any]:
-        """The reader of a record file, and what takes a record apart."""
+        """The reader of a record file, and the features and decoders that parse its records."""
         if self._process != os.getpid() and not self._readers:  # forked
             self._reset()
         if self._process != os.getpid():
@@ -213,7 +215,7 @@ class EncodedPictures:
 
 
 class ForkedError(RuntimeError):
-    """Pictures are to be read in a process that was forked from one that had read some."""
+    """Reading pictures in a process forked from one that had read some already."""
 
 
 def _forked_too_late() -> ForkedError:
@@ -239,12 +241,12 @@ def _version_folder(path: Path) -> Path:
         return versions[max(versions)]
     if (path / "dataset_info.json").exists():
         raise InputError(
-            f"{path / PICTURES_FILE}: no such file; the folder is damaged, or of another program: "
-            "build the set with `dedn data build`"
+            f"{path / PICTURES_FILE}: no such file; the folder is damaged, or was written by "
+            "another program: build the set with `dedn data build`"
         )
     raise InputError(
-        f"{path}: holds no version of a prepared set, such as 1.0.0; give a folder that `dedn data "
-        "build` wrote"
+        f"{path}: not a prepared set (no version folder such as 1.0.0); give a folder that `dedn "
+        "data build` wrote"
     )
 
 
@@ -270,7 +272,7 @@ def _shards(folder: Path, info: Any, split: str, images: int) -> list[_Shard]:
         files = [str(file) for file in info.splits[split].filepaths]
     if sum(lengths) != images:
         raise InputError(
-            f"{folder}: split {split} has {sum(lengths)} pictures, annotations.npz says {images}; "
+            f"{folder}: split {split} has {sum(lengths)} pictures, annotations.npz has {images}; "
             "build the set again"
         )
     for file in files:

@@ -100,7 +100,7 @@ def test_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "MiB" in message(Picture("a", path))
     path.unlink()
     os.mkfifo(path)
-    assert "no regular file" in message(Picture("a", path))
+    assert "not a regular file" in message(Picture("a", path))
     assert str(tmp_path) in message(Picture("a", tmp_path))
 
 

@@ -194,7 +194,7 @@ def test_tensorflow_is_never_imported(tmp_path: Path) -> None:
 
 def test_no_such_folder(tmp_path: Path) -> None:
     assert "no such folder" in error(tmp_path / "none")
-    assert "holds no version" in error(tmp_path)
+    assert "not a prepared set" in error(tmp_path)
     (tmp_path / "file").touch()
     assert "is a file" in error(tmp_path / "file")
 
@@ -230,7 +230,7 @@ def test_damaged_files(folder: Path, file: str) -> None:
         ({"format": 2}, "format is 2, expected 1"),
         ({"digest": 5}, "name or digest is missing"),
         ({"name": None}, "name or digest is missing"),
-        ({"name": "../elsewhere"}, "is no name of a set"),
+        ({"name": "../elsewhere"}, "is not a valid name"),
     ],
 )
 def test_other_notes(folder: Path, changes: dict, expected: str) -> None:
@@ -242,7 +242,7 @@ def test_other_notes(folder: Path, changes: dict, expected: str) -> None:
 def test_annotations_of_another_set(folder: Path, tmp_path: Path) -> None:
     info = folder / "dataset_info.json"
     info.write_text(info.read_text().replace('"4"', '"3"'))
-    assert "split trainval has 3 pictures, annotations.npz says 4" in error(folder)
+    assert "split trainval has 3 pictures, annotations.npz has 4" in error(folder)
 
 
 def read_error(folder: Path, image: int) -> str:

@@ -141,7 +141,7 @@ STORES = [
         "no prepared set",
         lambda w: ["data", "show", str(w.shared.folder), f"--out={w.root}/pages"],
         "mine",
-        "holds no version of a prepared set",
+        "not a prepared set",
         "give a folder that `dedn data build` wrote",
     ),
     Bad("another build is there", _other_build, "1.0.0", "pictures differ", "--overwrite"),
