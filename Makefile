@@ -21,12 +21,12 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 # The comparisons with PyTorch, which `make test` skips.
 torch:
 	$(MAKE) VENV=$(TORCH_VENV) $(TORCH_VENV)/.torch
-	$(TORCH_VENV)/bin/pytest -n 2 -m torch
+	$(TORCH_VENV)/bin/pytest -n 2 --dist worksteal -m torch
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -163,10 +163,9 @@ def train_steps(part: Part, kernel: str) -> None:
 
 def _train_steps(part: Part, kernel: str, name: str, mode: str) -> None:
     precision, dtype = MODES[mode]
-    config = load_config(
-        f"{name}_gzsl",
-        [f"--config.model.precision={precision}", f"--config.model.kernel={kernel}"],
-    )
+    flags = [f"model.precision={precision}", f"model.kernel={kernel}"]
+    flags += ["data.groups=single"] if part.smoke else []
+    config = load_config(f"{name}_gzsl", [f"--config.{flag}" for flag in flags])
     dataset = _dataset(part, name, dtype)
     for way in ("resident", "streamed"):
         what = f"{name} {mode} {kernel} {way}"
@@ -275,7 +274,8 @@ def many_seeds(part: Part) -> None:
 
 def _many_seeds(part: Part, kernel: str) -> None:
     flags = ["data.on_device=replicated", "model.precision=bfloat16", f"model.kernel={kernel}"]
-    flags += ["train.batch_size=10", "train.steps_per_call=2"] if part.smoke else []
+    if part.smoke:
+        flags += ["train.batch_size=10", "train.steps_per_call=2", "data.groups=single"]
     config = load_config("cub_gzsl", [f"--config.{flag}" for flag in flags])
     dataset = _dataset(part, "cub", "bfloat16")
     report = sweep.measure(config, dataset, [1, 2 if part.smoke else 16], 2 if part.smoke else 5)

@@ -1,8 +1,8 @@
 """The train step over more and more devices: same numbers, same traffic, and what it costs to try.
 
   python -m benchmarks.scaling [--devices=1,2,4,8] [--processes=1,2,4]
-      [--ways=jit,pmap,replicated,sharded] [--rows=8] [--channels=64] [--regions=49] [--steps=20]
-      [--rounds=3] [--json=OUT]
+      [--ways=jit,pmap,replicated,sharded] [--groups=GROUPS] [--rows=8] [--channels=64]
+      [--regions=49] [--steps=20] [--rounds=3] [--json=OUT]
 
 Devices are simulated by XLA on this machine's CPU, in a process of their own for every count;
 processes are real ones that talk over localhost, with a device each. Weak: `--rows` images for
@@ -130,6 +130,7 @@ def measure(
     shape: tuple[int, int],
     steps: int,
     rounds: int,
+    groups: str = "",
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """A row for every kind, scaling and count.
@@ -141,6 +142,7 @@ def measure(
       shape: channels and regions of the feature maps.
       steps: that are compared and timed in every round.
       rounds: of all settings.
+      groups: `config.data.groups`, where not the recipe's.
       say: told what runs.
     """
     wanted = {
@@ -156,6 +158,7 @@ def measure(
     wanted = {key: alone[s.batch] if s.parts == 1 else s for key, s in wanted.items()}
     settings = list(dict.fromkeys([*alone.values(), *wanted.values()]))
     job = [f"--channels={shape[0]}", f"--regions={shape[1]}", f"--steps={steps}"]
+    job += [f"--groups={groups}"] if groups else []
     found: dict[Setting, list[Found]] = {setting: [] for setting in settings}
     peaks_of_rounds = []
     for turn in range(rounds):
@@ -193,8 +196,8 @@ def measure(
         )
     return {
         "environment": environment(),
-        "problem": f"{RECIPE}, features [{shape[0]}, {shape[1]}] float32, {steps} steps, "
-        f"{rounds} rounds",
+        "problem": f"{RECIPE}{groups and f' with groups {groups}'}, features "
+        f"[{shape[0]}, {shape[1]}] float32, {steps} steps, {rounds} rounds",
         **peak.numbers(),
         "ways": ways,
         "rows": table,
@@ -239,6 +242,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--devices", default="1,2,4,8", help="simulated, comma-separated")
     parser.add_argument("--processes", default="1,2,4", help="on localhost, comma-separated")
     parser.add_argument("--ways", default=",".join(WAYS), help="comma-separated")
+    parser.add_argument("--groups", default="", help="config.data.groups, as the recipe has it")
     parser.add_argument("--rows", type=int, default=8, help="images of a device")
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--regions", type=int, default=49)
@@ -260,6 +264,7 @@ def main(argv: list[str] | None = None) -> None:
         (positive("--channels", args.channels), positive("--regions", args.regions)),
         positive("--steps", args.steps),
         positive("--rounds", args.rounds),
+        groups=args.groups,
         say=lambda text: print(text, file=sys.stderr),
     )
     show_report(table(report), report, args.json)

@@ -85,14 +85,16 @@ def _noting_program(strategy: Any) -> list[str]:
     return texts
 
 
-def work(ways: list[str], batch: int, channels: int, regions: int, steps: int) -> dict[str, Any]:
+def work(
+    ways: list[str], batch: int, channels: int, regions: int, steps: int, groups: str
+) -> dict[str, Any]:
     """For every way: losses, milliseconds of each step but the first, and what a step sends."""
-    config = load_config(RECIPE)
+    config = load_config(RECIPE, [f"--config.data.groups={groups}"] if groups else [])
     # Two thirds of the images are to train on; a batch has none twice.
     images = max(_FEWEST_IMAGES, 2 * batch)
     dataset = made_up_dataset(RECIPE, ATTRIBUTES, images, channels, regions, "float32")
-    groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
-    network, layout = make_network(config, dataset, groups), Layout.of_devices()
+    resolved = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
+    network, layout = make_network(config, dataset, resolved), Layout.of_devices()
     optimizer = make_optimizer(config)
     seen = np.isin(np.arange(dataset.num_classes), dataset.seen_classes)
 
@@ -107,7 +109,7 @@ def work(ways: list[str], batch: int, channels: int, regions: int, steps: int) -
     times: dict[str, list[float]] = {way: [] for way in ways}
     copies = functools.partial(jax.tree.map, jnp.copy)
     with jax.default_matmul_precision(config.model.precision):
-        fixed = make_class_space(dataset.class_embeddings, seen, groups), network.frozen
+        fixed = make_class_space(dataset.class_embeddings, seen, resolved), network.frozen
         makers = _strategies(make_step, layout, fixed, dataset, sampler, steps)
         strategies = {way: makers[way]() for way in ways}
         texts = {way: _noting_program(strategy) for way, strategy in strategies.items()}
@@ -141,6 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--ways", required=True)
     for flag in ("--batch", "--channels", "--regions", "--steps"):
         parser.add_argument(flag, type=int, required=True)
+    parser.add_argument("--groups", default="")
     parser.add_argument("--join")
     parser.add_argument("--process", type=int, default=0)
     args = parser.parse_args(argv)
@@ -148,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
         address, count = args.join.split(",")
         processes.initialize(address, int(count), args.process)
     ways = args.ways.split(",")
-    result = work(ways, args.batch, args.channels, args.regions, args.steps)
+    result = work(ways, args.batch, args.channels, args.regions, args.steps, args.groups)
     if processes.is_main():
         write_json(args.out, result)
     processes.barrier("done")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
+import tempfile
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
+import jax
 import pytest
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -17,6 +20,22 @@ _OPTIONAL = {
     "torch": "needs PyTorch: make torch",
     "libtpu": "needs libtpu: pip install 'dedn-jax[tpu-plan]'",
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Every program is compiled once by all tests and their processes, and not once by each.
+
+    With pytest-xdist every worker has a folder of its own: JAX does not write to it atomically.
+    """
+    folder = tempfile.mkdtemp(prefix="dedn-jax-compiled-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    for name, value in {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)  # for processes that tests start
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,7 +14,9 @@ from dedn_jax.files import read_json
 
 def test_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--devices=2", "--processes=2", "--rows=2", "--channels=8", "--regions=4"]
-    scaling.main([*flags, "--steps=4", "--rounds=1", f"--json={tmp_path / 'report.json'}"])
+    scaling.main(
+        [*flags, "--groups=single", "--steps=4", "--rounds=1", f"--json={tmp_path / 'report.json'}"]
+    )
     report = read_json(tmp_path / "report.json")
     rows = report["rows"]
     assert [(row["kind"], row["scaling"]) for row in rows] == [

@@ -17,9 +17,10 @@ from dedn_jax.training.run import open_run
 
 @pytest.fixture(scope="module")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short training on the real demo set."""
+    """One epoch on the real demo set, its pictures scaled down."""
     folder = tmp_path_factory.mktemp("demo")
-    overrides = [f"--config.data.path={folder}/cache", "--config.train.epochs=3"]
+    flags = ["train.epochs=1", "data.groups=single", "picture.resize=32", "picture.crop=32"]
+    overrides = [f"--config.{flag}" for flag in (f"data.path={folder}/cache", *flags)]
     train(load_config("demo", overrides), folder / "run")
     return folder / "run"
 
