@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -35,11 +34,8 @@ def compile_program(request: dict[str, Any], timeout: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="dedn_plan_") as folder:
         question, reply = Path(folder, "request.json"), Path(folder, "answer.json")
         question.write_text(json.dumps(request))
-        status, output = _run(
-            [sys.executable, "-m", "dedn_jax.plan.worker", str(question), str(reply)],
-            Path(folder),
-            timeout,
-        )
+        worker = [sys.executable, "-m", "dedn_jax.plan.worker", str(question), str(reply)]
+        status, output = _run(worker, timeout)
         if status is None:
             raise InputError(
                 f"--topology: {name}: not compiled within {timeout:g} s; give a larger --timeout"
@@ -55,7 +51,7 @@ def compile_program(request: dict[str, Any], timeout: float) -> dict[str, Any]:
     return answer
 
 
-def _run(command: list[str], folder: Path, timeout: float) -> tuple[int | None, list[str]]:
+def _run(command: list[str], timeout: float) -> tuple[int | None, list[str]]:
     """Exit status, None after a timeout, and the lines of output."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
@@ -66,23 +62,16 @@ def _run(command: list[str], folder: Path, timeout: float) -> tuple[int | None, 
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={CPU_DEVICES}",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-    log = folder / "output.txt"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
+    try:
+        done = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            timeout=timeout,
             env=environment,
-            start_new_session=True,
         )
-        try:
-            status: int | None = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            status = None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    lines = log.read_text(errors="replace").splitlines()
-    return status, [line.strip() for line in lines if line.strip()]
+    except subprocess.TimeoutExpired:
+        return None, []
+    lines = done.stdout.decode(errors="replace").splitlines()
+    return done.returncode, [line.strip() for line in lines if line.strip()]
