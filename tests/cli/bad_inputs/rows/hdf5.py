@@ -113,9 +113,9 @@ HDF5 = [
         lambda w: w.train_on(w.hdf5(feature_map=published_fields()["feature_map"][:-1])),
         "maps.hdf5",
         "feature_map has 23 images, labels has 24",
-        "build the file again",
+        "build it again",
     ),
-    Bad("NaN in att", _nan_att, "maps.hdf5", "att holds NaN", "build the file again"),
+    Bad("NaN in att", _nan_att, "maps.hdf5", "att holds NaN", "build it again"),
     Bad("NaN in feature_map", _nan_feature, "maps.hdf5", "image 5", "again"),
     Bad("splits overlap", _overlap, "maps.hdf5", "2 images are in both", "must not overlap"),
     Bad(
@@ -130,7 +130,7 @@ HDF5 = [
         lambda w: w.train_on(w.hdf5(labels=published_fields()["labels"] + 0.5)),
         "maps.hdf5",
         "labels holds values that are not whole numbers",
-        "build the file again",
+        "build it again",
     ),
     Bad("external link", _external, "maps.hdf5", "labels is a link", "copy it in"),
 ]
