@@ -113,7 +113,7 @@ HDF5 = [
         lambda w: w.train_on(w.hdf5(feature_map=published_fields()["feature_map"][:-1])),
         "maps.hdf5",
         "feature_map has 23 images, labels has 24",
-        "build it again",
+        "build the file again",
     ),
     Bad("NaN in att", _nan_att, "maps.hdf5", "att holds NaN", "build it again"),
     Bad("NaN in feature_map", _nan_feature, "maps.hdf5", "image 5", "again"),
