@@ -17,7 +17,6 @@ from PIL import Image
 
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.dataset import Task, trainval_task, with_inputs
-from dedn_jax.data.features.maps import InMemoryFeatures
 from dedn_jax.data.pictures.pictures import Pictures, PictureTransform
 from dedn_jax.data.pipeline import READ_HERE, Reading, Shard, TrainBatches, evaluation_batches
 from dedn_jax.data.prepared.build import build
@@ -25,24 +24,9 @@ from dedn_jax.data.prepared.picture_set import Picture, PictureSet
 from dedn_jax.data.prepared.reader import open_prepared
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.errors import InputError
+from tests.helpers.tasks import CHANNELS, IMAGES, REGIONS, make_task
 
-IMAGES, CHANNELS, REGIONS, STEPS = 60, 3, 2, 25
-
-
-def make_task() -> Task:
-    """Image i has features i everywhere and class i % 6."""
-    maps = np.broadcast_to(np.arange(IMAGES, dtype=np.float32)[:, None, None], (60, 3, 2))
-    labels = (np.arange(IMAGES) % 6).astype(np.int32)
-    return Task(
-        inputs=InMemoryFeatures(maps),
-        labels=labels,
-        class_ids=np.arange(6),
-        class_embeddings=np.eye(6, dtype=np.float32),
-        seen=np.arange(6) < 4,
-        train=np.flatnonzero(labels < 4),
-        eval_seen=np.arange(3),
-        eval_unseen=np.flatnonzero(labels >= 4),
-    )
+STEPS = 25
 
 
 def make_sampler(task: Task, balanced: bool = True, seed: int = 3) -> Sampler:

@@ -7,7 +7,7 @@ import pytest
 
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.data.stream import RowByRow, TrainingStream, evaluation_rows
-from tests.data.test_pipeline import make_task
+from tests.helpers.tasks import make_task
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 8])

@@ -92,7 +92,7 @@ BACKBONES = [
             *w.prepared_flags(), "--config.data.source=images", "--config.backbone.weights="
         ),
         "config.backbone.weights",
-        "a frozen backbone without trained weights",
+        "a frozen backbone needs trained weights",
         "--config.backbone.trained=true",
     ),
     Bad(

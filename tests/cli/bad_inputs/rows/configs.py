@@ -129,7 +129,7 @@ CONFIGS = [
         _another_run,
         "/run",
         "seed=0 there, 3 now",
-        "choose another directory, remove this one, or give the same config",
+        "choose another directory, remove this one, or give the same command",
     ),
     Bad("work directory of other data", _another_set, "/run", "class_embeddings", "choose another"),
     Bad("work directory with files", _foreign, "/run", "is not empty", "choose another"),
