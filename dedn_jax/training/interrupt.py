@@ -21,7 +21,7 @@ class Interrupted(Exception):
       dedn_jax.training.interrupt.Interrupted: stopped at step ... of 12 of phase final; ...
 
     Attributes:
-      signal_number: which signal asked.
+      signal_number: the signal that asked to stop.
     """
 
     def __init__(self, signal_number: int, message: str) -> None:
@@ -30,15 +30,15 @@ class Interrupted(Exception):
 
 
 def stopped_run(signal_number: int, where: str) -> Interrupted:
-    """What ends a run that the same command resumes; says `where` it stopped."""
+    """What ends a run that the same command resumes; its message says `where` it stopped."""
     return Interrupted(signal_number, f"stopped {where}; give the same command to resume")
 
 
 class Stopped(Exception):
-    """An evaluation left off, as it was asked to; whether there is anything to save others know.
+    """An evaluation ended early because `should_stop` said so; the caller knows what to save.
 
     Attributes:
-      signal_number: which signal asked.
+      signal_number: the signal that asked to stop.
     """
 
     def __init__(self, signal_number: int) -> None:
@@ -48,7 +48,7 @@ class Stopped(Exception):
 
 @contextmanager
 def ending_the_run(where: str) -> Iterator[None]:
-    """Within the block `Stopped` ends the run, which has saved all it needs; says `where`."""
+    """Turns `Stopped` into `Interrupted`, for a run that has saved all it needs."""
     try:
         yield
     except Stopped as stopped:

@@ -56,7 +56,7 @@ def train(
       config: a checked config, see `dedn_jax.config.load_config`.
       workdir: directory of the run; an interrupted run in it goes on.
       dataset: to train on; None: the one that `config.data` names.
-      callbacks: are told of steps, evaluations and phases.
+      callbacks: see steps, evaluations and phases, in the main process alone.
       stop: makes the training save and raise `Interrupted`; None: nothing does, and Ctrl-C is a
         KeyboardInterrupt, after which the run goes on from its last checkpoint.
 
@@ -81,7 +81,7 @@ def train(
         if folder.result_file.exists():
             return run
         with stop or StopRequest() as stop, run.computing():
-            _train(run, layout, stop, callbacks)
+            _train(run, layout, stop, callbacks if is_main() else ())
         if is_main():
             write_json(folder.result_file, run.result)
         barrier("the result is written")
