@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from matplotlib.figure import Figure
 
 PICTURES = 6  # in a row, at most
 _DPI = 100
+# Characters that fit beside and above a picture.
+_NAME_WIDTH, _CAPTION_WIDTH = 20, 22
 
 
 class Row(NamedTuple):
@@ -30,21 +33,32 @@ class Row(NamedTuple):
 
 
 def draw_sheet(rows: Sequence[Row]) -> bytes:
-    """A PNG file of 1200 pixels width and 150 pixels height per row."""
-    figure = Figure(figsize=(1.4 * PICTURES + 3.6, 1.5 * len(rows)), layout="constrained")
+    """A PNG file of 150 to 180 pixels height per row: 1200 pixels wide with facts, else 1000."""
+    facts, captions = (any(getattr(row, name) for row in rows) for name in ("facts", "captions"))
+    text, height = (3.6, 1.5) if facts else (1.6, 1.5)
+    if captions:
+        height += 0.3
+    figure = Figure(figsize=(1.4 * PICTURES + text, height * len(rows)), layout="constrained")
     grid = figure.subplots(
-        len(rows), PICTURES + 1, squeeze=False, width_ratios=[2.6, *[1] * PICTURES]
+        len(rows), PICTURES + 1, squeeze=False, width_ratios=[text / 1.4, *[1] * PICTURES]
     )
     for axes in grid.flat:
         axes.axis("off")
     # Plain text: a `$` in a class name must not start a formula.
     for row, (left, *places) in zip(rows, grid, strict=True):
-        left.text(0, 1, row.name, va="top", weight="bold", size=9, parse_math=False)
+        name = row.name if facts else _wrapped(row.name, _NAME_WIDTH)
+        left.text(0, 1, name, va="top", weight="bold", size=9, parse_math=False)
         left.text(0, 0.84, "\n".join(row.facts), va="top", size=8, parse_math=False)
         for axes, picture in zip(places, row.pictures, strict=False):
             axes.imshow(picture)
-        for axes, (text, color) in zip(places, row.captions, strict=False):
-            axes.set_title(text, size=7, color=color, parse_math=False)
+        for axes, (caption, color) in zip(places, row.captions, strict=False):
+            wrapped = _wrapped(caption, _CAPTION_WIDTH)
+            axes.set_title(wrapped, size=7, color=color, parse_math=False)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=_DPI, format="png")
     return drawn.getvalue()
+
+
+def _wrapped(text: str, width: int) -> str:
+    """On at most two lines: longer names would run into their neighbours'."""
+    return "\n".join(textwrap.wrap(text, width, max_lines=2, placeholder="…")) or text
