@@ -1,8 +1,7 @@
 """The DEDN losses, each a pure function; all in float32 and log space.
 
-Shapes: b images, K classes, A attributes. `training/objective.py` puts the losses together. To add
-one: a function here that takes its mean over images by `BatchMean`, a weight in `config.loss` and
-`Objective`, a term in `objective_terms`.
+Shapes: b images, K classes, A attributes. `training/objective.py` puts the losses together and says
+how to add one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The mesh of devices, and how batches and parameters are laid out on it."""
+"""The mesh of devices, and how batches and parameters are laid out on it.
+
+Streamed batches are sharded here (`Layout.batch`); `PmapExecutor` splits its own, and batches of
+resident features are drawn shard by shard in `resident/batches.py`.
+"""
 
 from __future__ import annotations
 
@@ -130,7 +134,7 @@ class Layout:
         return jax.jit(mapped, donate_argnums=donate, out_shardings=self.replicated)
 
     def put(self, array: Any, spec: PartitionSpec) -> jax.Array:
-        """Places an array, of which every process holds all, on the devices."""
+        """Places on the devices an array that every process holds in full."""
         sharding = NamedSharding(self.mesh, spec)
         if isinstance(array, jax.Array) and array.sharding == sharding:
             return array

@@ -30,7 +30,7 @@ class ModelsExecutor:
       step: of one model.
       layout: of the models.
       constants: what every step takes after the batch, the same for all models.
-      ends: `[models]`: a model that has taken so many steps does not change any more.
+      ends: `[models]` step counts after which each model is frozen.
       source: of the batches: those of the steps to come, or what to draw them from.
       done: steps of the phase before the first.
     """
@@ -103,7 +103,7 @@ class ModelsExecutor:
 
 
 def choose(which: jax.Array, these: Any, those: Any) -> Any:
-    """Of two trees of stacked models, for every model the one or the other.
+    """Picks every model from one of two trees of stacked models.
 
     Args:
       which: `[models]` bool: true takes the model from `these`.

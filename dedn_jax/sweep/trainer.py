@@ -72,7 +72,7 @@ class Selections:
         better = np.asarray([b["step"] == step for b in self.best])
         self.params = _choose(better, params, self.params)
 
-    def take(self, steps: np.ndarray, params: nnx.State) -> None:
+    def select(self, steps: np.ndarray, params: nnx.State) -> None:
         """Selects `params` without an evaluation."""
         for selection, step in zip(self._each, steps, strict=True):
             selection.best["step"] = int(step)
@@ -100,7 +100,7 @@ class ModelsTrainer(Trainer[ModelLayout]):
         self.diverged = np.zeros(len(self.seeds), bool)
 
     def train(self, phase: Phase, params: nnx.State) -> ModelsResult:
-        """As for one model, but that a model which diverges ends there and the others go on."""
+        """As for one model, except that a diverging model stops while the others continue."""
         ends = np.where(self.diverged, 0, phase.num_steps)
         result = super().train(dataclasses.replace(phase, num_steps=ends), params)
         assert isinstance(result, ModelsResult)

@@ -87,8 +87,8 @@ class StopRequest:
 class StopOnSignals(StopRequest):
     """SIGTERM and Ctrl-C as a request to stop while it is entered; for the main thread only.
 
-    Before and after they do what they do anywhere: a command that still reads its data set has
-    nothing to save.
+    Outside the context the signals keep their usual handlers: a command that still reads its data
+    set has nothing to save.
     """
 
     def __init__(self) -> None:

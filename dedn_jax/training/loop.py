@@ -30,7 +30,7 @@ class Monitor(Protocol):
     """Reads the metrics of steps, and knows which models still train.
 
     Attributes:
-      steps: taken once the loop has ended; `[models]` in a sweep.
+      steps: steps taken, valid once the loop has ended; `[models]` in a sweep.
     """
 
     @property
@@ -65,7 +65,7 @@ class Selects(Protocol):
 
     def update(self, step: int, metrics: Any, params: Any) -> None: ...
 
-    def take(self, step: Any, params: Any) -> None: ...
+    def select(self, step: Any, params: Any) -> None: ...
 
 
 class Logs(Protocol):
@@ -79,15 +79,15 @@ class Loop:
     """A phase's training, from `step` to the last.
 
     Attributes:
-      title: of the phase, for messages.
+      title: the phase's name in messages.
       schedule: what is due when.
       executor: runs the steps.
       evaluate: `(params, active) -> metrics`; raises Stopped.
       monitor: reads the metrics of steps.
-      selection: of parameters.
+      selection: the parameters selected so far.
       checkpoints: where snapshots go.
       log: where evaluations go.
-      bar: of progress.
+      bar: the progress bar.
       stop: polled after every call, and by `evaluate`.
       callbacks: told of the first call and of evaluations.
       step: steps done.

@@ -1,7 +1,13 @@
 """The training objective: the weighted sum of the losses in `model/losses.py`.
 
-To add a loss: a function in `model/losses.py`, a weight in `config.loss` and `Objective`, a term in
-`objective_terms`.
+To add a loss:
+
+1. a pure function in `model/losses.py` that takes its mean over images by `BatchMean`;
+2. its weight in `config.loss` (`configs/base.py`, 0 by default), in `Objective`, and its range in
+   `config.check_config`;
+3. a term in `objective_terms`, added to the total only where its weight is not 0;
+4. a refusal in `interop/published_model.py` (`Recipe.from_config`), since the published code has no
+   such term.
 """
 
 from __future__ import annotations
@@ -72,7 +78,8 @@ def objective_terms(
 ) -> dict[str, Float[Array, ""]]:
     """Every loss term, and their weighted sum as `loss`; scalars, means over images by `mean`.
 
-    A term of weight 0 is computed and logged, but not added; `bidirectional_kl` is then left out.
+    A term of weight 0 is computed and logged but not added, except `bidirectional_kl`, which is not
+    computed at all.
 
     Args:
       coarse, fine: scores of the two experts.

@@ -43,7 +43,7 @@ class Selection:
             best["step"], best["metrics"] = step, metrics
             self.params = copied(params)
 
-    def take(self, step: int, params: nnx.State) -> None:
+    def select(self, step: int, params: nnx.State) -> None:
         """Selects `params` without an evaluation."""
         self.best["step"], self.params = step, params
 

@@ -125,7 +125,7 @@ class Trainer(abc.ABC, Generic[L]):
             with self._loop(phase, start, selection, checkpoints) as loop:
                 state = loop.run(loop.executor.place(state))
         if phase.label is None:
-            selection.take(loop.monitor.steps, state.params)
+            selection.select(loop.monitor.steps, state.params)
         save_params(folder / "selected", selection.params)
         result = self._result_json(phase, selection, loop.monitor)
         if is_main():

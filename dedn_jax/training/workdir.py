@@ -153,7 +153,7 @@ class Workdir:
                 f"--workdir: {self.path} holds no run (no {self.config_file.name}); give "
                 "the directory of a `dedn train`"
             )
-        # What an older version did not have yet was then as the base has it now.
+        # Fields that an older version lacked take the base's value.
         config = base_config()
         saved = read_json(self.config_file)
         data = saved.get("data", {}) if isinstance(saved, dict) else {}
@@ -185,7 +185,7 @@ def holds(path: Path, marker: Path, kind: str, leftovers: Sequence[str] = ()) ->
 
     Args:
       path: the directory, which may be missing.
-      marker: the file that one which began has.
+      marker: the file whose presence means that a run or sweep has begun here.
       kind: what to call it: "run" or "sweep".
       leftovers: names that may be there without `marker`, besides the temporary files of a write
         that was killed.
@@ -209,6 +209,10 @@ def holds(path: Path, marker: Path, kind: str, leftovers: Sequence[str] = ()) ->
 def check_unchanged(path: Path, kind: str, saved: dict, now: dict) -> None:
     """Raises InputError where a run or sweep was begun with other settings that change a number."""
     there, here = flat_fields(saved), flat_fields(now)
+    # Fields that an older version lacked had the base's value.
+    base = flat_fields(base_config().to_dict())
+    prefix = "" if kind == "run" else "config."
+    there = {prefix + field: value for field, value in base.items()} | there
     changed = [
         f"{k.removeprefix('config.')}={there.get(k)!r} there, {here.get(k)!r} now"
         for k in sorted(there | here)

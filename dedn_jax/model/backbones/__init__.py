@@ -1,7 +1,8 @@
 """Backbones: from pictures to feature maps `[batch, channels, regions]`.
 
-To add one: a file with a subclass of `Backbone`, and a line in `_CONSTRUCTORS`; then
-`config.backbone.name` selects it. For pretrained weights, add their names to `weights.py`.
+To add one: a file with a subclass of `Backbone` whose constructor takes `(*, dtype, rngs)`, and a
+line in `_CONSTRUCTORS`; then `config.backbone.name` selects it. For pretrained weights it consists
+of `ConvNorm` layers and says in `naming` what a file calls their arrays.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _DTYPES = ("float32", "bfloat16")
 
 
 def make_backbone(name: str, dtype: DTypeLike, rngs: nnx.Rngs) -> Backbone:
-    """A backbone with random weights; `load_weights` replaces them by pretrained ones.
+    """A backbone with random weights; `load_weights` replaces them with pretrained ones.
 
     Parameters are `nnx.Param`, running statistics `nnx.BatchStat`, both float32. Batch norm is in
     inference mode, also while the backbone is fine-tuned.

@@ -17,6 +17,8 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
+from dedn_jax.model.backbones.naming import Naming
+
 Maps = Float[Array, "batch height width channels"]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 # TPUs and recent GPUs would otherwise round float32 products to bfloat16 or TF32.
@@ -80,12 +82,14 @@ class Backbone(nnx.Module):
       channels: C of the feature map.
       stride: input pixels per region along one side.
       mean, std: for standardising pictures in [0, 1]; red, green, blue.
+      naming: of the arrays in files of pretrained weights; None: there are none.
     """
 
     channels: int
     stride: ClassVar[int] = 32
     mean: ClassVar[tuple[float, float, float]]
     std: ClassVar[tuple[float, float, float]]
+    naming: ClassVar[Naming | None] = None
 
     @classmethod
     def preprocess(cls, images: ArrayLike) -> Float[Array, "*shape 3"]:
@@ -113,6 +117,9 @@ class Backbone(nnx.Module):
 
         Returns:
           float32, regions row by row from the top left.
+
+        Raises:
+          ValueError: pictures it cannot take; the message continues "the backbone takes no ".
         """
         raise NotImplementedError
 

@@ -13,8 +13,24 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dedn_jax.model.backbones.layers import Backbone, ConvNorm, Maps, to_regions
+from dedn_jax.model.backbones.naming import FROM_OIHW, LayerNames, Naming
 
 _EPSILON = 1e-5
+_NAMING = Naming(
+    origin="the state_dict of a torchvision ResNet",
+    layers={
+        "stem": LayerNames("conv1", "bn1"),
+        "stages.{}.{}.convs.{}": LayerNames("layer{}.{}.conv{}", "layer{}.{}.bn{}", (1, 0, 1)),
+        "stages.{}.{}.shortcut": LayerNames(
+            "layer{}.{}.downsample.0", "layer{}.{}.downsample.1", (1, 0)
+        ),
+    },
+    kernel=("weight", FROM_OIHW),
+    depthwise=("weight", FROM_OIHW),
+    norm=("weight", "bias", "running_mean", "running_var"),
+    separator=".",
+    ignored=lambda key: key.startswith("fc.") or key.endswith(".num_batches_tracked"),
+)
 
 
 class _Design(NamedTuple):
@@ -98,6 +114,7 @@ class ResNet(Backbone):
 
     mean = (0.485, 0.456, 0.406)  # of ImageNet's training set, as torchvision's weights expect
     std = (0.229, 0.224, 0.225)
+    naming = _NAMING
 
     def __init__(self, name: str, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         design = RESNETS[name]

@@ -1,8 +1,7 @@
 """Loads pretrained weights from a file into a backbone, checked before anything is changed.
 
-The suffix (`.pth`/`.pt`, `.safetensors`, `.npz`) decides the format, the backbone the names inside:
-torchvision's for a ResNet (`_TORCHVISION`), Keras's for MobileNet (`_KERAS`). Files are untrusted:
-no code in them is run.
+The suffix (`.pth`/`.pt`, `.safetensors`, `.npz`) decides the format, `Backbone.naming` the names
+inside. Files are untrusted: no code in them is run.
 """
 
 from __future__ import annotations
@@ -18,83 +17,13 @@ from flax import nnx
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import named_file_sha256
 from dedn_jax.model.backbones.layers import Backbone, ConvNorm
-from dedn_jax.model.backbones.mobilenet import MobileNet
-from dedn_jax.model.backbones.resnet import ResNet
+from dedn_jax.model.backbones.naming import Naming
 from dedn_jax.numpy_files import read_npz
 from dedn_jax.torch_files import read_state_dict
 
 _MAX_BYTES = 2**30  # the largest ResNet takes 0.23 GiB
 _FLOATS = (np.float16, np.float32, np.float64)
 _PARTS = ("kernel", "scale", "bias", "mean", "variance")
-
-# Axes of a stored kernel in our order: [height, width, in, out].
-_HWIO = (0, 1, 2, 3)
-_FROM_OIHW = (2, 3, 1, 0)
-_FROM_HWCM = (0, 1, 3, 2)  # Keras's depthwise: [height, width, channels, 1]
-
-
-class _Layer(NamedTuple):
-    """Names of a convolution and of its batch norm in a file, `{}` for each index.
-
-    Attributes:
-      first: the number of the first of its kind, one for each index; ours start at 0.
-    """
-
-    conv: str
-    norm: str
-    first: tuple[int, ...] = ()
-
-
-class _Naming(NamedTuple):
-    """How a kind of file names and lays out what is in it.
-
-    Attributes:
-      origin: for messages.
-      layers: our path of a `ConvNorm` -> its names.
-      kernel, depthwise: name and axes of a kernel under its convolution's name.
-      norm: names of scale, bias, mean and variance under the batch norm's.
-      separator: between a layer's name and its array's.
-      ignored: whether a name that belongs to no layer of ours may be there.
-    """
-
-    origin: str
-    layers: Mapping[str, _Layer]
-    kernel: tuple[str, tuple[int, ...]]
-    depthwise: tuple[str, tuple[int, ...]]
-    norm: tuple[str, str, str, str]
-    separator: str
-    ignored: Callable[[str], bool]
-
-
-_TORCHVISION = _Naming(
-    origin="the state_dict of a torchvision ResNet",
-    layers={
-        "stem": _Layer("conv1", "bn1"),
-        "stages.{}.{}.convs.{}": _Layer("layer{}.{}.conv{}", "layer{}.{}.bn{}", (1, 0, 1)),
-        "stages.{}.{}.shortcut": _Layer(
-            "layer{}.{}.downsample.0", "layer{}.{}.downsample.1", (1, 0)
-        ),
-    },
-    kernel=("weight", _FROM_OIHW),
-    depthwise=("weight", _FROM_OIHW),
-    norm=("weight", "bias", "running_mean", "running_var"),
-    separator=".",
-    ignored=lambda key: key.startswith("fc.") or key.endswith(".num_batches_tracked"),
-)
-_KERAS = _Naming(
-    origin="MobileNet-v1 under Keras's names",
-    layers={
-        "stem": _Layer("conv1", "conv1_bn"),
-        "depthwise.{}": _Layer("conv_dw_{}", "conv_dw_{}_bn", (1,)),
-        "pointwise.{}": _Layer("conv_pw_{}", "conv_pw_{}_bn", (1,)),
-    },
-    kernel=("kernel", _HWIO),
-    depthwise=("depthwise_kernel", _FROM_HWCM),
-    norm=("gamma", "beta", "moving_mean", "moving_variance"),
-    separator="/",
-    # What comes after conv_pw_12 in the whole network.
-    ignored=lambda key: key.startswith(("conv_dw_13", "conv_pw_13", "conv_preds")),
-)
 
 
 class WeightsFile(NamedTuple):
@@ -131,7 +60,7 @@ def load_weights(backbone: Backbone, path: str | Path) -> WeightsFile:
         not this backbone's.
     """
     path = Path(path).expanduser()
-    if not isinstance(backbone, ResNet | MobileNet):
+    if backbone.naming is None:
         raise InputError(
             f"{path}: a {type(backbone).__name__} has no pretrained weights; unset "
             "--config.backbone.weights and set --config.backbone.trained=true, or choose another "
@@ -195,19 +124,19 @@ def expected_arrays(backbone: Backbone) -> dict[str, tuple[int, ...]]:
     return {key: slot.shape for key, slot in _slots(backbone, _naming(backbone)).items()}
 
 
-def _naming(backbone: Backbone) -> _Naming:
-    if isinstance(backbone, ResNet):
-        return _TORCHVISION
-    if isinstance(backbone, MobileNet):
-        return _KERAS
-    raise TypeError(f"no names of weights are known for {type(backbone).__name__}")
+def _naming(backbone: Backbone) -> Naming:
+    if backbone.naming is None:
+        raise TypeError(f"{type(backbone).__name__} names no weights")
+    return backbone.naming
 
 
-def _slots(backbone: Backbone, naming: _Naming) -> dict[str, _Slot]:
+def _slots(backbone: Backbone, naming: Naming) -> dict[str, _Slot]:
     """Name in the file -> where it goes, for every parameter and statistic of the backbone."""
     slots = {}
     for path, layer in nnx.iter_modules(backbone):
         if not isinstance(layer, ConvNorm):
+            if any(isinstance(value, nnx.Variable) for value in vars(layer).values()):
+                raise TypeError(f"{type(layer).__name__} has weights, and only ConvNorm is loaded")
             continue
         indices = [step for step in path if isinstance(step, int)]
         pattern = ".".join("{}" if isinstance(step, int) else str(step) for step in path)

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from dedn_jax.errors import InputError
-from dedn_jax.model.backbones import BACKBONES, make_backbone
+from dedn_jax.model.backbones import make_backbone
 from dedn_jax.model.backbones.weights import assign_weights, expected_arrays
 
 # From the paper's table and torchvision's published counts, less `fc` (1000 classes).
@@ -146,4 +146,3 @@ def test_unknown_names_are_refused():
     for dtype in ("float16", "int8", "half-ish"):
         with pytest.raises(InputError, match=r"expected one of float32, bfloat16"):
             make_backbone("resnet18", dtype, nnx.Rngs(0))
-    assert len(BACKBONES) == 7
