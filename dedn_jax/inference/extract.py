@@ -86,13 +86,13 @@ def extract_features(
         },
         origin="extracted",
     )
-    process, count = processes.process()
+    process, _ = processes.process()
     with (
         StoreWriter(out, plan, prepared.annotations, process) as writer,
         stop or StopRequest() as stop,
         compilation_cache(out, config),
     ):
-        _write_shards(writer, pictures, backbone, config, (process, count), stop)
+        _write_shards(writer, pictures, backbone, config, stop)
         processes.barrier("all shards are written")
         if process == 0:
             writer.finish()
@@ -104,15 +104,15 @@ def _write_shards(
     pictures: Pictures,
     backbone: Backbone,
     config: ConfigDict,
-    share: tuple[int, int],
     stop: StopRequest,
 ) -> None:
-    mine = [*range(share[0], writer.plan.num_shards, share[1])]
-    missing = writer.missing(*share)
-    total = sum(len(writer.image_range(shard)) for shard in mine)
+    process, num_processes = processes.process()
+    own = range(process, writer.plan.num_shards, num_processes)
+    missing = writer.missing(process, num_processes)
+    total = sum(len(writer.image_range(shard)) for shard in own)
     left = sum(len(writer.image_range(shard)) for shard in missing)
     bar = progress(total, "extracting", "picture", initial=total - left)
-    kept = total - left
+    stored = total - left
     maps = _computed(pictures, backbone, config, [writer.image_range(s) for s in missing])
     with bar:
         for shard in missing:
@@ -125,12 +125,12 @@ def _write_shards(
                 bar.update(len(part))
             if done == len(features):
                 writer.write(shard, features)
-                kept += done
+                stored += done
             if stop.signal_number:
                 raise Interrupted(
                     stop.signal_number,
-                    f"stopped; {kept} of {total} pictures are stored: give the same command to go "
-                    "on",
+                    f"stopped; {stored} of {total} pictures are stored: give the same command to "
+                    "resume",
                 )
 
 
@@ -139,7 +139,7 @@ def _computed(
 ) -> Iterator[np.ndarray]:
     """Feature maps of all images of `ranges`, in batches none of which spans two ranges."""
     definition, values = nnx.split(backbone)
-    # Processes share the shards out among themselves: each works on its own devices.
+    # Processes divide the shards: each works on its own devices.
     layout = local_layout()
     values = layout.replicate(values)
 
@@ -149,7 +149,7 @@ def _computed(
 
     size, reading = config.evaluate.batch_size, Reading(config.data.workers)
     counts = [min(size, len(r) - start) for r in ranges for start in range(0, len(r), size)]
-    # Every range is filled up to whole batches; what fills it is cut off again below.
+    # Every range is padded to whole batches; the padding is dropped below.
     ends = [r.start + -(-len(r) // size) * size for r in ranges]
     filled = [np.arange(r.start, end).clip(max=r[-1]) for r, end in zip(ranges, ends, strict=True)]
     images = np.concatenate(filled) if filled else np.zeros(0, np.int64)

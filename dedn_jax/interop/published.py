@@ -193,7 +193,7 @@ def _checked(
     return array
 
 
-def _some(keys: Sequence[str], most: int = 4) -> str:
+def _some(keys: Sequence[str], limit: int = 4) -> str:
     """The first few names and how many more there are."""
-    rest = len(keys) - most
-    return ", ".join(keys[:most]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(keys) - limit
+    return ", ".join(keys[:limit]) + (f" and {rest} more" if rest > 0 else "")

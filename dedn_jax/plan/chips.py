@@ -85,8 +85,8 @@ class Slice:
         if self.chips <= 2:
             return self.chips - 1
         rings = [n >= self.chip.wraps and n % self.chip.wraps == 0 for n in self.axes]
-        whole = self.chip.dimensions == 2 or all(rings)
-        return 2 * max(1, sum(rings) if whole else 0)
+        is_torus = self.chip.dimensions == 2 or all(rings)
+        return 2 * max(1, sum(rings) if is_torus else 0)
 
 
 def parse_slice(name: str) -> Slice:

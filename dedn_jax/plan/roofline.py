@@ -66,7 +66,7 @@ def roofline(answer: Mapping[str, Any], on: Slice, precision: str) -> Roofline:
     share = answer["flops_outside_loops"] + answer["flops_inside_loops"]
     flops = answer["flops_outside_loops"] + answer["flops_inside_loops"] * loop_factor(answer)
     # Of resident features a step reads only its batch, which XLA counts.
-    read = answer["arguments"] - answer["table"]
+    read = answer["arguments"] - answer["resident"]
     moved = max(answer["bytes_xla"], read + answer["outputs"])
     sent = sum(
         ring_bytes(kind, traffic["bytes"], on.chips)
@@ -88,5 +88,5 @@ def memory_needed(answer: Mapping[str, Any]) -> float:
     """Bytes of a chip's memory; an output that reuses an argument's memory costs nothing."""
     if "needed" in answer:
         return float(answer["needed"])
-    kept = answer["outputs"] - answer["aliased"]
-    return float(answer["arguments"] + answer["temporaries"] + kept + answer["code"])
+    outputs = answer["outputs"] - answer["aliased"]
+    return float(answer["arguments"] + answer["temporaries"] + outputs + answer["code"])

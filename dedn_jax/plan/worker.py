@@ -42,7 +42,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         `images` (of a step, padding included) and `residency` (of the feature maps).
 
     Returns:
-      Bytes (`table`: of the resident feature maps, which are among the arguments), FLOPs and
+      Bytes (`resident`: of the resident feature maps, which are among the arguments), FLOPs and
       traffic of a chip in one run; or `error` with its `kind`: topology, libtpu, memory (with
       `needed` and `have` bytes) or compile.
     """
@@ -90,7 +90,9 @@ def _compile(request: dict[str, Any], config: ConfigDict, layout: Layout) -> dic
     compiled = program.lower(layout).compile()
     return {
         "compile_seconds": time.perf_counter() - started,
-        "table": features.nbytes // (layout.num_shards if features.axis else 1) if features else 0,
+        "resident": features.nbytes // (layout.num_shards if features.axis else 1)
+        if features
+        else 0,
         **_measure(compiled, share, layout.mesh.size),
     }
 

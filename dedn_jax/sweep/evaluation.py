@@ -11,28 +11,16 @@ from flax import nnx
 from dedn_jax.parallel.mesh import REPLICATED
 from dedn_jax.sweep.layout import ModelLayout, each_model
 from dedn_jax.training.evaluation import (
-    EXPERTS,
     Evaluator,
     Metrics,
     ShouldStop,
     never_stop,
     over_batches,
-    task_metrics,
 )
 
 
-class ModelsEvaluator(Evaluator):
-    """Evaluates stacked models on a task's images.
-
-    Args:
-      layout: of the models.
-      arguments: as for one model, without the layout.
-    """
-
-    def __init__(self, layout: ModelLayout, *arguments: Any) -> None:
-        self._models = layout
-        network, task, groups, config, features = arguments
-        super().__init__(network, task, groups, config, layout, features)
+class ModelsEvaluator(Evaluator[ModelLayout]):
+    """Evaluates stacked models on a task's images."""
 
     def of_models(
         self, params: nnx.State, active: np.ndarray, should_stop: ShouldStop = never_stop
@@ -49,16 +37,11 @@ class ModelsEvaluator(Evaluator):
         """
         if not active.any():
             return [None] * len(active)
-        among_all, among_unseen = self.predictions(params, self.images, should_stop)
-
-        def metrics(model: int) -> Metrics:
-            pairs = zip(EXPERTS, among_all[model], among_unseen[model], strict=True)
-            return {name: task_metrics(self.task, a, u) for name, a, u in pairs}
-
-        return [metrics(model) if is_active else None for model, is_active in enumerate(active)]
+        of_models = zip(*self.predictions(params, self.images, should_stop), active, strict=True)
+        return [self._metrics(a, u) if is_active else None for a, u, is_active in of_models]
 
     def _compile(self, predict: Callable[..., Any]) -> Callable[..., Any]:
-        layout, predict = self._models, each_model(predict)
+        layout, predict = self._layout, each_model(predict)
         specs = (layout.by_model, REPLICATED, REPLICATED)
         if self._features is None:
             return layout.compile(predict, specs, (layout.by_model, layout.by_model))

@@ -159,13 +159,13 @@ def _train(point: Point, where: str, folder: Path, common: _Common) -> dict[str,
     config, dataset = point.config, common.dataset
     network, *others = (_network(config, seed, common) for seed in common.seeds)
     trainer = ModelsTrainer(
-        config,
-        network,
-        common.groups,
-        common.layout,
-        common.features,
-        folder,
-        common.stop,
+        config=config,
+        network=network,
+        groups=common.groups,
+        layout=common.layout,
+        features=common.features,
+        folder=folder,
+        stop=common.stop,
         seeds=common.seeds,
         where=where,
     )

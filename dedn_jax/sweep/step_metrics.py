@@ -40,6 +40,7 @@ class ModelsMetrics:
     def __init__(
         self,
         schedule: Schedule,
+        *,
         taken: np.ndarray,
         step: int,
         ends: np.ndarray,

@@ -82,7 +82,7 @@ class Selections:
         return ""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class ModelsTrainer(Trainer[ModelLayout]):
     """Trains stacked models.
 
@@ -92,8 +92,8 @@ class ModelsTrainer(Trainer[ModelLayout]):
       diverged: `[models]` bool; those take no part in later phases.
     """
 
-    seeds: Sequence[int] = (0,)
-    where: str = ""
+    seeds: Sequence[int]
+    where: str
     diverged: np.ndarray = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,14 +133,14 @@ class ModelsTrainer(Trainer[ModelLayout]):
             self._make_step(),
             self.layout,
             self._constants(phase.task),
-            phase.num_steps,
+            np.asarray(phase.num_steps),
             self._batches(phase.task, sampler, schedule, done),
             done,
         )
 
     def _evaluator(self, task: Task) -> Callable[[Any, np.ndarray], Any]:
         evaluator = ModelsEvaluator(
-            self.layout, self.network, task, self.groups, self.config, self.features
+            self.network, task, self.groups, self.config, self.layout, self.features
         )
         return lambda params, active: evaluator.of_models(params, active, self._poll)
 
@@ -156,7 +156,14 @@ class ModelsTrainer(Trainer[ModelLayout]):
             )
 
         taken = np.asarray(start.state.step)
-        return ModelsMetrics(schedule, taken, start.step, phase.num_steps, write, say_diverged)
+        return ModelsMetrics(
+            schedule,
+            taken=taken,
+            step=start.step,
+            ends=np.asarray(phase.num_steps),
+            write=write,
+            say_diverged=say_diverged,
+        )
 
     def _result_json(self, phase: Phase, selection: Any, monitor: Any) -> dict[str, Any]:
         return {

@@ -14,7 +14,8 @@ class Callback:
     """Base class of what `dedn_jax.train` calls while it trains; every method does nothing.
 
     Override the methods you need. They run in the training's own thread, in the process that writes
-    the log, after a line is written: a slow one holds the training up, and an exception ends it.
+    the log, after a line is written: a slow one holds the training up, and an exception ends it
+    (other processes of the run end once this one has). A run that was finished before calls none.
     The numbers are those of `metrics.jsonl`.
 
     Example:
@@ -30,7 +31,7 @@ class Callback:
     """
 
     def on_phase_start(self, phase: str) -> None:
-        """Before a phase trains, resumes, or is found finished: `validation` or `final`."""
+        """Before a phase, `validation` or `final`, trains, resumes or is read as finished."""
 
     def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """After a logged step (`config.train.log_every`): the loss and its terms."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -57,7 +57,10 @@ class EvaluationLayout(Protocol):
     ) -> Callable[..., Any]: ...
 
 
-class Evaluator:
+L = TypeVar("L", bound=EvaluationLayout)
+
+
+class Evaluator(Generic[L]):
     """Evaluates parameters of a network on a task's images, on every device of a layout.
 
     Args:
@@ -79,7 +82,7 @@ class Evaluator:
         task: Task,
         groups: AttributeGroups,
         config: ConfigDict,
-        layout: EvaluationLayout,
+        layout: L,
         features: ResidentFeatures | None = None,
     ) -> None:
         self.task, self._layout, self._features = task, layout, features
@@ -103,7 +106,7 @@ class Evaluator:
 
         Args:
           params: replicated over the layout.
-          should_stop: asked between streamed batches; with resident features the device goes
+          should_stop: polled between streamed batches; with resident features the device goes
             through all batches at once.
 
         Returns:
@@ -114,8 +117,7 @@ class Evaluator:
           Stopped: `should_stop` gave a signal.
         """
         among_all, among_unseen = self.predictions(params, self.images, should_stop)
-        pairs = zip(EXPERTS, among_all, among_unseen, strict=True)
-        return {name: task_metrics(self.task, a, u) for name, a, u in pairs}
+        return self._metrics(among_all, among_unseen)
 
     def predictions(
         self, params: nnx.State, images: np.ndarray, should_stop: ShouldStop = never_stop
@@ -150,6 +152,11 @@ class Evaluator:
                 raise Stopped(signal)
         among_all, among_unseen = (np.concatenate(x, axis=-1) for x in zip(*parts, strict=True))
         return among_all, among_unseen
+
+    def _metrics(self, among_all: np.ndarray, among_unseen: np.ndarray) -> Metrics:
+        """Of one model's predictions for `images`, `[3, images]` each."""
+        pairs = zip(EXPERTS, among_all, among_unseen, strict=True)
+        return {name: task_metrics(self.task, a, u) for name, a, u in pairs}
 
     def _compile(self, predict: Callable[..., Any]) -> Callable[..., Any]:
         """`(params, inputs, constants) -> (among all, among unseen)`, results `[3, batch]`.

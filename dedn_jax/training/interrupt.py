@@ -48,7 +48,7 @@ class Stopped(Exception):
 
 @contextmanager
 def ending_the_run(where: str) -> Iterator[None]:
-    """Turns `Stopped` into `Interrupted`, for a run that has saved all it needs."""
+    """Turns `Stopped` into `Interrupted`, for a run that has saved all it needs; says `where`."""
     try:
         yield
     except Stopped as stopped:
@@ -58,8 +58,8 @@ def ending_the_run(where: str) -> Iterator[None]:
 class StopRequest:
     """A request to stop, which a training answers by saving and raising `Interrupted`.
 
-    Another thread, or a callback, stops a training by `request()`. A training enters the request as
-    a context while it can answer it.
+    Another thread, or a callback, stops a training by `request()`. That cannot be taken back: make
+    a new request for the next training. A training enters it as a context while it can answer it.
 
     Attributes:
       signal_number: the signal that asked; 0 while none did.

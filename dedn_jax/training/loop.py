@@ -163,7 +163,8 @@ class Loop:
         metrics = self.evaluate(params, self.monitor.active(self.step))
         self.log.evaluation(self.step, label, metrics)
         self.selection.update(self.step, metrics, params)
-        self.bar.set_postfix_str(str(self.selection), refresh=False)
+        if selected := str(self.selection):
+            self.bar.set_postfix_str(selected, refresh=False)
         for callback in self.callbacks:
             callback.on_evaluation(self.step, label, metrics)
         self.evaluation_due = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from dedn_jax.data.dataset import Task
@@ -27,7 +28,7 @@ class Phase:
 
     name: str
     task: Task
-    num_steps: Any
+    num_steps: int | np.ndarray
     label: str | None
 
 

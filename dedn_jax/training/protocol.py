@@ -91,10 +91,15 @@ def train(
 def _train(run: Run, layout: Layout, stop: StopRequest, callbacks: Sequence[Callback]) -> None:
     """Trains and finishes `run`."""
     config, dataset = run.config, run.dataset
-    features = place_features(dataset.inputs, config, layout)
-    folder = run.workdir.path
     trainer = SingleTrainer(
-        config, run.network, run.groups, layout, features, folder, stop, callbacks
+        config=config,
+        network=run.network,
+        groups=run.groups,
+        layout=layout,
+        features=place_features(dataset.inputs, config, layout),
+        folder=run.workdir.path,
+        stop=stop,
+        callbacks=callbacks,
     )
     phases = run_phases(trainer, dataset, run.network.params)
     with ending_the_run("in the evaluation on the test sets"):

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import jax
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -148,8 +149,13 @@ class Run:
         return Evaluator(self.network, task, self.groups, config, local_layout())
 
     def finish(self, params: nnx.State, result: dict) -> None:
-        """Takes what a training ended with, so that nothing of it is read again."""
-        self.params, self.result = params, result
+        """Takes what a training ended with, so that nothing of it is read again.
+
+        On several processes the parameters lie on devices of others, which no local program takes.
+        """
+        several = jax.process_count() > 1
+        self.params = jax.tree.map(np.asarray, params) if several else params
+        self.result = result
 
     @contextmanager
     def computing(self) -> Iterator[None]:

@@ -25,7 +25,7 @@ from dedn_jax.training.step_metrics import StepMetrics
 from dedn_jax.training.trainer import Start, Trainer, Write
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class SingleTrainer(Trainer[Layout]):
     """Trains one model: by `jit` over a mesh or `pmap`, on resident or streamed features."""
 

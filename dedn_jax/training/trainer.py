@@ -53,7 +53,7 @@ class Start(NamedTuple):
     evaluation_due: bool = False
 
 
-_ONE = np.ones(1, bool)
+_ONE = np.ones(1, bool)  # one model, which is always active
 # Takes a step, its metrics, and the loss to show.
 Write = Callable[[int, dict[str, Any], float], None]
 
@@ -61,7 +61,7 @@ Write = Callable[[int, dict[str, Any], float], None]
 L = TypeVar("L", bound=EvaluationLayout)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class Trainer(abc.ABC, Generic[L]):
     """Trains the phases of one model (`training.single`) or of many (`sweep.trainer`).
 
@@ -118,7 +118,7 @@ class Trainer(abc.ABC, Generic[L]):
             if saved := checkpoints.restore_latest(Snapshot(state, params, {})):
                 state, selection.params = saved.state, saved.selected
                 selection.best = saved.position["best"]
-                # Checkpoints of before 0.2 leave the step to the state.
+                # Older checkpoints leave the step to the state.
                 step = saved.position.get("step") or int(state.step)
                 evaluation_due = saved.position.get("evaluation_due", False)
             start = Start(state, step, evaluation_due)
@@ -173,7 +173,7 @@ class Trainer(abc.ABC, Generic[L]):
 
         def write(step: int, metrics: dict[str, Any], loss: float) -> None:
             log.training(step, metrics)
-            bar.set_postfix_str(f"loss {loss:.3f} {selection}", refresh=False)
+            bar.set_postfix_str(f"loss {loss:.3f} {selection}".rstrip(), refresh=False)
             for callback in self.callbacks:
                 callback.on_step(step, metrics)
 

@@ -42,7 +42,7 @@ FREE_FIELDS = frozenset(
         "train.checkpoints_kept",
     }
 )
-# Values of `data.on_device` as they were called before 0.2.
+# What earlier versions called values of `data.on_device`.
 _RENAMED = {"always": "replicated", "cut": "sharded"}
 
 

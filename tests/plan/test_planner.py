@@ -41,7 +41,7 @@ class Compiler:
         return {
             "chips": chips,
             "arguments": needed,
-            "table": kept,
+            "resident": kept,
             "outputs": 0,
             "aliased": 0,
             "temporaries": 0,

@@ -15,7 +15,7 @@ _ANSWER = {
     "trips_compiled": 7,
     "bytes_xla": 819e6,
     "arguments": 10e6,
-    "table": 0,
+    "resident": 0,
     "outputs": 8e6,
     "aliased": 7e6,
     "temporaries": 3e6,
@@ -44,7 +44,7 @@ def test_a_loop_that_is_not_cut_runs_for_all_images_on_every_chip() -> None:
 
 
 def test_maps_that_stay_are_not_read_in_every_step() -> None:
-    there = _ANSWER | {"arguments": 8e9 + 10e6, "table": 8e9}
+    there = _ANSWER | {"arguments": 8e9 + 10e6, "resident": 8e9}
     assert roofline(there, parse_slice("v5e:2x4"), "bfloat16") == roofline(
         _ANSWER, parse_slice("v5e:2x4"), "bfloat16"
     )

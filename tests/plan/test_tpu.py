@@ -45,7 +45,7 @@ def test_maps_stay_on_eight_chips(residency: str) -> None:
     table = (
         400000 // (8 if residency == "sharded" else 1) * 4 * 256
     )  # 16 x 12 numbers take two lines
-    assert found["table"] == table
+    assert found["resident"] == table
     assert abs(found["arguments"] - sent["arguments"] - table) < 1e4
     # The table is where it is: it is not turned around, or into bfloat16, before a step reads it.
     assert found["temporaries"] - sent["temporaries"] < 0.05 * table

@@ -101,7 +101,7 @@ def test_maps_that_stay_on_the_devices(residency: str) -> None:
     image = 4 * p.channels * p.regions
     lines = 4 * 128 * -(-p.channels * p.regions // 128)
     here = p.stored // (CPU_DEVICES if residency == "sharded" else 1) * lines
-    assert (sent["table"], found["table"]) == (0, here)
+    assert (sent["resident"], found["resident"]) == (0, here)
     # Indices take the place of the batch's maps.
     added = found["arguments"] - sent["arguments"]
     assert added == here - 32 // CPU_DEVICES * (image - 4)

@@ -1,0 +1,54 @@
+"""What `dedn_jax.train` returns, on several processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.helpers.tiny import write_tiny
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCRIPT = """
+import sys
+from dedn_jax.parallel import processes
+port, process, data, folder = sys.argv[1:]
+processes.initialize(f"localhost:{port}", 2, int(process))
+import dedn_jax
+from tests.helpers.tiny import tiny_config
+
+class Steps(dedn_jax.Callback):
+    seen = 0
+
+    def on_step(self, step, metrics):
+        self.seen += 1
+
+steps = Steps()
+config = tiny_config(data, train__epochs=2, selection__protocol="last")
+run = dedn_jax.train(config, folder, callbacks=[steps])
+assert run.evaluate() == run.result["test"]  # on this process's own devices
+assert (steps.seen > 0) == (process == "0")  # callbacks run in the main process alone
+"""
+
+
+def test_the_run_is_there_on_every_process(tmp_path: Path) -> None:
+    data = write_tiny(tmp_path / "tiny.hdf5")
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = str(s.getsockname()[1])
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, port, str(i), str(data), str(tmp_path / "run")],
+            cwd=ROOT,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
