@@ -47,7 +47,7 @@ _FEWEST_IMAGES = 256
 WAYS = ("jit", "pmap", "replicated", "sharded")
 
 
-def _strategies(
+def _executors(
     make_step: Callable[[Axes], TrainStep],
     layout: Layout,
     fixed: tuple[ClassSpace, nnx.State],
@@ -72,16 +72,16 @@ def _strategies(
     }
 
 
-def _noting_program(strategy: Any) -> list[str]:
-    """Where the text of the program that the strategy compiles will be."""
-    run, texts = strategy._run, []
+def _noting_program(executor: Any) -> list[str]:
+    """Where the text of the program that the executor compiles will be."""
+    run, texts = executor._run, []
 
     def first(*arguments: Any) -> Any:
-        strategy._run = run
+        executor._run = run
         texts.append(run.lower(*arguments).compile().as_text() or "")
         return run(*arguments)
 
-    strategy._run = first
+    executor._run = first
     return texts
 
 
@@ -110,18 +110,18 @@ def work(
     copies = functools.partial(jax.tree.map, jnp.copy)
     with jax.default_matmul_precision(config.model.precision):
         fixed = make_class_space(dataset.class_embeddings, seen, resolved), network.frozen
-        makers = _strategies(make_step, layout, fixed, dataset, sampler, steps)
+        makers = _executors(make_step, layout, fixed, dataset, sampler, steps)
         strategies = {way: makers[way]() for way in ways}
-        texts = {way: _noting_program(strategy) for way, strategy in strategies.items()}
+        texts = {way: _noting_program(executor) for way, executor in strategies.items()}
         # A step takes the place of its state, so that each way needs its own.
         states = {
-            way: strategy.place(layout.replicate(init_state(copies(network.params), optimizer)))
-            for way, strategy in strategies.items()
+            way: executor.place(layout.replicate(init_state(copies(network.params), optimizer)))
+            for way, executor in strategies.items()
         }
         for _ in range(steps):
-            for way, strategy in strategies.items():
+            for way, executor in strategies.items():
                 start = time.perf_counter()
-                states[way], terms = strategy.run(states[way], 1)
+                states[way], terms = executor.run(states[way], 1)
                 losses[way].append(metrics_at(terms, 0)["loss"])
                 times[way].append(1e3 * (time.perf_counter() - start))
     programs = {way: read_program(texts[way][0], layout.num_shards) for way in ways}

@@ -261,24 +261,25 @@ def validation_task(
     """
     rng = np.random.default_rng([seed, 0x76616C])  # a stream of its own: not the sampler's
     seen = dataset.seen_classes
-    held = dataset.validation_classes
-    if held is None:
+    validation_classes = dataset.validation_classes
+    if validation_classes is None:
         count = max(1, round(class_share * len(seen)))
-        held = np.sort(rng.choice(seen, count, replace=False))
-    kept = np.setdiff1d(seen, held)
-    if not len(held) or len(kept) < 2:
+        validation_classes = np.sort(rng.choice(seen, count, replace=False))
+    training_classes = np.setdiff1d(seen, validation_classes)
+    if not len(validation_classes) or len(training_classes) < 2:
         raise InputError(
-            f"{dataset.source}: {len(seen)} seen classes with {len(held)} for validation leave "
-            f"{len(kept)} to train on; use --config.selection.protocol=last"
+            f"{dataset.source}: {len(seen)} seen classes, {len(validation_classes)} of them for "
+            f"validation, leave {len(training_classes)} to train on; use "
+            "--config.selection.protocol=last"
         )
     labels = dataset.labels[dataset.trainval]
     train, eval_seen = [], []
-    for k in kept:
+    for k in training_classes:
         images = rng.permutation(dataset.trainval[labels == k])
         count = min(max(1, round(image_share * len(images))), len(images) - 1)
         eval_seen.append(images[:count])
         train.append(images[count:])
-    eval_unseen = dataset.trainval[np.isin(labels, held)]
+    eval_unseen = dataset.trainval[np.isin(labels, validation_classes)]
     if not sum(map(len, eval_seen)):
         raise InputError(
             f"{dataset.source}: every class has one training image, none can be set apart for "

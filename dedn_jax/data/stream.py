@@ -113,8 +113,8 @@ class RowByRow:
 
     def __getitem__(self, index: int) -> Any:
         """One row; None, which grain skips, where the last round has fewer batches than workers."""
-        place, worker = divmod(index, self.workers)
-        turn, row = divmod(place, self.rows)
+        position, worker = divmod(index, self.workers)
+        turn, row = divmod(position, self.rows)
         batch = turn * self.workers + worker
         return self.batches[batch][row] if batch < len(self.batches) else None
 

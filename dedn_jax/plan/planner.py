@@ -101,10 +101,10 @@ class Planner:
         """Where `place_features` would put the feature maps, on chips with free memory."""
         shards, strategy = self._shards(on), self.config.distribution.strategy
         try:
-            asked = requested(on_device, strategy, pictures=bool(sizes.picture), shards=shards)
+            choice = requested(on_device, strategy, pictures=bool(sizes.picture), shards=shards)
         except InputError as error:
             raise InputError(f"--topology: {on.name}: {error}") from error
-        return asked or residency(_feature_bytes(sizes), on.chip.memory, shards, on.hosts)
+        return choice or residency(_feature_bytes(sizes), on.chip.memory, shards, on.hosts)
 
     def _ask(
         self, job: str, sizes: Sizes, on: Slice, images: int, placed: Residency

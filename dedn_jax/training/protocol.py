@@ -142,10 +142,10 @@ def _result(
 def result_text(result: dict) -> str:
     """What a training prints at its end."""
     lines = []
-    if held := result.get("validation_classes"):
-        names = held["names"]
+    if chosen := result.get("validation_classes"):
+        names = chosen["names"]
         several = "es" if len(names) > 1 else ""
-        lines.append(f"{len(names)} validation class{several}, chosen by {held['chosen_by']}.")
+        lines.append(f"{len(names)} validation class{several}, chosen by {chosen['chosen_by']}.")
     if validation := result.get("validation"):
         fused = validation["fused"]
         lines.append(

@@ -211,7 +211,7 @@ def test_validation_task_refuses_too_little():
         trainval=trainval[two],
         test_seen=base["test_seen"][np.isin(labels[base["test_seen"]], [0, 2])],
     )
-    with pytest.raises(InputError, match=r"^here: 2 seen classes with 1 for validation.*=last"):
+    with pytest.raises(InputError, match=r"^here: 2 seen classes, 1 of them for validation.*=last"):
         validation_task(data, 0.2, 0.2, seed=0)
     one_each = np.array([trainval[labels[trainval] == k][0] for k in SEEN])
     with pytest.raises(InputError, match=r"^here: every class has one training image.*=last"):
