@@ -217,7 +217,7 @@ class DualExpert(nnx.Module):
         scores = PerExpert(*map(AttributeScores, self._split(p_region), self._split(p_channel)))
         if not return_attention:
             return scores
-        # For people to look at, not for the step: computed from all rows on every device.
+        # For inspection, not for training: computed from all rows on every device.
         weights = dual_attention_weights(*self._rows(None), features)
         split = self._split(weights.region), self._split(weights.channel)
         return scores, PerExpert(*map(AttentionWeights, *split))

@@ -1,4 +1,4 @@
-"""The experts: how they begin, what shapes they have, in which order their outputs stand."""
+"""The experts: initial values, shapes, order of outputs, attention weights."""
 
 from __future__ import annotations
 
