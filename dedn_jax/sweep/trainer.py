@@ -23,10 +23,12 @@ from dedn_jax.training.optimizer import make_optimizer
 from dedn_jax.training.phase import Phase, PhaseResult
 from dedn_jax.training.schedule import Schedule
 from dedn_jax.training.selection import Selection
-from dedn_jax.training.step import NONE_FROZEN, TrainState
+from dedn_jax.training.step import TrainState
 from dedn_jax.training.trainer import Start, Trainer, Write
 
 _choose = jax.jit(choose)
+# In place of one model's parameters: those of all models are selected together, stacked.
+_ELSEWHERE: nnx.State = nnx.State({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Selections:
     """
 
     def __init__(self, metric: str, params: nnx.State, models: int) -> None:
-        self._each = [Selection(metric, NONE_FROZEN) for _ in range(models)]
+        self._each = [Selection(metric, _ELSEWHERE) for _ in range(models)]
         self.params = params
 
     @property
@@ -68,7 +70,7 @@ class Selections:
         """Selects the parameters of the models that are better than all before."""
         for selection, one in zip(self._each, metrics, strict=True):
             if one is not None:
-                selection.update(step, one, NONE_FROZEN)
+                selection.update(step, one, _ELSEWHERE)
         better = np.asarray([b["step"] == step for b in self.best])
         self.params = _choose(better, params, self.params)
 
