@@ -204,8 +204,7 @@ def _dataset(
         dataset = grain.MapDataset.source(batches).map(gather).to_iter_dataset(options)
     else:
         sharing = max(1, workers)
-        # One more than cores: now and then a thread waits for the interpreter.
-        threads = _cores() // sharing + 1
+        threads = max(1, _cores() // sharing)
         options = grain.ReadOptions(
             num_threads=threads, prefetch_buffer_size=max(threads, _READ_AHEAD * rows)
         )
