@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -58,9 +59,7 @@ class Executor(Protocol):
 class _MeshExecutor:
     """Keeps the state, and the constants of every step, replicated over a mesh."""
 
-    def __init__(self, layout: Layout, constants: tuple[Any, ...]) -> None:
-        self._layout = layout
-        self._constants = layout.replicate(constants)
+    _layout: Layout
 
     def place(self, state: S) -> S:
         return self._layout.replicate(state)
@@ -69,8 +68,8 @@ class _MeshExecutor:
         return tree
 
 
-class JitExecutor(_MeshExecutor):
-    """One program over the mesh; batches are streamed to it.
+class _StreamingExecutor(abc.ABC):
+    """Runs the batches that are streamed to it, a step a call.
 
     Args:
       make_step: makes the step for the mapped axes.
@@ -90,15 +89,26 @@ class JitExecutor(_MeshExecutor):
         batches: Batches,
         rows: int,
     ) -> None:
-        super().__init__(layout, constants)
-        self._batches, self._rows = batches, rows
-        step = make_step(layout.axes)
+        self._layout, self._batches, self._rows = layout, batches, rows
+        self._constants = self.place(constants)
+        self._run = self._compile(make_step)
 
-        def run(state: S, batch: Batch, constants: Any) -> tuple[S, dict[str, jax.Array]]:
-            return step(state, batch, *constants)
+    @abc.abstractmethod
+    def place(self, state: Any) -> Any:
+        """As `Executor.place`, also for the constants."""
 
+    @abc.abstractmethod
+    def _compile(self, make_step: MakeStep) -> Callable[..., Any]:
+        """The step as a program `(state, batch, constants) -> (state, metrics)`."""
+
+
+class JitExecutor(_MeshExecutor, _StreamingExecutor):
+    """One program over the mesh; arguments as for `_StreamingExecutor`."""
+
+    def _compile(self, make_step: MakeStep) -> Callable[..., Any]:
         specs = (REPLICATED, SHARDED, REPLICATED)
-        self._run = layout.compile(run, specs, REPLICATED, donate=(0,))
+        run = _with_constants(make_step(self._layout.axes))
+        return self._layout.compile(run, specs, REPLICATED, donate=(0,))
 
     def run(self, state: S, count: int) -> tuple[S, Any]:
         batch = self._layout.batch(*next(self._batches), self._rows)
@@ -111,7 +121,7 @@ class ResidentExecutor(_MeshExecutor):
     The host sends nothing but the number of steps to run; the state counts those before.
 
     Args:
-      make_step, layout, constants: as for `JitExecutor`.
+      make_step, layout, constants: as for `_StreamingExecutor`.
       resident: features on the devices, and the sampler.
     """
 
@@ -122,8 +132,9 @@ class ResidentExecutor(_MeshExecutor):
         constants: tuple[Any, ...],
         resident: ResidentBatches,
     ) -> None:
-        super().__init__(layout, (resident.sampler.pool, *constants))
         features, sampler, max_steps = resident
+        self._layout = layout
+        self._constants = layout.replicate((sampler.pool, *constants))
         self.max_steps, self._features = max_steps, features
         step = make_step(layout.axes)
 
@@ -147,42 +158,19 @@ class ResidentExecutor(_MeshExecutor):
         return self._run(state, np.int32(count), self._features, self._constants)
 
 
-class PmapExecutor:
-    """The same step under `pmap`, each device with a copy of the state; batches are streamed.
+class PmapExecutor(_StreamingExecutor):
+    """The step under `pmap`, each device with a copy of the state and of the constants."""
 
-    Args: as for `JitExecutor`.
-    """
+    def _compile(self, make_step: MakeStep) -> Callable[..., Any]:
+        return jax.pmap(_with_constants(make_step(Axes(DATA))), axis_name=DATA, donate_argnums=0)
 
-    max_steps = 1
-
-    def __init__(
-        self,
-        make_step: MakeStep,
-        layout: Layout,
-        constants: tuple[Any, ...],
-        batches: Batches,
-        rows: int,
-    ) -> None:
-        self._layout, self._batches, self._rows = layout, batches, rows
-        self._devices = jax.local_devices()
-        self._constants = self._copies(constants)
-        step = make_step(Axes(DATA))
-
-        def run(state: S, batch: Batch, constants: Any) -> Any:
-            return step(state, batch, *constants)
-
-        self._run = jax.pmap(run, axis_name=DATA, donate_argnums=0)
-
-    def _copies(self, tree: Any) -> Any:
+    def place(self, state: Any) -> Any:
         def copies(x: Any) -> np.ndarray:
             host = np.asarray(x)
-            return np.broadcast_to(host, (len(self._devices), *host.shape))
+            return np.broadcast_to(host, (jax.local_device_count(), *host.shape))
 
         # Mapped over the step's own axis: arrays of another would compile the second step anew.
-        return jax.pmap(lambda x: x, axis_name=DATA)(jax.tree.map(copies, tree))
-
-    def place(self, state: S) -> S:
-        return self._copies(state)
+        return jax.pmap(lambda x: x, axis_name=DATA)(jax.tree.map(copies, state))
 
     def replicated(self, tree: Any) -> Any:
         return self._layout.replicate(jax.tree.map(lambda x: np.asarray(x[0]), tree))
@@ -190,17 +178,27 @@ class PmapExecutor:
     def run(self, state: S, count: int) -> tuple[S, Any]:
         inputs, labels = next(self._batches)
         per_device = self._layout.padded_rows(self._rows) // jax.device_count()
-        local = per_device * len(self._devices)
+        devices = jax.local_device_count()
+        local = per_device * devices
 
         def split(x: np.ndarray) -> Any:
             missing = local - len(x)
             x = np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)]) if missing else x
-            return x.reshape(len(self._devices), per_device, *x.shape[1:])
+            return x.reshape(devices, per_device, *x.shape[1:])
 
         weights = self._layout.weights(self._rows)
         arrays = (inputs, labels) if weights is None else (inputs, labels, weights)
         state, metrics = self._run(state, Batch(*map(split, arrays)), self._constants)
         return state, jax.tree.map(lambda x: x[0], metrics)
+
+
+def _with_constants(step: Step) -> Step:
+    """`step` with its constants as one argument."""
+
+    def run(state: Any, batch: Batch, constants: Any) -> tuple[Any, dict[str, jax.Array]]:
+        return step(state, batch, *constants)
+
+    return run
 
 
 def loop_steps(
