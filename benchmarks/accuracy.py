@@ -19,9 +19,9 @@ from pathlib import Path
 from benchmarks.arguments import integers, run_benchmark
 from dedn_jax.config import load_config
 from dedn_jax.files import read_json, write_json
+from dedn_jax.inference.run import train
 from dedn_jax.training.evaluation import METRICS
 from dedn_jax.training.logs import read_lines
-from dedn_jax.training.protocol import train
 from dedn_jax.training.workdir import Workdir
 
 Row = dict[str, float]

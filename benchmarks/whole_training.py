@@ -42,13 +42,13 @@ from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.features.maps import FeatureMaps, checked_indices, normalize
 from dedn_jax.data.published import RECIPES
 from dedn_jax.errors import InputError
+from dedn_jax.inference.run import train
 from dedn_jax.model.groups import published_attributes
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.evaluation import Metrics
 from dedn_jax.training.phase import PhaseResult
-from dedn_jax.training.protocol import train
 
 WORD_DIM = 300
 PROTOCOLS = ("last", "test-best")

@@ -88,6 +88,9 @@ def get_config() -> ConfigDict:
     config.selection.validation_classes = 0.2  # share of seen classes, if the data set names none
     config.selection.validation_images = 0.2  # share of each other class's training images
     config.selection.continue_epochs = 0.25  # refit "continue": share of the selected epochs
+    # Protocol "validation": also choose gamma and both mixes by H on the validation classes.
+    config.selection.calibrate = True
+    config.selection.mix_step = 0.05  # between two mixes that calibration compares
 
     config.evaluate = ConfigDict()
     config.evaluate.batch_size = 100

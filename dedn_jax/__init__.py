@@ -19,13 +19,12 @@ if TYPE_CHECKING:
         read_published_weights,
     )
     from dedn_jax.inference.report import write_report
+    from dedn_jax.inference.run import Run, open_run, train
     from dedn_jax.model import losses
     from dedn_jax.model.experts import DualExpert
     from dedn_jax.training import metrics
     from dedn_jax.training.callbacks import Callback
     from dedn_jax.training.interrupt import Interrupted, StopRequest
-    from dedn_jax.training.protocol import train
-    from dedn_jax.training.run import Run, open_run
 
 __version__ = "0.1.0"
 
@@ -36,7 +35,7 @@ _HOMES = {
     "GZSLDataset": "dedn_jax.data.dataset",
     "InputError": "dedn_jax.errors",
     "Interrupted": "dedn_jax.training.interrupt",
-    "Run": "dedn_jax.training.run",
+    "Run": "dedn_jax.inference.run",
     "StopRequest": "dedn_jax.training.interrupt",
     "base_config": "dedn_jax.config",
     "export_published_weights": "dedn_jax.inference.published_weights",
@@ -44,9 +43,9 @@ _HOMES = {
     "load_dataset": "dedn_jax.data.load",
     "losses": "dedn_jax.model.losses",
     "metrics": "dedn_jax.training.metrics",
-    "open_run": "dedn_jax.training.run",
+    "open_run": "dedn_jax.inference.run",
     "read_published_weights": "dedn_jax.inference.published_weights",
-    "train": "dedn_jax.training.protocol",
+    "train": "dedn_jax.inference.run",
     "write_report": "dedn_jax.inference.report",
 }
 

@@ -363,7 +363,7 @@ def check_config(config: ConfigDict, where: str) -> None:
     require(config.loss.kl_temperature > 0, "loss.kl_temperature", "more than 0")
     for name in ("region_mix", "expert_mix"):
         require(0 <= config.predict[name] <= 1, f"predict.{name}", "a number from 0 to 1")
-    for name in ("validation_classes", "validation_images", "continue_epochs"):
+    for name in ("validation_classes", "validation_images", "continue_epochs", "mix_step"):
         require(0 < config.selection[name] < 1, f"selection.{name}", "a share between 0 and 1")
     for name in ("learning_rate", "epsilon"):
         require(config.optimizer[name] > 0, f"optimizer.{name}", "more than 0")

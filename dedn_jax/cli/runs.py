@@ -43,6 +43,11 @@ def add_evaluate(jobs: Any) -> None:
     evaluate.add_argument(
         "--batch-size", type=int, help="images per batch; the numbers stay the same"
     )
+    evaluate.add_argument(
+        "--scores",
+        type=path_flag,
+        help="also write the class and attribute scores of every test image to this .npz file",
+    )
     evaluate.add_argument("--json", type=path_flag, help="also write the numbers to this file")
     evaluate.set_defaults(run=_evaluate, overrides=True)
 
@@ -75,9 +80,10 @@ def add_export(jobs: Any) -> None:
 
 def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.config import load_config
+    from dedn_jax.inference.run import train
     from dedn_jax.parallel.processes import is_main
     from dedn_jax.training.interrupt import StopOnSignals
-    from dedn_jax.training.protocol import result_text, train
+    from dedn_jax.training.protocol import result_text
 
     join_processes(args)
     run = train(load_config(args.config, overrides), args.workdir, stop=StopOnSignals())
@@ -88,24 +94,34 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
 def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.files import check_output, write_json
     from dedn_jax.inference.published_weights import read_published_weights
-    from dedn_jax.training.evaluation import metrics_table
-    from dedn_jax.training.run import open_run
+    from dedn_jax.inference.run import open_run
+    from dedn_jax.training.protocol import calibrated_text, test_text
 
     if args.json:
         check_output(args.json)
+    if args.scores:
+        check_output(args.scores, ".npz")
     if args.batch_size is not None and args.batch_size < 1:
         raise InputError(f"--batch-size={args.batch_size}, expected at least 1")
     run = open_run(args.workdir, overrides)
     weights = read_published_weights(run, args.weights) if args.weights else None
-    metrics = run.evaluate(weights, batch_size=args.batch_size)
-    report = {
-        "protocol": "given weights" if args.weights else run.config.selection.protocol,
+    metrics, scores = run.evaluate_with_scores(weights, batch_size=args.batch_size)
+    protocol = "given weights" if args.weights else run.config.selection.protocol
+    report: dict[str, object] = {
+        "protocol": protocol,
         "weights": str(args.weights) if args.weights else "selected",
         "images": len(run.dataset.test_seen) + len(run.dataset.test_unseen),
         "test": metrics,
     }
-    print(f"Test sets ({report['protocol']}), percent:")
-    print(metrics_table(metrics))
+    print("\n".join(test_text(metrics, protocol)))
+    # Weights from elsewhere were not what the run was calibrated for.
+    if not args.weights and run.calibration:
+        calibrated = run.calibration.apply(scores)
+        report["test_calibrated"] = calibrated
+        print("\n".join(["", *calibrated_text(run.result["calibration"], calibrated)]))
+    if args.scores:
+        scores.save(args.scores, run.dataset.class_names, run.dataset.attribute_names)
+        print(f"Scores: {args.scores}")
     print(json.dumps(report))
     if args.json:
         write_json(args.json, report)
@@ -114,8 +130,9 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
 def _demo(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.config import load_config
     from dedn_jax.inference.report import write_report
+    from dedn_jax.inference.run import train
     from dedn_jax.training.interrupt import StopOnSignals
-    from dedn_jax.training.protocol import result_text, train
+    from dedn_jax.training.protocol import result_text
 
     run = train(load_config("demo", overrides), args.workdir, stop=StopOnSignals())
     print(result_text(run.result))
@@ -125,7 +142,7 @@ def _demo(args: argparse.Namespace, overrides: list[str]) -> None:
 def _export(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.files import check_output
     from dedn_jax.inference.published_weights import export_published_weights
-    from dedn_jax.training.run import open_run
+    from dedn_jax.inference.run import open_run
 
     check_output(args.out, ".pt")
     export_published_weights(open_run(args.workdir, overrides), args.out)

@@ -12,10 +12,10 @@ from dedn_jax.interop.published import from_published, to_published
 from dedn_jax.torch_files import read_state_dict, write_state_dict
 from dedn_jax.training.network import experts_of
 from dedn_jax.training.objective import make_class_space
-from dedn_jax.training.run import Run
+from dedn_jax.training.run import TrainingRun
 
 
-def read_published_weights(run: Run, path: Path) -> nnx.State:
+def read_published_weights(run: TrainingRun, path: Path) -> nnx.State:
     """Parameters for `run.evaluate`, with the experts of a published `state_dict`.
 
     A backbone, which a published file does not have, is the run's own before training.
@@ -32,7 +32,7 @@ def read_published_weights(run: Run, path: Path) -> nnx.State:
     return with_experts(run.network.params, nested, str(path))
 
 
-def export_published_weights(run: Run, path: Path) -> None:
+def export_published_weights(run: TrainingRun, path: Path) -> None:
     """Writes the selected experts of a run as a `state_dict` that the published code loads.
 
     Example:

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from dedn_jax.data.dataset import GZSLDataset, trainval_task
+from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.pictures.pictures import Pictures
 from dedn_jax.data.pictures.sheet import PICTURES, Row, draw_sheet
 from dedn_jax.files import read_json, write_atomically
 from dedn_jax.training.evaluation import EXPERTS, METRICS
 from dedn_jax.training.logs import read_lines
-from dedn_jax.training.run import Run
+from dedn_jax.training.prediction import Mixing
+from dedn_jax.training.run import TrainingRun
 from dedn_jax.training.workdir import Workdir
 
 _COLORS = {"U": "#d1495b", "S": "#00798c", "H": "#2e4057", "T1": "#edae49"}
@@ -23,7 +24,7 @@ _CLASSES_SHOWN = 12  # large data sets have hundreds
 _DPI = 110
 
 
-def write_report(run: Run) -> Path:
+def write_report(run: TrainingRun) -> Path:
     """Writes `report/index.html` and its pictures into a finished run's work directory.
 
     The contact sheet is drawn where the run was trained from pictures.
@@ -90,7 +91,7 @@ def draw_curve(workdir: Workdir, path: Path) -> bool:
     return True
 
 
-def draw_contact_sheet(run: Run, predictions: np.ndarray, path: Path) -> None:
+def draw_contact_sheet(run: TrainingRun, predictions: np.ndarray, path: Path) -> None:
     """Pictures of every unseen class with their predicted classes.
 
     Args:
@@ -116,18 +117,18 @@ def draw_contact_sheet(run: Run, predictions: np.ndarray, path: Path) -> None:
     write_atomically(path, draw_sheet(rows))
 
 
-def _predict(run: Run, images: np.ndarray) -> np.ndarray:
+def _predict(run: TrainingRun, images: np.ndarray) -> np.ndarray:
     """Class ids that the fused score predicts among all classes."""
-    with run.computing():
-        among_all, _ = run.evaluator().predictions(run.params, images)
-    return trainval_task(run.dataset).class_ids[among_all[EXPERTS.index("fused")]]
+    scores = run.scores
+    chosen = scores.class_ids[scores.mixed(Mixing.from_config(run.config)).argmax(1)]
+    return chosen[np.isin(scores.images, images)]
 
 
 def _cell(value: float | None) -> str:
     return "<td>-</td>" if value is None else f"<td>{value:.1f}</td>"
 
 
-def _page(run: Run, result: dict, pictures: list[tuple[str, str]]) -> str:
+def _page(run: TrainingRun, result: dict, pictures: list[tuple[str, str]]) -> str:
     dataset = run.dataset
     head = "".join(f"<th>{m}</th>" for m in METRICS)
     rows = "".join(

@@ -1,10 +1,11 @@
-"""U, S, H and T1 of many models, whose images are read once for all of them."""
+"""U, S, H, T1 and AUSUC of many models, whose images are read once for all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -17,10 +18,13 @@ from dedn_jax.training.evaluation import (
     never_stop,
     over_batches,
 )
+from dedn_jax.training.scores import Scores
 
 
 class ModelsEvaluator(Evaluator[ModelLayout]):
     """Evaluates stacked models on a task's images."""
+
+    _row_axis = 1
 
     def of_models(
         self, params: nnx.State, active: np.ndarray, should_stop: ShouldStop = never_stop
@@ -37,13 +41,41 @@ class ModelsEvaluator(Evaluator[ModelLayout]):
         """
         if not active.any():
             return [None] * len(active)
-        of_models = zip(*self.predictions(params, self.images, should_stop), active, strict=True)
-        return [self._metrics(a, u) if is_active else None for a, u, is_active in of_models]
+        found = self.choices(params, self.images, should_stop)
+        return [
+            self._metrics(_model(found, m)) if is_active else None
+            for m, is_active in enumerate(active)
+        ]
 
-    def _compile(self, predict: Callable[..., Any]) -> Callable[..., Any]:
-        layout, predict = self._layout, each_model(predict)
+    def scores_of_models(
+        self, params: nnx.State, active: np.ndarray, should_stop: ShouldStop = never_stop
+    ) -> list[tuple[Metrics, Scores] | None]:
+        """Metrics and scores of every model, as `with_scores` gives them for one.
+
+        Args:
+          params, active, should_stop: as for `of_models`.
+
+        Raises:
+          Stopped: as for one.
+        """
+        if not active.any():
+            return [None] * len(active)
+        choices, scores = self._over_images(self._score, params, self.images, should_stop)
+        return [
+            (self._metrics(_model(choices, m)), self._scores(_model(scores, m)))
+            if is_active
+            else None
+            for m, is_active in enumerate(active)
+        ]
+
+    def _compile(self, of_batch: Callable[..., Any]) -> Callable[..., Any]:
+        layout, of_batch = self._layout, each_model(of_batch)
         specs = (layout.by_model, REPLICATED, REPLICATED)
         if self._features is None:
-            return layout.compile(predict, specs, (layout.by_model, layout.by_model))
+            return layout.compile(of_batch, specs, layout.by_model)
         out = layout.by_step_and_model
-        return layout.compile(over_batches(predict), (*specs, REPLICATED), (out, out))
+        return layout.compile(over_batches(of_batch), (*specs, REPLICATED), out)
+
+
+def _model(stacked: Any, model: int) -> Any:
+    return jax.tree.map(lambda x: x[model], stacked)

@@ -174,7 +174,8 @@ def _train(point: Point, where: str, folder: Path, common: _Common) -> dict[str,
     assert isinstance(final, ModelsResult)
     remaining = ~trainer.diverged
     with ending_the_run("in the evaluation on the test sets"):
-        metrics = trainer.evaluate(trainval_task(dataset), final.params, remaining)
+        tested = trainer.test(trainval_task(dataset), final.params, phases.calibrations)
+    metrics = [one and one.fixed for one in tested]
     diverged_at = final.diverged_at
     protocol = config.selection.protocol
     result: dict[str, object] = {"fields": point.fields, "protocol": protocol}
@@ -182,6 +183,13 @@ def _train(point: Point, where: str, folder: Path, common: _Common) -> dict[str,
         pairs = zip(validation.diverged_at, final.diverged_at, strict=True)
         diverged_at = [a or b for a, b in pairs]
         result |= {"refit": config.selection.refit, "validation": _validation(validation)}
+    if phases.calibrations is not None:
+        calibrated = [one and one.calibrated for one in tested]
+        result |= {
+            "calibration": [one and one.to_json() for one in phases.calibrations],
+            "fused_calibrated": summaries(calibrated),
+            "test_calibrated": calibrated,
+        }
     if protocol == "test-best":
         result["test_best_t1"] = _of(remaining, final.best_t1)
     return result | {

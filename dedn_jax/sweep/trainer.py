@@ -22,6 +22,7 @@ from dedn_jax.training.logs import MetricsLog
 from dedn_jax.training.optimizer import make_optimizer
 from dedn_jax.training.phase import Phase, PhaseResult
 from dedn_jax.training.schedule import Schedule
+from dedn_jax.training.scores import Scores
 from dedn_jax.training.selection import Selection
 from dedn_jax.training.step import TrainState
 from dedn_jax.training.trainer import Start, Trainer, Write
@@ -141,10 +142,17 @@ class ModelsTrainer(Trainer[ModelLayout]):
         )
 
     def _evaluator(self, task: Task) -> Callable[[Any, np.ndarray], Any]:
-        evaluator = ModelsEvaluator(
+        evaluator = self._task_evaluator(task)
+        return lambda params, active: evaluator.of_models(params, active, self._poll)
+
+    def _scores(self, task: Task, params: nnx.State) -> list[tuple[Metrics, Scores] | None]:
+        evaluator = self._task_evaluator(task)
+        return evaluator.scores_of_models(self._place(params), ~self.diverged, self._poll)
+
+    def _task_evaluator(self, task: Task) -> ModelsEvaluator:
+        return ModelsEvaluator(
             self.network, task, self.groups, self.config, self.layout, self.features
         )
-        return lambda params, active: evaluator.of_models(params, active, self._poll)
 
     def _monitor(
         self, phase: Phase, schedule: Schedule, start: Start, write: Write

@@ -1,8 +1,9 @@
-"""U, S, H and T1 of each expert and of their mixture."""
+"""U, S, H, T1 and AUSUC of each expert and of their mixture, and the scores behind them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 import jax
@@ -21,10 +22,19 @@ from dedn_jax.training.interrupt import Stopped
 from dedn_jax.training.metrics import gzsl, per_class_accuracy
 from dedn_jax.training.network import Network
 from dedn_jax.training.objective import make_class_space
-from dedn_jax.training.prediction import Mixing, predict_classes
+from dedn_jax.training.prediction import (
+    BranchScores,
+    Choices,
+    Mixing,
+    predict_branches,
+    predict_classes,
+)
+from dedn_jax.training.scores import Scores, unstack
+from dedn_jax.training.seen_unseen import SeenUnseenCurve, seen_unseen_curve
 
 EXPERTS = ("coarse", "fine", "fused")
-METRICS = ("U", "S", "H", "T1")
+METRICS = ("U", "S", "H", "T1")  # in percent
+AUSUC = "AUSUC"  # from 0 to 1
 Metrics = dict[str, dict[str, float]]
 # The signal that asks to stop, 0 for none; given how many batches are done.
 ShouldStop = Callable[[int], int]
@@ -76,6 +86,9 @@ class Evaluator(Generic[L]):
       images: that a call evaluates: the seen classes' first.
     """
 
+    # Of a result's rows; a sweep's results have an axis of models before it.
+    _row_axis = 0
+
     def __init__(
         self,
         network: Network,
@@ -87,19 +100,12 @@ class Evaluator(Generic[L]):
     ) -> None:
         self.task, self._layout, self._features = task, layout, features
         self.images = np.concatenate([task.eval_seen, task.eval_unseen])
+        self._network, self._order = network, groups.order
         self._batch_size = config.evaluate.batch_size
         self._reading = Reading(config.data.workers, layout.host_shard)
         classes = make_class_space(task.class_embeddings, task.seen, groups)
         self._constants = layout.replicate((classes, network.frozen))
-        mixing = Mixing.from_config(config)
-
-        def predict(params: nnx.State, inputs: jax.Array, constants: Any) -> Any:
-            classes, frozen = constants
-            return predict_classes(
-                network.definition, params, inputs, classes, mixing, frozen, layout.axes
-            )
-
-        self._predict = self._compile(predict)
+        self._mixing = Mixing.from_config(config)
 
     def __call__(self, params: nnx.State, should_stop: ShouldStop = never_stop) -> Metrics:
         """The metrics of `params`, each image counted once.
@@ -110,78 +116,122 @@ class Evaluator(Generic[L]):
             through all batches at once.
 
         Returns:
-          For `coarse`, `fine` and `fused`: U, S, H and T1 in percent; S alone where no unseen
-          class has an image.
+          For `coarse`, `fine` and `fused`: U, S, H and T1 in percent and AUSUC, from 0 to 1; S
+          alone where no unseen class has an image.
 
         Raises:
           Stopped: `should_stop` gave a signal.
         """
-        among_all, among_unseen = self.predictions(params, self.images, should_stop)
-        return self._metrics(among_all, among_unseen)
+        return self._metrics(self.choices(params, self.images, should_stop))
 
-    def predictions(
+    def choices(
         self, params: nnx.State, images: np.ndarray, should_stop: ShouldStop = never_stop
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Predicted class ids of the task for `images`.
+    ) -> Choices[np.ndarray]:
+        """What the model chooses for `images`, as host arrays.
 
         Args:
           params, should_stop: as for a call.
           images: `[images]` indices.
 
-        Returns:
-          `[3, images]` for coarse, fine and fused: among all classes, and among the unseen alone.
+        Raises:
+          Stopped: as there.
+        """
+        return self._over_images(self._choose, params, images, should_stop)
+
+    def with_scores(
+        self, params: nnx.State, should_stop: ShouldStop = never_stop
+    ) -> tuple[Metrics, Scores]:
+        """What a call gives, and the scores, from one pass over the images.
+
+        The scores take 16 bytes of host memory an image for every class and attribute.
+
+        Args:
+          params, should_stop: as for a call.
 
         Raises:
           Stopped: as there.
         """
-        size = self._batch_size
+        choices, found = self._over_images(self._score, params, self.images, should_stop)
+        return self._metrics(choices), self._scores(found)
+
+    def _over_images(
+        self, function: Callable[..., Any], params: nnx.State, images: np.ndarray, poll: ShouldStop
+    ) -> Any:
+        """What a compiled function gives for every image, joined along the axis of rows."""
+        size, axis = self._batch_size, self._row_axis
         if self._features is not None:
             indices = batches_of(images, size, self._layout.padded_rows(size))
             placed = self._layout.put(indices, PartitionSpec(None, DATA))
-            found = self._predict(params, placed, self._constants, self._features)
-            among_all, among_unseen = (in_order(x, size, len(images)) for x in found)
-            return among_all, among_unseen
+            found = function(params, placed, self._constants, self._features)
+            return jax.tree.map(lambda x: in_order(x, size, len(images), axis), found)
         parts: list[Any] = []
         for inputs, count in evaluation_batches(self.task.inputs, images, size, self._reading):
             batch = self._layout.shard_batch(inputs, size)
-            found = self._predict(params, batch, self._constants)
-            parts.append([x[..., :count] for x in found])
+            rows = (slice(None),) * axis + (slice(count),)
+            found = function(params, batch, self._constants)
+            parts.append(jax.tree.map(lambda x, rows=rows: x[rows], found))
             if len(parts) > 1:  # the device computes a batch while the next one is read
                 parts[-2] = jax.device_get(parts[-2])
-            if len(parts) * size < len(images) and (signal := should_stop(len(parts))):
+            if len(parts) * size < len(images) and (signal := poll(len(parts))):
                 raise Stopped(signal)
-        among_all, among_unseen = (np.concatenate(x, axis=-1) for x in zip(*parts, strict=True))
-        return among_all, among_unseen
+        return jax.tree.map(lambda *x: np.concatenate(x, axis=axis), *parts)
 
-    def _metrics(self, among_all: np.ndarray, among_unseen: np.ndarray) -> Metrics:
-        """Of one model's predictions for `images`, `[3, images]` each."""
-        pairs = zip(EXPERTS, among_all, among_unseen, strict=True)
-        return {name: task_metrics(self.task, a, u) for name, a, u in pairs}
+    def _metrics(self, choices: Choices[np.ndarray]) -> Metrics:
+        """Of one model's choices for `images`."""
+        labels = self.task.labels[self.images]
+        unseen = ~self.task.seen[labels]
+        return {
+            name: gzsl_metrics(Choices(*(x[:, e] for x in choices)), labels, unseen)
+            for e, name in enumerate(EXPERTS)
+        }
 
-    def _compile(self, predict: Callable[..., Any]) -> Callable[..., Any]:
-        """`(params, inputs, constants) -> (among all, among unseen)`, results `[3, batch]`.
+    def _scores(self, found: BranchScores[np.ndarray]) -> Scores:
+        """Of one model, for `images`."""
+        task = self.task
+        attributes, classes = unstack(found, self._order)
+        labels = task.labels[self.images]
+        return Scores(self.images, labels, task.class_ids, task.seen, attributes, classes)
+
+    @cached_property
+    def _choose(self) -> Callable[..., Any]:
+        return self._compile(self._of_batch(predict_classes))
+
+    @cached_property
+    def _score(self) -> Callable[..., Any]:
+        return self._compile(self._of_batch(predict_branches))
+
+    def _of_batch(self, predict: Callable[..., Any]) -> Callable[..., Any]:
+        """`(params, inputs, (classes, frozen)) -> results`, by `predict`."""
+        definition, mixing, axes = self._network.definition, self._mixing, self._layout.axes
+
+        def of_batch(params: nnx.State, inputs: jax.Array, constants: Any) -> Any:
+            classes, frozen = constants
+            return predict(definition, params, inputs, classes, mixing, frozen, axes)
+
+        return of_batch
+
+    def _compile(self, of_batch: Callable[..., Any]) -> Callable[..., Any]:
+        """`(params, inputs, constants) -> results`, `[batch, ...]` each.
 
         With resident features inputs are the indices of all batches, `[batches, batch]`, and
-        results `[batches, 3, batch]`: the device goes from batch to batch without the host.
+        results `[batches, batch, ...]`: the device goes from batch to batch without the host.
         """
         if self._features is None:
-            by_image = PartitionSpec(None, DATA)
-            specs = (REPLICATED, SHARDED, REPLICATED)
-            return self._layout.compile(predict, specs, (by_image, by_image))
-        by_image, of_features = PartitionSpec(None, None, DATA), features_spec(self._features)
-        all_specs = (REPLICATED, PartitionSpec(None, DATA), REPLICATED, of_features)
-        return self._layout.compile(over_batches(predict), all_specs, (by_image, by_image))
+            return self._layout.compile(of_batch, (REPLICATED, SHARDED, REPLICATED), SHARDED)
+        by_image, of_features = PartitionSpec(None, DATA), features_spec(self._features)
+        specs = (REPLICATED, by_image, REPLICATED, of_features)
+        return self._layout.compile(over_batches(of_batch), specs, by_image)
 
 
-def over_batches(predict: Callable[..., Any]) -> Callable[..., Any]:
-    """`predict` for all batches, whose images are looked up in resident features."""
+def over_batches(of_batch: Callable[..., Any]) -> Callable[..., Any]:
+    """`of_batch` for all batches, whose images are looked up in resident features."""
 
-    def predict_all(
+    def of_all(
         params: nnx.State, images: jax.Array, constants: Any, features: ResidentFeatures
     ) -> Any:
-        return jax.lax.map(lambda i: predict(params, lookup(features, i), constants), images)
+        return jax.lax.map(lambda i: of_batch(params, lookup(features, i), constants), images)
 
-    return predict_all
+    return of_all
 
 
 def batches_of(images: np.ndarray, batch_size: int, rows: int) -> np.ndarray:
@@ -201,34 +251,57 @@ def batches_of(images: np.ndarray, batch_size: int, rows: int) -> np.ndarray:
     return np.pad(filled.reshape(count, batch_size), ((0, 0), (0, rows - batch_size)))
 
 
-def in_order(predictions: jax.Array, batch_size: int, count: int) -> np.ndarray:
-    """Results `[batches, ..., rows]` of `batches_of` as `[..., count]`; waits for the device."""
-    found = np.moveaxis(np.asarray(predictions)[..., :batch_size], 0, -2)
-    return found.reshape(*found.shape[:-2], -1)[..., :count]
-
-
-def task_metrics(task: Task, among_all: np.ndarray, among_unseen: np.ndarray) -> dict[str, float]:
-    """U, S, H and T1 in percent from predictions; S alone where no unseen class has an image.
+def in_order(results: jax.Array, batch_size: int, count: int, axis: int = 0) -> np.ndarray:
+    """Results of `batches_of` without the padding; waits for the device.
 
     Args:
-      task: images and labels.
-      among_all: `[images]` class ids predicted among all classes, for `eval_seen`, then
-        `eval_unseen`.
-      among_unseen: `[images]` class ids predicted among the unseen classes.
+      results: `[batches, ...]`, with rows on the axis `axis + 1`.
+      batch_size: images of a batch.
+      count: of all images.
+      axis: of the images in what is returned.
     """
-    seen = len(task.eval_seen)
-    seen_labels, unseen_labels = task.labels[task.eval_seen], task.labels[task.eval_unseen]
-    if not len(unseen_labels):
-        return {"S": per_class_accuracy(among_all, seen_labels)}
-    return gzsl(among_all[:seen], seen_labels, among_all[seen:], unseen_labels, among_unseen[seen:])
+    found = np.moveaxis(np.asarray(results), 0, axis)  # [..., batches, rows, ...]
+    found = found[(slice(None),) * (axis + 1) + (slice(batch_size),)]
+    found = found.reshape(*found.shape[:axis], -1, *found.shape[axis + 2 :])
+    return found[(slice(None),) * axis + (slice(count),)]
+
+
+def gzsl_metrics(
+    chosen: Choices[np.ndarray], labels: np.ndarray, unseen: np.ndarray
+) -> dict[str, float]:
+    """U, S, H and T1 in percent and AUSUC; S alone where no image is of an unseen class.
+
+    Args:
+      chosen: by one expert, `[images]` each.
+      labels: `[images]` class ids.
+      unseen: `[images]`, whether that is an unseen class.
+    """
+    if not unseen.any():
+        return {"S": per_class_accuracy(chosen.among_all, labels)}
+    found = gzsl(
+        chosen.among_all[~unseen],
+        labels[~unseen],
+        chosen.among_all[unseen],
+        labels[unseen],
+        chosen.among_unseen[unseen],
+    )
+    return found | {AUSUC: curve_of(chosen, labels, unseen).area}
+
+
+def curve_of(
+    chosen: Choices[np.ndarray], labels: np.ndarray, unseen: np.ndarray
+) -> SeenUnseenCurve:
+    """The seen-unseen curve; arguments as for `gzsl_metrics`."""
+    best = np.where(unseen, chosen.among_unseen, chosen.among_seen)
+    return seen_unseen_curve(chosen.gap, best == labels, labels, unseen)
 
 
 def metrics_table(metrics: Metrics) -> str:
     """A fixed-width table of `metrics`, a line per expert; `-` for what could not be measured."""
-    lines = ["expert  " + "".join(f"{m:>8}" for m in METRICS)]
+    lines = ["expert  " + "".join(f"{m:>8}" for m in (*METRICS, AUSUC))]
     for name in EXPERTS:
         row = metrics[name]
-        lines.append(
-            f"{name:<8}" + "".join(f"{row[m]:8.1f}" if m in row else f"{'-':>8}" for m in METRICS)
-        )
+        cells = [f"{row[m]:8.1f}" if m in row else f"{'-':>8}" for m in METRICS]
+        cells.append(f"{row[AUSUC]:8.3f}" if AUSUC in row else f"{'-':>8}")
+        lines.append(f"{name:<8}" + "".join(cells))
     return "\n".join(lines)

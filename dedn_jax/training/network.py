@@ -20,6 +20,7 @@ from dedn_jax.model.kernels import Kernel, resolve_kernel
 from dedn_jax.model.picture_model import PictureModel, backbone_maps
 from dedn_jax.training.step import NONE_FROZEN
 
+BACKBONE_WEIGHTS = "backbone_weights"  # field of a run's fingerprint
 _BACKBONE_STREAM = 1
 
 
@@ -40,7 +41,7 @@ class Network(NamedTuple):
 
     def fingerprint(self) -> dict[str, object]:
         """The hash of the backbone's weights, for what a run records; JSON-ready."""
-        return {} if self.weights is None else {"backbone_weights": self.weights.sha256}
+        return {} if self.weights is None else {BACKBONE_WEIGHTS: self.weights.sha256}
 
 
 def make_network(config: ConfigDict, dataset: GZSLDataset, groups: AttributeGroups) -> Network:

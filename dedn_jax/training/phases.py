@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 
 from dedn_jax.data.dataset import GZSLDataset, trainval_task, validation_task
 from dedn_jax.errors import InputError
+from dedn_jax.training.calibration import Calibration
+from dedn_jax.training.interrupt import ending_the_run
 from dedn_jax.training.phase import Phase, PhaseResult
 from dedn_jax.training.trainer import Trainer
 
@@ -28,11 +30,13 @@ class Phases(NamedTuple):
     Attributes:
       validation: of the protocol `validation`, else None.
       validation_classes: its class ids, else None.
+      calibrations: of every model on these classes; None where none was asked for.
       final: the phase whose parameters are the run's.
     """
 
     validation: PhaseResult | None
     validation_classes: np.ndarray | None
+    calibrations: list[Calibration | None] | None
     final: PhaseResult
 
 
@@ -48,6 +52,7 @@ def run_phases(trainer: Trainer, dataset: GZSLDataset, params: nnx.State) -> Pha
     epochs = config.train.epochs
     validation: PhaseResult | None = None
     validation_classes: np.ndarray | None = None
+    calibrations: list[Calibration | None] | None = None
     if protocol == "validation":
         candidate = validation_task(
             dataset,
@@ -57,7 +62,11 @@ def run_phases(trainer: Trainer, dataset: GZSLDataset, params: nnx.State) -> Pha
         )
         validation_classes = candidate.class_ids[~candidate.seen]
         steps = trainer.num_steps(candidate, epochs)
-        validation = trainer.train(Phase("validation", candidate, steps, VALIDATION_LABEL), params)
+        phase = Phase("validation", candidate, steps, VALIDATION_LABEL)
+        validation = trainer.train(phase, params)
+        if config.selection.calibrate:
+            with ending_the_run("in the calibration on validation classes"):
+                calibrations = trainer.calibrate(phase, validation.params)
         selected = np.asarray(validation.selected_step)
         epochs = selected * config.train.batch_size / len(candidate.train)
         if config.selection.refit == "continue":
@@ -65,7 +74,7 @@ def run_phases(trainer: Trainer, dataset: GZSLDataset, params: nnx.State) -> Pha
     task = trainval_task(dataset)
     label = TEST_BEST_LABEL if protocol == "test-best" else None
     final = trainer.train(Phase("final", task, trainer.num_steps(task, epochs), label), params)
-    return Phases(validation, validation_classes, final)
+    return Phases(validation, validation_classes, calibrations, final)
 
 
 def check_protocol(config: ConfigDict, dataset: GZSLDataset) -> None:

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
 from dedn_jax.model import losses
+from dedn_jax.model.experts import AttributeScores, PerExpert
 from dedn_jax.parallel.axes import ALONE, Axes
 from dedn_jax.training.objective import ClassSpace
 from dedn_jax.training.step import NONE_FROZEN
 
+A = TypeVar("A", Array, np.ndarray)  # on the devices, or on the host
+
 
 @dataclasses.dataclass(frozen=True)
 class Mixing:
-    """How class scores are computed for evaluation: `config.predict` and `config.loss.bias`."""
+    """How attribute scores become the class scores that a prediction is made by.
+
+    Attributes:
+      region_mix: the region branch's share of an attribute score.
+      expert_mix: the coarse expert's share of a class score.
+      bias: added to unseen class scores, subtracted from seen ones.
+    """
 
     region_mix: float
     expert_mix: float
@@ -26,7 +36,13 @@ class Mixing:
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> Mixing:
+        """The fixed one of `config.predict` and `config.loss.bias`."""
         return cls(config.predict.region_mix, config.predict.expert_mix, config.loss.bias)
+
+    @property
+    def gamma(self) -> float:
+        """What unseen classes are given over seen ones: the gamma of calibrated stacking."""
+        return 2.0 * self.bias
 
 
 class ClassScores(NamedTuple):
@@ -35,6 +51,34 @@ class ClassScores(NamedTuple):
     coarse: Float[Array, "batch classes"]
     fine: Float[Array, "batch classes"]
     fused: Float[Array, "batch classes"]
+
+
+class Choices(NamedTuple, Generic[A]):
+    """What the experts choose, `[batch, 3]`: coarse, fine, fused; or one of them, `[batch]`.
+
+    Attributes:
+      among_all: class ids of the task, chosen among all classes (GZSL).
+      among_seen, among_unseen: chosen among the seen classes, and among the unseen alone (ZSL).
+      gap: best score among the seen minus best among the unseen classes, without any bias: an
+        unseen class is chosen where gamma is larger. Infinite where there are no classes of a kind.
+    """
+
+    among_all: A
+    among_seen: A
+    among_unseen: A
+    gap: A
+
+
+class BranchScores(NamedTuple, Generic[A]):
+    """Scores of every branch, without any bias: coarse region and channel, fine region and channel.
+
+    Attributes:
+      attributes: `[batch, 4, attributes]`, in group order.
+      classes: `[batch, 4, classes]`.
+    """
+
+    attributes: A
+    classes: A
 
 
 def predict_scores(
@@ -56,14 +100,7 @@ def predict_scores(
       mixing: weights of branches and experts.
       axes: mapped axes that the prediction runs under.
     """
-    coarse, fine = (
-        losses.class_scores(
-            p.for_evaluation(mixing.region_mix), classes.embeddings, classes.seen, mixing.bias
-        )
-        for p in nnx.merge(model, params, frozen)(inputs, axes.rows)
-    )
-    fused = mixing.expert_mix * coarse + (1.0 - mixing.expert_mix) * fine
-    return ClassScores(coarse, fine, fused)
+    return _mixed(nnx.merge(model, params, frozen)(inputs, axes.rows), classes, mixing)
 
 
 def predict_classes(
@@ -74,12 +111,45 @@ def predict_classes(
     mixing: Mixing,
     frozen: nnx.State = NONE_FROZEN,
     axes: Axes = ALONE,
-) -> tuple[Int[Array, "3 batch"], Int[Array, "3 batch"]]:
-    """Class ids for coarse, fine and fused; arguments as for `predict_scores`.
+) -> Choices[Array]:
+    """What each expert and their mixture choose; arguments as for `predict_scores`."""
+    scores = predict_scores(model, params, inputs, classes, mixing, frozen, axes)
+    return _choices(scores, classes, mixing)
 
-    Returns:
-      Predicted among all classes (GZSL), and among the unseen alone (ZSL).
-    """
-    scores = jnp.stack(predict_scores(model, params, inputs, classes, mixing, frozen, axes))
-    among_unseen = jnp.where(classes.seen, -jnp.inf, scores)
-    return scores.argmax(-1), among_unseen.argmax(-1)
+
+def predict_branches(
+    model: nnx.GraphDef,
+    params: nnx.State,
+    inputs: Float[Array, "batch channels regions"] | UInt8[Array, "batch height width 3"],
+    classes: ClassSpace,
+    mixing: Mixing,
+    frozen: nnx.State = NONE_FROZEN,
+    axes: Axes = ALONE,
+) -> tuple[Choices[Array], BranchScores[Array]]:
+    """The choices, and the scores of every branch; arguments as for `predict_scores`."""
+    experts = nnx.merge(model, params, frozen)(inputs, axes.rows)
+    attributes = jnp.stack([branch for expert in experts for branch in expert], axis=1)
+    products = jnp.einsum(
+        "bxa,ka->bxk", attributes, classes.embeddings, preferred_element_type=jnp.float32
+    )
+    choices = _choices(_mixed(experts, classes, mixing), classes, mixing)
+    return choices, BranchScores(attributes, products)
+
+
+def _mixed(experts: PerExpert[AttributeScores], classes: ClassSpace, mixing: Mixing) -> ClassScores:
+    coarse, fine = (
+        losses.class_scores(
+            p.for_evaluation(mixing.region_mix), classes.embeddings, classes.seen, mixing.bias
+        )
+        for p in experts
+    )
+    fused = mixing.expert_mix * coarse + (1.0 - mixing.expert_mix) * fine
+    return ClassScores(coarse, fine, fused)
+
+
+def _choices(scores: ClassScores, classes: ClassSpace, mixing: Mixing) -> Choices[Array]:
+    stacked = jnp.stack(scores, axis=1)
+    seen = jnp.where(classes.seen, stacked, -jnp.inf)
+    unseen = jnp.where(classes.seen, -jnp.inf, stacked)
+    gap = seen.max(-1) - unseen.max(-1) + mixing.gamma
+    return Choices(stacked.argmax(-1), seen.argmax(-1), unseen.argmax(-1), gap)

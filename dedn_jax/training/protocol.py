@@ -1,10 +1,9 @@
-"""Training from a config to a result."""
+"""Trains a run from its config to its result."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -18,58 +17,22 @@ from dedn_jax.training.evaluation import Metrics, metrics_table
 from dedn_jax.training.interrupt import StopRequest, ending_the_run
 from dedn_jax.training.phases import (
     SELECTED_BY,
+    VALIDATION_LABEL,
     Phases,
     check_protocol,
     run_phases,
 )
-from dedn_jax.training.run import Run
+from dedn_jax.training.run import TrainingRun
 from dedn_jax.training.single import SingleTrainer
-from dedn_jax.training.workdir import Workdir
+from dedn_jax.training.trainer import Tested
 
 
-def train(
-    config: ConfigDict,
-    workdir: str | Path,
-    *,
-    dataset: GZSLDataset | None = None,
-    callbacks: Sequence[Callback] = (),
-    stop: StopRequest | None = None,
-) -> Run:
-    """Runs or resumes a training.
-
-    Model selection, `config.selection.protocol`:
-
-    - `validation`: validation classes that training never sees act as unseen, a part of the other
-      classes' images as seen. The best step there sets how long the final phase trains on all of
-      trainval: from scratch for as many epochs (`refit=retrain`), or on from the selected
-      parameters for a share of them (`refit=continue`). The test sets are read once, at the end.
-    - `last`: all of trainval for the whole recipe; the test sets are read once, at the end.
-    - `test-best`: the published protocol: evaluates on the test sets all along and reports the
-      best. Not a fair estimate; labelled as such wherever its numbers appear.
-
-    Example:
-      >>> run = train(config, "runs/mine", dataset=dataset)
-      >>> sorted(run.result["test"]["fused"])
-      ['H', 'S', 'T1', 'U']
-
-    Args:
-      config: a checked config, see `dedn_jax.config.load_config`.
-      workdir: directory of the run; an interrupted run in it goes on.
-      dataset: to train on; None: the one that `config.data` names.
-      callbacks: see steps, evaluations and phases, in the main process alone.
-      stop: makes the training save and raise `Interrupted`; None: nothing does, and Ctrl-C is a
-        KeyboardInterrupt, after which the run goes on from its last checkpoint.
-
-    Returns:
-      The finished run.
-
-    Raises:
-      InputError: bad data, or a work directory of another run.
-      Interrupted: `stop` asked for it; everything is saved.
-    """
-    folder = Workdir(workdir)
+def train_run(
+    run: TrainingRun, *, callbacks: Sequence[Callback] = (), stop: StopRequest | None = None
+) -> None:
+    """Trains a run or resumes it; see `dedn_jax.train` for protocols, arguments and errors."""
+    folder, config = run.workdir, run.config
     folder.check_config(config)
-    run = Run(folder, config, dataset=dataset)
     fingerprint = run.dataset.fingerprint() | run.network.fingerprint()
     check_protocol(config, run.dataset)
     layout = Layout.of_devices(attribute_shards=config.distribution.attribute_shards)
@@ -79,16 +42,17 @@ def train(
             folder.claim(config, fingerprint)
         barrier("the work directory is claimed")
         if folder.result_file.exists():
-            return run
+            return
         with stop or StopRequest() as stop, run.computing():
             _train(run, layout, stop, callbacks if is_main() else ())
         if is_main():
             write_json(folder.result_file, run.result)
         barrier("the result is written")
-    return run
 
 
-def _train(run: Run, layout: Layout, stop: StopRequest, callbacks: Sequence[Callback]) -> None:
+def _train(
+    run: TrainingRun, layout: Layout, stop: StopRequest, callbacks: Sequence[Callback]
+) -> None:
     """Trains and finishes `run`."""
     config, dataset = run.config, run.dataset
     trainer = SingleTrainer(
@@ -103,12 +67,13 @@ def _train(run: Run, layout: Layout, stop: StopRequest, callbacks: Sequence[Call
     )
     phases = run_phases(trainer, dataset, run.network.params)
     with ending_the_run("in the evaluation on the test sets"):
-        metrics = trainer.evaluate(trainval_task(dataset), phases.final.params)
-    run.finish(phases.final.params, _result(config, dataset, phases, metrics))
+        (tested,) = trainer.test(trainval_task(dataset), phases.final.params, phases.calibrations)
+    assert tested is not None  # one model that diverges ends its run
+    run.finish(phases.final.params, _result(config, dataset, phases, tested))
 
 
 def _result(
-    config: ConfigDict, dataset: GZSLDataset, phases: Phases, metrics: Metrics
+    config: ConfigDict, dataset: GZSLDataset, phases: Phases, tested: Tested
 ) -> dict[str, object]:
     final, validation = phases.final, phases.validation
     result: dict[str, object] = {
@@ -121,7 +86,7 @@ def _result(
         },
         "steps": final.steps,
         "selected_step": final.selected_step,
-        "test": metrics,
+        "test": tested.fixed,
     }
     if validation is not None and phases.validation_classes is not None:
         result["validation_classes"] = {
@@ -134,9 +99,30 @@ def _result(
             **(validation.selected_metrics or {}),
         }
         result["refit"] = config.selection.refit
+    if phases.calibrations is not None:
+        (calibration,) = phases.calibrations
+        assert calibration is not None
+        result["calibration"] = {"chosen_on": VALIDATION_LABEL} | calibration.to_json()
+        result["test_calibrated"] = tested.calibrated
     if final.best_t1 is not None:
         result["test_best_t1"] = final.best_t1
     return result
+
+
+def test_text(metrics: Metrics, protocol: str) -> list[str]:
+    """The lines that show test metrics with the config's mixes and bias."""
+    title = f"Test sets ({protocol}), fixed bias and mixes; U, S, H, T1 in percent:"
+    return [title, metrics_table(metrics)]
+
+
+def calibrated_text(calibration: dict, metrics: Metrics) -> list[str]:
+    """The lines that show what was calibrated, and the calibrated test metrics."""
+    m = calibration["fused"]
+    return [
+        f"Calibrated on {calibration['chosen_on']} (fused: gamma {m['gamma']:.3g}, expert_mix "
+        f"{m['expert_mix']:.3g}, region_mix {m['region_mix']:.3g}):",
+        metrics_table(metrics),
+    ]
 
 
 def result_text(result: dict) -> str:
@@ -156,7 +142,9 @@ def result_text(result: dict) -> str:
         lines.append(f"{how} on all of trainval for {result['steps']} steps.")
     else:
         lines.append(f"Selected by {result['selected_by']}, step {result['selected_step']}.")
-    lines += ["", f"Test sets ({result['protocol']}), percent:", metrics_table(result["test"])]
+    lines += ["", *test_text(result["test"], result["protocol"])]
+    if calibration := result.get("calibration"):
+        lines += ["", *calibrated_text(calibration, result["test_calibrated"])]
     if best := result.get("test_best_t1"):
         lines.append(f"Best T1 by test (test-best): {best['T1']:.1f} at step {best['step']}")
     return "\n".join(lines)

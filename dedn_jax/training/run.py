@@ -1,43 +1,37 @@
-"""A run: its config, data set and model, and once it is finished its result and parameters."""
+"""A run: its config, data set and model; once it is finished its result, parameters and scores."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 
 import jax
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from dedn_jax.config import Overrides
 from dedn_jax.data.dataset import GZSLDataset, trainval_task
+from dedn_jax.data.features.maps import FEATURE_SAMPLE
 from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
 from dedn_jax.model.groups import AttributeGroups, resolve_groups
 from dedn_jax.parallel.mesh import local_layout
+from dedn_jax.training.calibration import Calibration
 from dedn_jax.training.checkpoint import load_params
 from dedn_jax.training.compilation_cache import compilation_cache
 from dedn_jax.training.evaluation import Evaluator, Metrics
-from dedn_jax.training.network import Network, make_network
+from dedn_jax.training.network import BACKBONE_WEIGHTS, Network, make_network
+from dedn_jax.training.prediction import Mixing
+from dedn_jax.training.scores import Scores
 from dedn_jax.training.workdir import Workdir
 
 
-class Run:
-    """A run in a work directory; `dedn_jax.train` and `dedn_jax.open_run` make it.
+class TrainingRun:
+    """A run in a work directory, as far as training needs it; `inference.run.Run` does more.
 
     What is not at hand is read when it is first asked for.
-
-    Example:
-      >>> import dedn_jax
-      >>> run = dedn_jax.open_run("runs/mine", dataset=dataset)
-      >>> run.config.train.epochs, run.result["protocol"]
-      (3, 'last')
-      >>> run.model(dataset.inputs[dataset.test_unseen[:2]]).coarse.region.shape
-      (2, 6)
 
     Args:
       workdir: its work directory.
@@ -60,19 +54,32 @@ class Run:
 
     @cached_property
     def dataset(self) -> GZSLDataset:
-        """The data set; that it is the one the run was trained on is checked with the network.
+        """The data set.
 
         Raises:
-          InputError: it cannot be loaded.
+          InputError: it cannot be loaded, or is not the one the run was trained on.
         """
-        return load_dataset(self.config) if self._dataset is None else self._dataset
+        dataset = load_dataset(self.config) if self._dataset is None else self._dataset
+        if self.workdir.dataset_file.exists():  # not yet while a new run is being set up
+            self.workdir.check_fingerprint(dataset.fingerprint(), BACKBONE_WEIGHTS)
+        return dataset
+
+    @cached_property
+    def outline(self) -> GZSLDataset:
+        """The data set without the feature maps of a published HDF5 file, which can take minutes.
+
+        Raises:
+          InputError: as for `dataset`.
+        """
+        if self._dataset is not None or "dataset" in self.__dict__:
+            return self.dataset
+        return load_dataset(self.config, sizes_only=True)
 
     @cached_property
     def groups(self) -> AttributeGroups:
         """The attribute groups of the model."""
-        return resolve_groups(
-            self.config.data.groups, self.dataset.word_vectors, self.dataset.groups
-        )
+        data = self.outline
+        return resolve_groups(self.config.data.groups, data.word_vectors, data.groups)
 
     @cached_property
     def network(self) -> Network:
@@ -81,9 +88,11 @@ class Run:
         Raises:
           InputError: the data set or the backbone's weights are not those of the run.
         """
-        network = make_network(self.config, self.dataset, self.groups)
-        if self.workdir.dataset_file.exists():  # not yet while a new run is being set up
-            self.workdir.check_fingerprint(self.dataset.fingerprint() | network.fingerprint())
+        network = make_network(self.config, self.outline, self.groups)
+        if self.workdir.dataset_file.exists():
+            fingerprint = self.outline.fingerprint() | network.fingerprint()
+            # Feature maps may be unread; `dataset` compares their sample.
+            self.workdir.check_fingerprint(fingerprint, FEATURE_SAMPLE)
         return network
 
     @cached_property
@@ -119,34 +128,79 @@ class Run:
             )
         return read_json(self.workdir.result_file)
 
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Gamma and the mixes that were chosen on validation classes; None where none were.
+
+        Raises:
+          InputError: the run is not finished.
+        """
+        saved = self.result.get("calibration")
+        return saved and Calibration.from_json(saved, self.workdir.result_file)
+
+    def mixing(self) -> Mixing:
+        """How predictions are made: the calibrated mixing of both experts, else the config's.
+
+        Raises:
+          InputError: the run is not finished.
+        """
+        calibration = self.calibration
+        return calibration.mixing["fused"] if calibration else Mixing.from_config(self.config)
+
     def evaluate(
-        self, params: nnx.State | None = None, *, batch_size: int | None = None
+        self,
+        params: nnx.State | None = None,
+        *,
+        calibrated: bool = False,
+        batch_size: int | None = None,
     ) -> Metrics:
-        """U, S, H and T1 on the test sets, in percent, of `coarse`, `fine` and `fused`.
+        """U, S, H and T1 in percent and AUSUC on the test sets, of `coarse`, `fine` and `fused`.
 
         Args:
           params: other parameters of this model; None: the selected ones.
+          calibrated: with the gamma and mixes chosen on validation classes, not the config's.
           batch_size: images at a time, changes no number; None: `config.evaluate.batch_size`.
 
         Raises:
-          InputError: the run is not finished, or its data set has changed.
+          InputError: the run is not finished, its data set has changed, or it has no calibration.
         """
-        params = self.params if params is None else params
-        with self.computing():
-            return self.evaluator(batch_size)(local_layout().replicate(params))
+        if calibrated and self.calibration is None:
+            raise InputError(
+                f"{self.workdir.path}: the run was not calibrated; train with "
+                "config.selection.protocol=validation and config.selection.calibrate=true"
+            )
+        metrics, scores = self.evaluate_with_scores(params, batch_size=batch_size)
+        return self.calibration.apply(scores) if calibrated and self.calibration else metrics
 
-    def evaluator(self, batch_size: int | None = None) -> Evaluator:
-        """Of the test sets, on this process's devices; call it within `computing()`.
+    def evaluate_with_scores(
+        self, params: nnx.State | None = None, *, batch_size: int | None = None
+    ) -> tuple[Metrics, Scores]:
+        """The fixed metrics, and the scores of the test images, from one pass over them.
 
         Args:
-          batch_size: as for `evaluate`.
+          params, batch_size: as for `evaluate`.
+
+        Raises:
+          InputError: as there.
         """
         config = self.config
         if batch_size:
             config = config.copy_and_resolve_references()
             config.evaluate.batch_size = batch_size
-        task = trainval_task(self.dataset)
-        return Evaluator(self.network, task, self.groups, config, local_layout())
+        params = self.params if params is None else params
+        task, layout = trainval_task(self.dataset), local_layout()
+        with self.computing():
+            evaluator = Evaluator(self.network, task, self.groups, config, layout)
+            return evaluator.with_scores(layout.replicate(params))
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Class and attribute scores of all test images.
+
+        Raises:
+          InputError: as for `evaluate`.
+        """
+        return self.evaluate_with_scores()[1]
 
     def finish(self, params: nnx.State, result: dict) -> None:
         """Takes what a training ended with, so that nothing of it is read again.
@@ -165,26 +219,3 @@ class Run:
             jax.default_matmul_precision(self.config.model.precision),
         ):
             yield
-
-
-def open_run(
-    path: str | Path, overrides: Overrides = (), *, dataset: GZSLDataset | None = None
-) -> Run:
-    """The run in a work directory.
-
-    Example:
-      >>> run = open_run("runs/mine", dataset=dataset)
-      >>> run.evaluate() == run.result["test"]
-      True
-
-    Args:
-      path: the work directory.
-      overrides: of fields that change no number, such as `data.path`; see `load_config`.
-      dataset: the data set it was trained on, where it came from arrays; None: the one that its
-        config names.
-
-    Raises:
-      InputError: no run there, or an override that would make it another run.
-    """
-    workdir = Workdir(path)
-    return Run(workdir, workdir.load_config(overrides), dataset=dataset)

@@ -13,12 +13,13 @@ from dedn_jax.data.dataset import Task
 from dedn_jax.parallel.executors import Executor, JitExecutor, PmapExecutor, ResidentExecutor
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.parallel.resident.batches import ResidentBatches
-from dedn_jax.training.evaluation import Evaluator
+from dedn_jax.training.evaluation import Evaluator, Metrics
 from dedn_jax.training.logs import MetricsLog
 from dedn_jax.training.loop import Monitor, Selects
 from dedn_jax.training.optimizer import make_optimizer
 from dedn_jax.training.phase import Phase, PhaseResult
 from dedn_jax.training.schedule import Schedule
+from dedn_jax.training.scores import Scores
 from dedn_jax.training.selection import Selection, copied
 from dedn_jax.training.step import TrainState, init_state
 from dedn_jax.training.step_metrics import StepMetrics
@@ -60,10 +61,14 @@ class SingleTrainer(Trainer[Layout]):
         return streamed(*arguments, batches, sampler.size)
 
     def _evaluator(self, task: Task) -> Callable[[Any, np.ndarray], Any]:
-        evaluator = Evaluator(
-            self.network, task, self.groups, self.config, self.layout, self.features
-        )
+        evaluator = self._task_evaluator(task)
         return lambda params, _: evaluator(params, self._poll)
+
+    def _scores(self, task: Task, params: nnx.State) -> list[tuple[Metrics, Scores] | None]:
+        return [self._task_evaluator(task).with_scores(self._place(params), self._poll)]
+
+    def _task_evaluator(self, task: Task) -> Evaluator[Layout]:
+        return Evaluator(self.network, task, self.groups, self.config, self.layout, self.features)
 
     def _monitor(self, phase: Phase, schedule: Schedule, start: Start, write: Write) -> Monitor:
         return StepMetrics(

@@ -25,9 +25,10 @@ from dedn_jax.parallel.processes import barrier, is_main
 from dedn_jax.parallel.resident.batches import ResidentBatches
 from dedn_jax.parallel.resident.features import ResidentFeatures
 from dedn_jax.progress import progress
+from dedn_jax.training.calibration import Calibration, calibrate
 from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.checkpoint import Checkpoints, Snapshot, load_params, save_params
-from dedn_jax.training.evaluation import EvaluationLayout
+from dedn_jax.training.evaluation import EvaluationLayout, Metrics
 from dedn_jax.training.interrupt import StopRequest
 from dedn_jax.training.logs import MetricsLog, NoLog
 from dedn_jax.training.loop import Loop, Monitor, Selects, poll_stop
@@ -35,7 +36,9 @@ from dedn_jax.training.network import Network
 from dedn_jax.training.objective import ClassSpace, Objective, make_class_space
 from dedn_jax.training.optimizer import make_optimizer
 from dedn_jax.training.phase import STREAMS, Phase, PhaseResult
+from dedn_jax.training.prediction import Mixing
 from dedn_jax.training.schedule import Schedule
+from dedn_jax.training.scores import Scores
 from dedn_jax.training.step import TrainState, TrainStep, make_train_step
 
 
@@ -53,7 +56,18 @@ class Start(NamedTuple):
     evaluation_due: bool = False
 
 
-_ONE = np.ones(1, bool)  # one model, which is always active
+class Tested(NamedTuple):
+    """Of one model on the test sets.
+
+    Attributes:
+      fixed: with the config's mixes and bias.
+      calibrated: with those chosen on validation classes, if any were.
+    """
+
+    fixed: Metrics
+    calibrated: Metrics | None
+
+
 # Takes a step, its metrics, and the loss to show.
 Write = Callable[[int, dict[str, Any], float], None]
 
@@ -133,18 +147,53 @@ class Trainer(abc.ABC, Generic[L]):
         barrier(f"{phase.name} is finished")
         return self._result(result, selection.params)
 
-    def evaluate(self, task: Task, params: nnx.State, active: np.ndarray = _ONE) -> Any:
-        """U, S, H and T1 of `params` on a task's images.
+    def calibrate(self, phase: Phase, params: nnx.State) -> list[Calibration | None]:
+        """Calibrates every model on the images of a phase, or reads what an earlier call found.
 
         Args:
-          task: images and classes.
-          params: of the model.
-          active: in a sweep, which of the models.
+          phase: whose unseen classes took no part in training.
+          params: that the phase selected.
+
+        Returns:
+          One for every model; None for those that diverged.
 
         Raises:
           Stopped: `stop` was set.
         """
-        return self._evaluator(task)(self._place(params), active)
+        file = self.folder / phase.name / "calibration.json"
+        if file.exists():
+            try:
+                saved = read_json(file)["models"]
+            except KeyError as error:
+                raise InputError(
+                    f"{file}: lacks {error}; remove it and give the command again"
+                ) from error
+            return [s and Calibration.from_json(s, file) for s in saved]
+        fixed, step = Mixing.from_config(self.config), self.config.selection.mix_step
+        found = [one and calibrate(one[1], fixed, step) for one in self._scores(phase.task, params)]
+        if is_main():
+            write_json(file, {"models": [one and one.to_json() for one in found]})
+        barrier("the calibration is written")
+        return found
+
+    def test(
+        self, task: Task, params: nnx.State, calibrations: Sequence[Calibration | None] | None
+    ) -> list[Tested | None]:
+        """The metrics of every model on a task's images, read once; None for those that diverged.
+
+        Args:
+          task: images and classes.
+          params: of the models.
+          calibrations: of the models; None: none are calibrated.
+
+        Raises:
+          Stopped: `stop` was set.
+        """
+        scores = self._scores(task, params)
+        return [
+            one and Tested(one[0], c.apply(one[1]) if c else None)
+            for one, c in zip(scores, calibrations or [None] * len(scores), strict=True)
+        ]
 
     def num_steps(self, task: Task, epochs: Any) -> Any:
         """Steps of so many epochs: `⌊images · epochs / batch⌋`, at least 1."""
@@ -245,6 +294,10 @@ class Trainer(abc.ABC, Generic[L]):
     @abc.abstractmethod
     def _evaluator(self, task: Task) -> Callable[[Any, np.ndarray], Any]:
         """`(params, active) -> metrics`; raises Stopped."""
+
+    @abc.abstractmethod
+    def _scores(self, task: Task, params: nnx.State) -> list[tuple[Metrics, Scores] | None]:
+        """Metrics and scores of every model; None for those that diverged; raises Stopped."""
 
     @abc.abstractmethod
     def _monitor(self, phase: Phase, schedule: Schedule, start: Start, write: Write) -> Monitor:

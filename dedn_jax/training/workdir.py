@@ -175,9 +175,18 @@ class Workdir:
                 )
         return apply_overrides(config, overrides, where)
 
-    def check_fingerprint(self, fingerprint: dict[str, object]) -> None:
-        """Raises InputError unless `fingerprint` is that of the run's data set."""
-        check_same_data(self.path, "run", read_json(self.dataset_file), fingerprint)
+    def check_fingerprint(self, fingerprint: dict[str, object], *ignored: str) -> None:
+        """Raises InputError unless `fingerprint` is that of the run's data set.
+
+        Args:
+          fingerprint: of the data set now.
+          ignored: fields that are not compared.
+        """
+        saved, now = (
+            {k: v for k, v in one.items() if k not in ignored}
+            for one in (read_json(self.dataset_file), fingerprint)
+        )
+        check_same_data(self.path, "run", saved, now)
 
 
 def holds(path: Path, marker: Path, kind: str, leftovers: Sequence[str] = ()) -> bool:

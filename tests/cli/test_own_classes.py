@@ -11,7 +11,7 @@ import pytest
 from dedn_jax.cli.main import main
 from dedn_jax.data.load import load_dataset
 from dedn_jax.files import read_json
-from dedn_jax.training.run import open_run
+from dedn_jax.inference.run import open_run
 from tests.made_up import picture_folder
 
 FLAGS = [

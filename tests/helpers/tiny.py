@@ -9,8 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dedn_jax.config import load_config
+from dedn_jax.inference.run import open_run
 from dedn_jax.interop.convert import state_to_nested
-from dedn_jax.training.run import open_run
 
 SEEN, UNSEEN, PER_CLASS, TRAINVAL = 6, 2, 12, 8
 ATTRIBUTES, WORD_DIM, CHANNELS, SIDE = 6, 5, 8, 2

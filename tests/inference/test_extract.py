@@ -18,10 +18,9 @@ from dedn_jax.data.features.store.reader import open_store
 from dedn_jax.errors import InputError
 from dedn_jax.inference.extract import extract_features
 from dedn_jax.inference.published_weights import export_published_weights
+from dedn_jax.inference.run import open_run, train
 from dedn_jax.torch_files import read_state_dict
 from dedn_jax.training.logs import read_lines
-from dedn_jax.training.protocol import train
-from dedn_jax.training.run import open_run
 from tests.made_up import backbone_weights, prepared_folder
 
 SIDE = 64

@@ -11,8 +11,7 @@ from PIL import Image
 from dedn_jax.config import load_config
 from dedn_jax.errors import InputError
 from dedn_jax.inference.report import chance, write_report
-from dedn_jax.training.protocol import train
-from dedn_jax.training.run import open_run
+from dedn_jax.inference.run import open_run, train
 
 
 @pytest.fixture(scope="module")

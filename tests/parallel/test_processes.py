@@ -20,9 +20,9 @@ import pytest
 from dedn_jax.cli.main import main
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
+from dedn_jax.inference.run import open_run
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.training.logs import read_lines
-from dedn_jax.training.run import open_run
 from tests.made_up import prepared_folder, published_file
 
 FLAGS = [

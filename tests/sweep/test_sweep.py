@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 
 import dedn_jax.training.run
 from dedn_jax.errors import InputError
+from dedn_jax.inference.run import train
 from dedn_jax.sweep.run import sweep
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.network import make_network
 from dedn_jax.training.phases import TEST_BEST_LABEL
-from dedn_jax.training.protocol import train
 from tests.helpers.tiny import tiny_config, write_tiny
 from tests.sweep.common import FIELDS, GRID, PROTOCOLS, SEEDS, read
 

@@ -22,13 +22,13 @@ from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
 from dedn_jax.files import write_json
 from dedn_jax.inference.published_weights import export_published_weights
+from dedn_jax.inference.run import open_run, train
 from dedn_jax.interop.convert import state_to_nested
 from dedn_jax.training.evaluation import EXPERTS, METRICS
 from dedn_jax.training.interrupt import Interrupted, StopRequest
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.phases import TEST_BEST_LABEL, VALIDATION_LABEL
-from dedn_jax.training.protocol import result_text, train
-from dedn_jax.training.run import open_run
+from dedn_jax.training.protocol import result_text
 from dedn_jax.training.workdir import Workdir
 from tests.helpers.tiny import (
     EPOCHS,

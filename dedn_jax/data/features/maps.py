@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, Int64
 from dedn_jax.data.annotations import digest
 from dedn_jax.errors import InputError
 
+FEATURE_SAMPLE = "feature_sample"  # field of a data set's fingerprint
 # Lower bound of a region's norm, so that an all-zero region stays zero.
 MIN_NORM = 1e-12
 
@@ -64,7 +65,7 @@ class FeatureMaps(abc.ABC):
         return {
             "channels": self.channels,
             "regions": self.regions,
-            "feature_sample": digest(np.asarray(self[sample], np.float32)),
+            FEATURE_SAMPLE: digest(np.asarray(self[sample], np.float32)),
             **self.origin,
         }
 
@@ -125,6 +126,10 @@ class UnreadFeatures(FeatureMaps):
         self, indices: Int[np.ndarray, " batch"]
     ) -> Float[np.ndarray, "batch channels regions"]:
         raise RuntimeError("the data set was loaded for its sizes alone")
+
+    def fingerprint(self) -> dict[str, object]:
+        """As of feature maps that are read, without the sample of them."""
+        return {"channels": self.channels, "regions": self.regions, **self.origin}
 
 
 def normalize(

@@ -1,0 +1,102 @@
+"""Training into a run, and finished runs: what `dedn_jax.train` and `dedn_jax.open_run` give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from dedn_jax.config import Overrides
+from dedn_jax.data.dataset import GZSLDataset
+from dedn_jax.training.callbacks import Callback
+from dedn_jax.training.interrupt import StopRequest
+from dedn_jax.training.protocol import train_run
+from dedn_jax.training.run import TrainingRun
+from dedn_jax.training.workdir import Workdir
+
+
+class Run(TrainingRun):
+    """A run in a work directory: its config, data set, model, result, and what to do with them.
+
+    What is not at hand is read when it is first asked for.
+
+    Example:
+      >>> import dedn_jax
+      >>> run = dedn_jax.open_run("runs/mine", dataset=dataset)
+      >>> run.config.train.epochs, run.result["protocol"]
+      (3, 'last')
+      >>> run.model(dataset.inputs[dataset.test_unseen[:2]]).coarse.region.shape
+      (2, 6)
+      >>> run.scores.classes.coarse.region.shape == (len(run.scores.images), 8)
+      True
+    """
+
+
+def train(
+    config: ConfigDict,
+    workdir: str | Path,
+    *,
+    dataset: GZSLDataset | None = None,
+    callbacks: Sequence[Callback] = (),
+    stop: StopRequest | None = None,
+) -> Run:
+    """Runs or resumes a training.
+
+    Model selection, `config.selection.protocol`:
+
+    - `validation`: validation classes that training never sees act as unseen, a part of the other
+      classes' images as seen. The best step there sets how long the final phase trains on all of
+      trainval: from scratch for as many epochs (`refit=retrain`), or on from the selected
+      parameters for a share of them (`refit=continue`). With the selected parameters, gamma and
+      the mixes are calibrated there too (`calibrate`). The test sets are read once, at the end.
+    - `last`: all of trainval for the whole recipe; the test sets are read once, at the end.
+    - `test-best`: the published protocol: evaluates on the test sets all along and reports the
+      best. Not a fair estimate; labelled as such wherever its numbers appear.
+
+    Example:
+      >>> run = train(config, "runs/mine", dataset=dataset)
+      >>> sorted(run.result["test"]["fused"])
+      ['AUSUC', 'H', 'S', 'T1', 'U']
+
+    Args:
+      config: a checked config, see `dedn_jax.config.load_config`.
+      workdir: directory of the run; an interrupted run in it goes on.
+      dataset: to train on; None: the one that `config.data` names.
+      callbacks: see steps, evaluations and phases, in the main process alone.
+      stop: makes the training save and raise `Interrupted`; None: nothing does, and Ctrl-C is a
+        KeyboardInterrupt, after which the run goes on from its last checkpoint.
+
+    Returns:
+      The finished run.
+
+    Raises:
+      InputError: bad data, or a work directory of another run.
+      Interrupted: `stop` asked for it; everything is saved.
+    """
+    run = Run(Workdir(workdir), config, dataset=dataset)
+    train_run(run, callbacks=callbacks, stop=stop)
+    return run
+
+
+def open_run(
+    path: str | Path, overrides: Overrides = (), *, dataset: GZSLDataset | None = None
+) -> Run:
+    """The run in a work directory.
+
+    Example:
+      >>> run = open_run("runs/mine", dataset=dataset)
+      >>> run.evaluate() == run.result["test"]
+      True
+
+    Args:
+      path: the work directory.
+      overrides: of fields that change no number, such as `data.path`; see `load_config`.
+      dataset: the data set it was trained on, where it came from arrays; None: the one that its
+        config names.
+
+    Raises:
+      InputError: no run there, or an override that would make it another run.
+    """
+    workdir = Workdir(path)
+    return Run(workdir, workdir.load_config(overrides), dataset=dataset)
