@@ -20,11 +20,12 @@ from benchmarks.arguments import integers, run_benchmark
 from dedn_jax.config import load_config
 from dedn_jax.files import read_json, write_json
 from dedn_jax.inference.run import train
-from dedn_jax.training.evaluation import METRICS
+from dedn_jax.training.evaluation import AUSUC, METRICS
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.workdir import Workdir
 
 Row = dict[str, float]
+COLUMNS = (*METRICS, AUSUC)
 
 
 def run_seed(
@@ -33,7 +34,8 @@ def run_seed(
     """Trains one seed by one protocol, with `overrides` of the recipe.
 
     Returns:
-      Rows of U, S, H, T1 of the fused score: `validation` for that protocol; `last` and
+      Rows of U, S, H, T1 and AUSUC of the fused score: `validation` for that protocol, and
+      `validation, calibrated` with gamma and mixes chosen on the validation classes; `last` and
       `test-best` for `test-best`, which trains just as `last` does and looks at every epoch's end.
     """
     if features.is_dir():
@@ -49,7 +51,10 @@ def run_seed(
     workdir = Workdir(out / f"{Path(recipe).stem}_{protocol}_seed{seed}")
     result = train(load_config(recipe, flags), workdir.path).result
     if protocol == "validation":
-        return {"validation": result["test"]["fused"]}
+        return {
+            "validation": result["test"]["fused"],
+            "validation, calibrated": result["test_calibrated"]["fused"],
+        }
     looks = [r["fused"] for r in read_lines(workdir.metrics_file) if "evaluated_on" in r]
     # As the published script reports: U and S from the epoch of the best H, T1 from its own best.
     best = max(looks, key=lambda row: row["H"])
@@ -63,7 +68,8 @@ def summarise(rows: list[Row]) -> dict[str, dict[str, float]]:
             "mean": statistics.fmean(r[m] for r in rows),
             "std": statistics.stdev(r[m] for r in rows) if len(rows) > 1 else 0.0,
         }
-        for m in METRICS
+        for m in COLUMNS
+        if all(m in r for r in rows)
     }
 
 
@@ -79,13 +85,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--published", type=Path, help="summary of the published code's runs")
     args, overrides = parser.parse_known_args(argv)
     seeds = integers("--seeds", args.seeds)
-    rows: dict[str, list[Row]] = {"validation": [], "last": [], "test-best": []}
+    rows: dict[str, list[Row]] = {}
     for seed in seeds:
         for protocol in ("validation", "test-best"):
             found = run_seed(args.recipe, args.features, seed, protocol, args.out, overrides)
             for name, row in found.items():
-                rows[name].append(row)
-                print(f"seed {seed} {name}: {json.dumps({m: round(row[m], 1) for m in METRICS})}")
+                rows.setdefault(name, []).append(row)
+                print(f"seed {seed} {name}: {json.dumps({m: round(row[m], 3) for m in COLUMNS})}")
             sys.stdout.flush()
     table = {f"ours, {name}": summarise(values) for name, values in rows.items()}
     if args.published:
@@ -93,10 +99,16 @@ def main(argv: list[str] | None = None) -> None:
         table["published, last"] = published["end"]
         table["published, test-best"] = published["best_on_test"]
     write_json(args.out / "summary.json", {"recipe": args.recipe, "seeds": seeds, "table": table})
-    print(f"{'mean ± deviation, percent':<26}" + "".join(f"{m:>14}" for m in METRICS))
+    print(f"{'mean ± deviation, percent':<30}" + "".join(f"{m:>16}" for m in COLUMNS))
     for name, summary in table.items():
-        cells = (f"{summary[m]['mean']:.1f} ± {summary[m]['std']:.1f}" for m in METRICS)
-        print(f"{name:<26}" + "".join(f"{c:>14}" for c in cells))
+        print(f"{name:<30}" + "".join(f"{_cell(summary, m):>16}" for m in COLUMNS))
+
+
+def _cell(summary: dict[str, dict[str, float]], metric: str) -> str:
+    if metric not in summary:
+        return "-"
+    digits = 3 if metric == AUSUC else 1
+    return f"{summary[metric]['mean']:.{digits}f} ± {summary[metric]['std']:.{digits}f}"
 
 
 if __name__ == "__main__":

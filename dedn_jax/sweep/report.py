@@ -13,15 +13,17 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from dedn_jax.files import write_atomically
-from dedn_jax.training.evaluation import METRICS, Metrics
+from dedn_jax.training.evaluation import AUSUC, METRICS, Metrics
 
 CONFIDENCE = 0.95
 SHARED = (
     "batches and the validation split of all models are those of the first seed; the models differ "
     "in their initial parameters alone, and so do the deviations and intervals"
 )
+CALIBRATED = "  calibrated"
 _COLORS = {"H": "#2e4057", "T1": "#d98e04"}
 _OFFSETS = {"H": -0.12, "T1": 0.12}
+_COLUMNS = (*METRICS, AUSUC)
 _DPI = 110
 
 
@@ -40,37 +42,40 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
 
 
 def summaries(metrics: Sequence[Metrics | None]) -> dict[str, dict[str, Any]]:
-    """`summary` of the fused score's U, S, H and T1 over models; of what could be measured.
+    """`summary` of the fused score's U, S, H, T1 and AUSUC over models; of what was measured.
 
     Models that diverged have None, and are left out.
     """
     fused = [one["fused"] for one in metrics if one is not None]
-    known = [m for m in METRICS if fused and all(m in one for one in fused)]
+    known = [m for m in _COLUMNS if fused and all(m in one for one in fused)]
     return {m: summary([one[m] for one in fused]) for m in known}
 
 
 def result_text(result: dict[str, Any]) -> str:
     """What a sweep prints at its end."""
     points = result["points"]
-    names = [_name(point) for point in points]
-    width = max(map(len, [*names, "point"]))
-    diverged = [_diverged(point) for point in points]
-    last = f"{'diverged':>16}" if any(diverged) else ""
-    head = f"{'point':<{width}}" + "".join(f"{m:>16}" for m in METRICS) + last
+    diverged = any(_diverged(point) for point in points)
+    calibrated = any("fused_calibrated" in point for point in points)
+    width = max(map(len, [*(_name(point) for point in points), "point", CALIBRATED]))
+    head = f"{'point':<{width}}" + "".join(f"{m:>16}" for m in _COLUMNS)
     lines = [
-        f"Test sets, fused score, percent: mean ± half of the {CONFIDENCE:.0%} interval of the "
-        f"mean, {len(result['seeds'])} seeds ({result['seeds'][0]} to {result['seeds'][-1]}).",
+        f"Test sets, fused score, percent (AUSUC from 0 to 1): mean ± half of the {CONFIDENCE:.0%} "
+        f"interval of the mean, {len(result['seeds'])} seeds ({result['seeds'][0]} to "
+        f"{result['seeds'][-1]}).",
         f"Note: {result['shared']}.",
         "",
-        head,
+        head + (f"{'diverged':>16}" if diverged else ""),
     ]
-    for name, point, some in zip(names, points, diverged, strict=True):
-        cells = "".join(f"{_cell(point['fused'].get(m)):>16}" for m in METRICS)
-        cells += f"{some or '-':>16}" if last else ""
-        lines.append(f"{name:<{width}}{cells}")
+    for point in points:
+        last = f"{_diverged(point) or '-':>16}" if diverged else ""
+        lines.append(f"{_name(point):<{width}}{_cells(point['fused'])}{last}")
+        if "fused_calibrated" in point:
+            lines.append(f"{CALIBRATED:<{width}}{_cells(point['fused_calibrated'])}")
     labels = sorted({point["selected_by"] for point in points})
     lines += ["", f"Selected by {'; '.join(labels)}."]
-    if last:
+    if calibrated:
+        lines.append("Calibrated: gamma and mixes of every model chosen on validation classes.")
+    if diverged:
         lines.append("Diverged models (loss, gradient or parameters not finite) are left out.")
     return "\n".join(lines)
 
@@ -138,8 +143,12 @@ def _half(found: dict[str, Any]) -> float | None:
     return found["interval"][1] - found["mean"] if found["interval"] else None
 
 
-def _cell(found: dict[str, Any] | None) -> str:
+def _cells(summaries: dict[str, Any]) -> str:
+    return "".join(f"{_cell(summaries.get(m), 3 if m == AUSUC else 1):>16}" for m in _COLUMNS)
+
+
+def _cell(found: dict[str, Any] | None, digits: int) -> str:
     if found is None:
         return "-"
     half = _half(found)
-    return f"{found['mean']:.1f}" + ("" if half is None else f" ± {half:.1f}")
+    return f"{found['mean']:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")

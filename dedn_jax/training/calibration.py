@@ -80,7 +80,7 @@ def calibrate(scores: Scores, fixed: Mixing, step: float) -> Calibration:
       fixed: the mixing to stay near to.
       step: between two mixes.
     """
-    mixes = np.append(np.arange(0, 1, step), 1.0).tolist()
+    mixes = [*np.round(np.arange(0, 1, step), 9).tolist(), 1.0]
     chosen = {
         "coarse": _best(scores, fixed, mixes, [1.0]),
         "fine": _best(scores, fixed, mixes, [0.0]),

@@ -13,7 +13,7 @@ from dedn_jax.parallel.mesh import Layout
 from dedn_jax.parallel.processes import barrier, is_main
 from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.training.callbacks import Callback
-from dedn_jax.training.evaluation import Metrics, metrics_table
+from dedn_jax.training.evaluation import METRICS, Metrics, metrics_table
 from dedn_jax.training.interrupt import StopRequest, ending_the_run
 from dedn_jax.training.phases import (
     SELECTED_BY,
@@ -136,7 +136,7 @@ def result_text(result: dict) -> str:
         fused = validation["fused"]
         lines.append(
             f"Best on validation classes: step {validation['selected_step']} of "
-            f"{validation['steps']}, " + ", ".join(f"{k} {v:.1f}" for k, v in fused.items())
+            f"{validation['steps']}, " + ", ".join(f"{k} {fused[k]:.1f}" for k in METRICS)
         )
         how = {"retrain": "Retrained", "continue": "Trained on"}[result["refit"]]
         lines.append(f"{how} on all of trainval for {result['steps']} steps.")

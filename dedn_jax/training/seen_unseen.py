@@ -39,7 +39,8 @@ class SeenUnseenCurve:
     @property
     def area(self) -> float:
         """AUSUC, from 0 to 1: the area under S over U, with straight lines between the points."""
-        return float(np.trapezoid(self.seen, self.unseen)) / 1e4
+        area = float(np.trapezoid(self.seen, self.unseen)) / 1e4
+        return min(area, 1.0)  # sums of shares may exceed the whole by rounding
 
     def best(self, near: float) -> tuple[float, float]:
         """The gamma of the best H, and that H in percent.

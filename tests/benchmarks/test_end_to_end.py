@@ -24,7 +24,7 @@ def test_all_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert rows["extract"]["pictures_per_s"] == pytest.approx(48 / rows["extract"]["median_s"])
     assert 0 < rows["train"]["share"] < 1 and 0 < rows["extract"]["share"] < 1
-    assert set(report["fused"]) == {"U", "S", "H", "T1"}
+    assert set(report["fused"]) == {"U", "S", "H", "T1", "AUSUC"}
     assert "48 pictures, resnet18, 32 x 32" in capsys.readouterr().out
 
 

@@ -50,11 +50,11 @@ def test_unseen_classes_without_pictures(
     # Validation classes stand in for the unseen ones; on the test sets only S can be measured.
     assert "Best on validation classes: step" in out
     assert out.splitlines()[-1].split()[0] == "fused"
-    assert out.splitlines()[-1].split()[1::2] == ["-", "-"]
+    assert out.splitlines()[-1].split()[1::2] == ["-", "-", "-"]
     result = read_json(run / "result.json")
     assert result["classes"] == {"seen": 6, "unseen": 2}
     assert set(result["test"]["fused"]) == {"S"}
-    assert set(result["validation"]["fused"]) == {"U", "S", "H", "T1"}
+    assert set(result["validation"]["fused"]) == {"U", "S", "H", "T1", "AUSUC"}
     # They are chosen among, nevertheless.
     dataset = load_dataset(open_run(run).config)
     np.testing.assert_array_equal(dataset.unseen_classes, [6, 7])

@@ -154,7 +154,7 @@ def test_fine_tuning_changes_the_backbone_but_not_its_statistics(
         "--config.backbone.learning_rate=1e-4",
     )
     result = train(config, tmp_path / "run").result
-    assert set(result["test"]["fused"]) == {"U", "S", "H", "T1"}  # type: ignore[index]
+    assert set(result["test"]["fused"]) == {"U", "S", "H", "T1", "AUSUC"}  # type: ignore[index]
     run = open_run(tmp_path / "run")
     trained = run.params
     before = run.network.params["backbone"]["stem"]["kernel"][...]

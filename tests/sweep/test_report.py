@@ -39,7 +39,9 @@ def test_diverged_models_are_left_out() -> None:
 def _result(points: int, values: list[float], diverged: int = 0) -> dict:
     """`diverged` models of the first point, and none of the others, have diverged."""
     fused = {m: summary(values) for m in ("U", "S", "H", "T1")}
-    left = {m: summary(values[diverged:]) for m in fused} if diverged < len(values) else {}
+    fused["AUSUC"] = summary([v / 10 for v in values])
+    remain = {m: fused[m]["values"][diverged:] for m in fused}
+    left = {m: summary(v) for m, v in remain.items() if v}
     each = [
         {
             "fields": {"loss.bias": float(i)},
@@ -57,6 +59,8 @@ def test_table_and_plot(tmp_path: Path) -> None:
     rows = [line for line in text.splitlines() if line.startswith("loss.bias=")]
     assert [row.split()[0] for row in rows] == ["loss.bias=0.0", "loss.bias=1.0"]
     assert rows[0].count("2.5 ± 2.1") == 4
+    assert rows[0].endswith("0.250 ± 0.205")
+    assert "alibrated" not in text
     assert "4 seeds (0 to 3)" in text and "validation split" in text
     assert "iverged" not in text
     for points, values in ((2, [1.0, 2.0]), (7, [3.0])):
@@ -68,6 +72,15 @@ def test_table_and_plot(tmp_path: Path) -> None:
     bare["points"][0]["fused"] = {"S": summary([1.0])}
     assert "-" in result_text(bare)
     draw(bare, tmp_path / "bare.png")
+
+
+def test_calibrated_beside_fixed() -> None:
+    result = _result(1, [1.0, 2.0, 3.0, 4.0])
+    result["points"][0]["fused_calibrated"] = {"H": summary([11.0, 12.0, 13.0, 14.0])}
+    lines = result_text(result).splitlines()
+    fixed = next(i for i, line in enumerate(lines) if line.startswith("loss.bias="))
+    assert lines[fixed + 1].split() == ["calibrated", "-", "-", "12.5", "±", "2.1", "-", "-"]
+    assert lines[-1].endswith("chosen on validation classes.")
 
 
 @pytest.mark.parametrize("diverged", [1, 4])

@@ -15,7 +15,7 @@ from dedn_jax.inference.run import train
 from dedn_jax.sweep.run import sweep
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.network import make_network
-from dedn_jax.training.phases import TEST_BEST_LABEL
+from dedn_jax.training.phases import TEST_BEST_LABEL, VALIDATION_LABEL
 from tests.helpers.tiny import tiny_config, write_tiny
 from tests.sweep.common import FIELDS, GRID, PROTOCOLS, SEEDS, read
 
@@ -26,9 +26,16 @@ def assert_model_is(point: Path, model: int, run: Path) -> None:
     assert found["diverged_at"][model] is None
     for name in ("test", "steps", "selected_step"):
         assert found[name][model] == expected[name]
-    for name in ("validation", "test_best_t1"):
+    for name in ("validation", "test_best_t1", "calibration", "test_calibrated"):
         assert (name in found) == (name in expected)
-        if name in expected:
+        if name == "calibration" and name in expected:
+            assert expected[name]["chosen_on"] == VALIDATION_LABEL
+            for expert, chosen in found[name][model].items():
+                theirs = expected[name][expert]
+                assert chosen["validation"] == theirs["validation"]
+                for field in ("gamma", "expert_mix", "region_mix"):  # gamma depends on rounding
+                    assert chosen[field] == pytest.approx(theirs[field], rel=1e-4)
+        elif name in expected:
             assert found[name][model] == expected[name]
     mine, theirs = losses(point), losses(run)
     shared = mine.keys() & theirs.keys()
@@ -84,6 +91,10 @@ def test_the_result(swept: Path) -> None:
         values = [m["fused"]["H"] for m in point["test"]]
         assert point["fused"]["H"]["values"] == values
         assert point["fused"]["H"]["mean"] == pytest.approx(np.mean(values))
+        assert ("fused_calibrated" in point) == (point["protocol"] == "validation")
+    calibrated = result["points"][PROTOCOLS.index("validation")]
+    values = [m["fused"]["AUSUC"] for m in calibrated["test_calibrated"]]
+    assert calibrated["fused_calibrated"]["AUSUC"]["values"] == values
     lines = losses(swept / "points" / "0").values()
     assert all(len(set(line["loss"])) == SEEDS for line in lines)  # seeds differ
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -26,7 +27,7 @@ from dedn_jax.training.evaluation import (
 )
 from dedn_jax.training.network import Network
 from dedn_jax.training.objective import ClassSpace, make_class_space
-from dedn_jax.training.prediction import Mixing, predict_scores
+from dedn_jax.training.prediction import Choices, Mixing, predict_scores
 from dedn_jax.training.step import NONE_FROZEN
 
 CLASSES, ATTRIBUTES, CHANNELS, REGIONS = 7, 5, 6, 3
@@ -96,7 +97,24 @@ def by_hand(task: Task, scores: np.ndarray) -> dict[str, float]:
     every, unseen = np.arange(CLASSES), np.flatnonzero(~SEEN)
     u, s = accuracy(task.eval_unseen, every), accuracy(task.eval_seen, every)
     t1 = accuracy(task.eval_unseen, unseen)
-    return {"U": u, "S": s, "H": 2 * u * s / (u + s) if u + s else 0.0, "T1": t1}
+    h = 2 * u * s / (u + s) if u + s else 0.0
+    return {"U": u, "S": s, "H": h, "T1": t1, "AUSUC": area_by_hand(task, scores)}
+
+
+def area_by_hand(task: Task, scores: np.ndarray) -> float:
+    """AUSUC by trying a bias below, between and above all that can change a choice."""
+    images = np.concatenate([task.eval_seen, task.eval_unseen])
+    labels, scores = task.labels[images], scores[images].astype(np.float64)
+    gaps = np.unique(scores[:, SEEN].max(1) - scores[:, ~SEEN].max(1))
+    points = []
+    for bias in [gaps[0] - 1, *((gaps[1:] + gaps[:-1]) / 2), gaps[-1] + 1]:
+        right = (scores + bias * ~SEEN).argmax(1) == labels
+        u, s = (
+            np.mean([right[labels == k].mean() for k in np.unique(labels) if kind[k]])
+            for kind in (~SEEN, SEEN)
+        )
+        points.append((u, s))
+    return sum((u2 - u1) * (s1 + s2) / 2 for (u1, s1), (u2, s2) in itertools.pairwise(points))
 
 
 @pytest.mark.parametrize(("seen_images", "unseen_images"), [(23, 31), (7, 1), (1, 14)])
@@ -115,6 +133,40 @@ def test_any_batch_size_gives_the_metrics_of_single_images(
         assert tuple(found) == EXPERTS
         for name in EXPERTS:
             assert found[name] == pytest.approx(expected[name], abs=1e-9), (name, batch_size)
+
+
+@pytest.mark.parametrize("resident", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_scores_of_every_branch(batch_size: int, resident: bool) -> None:
+    """Mixed as the predictions are they give the same scores; attributes in the data's order."""
+    task = make_task(23, 31)
+    model, params, classes = make_model(task)
+    mixing = Mixing(region_mix=0.7, expert_mix=0.4, bias=1.0)
+    features = make_resident(task.inputs, local_layout(), shard=False) if resident else None
+    evaluator = make_evaluator(task, model, mixing, batch_size, features=features)
+    metrics, scores = evaluator.with_scores(params)
+    assert metrics == evaluator(params)
+    images = np.concatenate([task.eval_seen, task.eval_unseen])
+    np.testing.assert_array_equal(scores.images, images)
+    np.testing.assert_array_equal(scores.labels, task.labels[images])
+    inputs = jnp.asarray(task.inputs[images])
+    expected = predict_scores(model, params, inputs, classes, mixing)
+    for expert_mix, of_expert in ((1.0, expected.coarse), (0.0, expected.fine), (0.4, expected[2])):
+        mixed = scores.mixed(Mixing(0.7, expert_mix, 1.0))
+        # gamma on unseen classes stands for d on them and -d on seen ones.
+        np.testing.assert_allclose(mixed, np.asarray(of_expert) + 1.0, atol=1e-5)
+    coarse, fine = nnx.merge(model, params)(inputs)
+    order = list(GROUPS.order)
+    np.testing.assert_allclose(scores.attributes.fine.region[:, order], fine.region, atol=1e-5)
+    np.testing.assert_allclose(
+        scores.attributes.coarse.channel[:, order], coarse.channel, atol=1e-5
+    )
+    z = np.asarray(task.class_embeddings, np.float64)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        scores.classes.fine.channel, scores.attributes.fine.channel @ z.T, atol=1e-5
+    )
+    np.testing.assert_array_equal(scores.choices(mixing).among_all, scores.mixed(mixing).argmax(1))
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 23, 100])
@@ -137,7 +189,12 @@ def test_results_of_batches_come_back_in_order() -> None:
         assert not batches[:, size:].any()
         np.testing.assert_array_equal(in_order(batches, size, 23), images)
         several = np.stack([batches, 100 + batches], 1)  # [batches, 2, rows]
-        np.testing.assert_array_equal(in_order(several, size, 23), [images, 100 + images])
+        np.testing.assert_array_equal(in_order(several, size, 23, 1), [images, 100 + images])
+        wide = np.stack([batches, 100 + batches], -1)  # [batches, rows, 2]
+        expected = np.stack([images, 100 + images], 1)
+        np.testing.assert_array_equal(in_order(wide, size, 23), expected)
+        both = np.stack([wide, -wide], 1)  # [batches, 2, rows, 2]
+        np.testing.assert_array_equal(in_order(both, size, 23, 1), [expected, -expected])
 
 
 def test_fused_is_the_mixture_and_scores_hold_the_bias() -> None:
@@ -159,11 +216,11 @@ def spy(choose: Callable[[int], int]) -> tuple[Callable, list[int]]:
     """Predicts from features that hold their image index; and the indices it was given."""
     given: list[int] = []
 
-    def predict(_params: object, features: jax.Array, _constants: object) -> tuple:
+    def predict(_params: object, features: jax.Array, _constants: object) -> Choices:
         images = np.asarray(features[:, 0, 0]).astype(int)
         given.extend(images.tolist())
-        chosen = np.array([choose(i) for i in images])
-        return np.stack([chosen] * 3), np.stack([chosen] * 3)
+        chosen = np.repeat([[choose(i)] for i in images], 3, axis=1)
+        return Choices(chosen, chosen, chosen, chosen - 3.0)
 
     return predict, given
 
@@ -187,13 +244,13 @@ def test_every_image_counts_once(batch_size: int) -> None:
     for wrong in range(14):
         predict, given = spy(lambda i, wrong=wrong: 2 if i == wrong else int(labels[i]))
         evaluator = make_evaluator(task, make_model(task)[0], Mixing(0.5, 0.5, 0.0), batch_size)
-        evaluator._predict = predict
+        evaluator._choose = predict
         found = evaluator(None)["fused"]
         assert set(given) == set(range(14))
         u = 90.0 if wrong < 5 else 100 * (1 + 5 / 6) / 2 if wrong < 11 else 100.0
         s = 100.0 if wrong < 11 else 100 * 2 / 3
         expected = {"U": u, "S": s, "H": 2 * u * s / (u + s), "T1": u}
-        assert found == pytest.approx(expected, abs=1e-9)
+        assert {m: found[m] for m in expected} == pytest.approx(expected, abs=1e-9)
 
 
 def test_t1_is_chosen_among_unseen_classes_alone() -> None:
@@ -202,10 +259,11 @@ def test_t1_is_chosen_among_unseen_classes_alone() -> None:
     model, params, _ = make_model(task)
     # +1e4 on every seen class.
     evaluator = make_evaluator(task, model, Mixing(0.5, 0.5, bias=-1e4), 16)
-    everything, among_unseen = evaluator.predictions(params, task.eval_unseen)
-    assert everything.shape == among_unseen.shape == (3, 40)
-    assert SEEN[everything].all()
-    assert not SEEN[among_unseen].any()
+    chosen = evaluator.choices(params, task.eval_unseen)
+    assert chosen.among_all.shape == chosen.among_unseen.shape == (40, 3)
+    assert SEEN[chosen.among_all].all()
+    assert SEEN[chosen.among_seen].all()
+    assert not SEEN[chosen.among_unseen].any()
     found = evaluator(params)["fused"]
     assert found["U"] == 0
     assert found["H"] == 0
@@ -252,12 +310,14 @@ def test_a_tiny_example_by_hand() -> None:
     # Image by image: 0 and 1 right (2.75 against 2.37); 2 right; 3 taken for class 0 (2.75 against
     # 2.44); 4, of class 1, taken for 2. So S: class 0 1/1, class 1 1/2; U: 1/2; T1: one choice.
     found = make_evaluator(task, graph, mixing, 2, groups=groups)(params)
-    expected_metrics = {"U": 50.0, "S": 75.0, "H": 60.0, "T1": 100.0}
+    # Without d: as gamma grows, 2 becomes right at -0.83 and 3 at 0.81, and 0 and 1 wrong at 0.88;
+    # 4 prefers class 0 to its own. So S stays 75 while U goes from 0 to 100.
+    expected_metrics = {"U": 50.0, "S": 75.0, "H": 60.0, "T1": 100.0, "AUSUC": 0.75}
     for name in EXPERTS:
         assert found[name] == pytest.approx(expected_metrics)
     assert metrics_table(found).splitlines() == [
-        "expert         U       S       H      T1",
-        "coarse      50.0    75.0    60.0   100.0",
-        "fine        50.0    75.0    60.0   100.0",
-        "fused       50.0    75.0    60.0   100.0",
+        "expert         U       S       H      T1   AUSUC",
+        "coarse      50.0    75.0    60.0   100.0   0.750",
+        "fine        50.0    75.0    60.0   100.0   0.750",
+        "fused       50.0    75.0    60.0   100.0   0.750",
     ]

@@ -27,7 +27,9 @@ from dedn_jax.interop.convert import state_to_nested
 from dedn_jax.training.evaluation import EXPERTS, METRICS
 from dedn_jax.training.interrupt import Interrupted, StopRequest
 from dedn_jax.training.logs import read_lines
+from dedn_jax.training.metrics import per_class_accuracy
 from dedn_jax.training.phases import TEST_BEST_LABEL, VALIDATION_LABEL
+from dedn_jax.training.prediction import Mixing
 from dedn_jax.training.protocol import result_text
 from dedn_jax.training.workdir import Workdir
 from tests.helpers.tiny import (
@@ -83,8 +85,9 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
 def check_metrics(metrics: dict[str, dict[str, float]]) -> None:
     assert set(metrics) == set(EXPERTS)
     for values in metrics.values():
-        assert set(values) == set(METRICS)
+        assert set(values) == {*METRICS, "AUSUC"}
         assert all(0 <= v <= 100 for v in values.values())
+        assert values["AUSUC"] <= 1
         u, s = values["U"], values["S"]
         assert values["H"] == pytest.approx(2 * u * s / (u + s) if u + s else 0)
 
@@ -119,7 +122,7 @@ def test_result_and_metrics(finished: Callable[[str], Finished], protocol: str) 
         check_metrics({e: r[e] for e in EXPERTS})
     text = result_text(result)
     assert f"{result['test']['fused']['H']:8.1f}" in text
-    assert f"Test sets ({protocol}), percent:" in text
+    assert f"Test sets ({protocol}), fixed bias and mixes; U, S, H, T1 in percent:" in text
 
 
 def test_validation_selects_on_validation(finished: Callable[[str], Finished]) -> None:
@@ -484,12 +487,15 @@ def test_evaluate_gives_the_trainings_numbers(
         reports = [evaluated(run.path)]
         reports += [evaluated(run.path, f"--batch-size={size}") for size in (1, 7, 1000)]
         for report in reports:
-            assert report == {
+            expected = {
                 "protocol": protocol,
                 "weights": "selected",
                 "images": 6 * 4 + 2 * 12,
                 "test": run.result["test"],
             }
+            if protocol == "validation":
+                expected["test_calibrated"] = run.result["test_calibrated"]
+            assert report == expected
     assert main(["evaluate", f"--workdir={finished('last').path}", "--batch-size=0"]) == 2
     assert "--batch-size=0, expected at least 1" in capsys.readouterr().err
 
@@ -596,3 +602,33 @@ def test_two_trainings_are_bit_identical(
     assert all(np.array_equal(first[name], second[name]) for name in first)
     name = "metrics.jsonl"
     assert (run.path / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+
+
+def test_scores_file(finished: Callable[[str], Finished], tmp_path: Path) -> None:
+    """`dedn evaluate --scores`: mixed by hand as the config says, they give the same U and S."""
+    run, file = finished("validation"), tmp_path / "scores.npz"
+    evaluated(run.path, f"--scores={file}")
+    with np.load(file) as saved:
+        scores = dict(saved)
+    mixing = Mixing.from_config(run.config)
+    m, e = mixing.region_mix, mixing.expert_mix
+    coarse, fine = (
+        m * scores[f"classes_{x}_region"] + (1 - m) * scores[f"classes_{x}_channel"]
+        for x in ("coarse", "fine")
+    )
+    chosen = (e * coarse + (1 - e) * fine + mixing.gamma * ~scores["seen"]).argmax(1)
+    labels = scores["labels"]
+    unseen = ~scores["seen"][labels]
+    fused = run.result["test"]["fused"]
+    assert per_class_accuracy(chosen[unseen], labels[unseen]) == pytest.approx(fused["U"])
+    assert per_class_accuracy(chosen[~unseen], labels[~unseen]) == pytest.approx(fused["S"])
+    assert scores["attributes_fine_channel"].shape == (6 * 4 + 2 * 12, 6)
+    assert scores["class_names"][scores["class_ids"]].tolist() == [f"class {k}" for k in range(8)]
+
+
+def test_scores_file_with_another_suffix(
+    finished: Callable[[str], Finished], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished("last")
+    assert main(["evaluate", f"--workdir={run.path}", "--scores=scores.csv"]) == 2
+    assert "scores.csv: expected a name that ends in .npz" in capsys.readouterr().err
