@@ -104,9 +104,11 @@ def _best(
 ) -> Mixing:
     best, best_h, best_distance = fixed, -1.0, np.inf
     for region_mix in region_mixes:
+        experts = scores.by_expert(region_mix)
         for expert_mix in expert_mixes:
             mixing = Mixing(region_mix, expert_mix, 0.0)
-            gamma, h = curve(scores, mixing).best(near=fixed.gamma)
+            chosen = scores.choices(mixing, experts)
+            gamma, h = curve_of(chosen, scores.labels, scores.unseen).best(near=fixed.gamma)
             h = round(h, 9)  # sums of the same weights in another order are the same H
             distance = abs(region_mix - fixed.region_mix) + abs(expert_mix - fixed.expert_mix)
             if (h, -distance) > (best_h, -best_distance):

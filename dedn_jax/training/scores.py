@@ -47,9 +47,17 @@ class Scores:
         """Whether each image is of an unseen class."""
         return ~self.seen[self.labels]
 
-    def choices(self, mixing: Mixing) -> Choices[np.ndarray]:
-        """What the experts' mixture chooses, `[images]` each; classes by their positions."""
-        mixed = self.mixed(dataclasses.replace(mixing, bias=0.0))
+    def choices(
+        self, mixing: Mixing, experts: PerExpert[np.ndarray] | None = None
+    ) -> Choices[np.ndarray]:
+        """What the experts' mixture chooses, `[images]` each; classes by their positions.
+
+        Args:
+          mixing: how they are mixed.
+          experts: `by_expert(mixing.region_mix)`, where it is at hand.
+        """
+        experts = self.by_expert(mixing.region_mix) if experts is None else experts
+        mixed = _fused(experts, mixing.expert_mix)
         seen, unseen = np.flatnonzero(self.seen), np.flatnonzero(~self.seen)
         best_seen, among_seen = _best(mixed, seen)
         best_unseen, among_unseen = _best(mixed, unseen)
@@ -59,9 +67,12 @@ class Scores:
 
     def mixed(self, mixing: Mixing) -> Float32[np.ndarray, "images classes"]:
         """Class scores of both experts' mixture, gamma added to the unseen classes."""
-        coarse, fine = (_branches(expert, mixing.region_mix) for expert in self.classes)
-        fused = np.float32(mixing.expert_mix) * coarse + np.float32(1 - mixing.expert_mix) * fine
+        fused = _fused(self.by_expert(mixing.region_mix), mixing.expert_mix)
         return fused + np.where(self.seen, 0, mixing.gamma).astype(np.float32)
+
+    def by_expert(self, region_mix: float) -> PerExpert[Float32[np.ndarray, "images classes"]]:
+        """Class scores of each expert, its branches mixed, without any bias."""
+        return PerExpert(*(_branches(expert, region_mix) for expert in self.classes))
 
     def attribute_scores(self, region_mix: float) -> PerExpert[Float32[np.ndarray, "images attrs"]]:
         """Attribute scores of each expert, its branches mixed."""
@@ -112,6 +123,14 @@ def unstack(
 def _branches(scores: Branches, region_mix: float) -> Float32[np.ndarray, "images scored"]:
     m = np.float32(region_mix)
     return m * scores.region + (np.float32(1) - m) * scores.channel
+
+
+def _fused(
+    experts: PerExpert[np.ndarray], expert_mix: float
+) -> Float32[np.ndarray, "images classes"]:
+    fused = np.float32(expert_mix) * experts.coarse
+    fused += np.float32(1 - expert_mix) * experts.fine
+    return fused
 
 
 def _best(mixed: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
