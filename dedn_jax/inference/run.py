@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from dedn_jax.config import Overrides
 from dedn_jax.data.dataset import GZSLDataset
+from dedn_jax.inference.candidates import Candidates
+from dedn_jax.inference.scorer import PictureScorer
 from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.interrupt import StopRequest
 from dedn_jax.training.protocol import train_run
@@ -31,6 +34,25 @@ class Run(TrainingRun):
       >>> run.scores.classes.coarse.region.shape == (len(run.scores.images), 8)
       True
     """
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        """The classes that predictions choose among; `with_new` adds classes to them.
+
+        Raises:
+          InputError: the data set cannot be loaded.
+        """
+        return Candidates.of_run(self)
+
+    @cached_property
+    def picture_scorer(self) -> PictureScorer:
+        """The model with the selected parameters, from pictures.
+
+        Raises:
+          InputError: the run is not finished, or its features do not say how they were made; see
+            `dedn_jax.inference.model.from_pictures`.
+        """
+        return PictureScorer(self)
 
 
 def train(

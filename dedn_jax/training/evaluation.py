@@ -190,7 +190,7 @@ class Evaluator(Generic[L]):
         task = self.task
         attributes, classes = unstack(found, self._order)
         labels = task.labels[self.images]
-        return Scores(self.images, labels, task.class_ids, task.seen, attributes, classes)
+        return Scores(task.seen, attributes, classes, self.images, labels, task.class_ids)
 
     @cached_property
     def _choose(self) -> Callable[..., Any]:

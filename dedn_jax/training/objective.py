@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Float32, Int
 from ml_collections import ConfigDict
 
 from dedn_jax.model import losses
@@ -43,9 +43,16 @@ def make_class_space(
     groups: AttributeGroups,
 ) -> ClassSpace:
     """Z from class embeddings: columns put in group order, rows L2-normalised."""
-    z = np.asarray(class_embeddings, np.float32)[:, groups.order]
-    z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    z = normalized_embeddings(class_embeddings)[:, groups.order]
     return ClassSpace(jnp.asarray(z), jnp.asarray(seen))
+
+
+def normalized_embeddings(
+    class_embeddings: Float[np.ndarray, "classes attributes"],
+) -> Float32[np.ndarray, "classes attributes"]:
+    """Rows L2-normalised, `z / max(‖z‖, 1e-12)`; columns as they are."""
+    z = np.asarray(class_embeddings, np.float32)
+    return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
 
 
 @dataclasses.dataclass(frozen=True)

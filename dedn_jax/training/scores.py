@@ -23,29 +23,18 @@ class Branches(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Scores:
+class CandidateScores:
     """What a model says of images, without any bias between seen and unseen classes.
 
     Attributes:
-      images: the data set's image indices.
-      labels: positions in `class_ids` of the true classes.
-      class_ids: the data set's ids of the candidate classes.
-      seen: whether each of these is a seen class.
+      seen: whether each candidate class is a seen class.
       attributes: `[images, attributes]` for each expert and branch, in the data set's order.
       classes: `[images, classes]` for each expert and branch.
     """
 
-    images: Int[np.ndarray, " images"]
-    labels: Int[np.ndarray, " images"]
-    class_ids: Int[np.ndarray, " classes"]
     seen: Bool[np.ndarray, " classes"]
     attributes: PerExpert[Branches]
     classes: PerExpert[Branches]
-
-    @property
-    def unseen(self) -> Bool[np.ndarray, " images"]:
-        """Whether each image is of an unseen class."""
-        return ~self.seen[self.labels]
 
     def choices(
         self, mixing: Mixing, experts: PerExpert[np.ndarray] | None = None
@@ -77,6 +66,26 @@ class Scores:
     def attribute_scores(self, region_mix: float) -> PerExpert[Float32[np.ndarray, "images attrs"]]:
         """Attribute scores of each expert, its branches mixed."""
         return PerExpert(*(_branches(expert, region_mix) for expert in self.attributes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores(CandidateScores):
+    """Those of images of a data set.
+
+    Attributes:
+      images: the data set's image indices.
+      labels: positions in `class_ids` of the true classes.
+      class_ids: the data set's ids of the candidate classes.
+    """
+
+    images: Int[np.ndarray, " images"]
+    labels: Int[np.ndarray, " images"]
+    class_ids: Int[np.ndarray, " classes"]
+
+    @property
+    def unseen(self) -> Bool[np.ndarray, " images"]:
+        """Whether each image is of an unseen class."""
+        return ~self.seen[self.labels]
 
     def save(self, path: Path, class_names: Sequence[str], attribute_names: Sequence[str]) -> None:
         """Writes an `.npz` with every array, and the names of all the data set's classes.

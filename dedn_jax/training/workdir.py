@@ -42,6 +42,12 @@ FREE_FIELDS = frozenset(
         "train.checkpoints_kept",
     }
 )
+# How pictures become feature maps, by the field of a data set's fingerprint that records it. A run
+# on features without such a record never used these; to predict from pictures it has to be told.
+_PICTURE_FIELDS = {
+    "backbone": ("backbone.name", "backbone.dtype"),
+    "transform": ("picture.resize", "picture.crop"),
+}
 # What earlier versions called values of `data.on_device`.
 _RENAMED = {"always": "replicated", "cut": "sharded"}
 
@@ -143,7 +149,9 @@ class Workdir:
         """The resolved config of the run.
 
         Args:
-          overrides: of free fields only; flags or a mapping, see `dedn_jax.load_config`.
+          overrides: of free fields only; flags or a mapping, see `dedn_jax.load_config`. For a run
+            on features that do not say how they were made, backbone and size of the pictures
+            are free as well.
 
         Raises:
           InputError: no run here, a damaged config, or an override that would change the run.
@@ -167,13 +175,21 @@ class Workdir:
                 f"{self.config_file}: not a config of this version: {reason}"
             ) from error
         where = str(self.config_file)
+        free = self._free_fields(config)
         for field in override_fields(overrides, where):
-            if field not in FREE_FIELDS:
+            if field not in free:
                 raise InputError(
                     f"{where}: config.{field} is fixed for this run; only fields that change no "
-                    f"number can be set: {', '.join(sorted(FREE_FIELDS))}"
+                    f"number can be set: {', '.join(sorted(free))}"
                 )
         return apply_overrides(config, overrides, where)
+
+    def _free_fields(self, config: ConfigDict) -> frozenset[str]:
+        if config.data.source != "features" or not self.dataset_file.exists():
+            return FREE_FIELDS
+        recorded = read_json(self.dataset_file)
+        unused = (names for field, names in _PICTURE_FIELDS.items() if not recorded.get(field))
+        return FREE_FIELDS.union(*unused)
 
     def check_fingerprint(self, fingerprint: dict[str, object], *ignored: str) -> None:
         """Raises InputError unless `fingerprint` is that of the run's data set.

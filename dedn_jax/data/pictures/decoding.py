@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dedn_jax.errors import InputError, one_line
 
@@ -21,6 +21,7 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"II*\0", b"MM\0*"
 # A broken download may leave the rest of its file as zeros, which a JPEG decoder takes for data.
 _ZEROS = bytes(512)
 _JPEG_END = b"\xff\xd9"
+_ORIENTATION = 0x0112  # the EXIF tag
 
 
 class PictureError(InputError):
@@ -34,18 +35,20 @@ class PictureError(InputError):
         self.truncated = truncated
 
 
-def decode(encoded: bytes, name: str) -> np.ndarray:
+def decode(encoded: bytes, name: str, *, upright: bool = False) -> np.ndarray:
     """The pixels of a picture file.
 
     Greyscale, palette, alpha and CMYK become RGB as Pillow's `convert("RGB")` makes them (alpha is
-    dropped, not composed); of 16 bits the upper 8 are kept; EXIF orientation is not applied; of an
-    animation the first frame is taken. Source: the features of the published code are extracted
-    from pictures read this way. Pillow is the decoder: others give the same numbers and save about
-    a tenth of decoding and resizing (`benchmarks/decoding.py`), too little for a dependency.
+    dropped, not composed); of 16 bits the upper 8 are kept; EXIF orientation is not applied, unless
+    `upright`; of an animation the first frame is taken. Source: the features of the published code
+    are extracted from pictures read this way. Pillow is the decoder: others give the same numbers
+    and save about a tenth of decoding and resizing (`benchmarks/decoding.py`), too little for a
+    dependency.
 
     Args:
       encoded: the file's content.
       name: of the picture in error messages.
+      upright: whether to apply the rotation in its EXIF data.
 
     Returns:
       uint8 `[height, width, 3]`, RGB, read-only.
@@ -55,7 +58,8 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
         that libjpeg repairs, or in formats without checksums, goes unnoticed.
     """
     with load(encoded, name) as picture:
-        return rgb(picture, name)
+        turn = upright and is_rotated(picture, name)
+        return rgb(ImageOps.exif_transpose(picture) if turn else picture, name)
 
 
 def load(encoded: bytes, name: str) -> Image.Image:
@@ -88,6 +92,20 @@ def open_picture(encoded: bytes, name: str) -> Image.Image:
         picture.close()
         raise
     return picture
+
+
+def is_rotated(picture: Image.Image, name: str) -> bool:
+    """Whether its EXIF data say that it is to be turned or mirrored.
+
+    Raises:
+      PictureError: its EXIF data are damaged.
+    """
+    try:
+        return picture.getexif().get(_ORIENTATION, 1) in range(2, 9)
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged EXIF data make Pillow raise anything
+        raise _damaged(name, error) from error
 
 
 def _open(encoded: bytes, name: str) -> Image.Image:

@@ -44,6 +44,13 @@ class PictureTransform:
     def from_config(cls, config: ConfigDict) -> PictureTransform:
         return cls(**config.picture.to_dict())
 
+    def evaluated(
+        self, pixels: UInt8[np.ndarray, "height width 3"]
+    ) -> UInt8[np.ndarray, "crop crop 3"]:
+        """A picture as it is evaluated, not augmented."""
+        # A view would keep the larger picture that it was cut from in memory.
+        return np.ascontiguousarray(standard(pixels, self.resize, self.crop))
+
     def fixed(self) -> dict[str, int]:
         """What determines the pixels in evaluation; JSON-ready, for manifests."""
         return {"resize": self.resize, "crop": self.crop}
@@ -98,13 +105,10 @@ class Pictures:
         t = self.transform
         pixels = decode(*self._encoded[int(index)])
         if key is None or not t.augment:
-            picture = standard(pixels, t.resize, t.crop)
-        else:
-            rng = np.random.default_rng(key)
-            part = random_resized_crop(pixels, t.crop, rng, smallest_area=t.smallest_area)
-            picture = flip(part, rng, t.flip_probability)
-        # A view would keep the larger picture that it was cut from in memory.
-        return np.ascontiguousarray(picture)
+            return t.evaluated(pixels)
+        rng = np.random.default_rng(key)
+        part = random_resized_crop(pixels, t.crop, rng, smallest_area=t.smallest_area)
+        return np.ascontiguousarray(flip(part, rng, t.flip_probability))
 
     def fingerprint(self) -> dict[str, object]:
         """Identifies these pictures; JSON-ready."""

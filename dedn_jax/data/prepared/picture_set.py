@@ -12,12 +12,11 @@ from pathlib import Path
 from PIL import ImageOps
 
 from dedn_jax.data.annotations import Annotations
-from dedn_jax.data.pictures.decoding import load, open_picture
+from dedn_jax.data.pictures.decoding import is_rotated, load, open_picture
 from dedn_jax.data.prepared.reader import SET_NAME
-from dedn_jax.errors import InputError, one_line
+from dedn_jax.errors import InputError
 
 MAX_PICTURE_BYTES = 64 * 2**20
-_ORIENTATION = 0x0112  # the EXIF tag
 # The modes that a PNG can hold; a JPEG may be CMYK, which is converted to RGB.
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
@@ -64,7 +63,7 @@ class Picture:
         """The encoded picture; as stored, unless `upright` and rotated.
 
         Raises:
-          InputError: as `stored`; it is empty; or it is to be rotated and is not a picture.
+          InputError: as `stored`; it is empty; or `upright` and not a picture.
         """
         data = self.stored()
         if not data:
@@ -130,17 +129,9 @@ def _read(path: Path) -> bytes:
 
 def _turned_upright(data: bytes, where: str) -> bytes:
     """The same bytes, or a PNG of the rotated pixels where EXIF gives an orientation."""
-    try:
-        with open_picture(data, where) as picture:
-            orientation = picture.getexif().get(_ORIENTATION, 1)
-    except InputError:
-        raise
-    except Exception as error:  # damaged EXIF data make Pillow raise anything
-        raise InputError(
-            f"{where}: is a damaged picture ({one_line(error)}); fetch it again"
-        ) from error
-    if orientation not in range(2, 9):
-        return data
+    with open_picture(data, where) as picture:
+        if not is_rotated(picture, where):
+            return data
     with load(data, where) as picture:
         turned = ImageOps.exif_transpose(picture)
     if turned.mode not in _PNG_MODES:

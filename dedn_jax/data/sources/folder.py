@@ -11,7 +11,6 @@ pictures are seen and those without are unseen: candidates that a prediction may
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import re
@@ -25,16 +24,15 @@ from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.prepared.picture_set import Picture, PictureSet
 from dedn_jax.data.sources.hashed_words import hashed_word_vectors
 from dedn_jax.data.sources.word_vectors import read_word_vectors
+from dedn_jax.data.tables import clean, finite_number, first_twice, read_csv
 from dedn_jax.errors import InputError
 from dedn_jax.model.groups import AttributeGroups
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _VECTOR_SUFFIXES = (".npy", ".pkl")
 _LITTER = ("thumbs.db", "desktop.ini")  # what file managers leave behind
-_MAX_TABLE_BYTES = 256 * 2**20
 _SHOWN = 8  # how many attributes without use a message names
 _MIN_SEEN_PICTURES = 2  # one to train on, one to test with
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -122,38 +120,8 @@ class _Table(NamedTuple):
 # --- tables -------------------------------------------------------------------------------------
 
 
-def _read_csv(path: Path, expected: str) -> list[tuple[int, list[str]]]:
-    """Line numbers and stripped cells; empty lines are left out."""
-    try:
-        if path.stat().st_size > _MAX_TABLE_BYTES:
-            raise InputError(f"{path}: over {_MAX_TABLE_BYTES // 2**20} MiB, expected {expected}")
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            rows = [(reader.line_num, [_clean(cell) for cell in row]) for row in reader]
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; create it with {expected}") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text; save it as 'CSV UTF-8'") from error
-    except csv.Error as error:
-        raise InputError(
-            f"{path}: line {reader.line_num}: {error}; save it as CSV again"
-        ) from error
-    rows = [(line, row) for line, row in rows if any(row)]
-    if not rows:
-        raise InputError(f"{path}: the file is empty, expected {expected}")
-    return rows
-
-
-def _clean(cell: str) -> str:
-    """Normalised, on one line: names are printed on terminals and in reports."""
-    text = " ".join(unicodedata.normalize("NFC", cell).split())
-    return "".join(c for c in text if c.isprintable())
-
-
 def _read_attributes(path: Path) -> _Table:
-    rows = _read_csv(path, "a header class,<attribute>,... and a row for each class")
+    rows = read_csv(path, "a header class,<attribute>,... and a row for each class")
     header = rows[0][1]
     if header[0].lower() != "class":
         hint = "; separate columns by commas" if header[0].lower().startswith("class;") else ""
@@ -173,7 +141,7 @@ def _read_attributes(path: Path) -> _Table:
             raise InputError(
                 f"{path}: column {i + 1} has no name; name the attribute in the header"
             )
-    if twice := _first_twice(attributes):
+    if twice := first_twice(attributes):
         raise InputError(f"{path}: attribute {twice!r} has two columns; keep or rename one")
     classes, values, splits = [], [], []
     for line, row in rows[1:]:
@@ -185,7 +153,7 @@ def _read_attributes(path: Path) -> _Table:
         if not row[0]:
             raise InputError(f"{path}: line {line} has no class name; put it in the first cell")
         classes.append(row[0])
-        values.append([_number(path, line, header[i], row[i]) for i in columns])
+        values.append([finite_number(path, line, header[i], row[i]) for i in columns])
         split = row[split_columns[0]].lower() if split_columns else ""
         if split not in ("seen", "unseen", ""):
             raise InputError(
@@ -195,7 +163,7 @@ def _read_attributes(path: Path) -> _Table:
         splits.append(split)
     if not classes:
         raise InputError(f"{path}: the header is all there is; add a row for each class")
-    if twice := _first_twice(classes):
+    if twice := first_twice(classes):
         raise InputError(f"{path}: class {twice!r} has two rows; keep one")
     array = np.asarray(values, np.float32)
     constant = np.flatnonzero((array == array[0]).all(axis=0))
@@ -218,31 +186,10 @@ def _constant_text(names: list[str]) -> str:
     )
 
 
-def _number(path: Path, line: int, column: str, cell: str) -> float:
-    with np.errstate(over="ignore"):
-        value = np.float32(cell) if _NUMBER.fullmatch(cell) else np.float32(np.nan)
-    if not np.isfinite(value):
-        comma = re.fullmatch(r"[+-]?\d*,\d+", cell)
-        hint = "use a decimal point" if comma else "write it like 0.5"
-        raise InputError(
-            f"{path}: line {line}, column {column!r}: {cell[:64]!r} is not a finite number; {hint}"
-        )
-    return float(value)
-
-
-def _first_twice(names: tuple[str, ...] | list[str]) -> str | None:
-    known: set[str] = set()
-    for name in names:
-        if name in known:
-            return name
-        known.add(name)
-    return None
-
-
 def _read_groups(path: Path, attributes: tuple[str, ...]) -> AttributeGroups | None:
     if not os.path.lexists(path):
         return None
-    rows = _read_csv(path, "a header attribute,group and a row for each attribute")
+    rows = read_csv(path, "a header attribute,group and a row for each attribute")
     if [cell.lower() for cell in rows[0][1]] != ["attribute", "group"]:
         raise InputError(f"{path}: line {rows[0][0]}: expected the header 'attribute,group'")
     number = {name: i for i, name in enumerate(attributes)}
@@ -305,7 +252,7 @@ def _find_pictures(root: Path, table: _Table) -> dict[str, list[Picture]]:
                 f"{folder}: not a folder; put pictures into a folder for their class, and other "
                 "files elsewhere"
             )
-        name = _clean(folder.name)
+        name = clean(folder.name)
         if name in folders:
             raise InputError(f"{folder}: has the same name as {folders[name]}; merge the two")
         if name not in found:
