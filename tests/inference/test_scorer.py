@@ -153,7 +153,6 @@ def test_other_weights_than_the_store_s(picture_runs: PictureRuns, tmp_path: Pat
 
 def published(picture_runs: PictureRuns, folder: Path) -> Path:
     """A run on a published HDF5 file of the same features; it does not know where they are from."""
-    import h5py
 
     data = picture_runs.store.dataset
     with h5py.File(folder / "maps.hdf5", "w") as file:

@@ -41,7 +41,7 @@ def make_scores(seed: int, images: int = 120, classes: int = 7) -> Scores:
     of_experts = PerExpert(Branches(branch(2), branch(0)), Branches(branch(0.5), branch(2)))
     none = np.zeros((images, 2), np.float32)
     attributes = PerExpert(Branches(none, none), Branches(none, none))
-    return Scores(np.arange(images), labels, np.arange(classes), seen, attributes, of_experts)
+    return Scores(seen, attributes, of_experts, np.arange(images), labels, np.arange(classes))
 
 
 def h_of(scores: Scores, mixing: Mixing) -> float:
