@@ -15,14 +15,9 @@ import pytest
 import dedn_jax
 from dedn_jax.training.interrupt import StopOnSignals
 from dedn_jax.training.logs import read_lines
-from tests.helpers.tiny import arrays, tiny_config, write_tiny
+from tests.helpers.tiny import arrays, tiny_config
 
 FIELDS: dict[str, object] = {"train__epochs": 3, "train__log_every": 2}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("data") / "tiny.hdf5")
 
 
 class Recorder(dedn_jax.Callback):

@@ -1,0 +1,121 @@
+"""`launch/tpu_pod.sh`: the gcloud commands of each action, and the arguments it refuses."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.launch.common import PLACE, POD, ROOT, TRAIN, calls, launch
+
+AT = "--zone=us-west4-a --project=my-project"
+TPU = "gcloud compute tpus tpu-vm"
+QUEUE = "gcloud compute tpus queued-resources"
+WORKER = "dedn-jax/launch/worker.sh"
+CREATE = (
+    f"{TPU} create dedn {AT} --accelerator-type=v5litepod-256 "
+    "--version=v2-alpha-tpuv5-lite --spot\n"
+)
+DESCRIBE = f"{TPU} describe dedn {AT} '--format=value(state)'\n"
+DELETE = f"{TPU} delete dedn {AT} --quiet\n"
+QUEUE_CREATE = (
+    f"{QUEUE} create dedn {AT} --node-id=dedn --accelerator-type=v5litepod-256 "
+    "--runtime-version=v2-alpha-tpuv5-lite --spot\n"
+)
+QUEUE_DESCRIBE = f"{QUEUE} describe dedn {AT} '--format=value(state.state)'\n"
+QUEUE_DELETE = f"{QUEUE} delete dedn {AT} --force --quiet\n"
+COPY = (
+    f"mkdir -p {ROOT}/build\n"
+    f"tar -C {ROOT} --exclude=__pycache__ -czf {ROOT}/build/dedn-jax-dedn.tar.gz dedn_jax configs "
+    "launch setup.py pyproject.toml requirements.txt README.md LICENSE\n"
+    f"{TPU} scp {ROOT}/build/dedn-jax-dedn.tar.gz dedn:dedn-jax.tar.gz {AT} --worker=all\n"
+    f"{TPU} ssh dedn {AT} --worker=all '--command=mkdir -p dedn-jax && "
+    f"tar -C dedn-jax -xzf dedn-jax.tar.gz && {WORKER} install --extra=tpu'\n"
+)
+START = (
+    f"{TPU} ssh dedn {AT} --worker=all '--command={WORKER} start -- --config=cub_gzsl "
+    "--workdir=/mnt/shared/runs/cub --distributed'\n"
+)
+STATUS = (
+    f"{TPU} ssh dedn {AT} --worker=all '--command=if [ -x {WORKER} ]; then {WORKER} status; "
+    'else echo "dedn-worker $(hostname): not installed"; fi\'\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("create", *POD, "--spot"), CREATE),
+        (("create", *POD, "--spot", "--queue"), QUEUE_CREATE + QUEUE_DESCRIBE),
+        (("install", *PLACE), COPY),
+        (
+            ("install", *PLACE, "--setup=sudo mount -t nfs 10.0.0.2:/a '/mnt/a b'"),
+            f"{TPU} ssh dedn {AT} --worker=all '--command=sudo mount -t nfs 10.0.0.2:/a "
+            "'\\''/mnt/a b'\\'''\n" + COPY,
+        ),
+        (("start", *PLACE, *TRAIN), START),
+        (("status", *PLACE), DESCRIBE + STATUS),
+        (("logs", *PLACE), f"{TPU} ssh dedn {AT} --worker=0 '--command={WORKER} logs'\n"),
+        (
+            ("logs", *PLACE, "--worker=all"),
+            f"{TPU} ssh dedn {AT} --worker=all '--command={WORKER} logs --prefix'\n",
+        ),
+        (("stop", *PLACE), f"{TPU} ssh dedn {AT} --worker=all '--command={WORKER} stop'\n"),
+        (("restart", *POD, "--spot", *TRAIN), DESCRIBE + DELETE + CREATE + COPY + START),
+        (
+            ("restart", *POD, "--spot", "--queue", *TRAIN),
+            QUEUE_DESCRIBE + QUEUE_DELETE + QUEUE_CREATE + QUEUE_DESCRIBE + COPY + START,
+        ),
+        (
+            ("watch", *POD, "--spot", "--interval=30", "--then-delete", *TRAIN),
+            f"# every 30 s:\n{DESCRIBE}{STATUS}# after a preemption:\n{DELETE}{CREATE}{COPY}{START}"
+            f"# when finished:\n{DELETE}",
+        ),
+        (("delete", *PLACE), DELETE),
+        (("delete", *PLACE, "--queue"), QUEUE_DELETE),
+    ],
+    ids=lambda value: " ".join(value[:1] + value[-1:]) if isinstance(value, tuple) else "",
+)
+def test_tpu_dry_run(fakes: Path, arguments: tuple[str, ...], expected: str) -> None:
+    result = launch("tpu_pod.sh", *arguments[:1], "--dry-run", *arguments[1:], fakes=fakes)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == expected
+    assert calls(fakes.parent) == []
+
+
+def test_tpu_quotes_for_two_shells() -> None:
+    argument = """--workdir=/mnt/my runs/"it's" $HOME; `true` \\ *"""
+    result = launch("tpu_pod.sh", "start", "--dry-run", *PLACE, "--", argument)
+    [command] = [a for a in shlex.split(result.stdout) if a.startswith("--command=")]
+    remote = shlex.split(command.removeprefix("--command="))
+    assert remote == [WORKER, "start", "--", argument, "--distributed"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "unknown action ''"),
+        (("fly", *PLACE), "unknown action 'fly'"),
+        (("create", *PLACE), "--type=, expected an accelerator type"),
+        (("create", *PLACE, "--type=v5litepod-256"), "--runtime-version=, expected"),
+        (("status", "--name=my tpu", *PLACE[1:]), "--name=my tpu, expected lower-case"),
+        (("status", "--name=x", "--zone=us-west4", "--project=my-project"), "--zone=us-west4"),
+        (("status", "--name=x", "--zone=us-west4-a"), "--project=, expected"),
+        (("status", *PLACE, *TRAIN), "arguments after -- are for"),
+        (("logs", *PLACE, "--worker=first"), "--worker=first, expected a number"),
+        (("watch", *POD, "--interval=soon", *TRAIN), "--interval=soon, expected a number"),
+        (("start", *PLACE), "nothing after --"),
+        (("start", *PLACE, "--", "--config=x"), "no --workdir"),
+        (("start", *PLACE, "--", "--workdir=runs/x"), "--workdir=runs/x, expected an absolute"),
+        (("start", *PLACE, "--", "--workdir=/x", "--distributed"), "--distributed is added"),
+        (("start", *PLACE, "--", "--workdir=/x\n"), "a line break"),
+        (("start", *PLACE, "--config=x"), "unknown argument --config=x"),
+    ],
+)
+def test_tpu_refuses_bad_arguments(arguments: tuple[str, ...], message: str, fakes: Path) -> None:
+    result = launch("tpu_pod.sh", *arguments, fakes=fakes)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"tpu_pod.sh: {message}")
+    assert result.stderr.count("\n") == 1 + message.count("\n")
+    assert calls(fakes.parent) == []

@@ -1,0 +1,143 @@
+"""Interrupted or failed runs, streamed or resident, resume and end as undisturbed ones do."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dedn_jax.data.load import load_dataset
+from dedn_jax.inference.run import train
+from dedn_jax.training.evaluation import EXPERTS
+from dedn_jax.training.interrupt import Interrupted
+from dedn_jax.training.logs import read_lines
+from tests.helpers.tiny import arrays, tiny_config
+from tests.training.common import DieAfter, Finished, StopAfter
+
+
+def test_stopped_within_evaluations(
+    data: Path,
+    tmp_path: Path,
+    finished: Callable[[str], Finished],
+) -> None:
+    """They are not waited for: a run that goes on evaluates first, and ends as if undisturbed."""
+    path, expected = tmp_path / "run", finished("test-best")  # before signals are made up
+    assert [r["step"] for r in expected.lines if "fused" in r][:2] == [4, 8]
+    assert expected.result["steps"] == 80
+    # There is a look after each step, and between the 6 batches of the 48 test images; every fourth
+    # step is evaluated.
+    looks, cycle = 5, 4 + 5
+    disturbed: list[tuple[StopAfter, str]] = [
+        (StopAfter(4 + 3), "stopped at step 4 of 80 of phase final"),
+        (StopAfter(2), "stopped at step 4 of 80 of phase final"),  # in the same evaluation
+        (StopAfter(looks + 4), "stopped at step 8 of 80"),  # before the next one
+        (DieAfter(looks + 2), "killed"),  # at step 10, with an evaluation that was not saved
+        (StopAfter(looks + 17 * cycle + 4 + 1), "stopped at step 80 of 80"),
+        (StopAfter(looks + 2), "stopped in the evaluation on the test sets"),
+    ]
+    for request, message in disturbed:
+        with pytest.raises((Interrupted, RuntimeError), match=message):
+            train(expected.config, path, stop=request)
+    assert train(expected.config, path).result == expected.result
+    assert read_lines(path / "metrics.jsonl") == expected.lines
+    theirs = arrays(expected.path)
+    for name, found in arrays(path).items():
+        np.testing.assert_array_equal(found, theirs[name], err_msg=name)
+
+
+@pytest.mark.parametrize("protocol", ["test-best", "last"])
+def test_maps_on_the_device_change_nothing(
+    data: Path,
+    tmp_path: Path,
+    finished: Callable[[str], Finished],
+    protocol: str,
+) -> None:
+    """Batches drawn there, several steps a call, interrupted and gone on with other calls."""
+    path, streamed = tmp_path / "run", finished(protocol)  # before signals are made up
+    done = []
+    for most, looks in ((3, 3), (32, 2), (5, 0)):
+        fields = {"selection__protocol": protocol, "train__steps_per_call": most}
+        config = tiny_config(data, data__on_device="replicated", **fields)
+        with contextlib.suppress(Interrupted):
+            train(config, path, stop=StopAfter(looks))
+        done.append(max(r["step"] for r in read_lines(path / "metrics.jsonl")))
+    # Calls of at most 3, then of at most 32, which end where something is due.
+    assert 0 < done[0] < done[1] < done[2] == streamed.result["steps"]
+    lines = read_lines(path / "metrics.jsonl")
+    assert [r for r in lines if set(EXPERTS) & set(r)] == [
+        r for r in streamed.lines if set(EXPERTS) & set(r)
+    ]
+    losses, expected = (
+        {r["step"]: r["loss"] for r in found if "loss" in r} for found in (lines, streamed.lines)
+    )
+    assert losses == pytest.approx(expected, rel=1e-5)
+    theirs = arrays(streamed.path)
+    for name, found in arrays(path).items():
+        assert np.abs(found - theirs[name]).max() <= 1e-5 * np.abs(theirs[name]).max()
+    result = json.loads((path / "result.json").read_text())
+    assert result["test"] == streamed.result["test"]
+
+
+class Spoiled:
+    """Feature maps that turn to NaN after a number of reads of a size."""
+
+    def __init__(self, features: Any, size: int, good: int) -> None:
+        self._features, self._size, self._left = features, size, good
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._features, name)
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        maps = self._features[indices]
+        if len(indices) == self._size:
+            self._left -= 1
+        return maps if self._left >= 0 else np.full_like(maps, np.nan)
+
+
+@pytest.mark.parametrize(
+    ("log_every", "checkpoint_every"),
+    [
+        (1, 5),
+        (7, 3),
+    ],
+)
+def test_a_loss_that_is_not_finite(
+    data: Path,
+    tmp_path: Path,
+    log_every: int,
+    checkpoint_every: int,
+) -> None:
+    """It stops with the step and the terms; what was saved is sound, and the run can go on."""
+    config = tiny_config(
+        data,
+        selection__protocol="last",
+        train__epochs=6,
+        train__log_every=log_every,
+        train__checkpoint_every=checkpoint_every,
+    )
+    path = tmp_path / "run"
+    dataset = load_dataset(config)
+    spoiled = Spoiled(dataset.inputs, 12, good=11)
+    with pytest.raises(
+        FloatingPointError, match=r"phase final, step 1\d: .*loss.* not finite; the checkpoints"
+    ):
+        train(config, path, dataset=dataclasses.replace(dataset, inputs=spoiled))
+    assert not (path / "result.json").exists()
+    assert not (path / "final" / "result.json").exists()
+    saved = [int(p.name) for p in (path / "final" / "checkpoints").iterdir() if p.name.isdigit()]
+    assert saved
+    # With sound features the run goes on from there, and ends where an undisturbed one does.
+    train(config, path)
+    train(config, tmp_path / "undisturbed")
+    found, expected = arrays(path), arrays(tmp_path / "undisturbed")
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)

@@ -1,0 +1,114 @@
+"""A work directory: which runs may continue in it, and what stays unchanged."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dedn_jax.data.load import load_dataset
+from dedn_jax.errors import InputError
+from dedn_jax.files import write_json
+from dedn_jax.inference.run import open_run, train
+from dedn_jax.training.workdir import Workdir
+from tests.helpers.tiny import tiny_config, write_tiny
+from tests.training.common import Finished, snapshot
+
+
+def test_a_finished_run_is_left_as_it_is(
+    finished: Callable[[str], Finished], data: Path, tmp_path: Path
+) -> None:
+    """Training again gives the same result without training; free fields may differ."""
+    run = finished("validation")
+    moved = shutil.copy(data, tmp_path / "moved.hdf5")
+    before = snapshot(run.path)
+    fields = {"train__log_every": 1, "train__checkpoint_every": 1, "train__checkpoints_kept": 3}
+    again = train(tiny_config(Path(moved), **fields), run.path)
+    assert again.result == run.result
+    # The config keeps the free fields as they are now: the data may have moved.
+    assert open_run(run.path).evaluate() == run.result["test"]
+    after = snapshot(run.path)
+    kept = before.keys() - {"config.json"}
+    assert {k: after[k] for k in kept} == {k: before[k] for k in kept}
+    train(run.config, run.path)
+    assert snapshot(run.path)["config.json"][0] == before["config.json"][0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"seed": 1}, r"another config \(seed=0 there, 1 now\)"),
+        ({"train__epochs": 21}, r"another config \(train.epochs=20 there, 21 now\)"),
+        (
+            {"selection__protocol": "last", "loss__bias": 2.0},
+            r"loss.bias=1.0 there, 2.0 now; selection.protocol='validation' there, 'last' now",
+        ),
+    ],
+)
+def test_another_config_is_refused(
+    finished: Callable[[str], Finished], data: Path, fields: dict[str, object], message: str
+) -> None:
+    run = finished("validation")
+    before = snapshot(run.path)
+    with pytest.raises(InputError, match=message):
+        train(tiny_config(data, **fields), run.path)
+    assert snapshot(run.path) == before
+
+
+def test_another_data_set_is_refused(finished: Callable[[str], Finished], tmp_path: Path) -> None:
+    run = finished("validation")
+    before = snapshot(run.path)
+    other = tiny_config(write_tiny(tmp_path / "other.hdf5", seed=1))
+    with pytest.raises(InputError, match=r"another data set \(differs in .*feature_sample"):
+        train(other, run.path)
+    # An evaluation looks as well: the file may have been changed under the run.
+    with pytest.raises(InputError, match=r"a run on another data set \(differs in"):
+        open_run(run.path, dataset=load_dataset(other)).evaluate()
+    assert snapshot(run.path) == before
+
+
+def test_foreign_directories_are_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("mine")
+    before = snapshot(tmp_path)
+    with pytest.raises(InputError, match=r"full is not empty and holds no run; choose another"):
+        train(tiny_config(data), tmp_path / "full")
+    with pytest.raises(InputError, match=r"thesis.tex is a file, expected a directory"):
+        train(tiny_config(data), tmp_path / "full" / "thesis.tex")
+    with pytest.raises(InputError, match=r"full holds no run \(no config.json\)"):
+        open_run(tmp_path / "full")
+    assert snapshot(tmp_path) == before
+
+
+def test_killed_while_claiming_the_directory(data: Path, tmp_path: Path) -> None:
+    """A run that died before its first two files were both there can be started again."""
+    config = tiny_config(data, selection__protocol="last", train__epochs=1)
+    path = tmp_path / "run"
+    path.mkdir()
+    for leftover in (".dataset.json.abc", ".config.json.abc"):
+        (path / leftover).write_text("{")
+    write_json(path / "dataset.json", load_dataset(config).fingerprint())
+    result = train(config, path).result
+    assert result["steps"] == 4
+    assert train(config, path).result == result
+    # Beside anything else they are no sign of a run.
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "dataset.json").write_text('{"images": 3}')
+    with pytest.raises(InputError, match="another data set"):  # somebody else's file
+        train(config, tmp_path / "other")
+    assert (tmp_path / "other" / "dataset.json").read_text() == '{"images": 3}'
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds no run"):
+        train(config, tmp_path / "other")
+
+
+def test_one_process_at_a_time(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, selection__protocol="last", train__epochs=1)
+    with (
+        Workdir(tmp_path / "run").locked(),
+        pytest.raises(InputError, match="another process trains in"),
+    ):
+        train(config, tmp_path / "run")
+    assert train(config, tmp_path / "run").result["steps"] == 4
