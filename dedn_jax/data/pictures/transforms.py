@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from jaxtyping import Float, Float64
 from PIL import Image
 
 _TRIES = 10  # of torchvision, to find a random box inside of the picture
@@ -25,9 +26,12 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def resize_short_side(image: np.ndarray, size: int) -> np.ndarray:
     """The shorter side becomes `size` pixels, the longer one `int(size · long / short)`."""
-    height, width = image.shape[:2]
+    return resize(image, *_resized(*image.shape[:2], size))
+
+
+def _resized(height: int, width: int, size: int) -> tuple[int, int]:
     long = int(size * max(height, width) / min(height, width))
-    return resize(image, size, long) if height <= width else resize(image, long, size)
+    return (size, long) if height <= width else (long, size)
 
 
 def center_crop(image: np.ndarray, size: int) -> np.ndarray:
@@ -39,9 +43,12 @@ def center_crop(image: np.ndarray, size: int) -> np.ndarray:
             image, ((down // 2, (down + 1) // 2), (right // 2, (right + 1) // 2), (0, 0))
         )
         height, width = image.shape[:2]
-    top = round((height - size) / 2.0)  # half to even, as torchvision
-    left = round((width - size) / 2.0)
+    top, left = _margin(height, size), _margin(width, size)
     return image[top : top + size, left : left + size]
+
+
+def _margin(length: int, size: int) -> int:
+    return round((length - size) / 2.0)  # half to even, as torchvision
 
 
 def standard(image: np.ndarray, short_side: int, crop: int) -> np.ndarray:
@@ -51,6 +58,28 @@ def standard(image: np.ndarray, short_side: int, crop: int) -> np.ndarray:
     and change some pixels by a level.
     """
     return center_crop(resize_short_side(image, short_side), crop)
+
+
+def standard_points(
+    points: Float[np.ndarray, "points 2"], height: int, width: int, short_side: int, crop: int
+) -> Float64[np.ndarray, "points 2"]:
+    """Where points of a picture lie after `standard`, which may be outside of the crop.
+
+    Args:
+      points: x and y in pixels of the picture, from its left upper corner.
+      height, width: of the picture.
+      short_side, crop: as for `standard`.
+
+    Returns:
+      x and y in pixels of the crop.
+    """
+    tall, wide = _resized(height, width, short_side)
+    # Where the picture is smaller than the crop, zeros stand around it.
+    left, top = (
+        _margin(length, crop) if length >= crop else -((crop - length) // 2)
+        for length in (wide, tall)
+    )
+    return points * np.array([wide / width, tall / height]) - np.array([left, top])
 
 
 def random_resized_crop(

@@ -1,0 +1,123 @@
+"""The figures of an explanation as PNG files, for a talk or a paper."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from dedn_jax.data.pictures.transforms import resize
+from dedn_jax.inference.explain.bars import (
+    SEGMENTS,
+    Bar,
+    bars,
+    part_text,
+    shown_attributes,
+    signed,
+    span,
+)
+from dedn_jax.inference.explain.decomposition import EXPERTS
+from dedn_jax.inference.explain.explanation import Explanation
+from dedn_jax.inference.explain.overlay import Scale, overlay
+
+_DPI = 110
+_PAIRS = 3  # attributes in a row
+_SIDE, _GAP, _TEXT, _LINE = 200, 8, 56, 15  # of a map, between two, above them, a line: pixels
+_LABEL, _TITLE = 34, 46  # characters on a line
+
+
+def draw_scores(explanation: Explanation, top: int) -> bytes:
+    """A PNG of the picture beside the score and the difference, taken apart."""
+    e = explanation
+    charts = [
+        (f"Score of {e.class_name}: {e.score.total:.3f}", bars(e.score, e.attribute_names, top))
+    ]
+    if e.difference is not None:
+        title = f"{e.class_name}, not {e.against_name}: {signed(e.difference.total)}"
+        charts.append((title, bars(e.difference, e.attribute_names, top)))
+    height = 0.27 * (top + 2) + 1.3
+    figure = Figure(figsize=(3.2 + 5.2 * len(charts), height), layout="constrained")
+    left, *right = figure.subplots(1, 1 + len(charts), width_ratios=[3, *[5] * len(charts)])
+    _picture(left, e)
+    for axes, (title, lines) in zip(right, charts, strict=True):
+        _bars(axes, title, lines)
+    drawn = {name for _, lines in charts for bar in lines for name, _, _ in bar.boxes()}
+    keys = [Patch(color=c, label=name) for name, c in SEGMENTS.items() if name in drawn]
+    figure.legend(
+        handles=keys, loc="outside lower center", ncols=len(keys), frameon=False, fontsize=8
+    )
+    return _png(figure)
+
+
+def draw_attention(explanation: Explanation, top: int) -> bytes:
+    """A PNG of both experts' region attention for the leading attributes."""
+    e = explanation
+    attributes = shown_attributes(e, top)
+    width, height = 2 * _SIDE + 3 * _GAP, _SIDE + _TEXT + _GAP
+    rows = -(-len(attributes) // _PAIRS)
+    size = width * min(len(attributes), _PAIRS), height * rows
+    # Placed by pixels: a layout engine takes a second over this many pictures.
+    figure = Figure(figsize=(size[0] / _DPI, size[1] / _DPI), dpi=_DPI)
+    for number, a in enumerate(attributes):
+        left, top_edge = number % _PAIRS * width + _GAP, size[1] - number // _PAIRS * height
+        scale = Scale.of(e.region_attention[:, a])
+        heads = [
+            (_wrapped(e.attribute_names[a], _TITLE), 8, "bold"),
+            (part_text(e, a), 8, "normal"),
+        ]
+        for line, (text, font, weight) in enumerate(heads):
+            at = (left / size[0], (top_edge - _GAP - line * _LINE) / size[1])
+            figure.text(*at, text, fontsize=font, weight=weight, va="top", parse_math=False)
+        for x, (expert, grid) in enumerate(zip(EXPERTS, e.region_attention[:, a], strict=True)):
+            corner = left + x * (_SIDE + _GAP), top_edge - height + _GAP
+            drawn = resize(overlay(e.picture, grid, scale), _SIDE, _SIDE)
+            figure.figimage(drawn, *corner, origin="upper")
+            at = (corner[0] / size[0], (corner[1] + _SIDE + _GAP / 2) / size[1])
+            text = f"{expert}, up to {grid.max() * grid.size:.1f}× even"
+            figure.text(*at, text, fontsize=7, color="0.35")
+    return _png(figure)
+
+
+def _picture(axes: Axes, e: Explanation) -> None:
+    axes.imshow(e.picture)
+    axes.axis("off")
+    lines = [
+        f"{e.scores[k]:.3f}  {_wrapped(e.class_names[k], _LABEL)}"
+        for k in e.ranked()
+        if k in (e.explained, e.against)
+    ]
+    axes.set_title("\n".join(lines), fontsize=9, loc="left", parse_math=False)
+
+
+def _bars(axes: Axes, title: str, lines: Sequence[Bar]) -> None:
+    low, high = span(lines)
+    room = 0.18 * max(high - low, 1e-12)
+    for row, bar in enumerate(lines):
+        for name, start, length in bar.boxes():
+            axes.barh(row, length, left=start, height=0.7, color=SEGMENTS[name])
+        axes.text(high + room, row, signed(bar.value), va="center", ha="right", fontsize=8)
+    axes.axvline(0, color="0.1", linewidth=0.8)
+    axes.set_xlim(low - room / 8, high + room)
+    labels = [_wrapped(bar.label, _LABEL) for bar in lines]
+    axes.set_yticks(range(len(lines)), labels, fontsize=8, parse_math=False)
+    axes.invert_yaxis()
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_title(_wrapped(title, _TITLE), fontsize=10, loc="left", parse_math=False)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _wrapped(text: str, width: int) -> str:
+    """On at most two lines: names may be long."""
+    return "\n".join(textwrap.wrap(text, width, max_lines=2, placeholder="…")) or text
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, dpi=_DPI, format="png")
+    return file.getvalue()
