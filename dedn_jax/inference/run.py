@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 from dedn_jax.config import Overrides
 from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.inference.candidates import Candidates
+from dedn_jax.inference.explain.explanation import Explanation, explain
+from dedn_jax.inference.picture_files import PictureSource
 from dedn_jax.inference.scorer import PictureScorer
 from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.interrupt import StopRequest
@@ -53,6 +55,41 @@ class Run(TrainingRun):
             `dedn_jax.inference.model.from_pictures`.
         """
         return PictureScorer(self)
+
+    def explain(
+        self,
+        picture: PictureSource,
+        *,
+        classes: Candidates | None = None,
+        explained: str | None = None,
+        against: str | None = None,
+    ) -> Explanation:
+        """Why the model gives a picture a class: the score taken apart, and where it looks.
+
+        Example:
+          >>> found = run.explain("jay.jpg")
+          >>> found.score.total - found.scores[found.explained]  # but for rounding
+          0.0
+          >>> found.class_name, [found.attribute_names[a] for a in found.score.leading(2)]
+          ('class 3', ['attribute 1', 'attribute 4'])
+
+        Args:
+          picture: a file's path or its content, or `[height, width, 3]` uint8 RGB pixels.
+          classes: to choose among; None: the run's, `candidates`.
+          explained: name of the class to explain; None: the one with the best score.
+          against: name of the class to compare it with; None: the best of the others.
+
+        Raises:
+          InputError: as `picture_scorer`; or a picture or name that cannot be used.
+        """
+        return explain(
+            self.picture_scorer,
+            picture,
+            classes or self.candidates,
+            self.mixing(),
+            explained=explained,
+            against=against,
+        )
 
 
 def train(

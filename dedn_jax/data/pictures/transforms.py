@@ -26,7 +26,8 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def resize_short_side(image: np.ndarray, size: int) -> np.ndarray:
     """The shorter side becomes `size` pixels, the longer one `int(size · long / short)`."""
-    return resize(image, *_resized(*image.shape[:2], size))
+    height, width = image.shape[:2]
+    return resize(image, *_resized(height, width, size))
 
 
 def _resized(height: int, width: int, size: int) -> tuple[int, int]:

@@ -122,8 +122,8 @@ class Localiser:
         means = {part: np.mean(found, 0) for part, found in self._found.items() if found}
         if not set(means) - {NOT_IN_MEAN}:
             raise InputError(
-                f"no picture shows an annotated part other than the {NOT_IN_MEAN}; give pictures that "
-                "part_locs.txt has points of"
+                f"no picture shows an annotated part other than the {NOT_IN_MEAN}; give pictures "
+                "that part_locs.txt has points of"
             )
         overlap, inside = (
             {

@@ -13,6 +13,7 @@ from dedn_jax.data.pictures.transforms import (
     resize,
     resize_short_side,
     standard,
+    standard_points,
 )
 
 # `resize(PICTURE, 6)` of torchvision, green channel.
@@ -257,3 +258,21 @@ def test_arguments_are_not_changed():
     random_resized_crop(image, 20, rng, smallest_area=0.5)
     flip(image, rng, 1.0)
     np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "short_side", "crop"),
+    [(90, 60, 120, 100), (60, 90, 40, 40), (50, 75, 32, 48), (64, 64, 64, 64)],
+)
+def test_points_follow_the_pixels(height: int, width: int, short_side: int, crop: int):
+    """A bright spot is found where `standard_points` says, within half a pixel."""
+    y, x = np.mgrid[:height, :width]
+    spots = np.array([[width * 0.55, height * 0.4], [width * 0.5, height * 0.65]])
+    expected = standard_points(spots, height, width, short_side, crop)
+    for spot, place in zip(spots, expected, strict=True):
+        bright = np.exp(-((x + 0.5 - spot[0]) ** 2 + (y + 0.5 - spot[1]) ** 2) / 30)
+        picture = np.repeat((255 * bright).astype(np.uint8)[..., None], 3, 2)
+        seen = standard(picture, short_side, crop)[..., 0].astype(float)
+        down, right = np.mgrid[:crop, :crop] + 0.5
+        found = [(seen * right).sum() / seen.sum(), (seen * down).sum() / seen.sum()]
+        np.testing.assert_allclose(found, place, atol=0.5)
