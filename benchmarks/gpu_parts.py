@@ -7,16 +7,11 @@ A part writes a line of JSON for every number as soon as it has it: `what` it is
 from __future__ import annotations
 
 import argparse
-import contextlib
-import itertools
-import json
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,39 +19,14 @@ import numpy as np
 from flax import nnx
 
 from benchmarks import attention_pool, sweep, whole_training
-from benchmarks.common import environment, in_turns, peaks, send_speed, spread, step_flops
+from benchmarks.common import environment, in_turns, peaks, send_speed
+from benchmarks.gpu_part import MODES, NAMES, Part, part_dataset
+from benchmarks.gpu_steps import published, train_steps
 from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset
-from dedn_jax.data.features.maps import InMemoryFeatures
-from dedn_jax.data.sampler import Sampler
-from dedn_jax.errors import one_line
-from dedn_jax.interop.problem import random_problem
-from dedn_jax.interop.published_model import PublishedModel, Recipe
-from dedn_jax.interop.reference import load_reference
 from dedn_jax.model.backbones import make_backbone
-from dedn_jax.model.groups import published_attributes, resolve_groups
 from dedn_jax.model.picture_model import backbone_maps
-from dedn_jax.parallel.axes import Axes
-from dedn_jax.parallel.executors import Executor, JitExecutor, ResidentExecutor, metrics_at
-from dedn_jax.parallel.mesh import Layout
-from dedn_jax.parallel.resident.batches import ResidentBatches
-from dedn_jax.parallel.resident.features import make_resident
-from dedn_jax.training.network import make_network
-from dedn_jax.training.objective import Objective, make_class_space
-from dedn_jax.training.optimizer import make_optimizer
-from dedn_jax.training.step import TrainStep, init_state, make_train_step
 
-# Precision of the products, and dtype of the features.
-MODES = {
-    "bfloat16": ("bfloat16", "bfloat16"),
-    "tensorfloat32": ("tensorfloat32", "float32"),
-    "float32": ("float32", "float32"),
-}
-REGIONS = {"cub": 196, "sun": 196, "awa2": 49}
-_NAMES = ("cub", "awa2", "sun")  # the most wanted first
-# How often an optimiser step reads or writes a parameter: forward, backward, its gradient twice,
-# both moments twice, itself once more.
-_PASSES_OF_PARAMETERS = 9
 _FEW_EPOCHS = 4
 _OF_TRAINING = {
     "total_s": ("total", "s"),
@@ -67,46 +37,6 @@ _OF_TRAINING = {
     "evaluation_s": ("evaluations", "s"),
     "peak_device_gb": ("peak device memory", "GB"),
 }
-
-
-class Part:
-    """Where a part's rows go, and how long it may take.
-
-    Args:
-      rows: file to add lines to.
-      seconds: after which nothing new is begun.
-      smoke: sizes that a CPU does in seconds.
-      reference_dir: a checkout of the published code, or None.
-    """
-
-    def __init__(self, rows: Path, seconds: float, smoke: bool, reference_dir: Path | None) -> None:
-        self.smoke, self.reference_dir = smoke, reference_dir
-        self._rows, self._end = rows, time.monotonic() + seconds
-
-    @property
-    def left(self) -> float:
-        """Seconds."""
-        return self._end - time.monotonic()
-
-    def add(self, what: str, **row: Any) -> None:
-        with self._rows.open("a") as file:
-            file.write(json.dumps({"what": what, **row}) + "\n")
-
-    @contextlib.contextmanager
-    def guarded(self, what: str) -> Iterator[None]:
-        """An error inside becomes a row."""
-        try:
-            yield
-        except Exception as error:  # whatever it is, what comes after still runs
-            self.add(what, error=f"{type(error).__name__}: {one_line(error)}"[:300])
-
-    def attempt(self, what: str, function: Callable[..., Any], *args: Any) -> None:
-        """Calls the function if there is time; an error becomes a row."""
-        if self.left <= 0:
-            self.add(what, skipped="no time left")
-            return
-        with self.guarded(what):
-            function(*args)
 
 
 def machine(part: Part) -> None:
@@ -145,102 +75,9 @@ def _driver() -> str:
         return "unknown"
 
 
-def _dataset(part: Part, name: str, dtype: str, channels: int = 2048) -> GZSLDataset:
-    recipe = f"{name}_gzsl"
-    attributes = published_attributes(load_config(recipe).data.groups)
-    if part.smoke:
-        return whole_training.made_up_dataset(recipe, attributes, 64, 16, 9, dtype)
-    return whole_training.made_up_dataset(recipe, attributes, None, channels, REGIONS[name], dtype)
-
-
-def train_steps(part: Part, kernel: str) -> None:
-    """Steps of all data sets and types; batches looked up on the device, or sent to it."""
-    for name in ("awa2",) if part.smoke else _NAMES:
-        for mode in ("bfloat16",) if part.smoke else MODES:
-            what = f"{name} {mode} {kernel}"
-            part.attempt(what, _train_steps, part, kernel, name, mode)
-
-
-def _train_steps(part: Part, kernel: str, name: str, mode: str) -> None:
-    precision, dtype = MODES[mode]
-    flags = [f"model.precision={precision}", f"model.kernel={kernel}"]
-    flags += ["data.groups=single"] if part.smoke else []
-    config = load_config(f"{name}_gzsl", [f"--config.{flag}" for flag in flags])
-    dataset = _dataset(part, name, dtype)
-    for way in ("resident", "streamed"):
-        what = f"{name} {mode} {kernel} {way}"
-        part.attempt(what, _steps, part, what, config, dataset, mode, way == "resident")
-
-
-def _steps(
-    part: Part, what: str, config: Any, dataset: GZSLDataset, mode: str, resident: bool
-) -> None:
-    batch, most = (4, 2) if part.smoke else (config.train.batch_size, config.train.steps_per_call)
-    rounds = 2 if part.smoke else 10
-    groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
-    network, layout = make_network(config, dataset, groups), Layout.of_devices(jax.devices()[:1])
-    optimizer = make_optimizer(config)
-    seen = np.isin(np.arange(dataset.num_classes), dataset.seen_classes)
-
-    def make_step(axes: Axes) -> TrainStep:
-        return make_train_step(network.definition, Objective.from_config(config), optimizer, axes)
-
-    maps = dataset.inputs[np.arange(min(256, len(dataset.trainval)))]
-    # As many images to draw from as there are, but all of them are among a few.
-    labels = dataset.labels[dataset.trainval]
-    images = np.arange(len(labels)) % len(maps)
-    sampler = Sampler(images, labels, batch, config.train.balanced, config.seed, stream=0)
-    batch = sampler.size
-    batches = [(maps[drawn], labels[:batch]) for drawn in map(sampler, range(4))]
-    with jax.default_matmul_precision(config.model.precision):
-        classes = make_class_space(dataset.class_embeddings, seen, groups)
-        fixed = make_step, layout, (classes, network.frozen)
-        executor: Executor
-        if resident:
-            table = make_resident(InMemoryFeatures(maps), layout, shard=False)
-            executor = ResidentExecutor(*fixed, ResidentBatches(table, sampler, most))
-        else:
-            executor = JitExecutor(*fixed, itertools.cycle(batches), batch)
-        most = executor.max_steps
-        state = executor.place(init_state(network.params, optimizer))
-        leaves = jax.tree.leaves(network.params)
-        parameters = sum(x.size for x in leaves)
-        start = time.perf_counter()
-        state, terms = executor.run(state, most)
-        first = metrics_at(terms, 0)["loss"]
-        compiled = time.perf_counter() - start
-        calls = 1 if part.smoke else (2 if resident else 20)
-        times = []
-        for turn in range(rounds + 1):  # the first warms up
-            start = time.perf_counter()
-            for _ in range(calls):
-                state, terms = executor.run(state, most)
-            jax.block_until_ready(terms)
-            if turn:
-                times.append(1e3 * (time.perf_counter() - start) / (calls * most))
-    found = spread(times)
-    shape = maps.shape[1:]
-    part.add(
-        what,
-        value=found["median"],
-        unit="ms",
-        low=found["low"],
-        high=found["high"],
-        size=what.split()[0],
-        mode=mode,
-        flops=step_flops(
-            batch, dataset.num_attributes, shape[0], shape[1], whole_training.WORD_DIM
-        ),
-        bytes=2.0 * batch * maps[0].nbytes + 4.0 * _PASSES_OF_PARAMETERS * parameters,
-        first_call_s=compiled,
-        first_loss=first,
-        last_loss=metrics_at(terms, most - 1)["loss"],
-    )
-
-
 def training(part: Part) -> None:
     """CUB from features in memory to accuracies, bfloat16, kept on the device."""
-    dataset = _dataset(part, "cub", "bfloat16")
+    dataset = part_dataset(part, "cub", "bfloat16")
     epochs = 1 if part.smoke else _FEW_EPOCHS
     needed = _training(part, dataset, epochs)
     if part.smoke:
@@ -277,7 +114,7 @@ def _many_seeds(part: Part, kernel: str) -> None:
     if part.smoke:
         flags += ["train.batch_size=10", "train.steps_per_call=2", "data.groups=single"]
     config = load_config("cub_gzsl", [f"--config.{flag}" for flag in flags])
-    dataset = _dataset(part, "cub", "bfloat16")
+    dataset = part_dataset(part, "cub", "bfloat16")
     report = sweep.measure(config, dataset, [1, 2 if part.smoke else 16], 2 if part.smoke else 5)
     for row in report["rows"]:
         note = f"{row['times_one']:.2f} x one in `dedn train`, {100 * row['share']:.0f}% of peak"
@@ -291,67 +128,11 @@ def _many_seeds(part: Part, kernel: str) -> None:
         )
 
 
-def published(part: Part) -> None:
-    """The step of the published PyTorch code, its copy of the batch to the device included."""
-    if part.reference_dir is None:
-        part.add("published step", skipped="no --reference-dir")
-        return
-    try:
-        import torch
-    except ImportError:
-        part.add("published step", skipped="torch is not installed")
-        return
-    if not (torch.cuda.is_available() or part.smoke):
-        part.add("published step", skipped=f"torch {torch.__version__} finds no CUDA device")
-        return
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    for name in ("awa2",) if part.smoke else _NAMES:
-        for tf32 in (False, True):
-            what = f"{name} published, {'tensorfloat32' if tf32 else 'float32'} streamed"
-            part.attempt(what, _published_steps, part, what, name, device, tf32)
-
-
-def _published_steps(part: Part, what: str, name: str, device: str, tf32: bool) -> None:
-    import torch
-
-    assert part.reference_dir is not None
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    config = load_config(f"{name}_gzsl", ["--config.train.batch_size=4"] if part.smoke else [])
-    channels, side = (16, 3) if part.smoke else (2048, round(REGIONS[name] ** 0.5))
-    problem = random_problem(config, channels=channels, side=side, batches=4, classes=None)
-    reference = load_reference(part.reference_dir, name)
-    model = PublishedModel.build(
-        reference,
-        Recipe.from_config(config, reference),
-        word_vectors=problem.word_vectors,
-        class_embeddings=problem.class_embeddings,
-        seen=np.flatnonzero(problem.seen),
-        unseen=np.flatnonzero(~problem.seen),
-        channels=channels,
-        side=side,
-        device=device,
-    )
-    model.make_optimizer()
-    times, steps = [], 2 if part.smoke else 10
-    for turn in range(3 if part.smoke else 11):  # the first warms up
-        start = time.perf_counter()
-        for i in range(steps):
-            loss = model.step(*problem.batches[i % 4])
-        loss.item()  # waits
-        if turn:
-            times.append(1e3 * (time.perf_counter() - start) / steps)
-    found = spread(times)
-    low, high = found["low"], found["high"]
-    note = f"torch {torch.__version__} on {device}"
-    row = {"low": low, "high": high, "note": note, "size": name, "published": not tf32}
-    part.add(what, value=found["median"], unit="ms", **row)
-
-
 def pooling(part: Part) -> None:
     """`benchmarks.attention_pool`, a size and type at a time."""
     shape = (2, 16, 9) if part.smoke else (50, 2048, 196)
     rounds = 2 if part.smoke else 8
-    for size in ("awa2",) if part.smoke else _NAMES:
+    for size in ("awa2",) if part.smoke else NAMES:
         for dtype in ("bfloat16", "float32"):
             what = f"{size} {dtype} [{shape[1]}, {shape[2]}]"
             part.attempt(what, _pooling, part, size, dtype, shape, rounds)

@@ -100,10 +100,8 @@ def train(
         Recipe.from_config(config, reference),
         word_vectors=loader.w2v_att.numpy(),
         class_embeddings=loader.att.numpy(),
-        seen=loader.seenclasses.numpy(),
-        unseen=loader.unseenclasses.numpy(),
-        channels=shape[1],
-        side=shape[2],
+        seen=np.isin(np.arange(len(loader.att)), loader.seenclasses.numpy()),
+        maps=(shape[1], shape[2]),
         seed=seed,
     )
     model.make_optimizer()

@@ -171,29 +171,13 @@ def measure(
 
     table = []
     for (kind, scaling, parts), setting in wanted.items():
-        base = found[alone[setting.batch]][0]["jit"]["losses"]
-        flops = step_flops(setting.batch, ATTRIBUTES, *shape)
-        of_ways = {}
-        for way in ways:
-            own = [of_round[way] for of_round in found[setting]]
-            times = spread([t for one in own for t in one["times"]])
-            of_ways[way] = {
-                "difference": max(_difference(one["losses"], base) for one in own),
-                "last_loss": own[0]["losses"][-1],
-                "collectives": own[0]["collectives"],
-                "collective_mb": own[0]["collective_mb"],
-                **times,
-                "share": flops / (1e-3 * times["median"]) / peak.product,
-            }
-        table.append(
-            {
-                "kind": kind,
-                "scaling": scaling,
-                "parts": parts,
-                "batch": setting.batch,
-                "ways": of_ways,
-            }
-        )
+        losses = found[alone[setting.batch]][0]["jit"]["losses"]
+        least = step_flops(setting.batch, ATTRIBUTES, *shape) / peak.product
+        of_ways = {way: _of_rounds([one[way] for one in found[setting]], losses) for way in ways}
+        for own in of_ways.values():
+            own["share"] = least / (1e-3 * own["median"])
+        row = {"kind": kind, "scaling": scaling, "parts": parts, "batch": setting.batch}
+        table.append({**row, "ways": of_ways})
     return {
         "environment": environment(),
         "problem": f"{RECIPE}{groups and f' with groups {groups}'}, features "
@@ -201,6 +185,17 @@ def measure(
         **peak.numbers(),
         "ways": ways,
         "rows": table,
+    }
+
+
+def _of_rounds(rounds: list[Row], losses: list[float]) -> Row:
+    """What one way did in all rounds of a setting, beside one device's losses."""
+    return {
+        "difference": max(_difference(one["losses"], losses) for one in rounds),
+        "last_loss": rounds[0]["losses"][-1],
+        "collectives": rounds[0]["collectives"],
+        "collective_mb": rounds[0]["collective_mb"],
+        **spread([t for one in rounds for t in one["times"]]),
     }
 
 

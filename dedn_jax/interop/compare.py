@@ -87,7 +87,7 @@ def compare(
 
 
 def build_published(
-    reference_dir: str | Path, config: ConfigDict, problem: Problem
+    reference_dir: str | Path, config: ConfigDict, problem: Problem, device: str = "cpu"
 ) -> PublishedModel:
     """The published model for a problem, with attention matrices that are not zero.
 
@@ -95,17 +95,15 @@ def build_published(
       InputError: no such checkout, or a recipe the published code cannot run.
     """
     reference = load_reference(reference_dir, published_model_name(config))
-    _, channels, side, _ = problem.batches[0][0].shape
     model = PublishedModel.build(
         reference,
         Recipe.from_config(config, reference),
         word_vectors=problem.word_vectors,
         class_embeddings=problem.class_embeddings,
-        seen=np.flatnonzero(problem.seen),
-        unseen=np.flatnonzero(~problem.seen),
-        channels=channels,
-        side=side,
+        seen=problem.seen,
+        maps=problem.maps,
         seed=config.seed,
+        device=device,
     )
     rng = np.random.default_rng(config.seed)
 

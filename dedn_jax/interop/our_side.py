@@ -32,7 +32,7 @@ class OurSide:
 
     def __init__(self, config: ConfigDict, problem: Problem, params: Params | None = None) -> None:
         groups = resolve_groups(config.data.groups, problem.word_vectors)
-        _, channels, side, _ = problem.batches[0][0].shape
+        channels, side = problem.maps
         network = build_network(
             config, problem.word_vectors, groups, channels=channels, regions=side * side
         )

@@ -36,6 +36,12 @@ class Problem:
     class_embeddings: np.ndarray
     seen: np.ndarray
 
+    @property
+    def maps(self) -> tuple[int, int]:
+        """Channels and side of the feature maps."""
+        _, channels, side, _ = self.batches[0][0].shape
+        return channels, side
+
 
 def random_problem(
     config: ConfigDict,

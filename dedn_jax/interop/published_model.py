@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from dedn_jax.errors import InputError
 from dedn_jax.interop import published
@@ -100,12 +101,10 @@ class PublishedModel:
         reference: Reference,
         recipe: Recipe,
         *,
-        word_vectors: np.ndarray,
-        class_embeddings: np.ndarray,
-        seen: np.ndarray,
-        unseen: np.ndarray,
-        channels: int,
-        side: int,
+        word_vectors: Float[np.ndarray, "attributes word_dim"],
+        class_embeddings: Float[np.ndarray, "classes attributes"],
+        seen: Bool[np.ndarray, " classes"],
+        maps: tuple[int, int],
         seed: int = 0,
         device: str = "cpu",
     ) -> PublishedModel:
@@ -114,12 +113,10 @@ class PublishedModel:
         Args:
           reference: the published code.
           recipe: its flags.
-          word_vectors: [attributes, v] in the dataset's attribute order, any row norm.
-          class_embeddings: [classes, attributes] in the dataset's attribute order, any row norm.
-          seen: [seen classes] class ids.
-          unseen: [unseen classes] class ids.
-          channels: C of the feature maps.
-          side: regions are side x side.
+          word_vectors: in the dataset's attribute order, of any norm.
+          class_embeddings: their columns in the same order, of any norm.
+          seen: which classes are seen.
+          maps: channels and side of the feature maps, whose regions are side x side.
           seed: torch's global generator starts from it and is left where building ends, because
             the published script draws its unbalanced batches from there.
           device: torch device.
@@ -127,21 +124,7 @@ class PublishedModel:
         Raises:
           InputError: arrays whose shapes do not fit the dataset or one another.
         """
-        attributes = reference.groups.shape[0]
-        for field, found, axis in (
-            ("word_vectors", word_vectors.shape[0], "rows"),
-            ("class_embeddings", class_embeddings.shape[1], "columns"),
-        ):
-            if found != attributes:
-                raise InputError(
-                    f"{field}: found {found} {axis}, the published {reference.dataset} code is "
-                    f"written for {attributes} attributes"
-                )
-        if (recipe.rank > 0) != (reference.dataset == "sun"):
-            raise InputError(
-                f"config.model.rank={recipe.rank}: the published code factors the region score "
-                "for sun only"
-            )
+        _check_sizes(reference, recipe, word_vectors, class_embeddings)
         import torch
 
         torch.manual_seed(seed)
@@ -152,6 +135,10 @@ class PublishedModel:
         embeddings = torch.from_numpy(np.asarray(class_embeddings, np.float32))
         # The script's flag is an integer, and it decides the dtype of an entry of the state_dict.
         bias = int(recipe.bias) if float(recipe.bias).is_integer() else recipe.bias
+        channels, side = maps
+        seen_ids, unseen_ids = (
+            torch.from_numpy(np.flatnonzero(m)).to(target) for m in (seen, ~seen)
+        )
         with quiet():
             module = reference.model_class(
                 dim_f=channels,
@@ -161,8 +148,8 @@ class PublishedModel:
                 init_w2v_att=vectors,
                 att=embeddings,
                 normalize_att=embeddings,
-                seenclass=torch.from_numpy(np.asarray(seen, np.int64)).to(target),
-                unseenclass=torch.from_numpy(np.asarray(unseen, np.int64)).to(target),
+                seenclass=seen_ids,
+                unseenclass=unseen_ids,
                 lambda_=recipe.calibration_weight,
                 trainable_w2v=True,
                 normalize_V=False,
@@ -336,3 +323,24 @@ class PublishedModel:
             "alignment_fine": fine["Con_loss"],
             "total": total,
         }
+
+
+def _check_sizes(
+    reference: Reference, recipe: Recipe, word_vectors: np.ndarray, class_embeddings: np.ndarray
+) -> None:
+    """Raises InputError where the published model cannot be built from these."""
+    attributes = reference.groups.shape[0]
+    for field, found, axis in (
+        ("word_vectors", word_vectors.shape[0], "rows"),
+        ("class_embeddings", class_embeddings.shape[1], "columns"),
+    ):
+        if found != attributes:
+            raise InputError(
+                f"{field}: found {found} {axis}, the published {reference.dataset} code is "
+                f"written for {attributes} attributes"
+            )
+    if (recipe.rank > 0) != (reference.dataset == "sun"):
+        raise InputError(
+            f"config.model.rank={recipe.rank}: the published code factors the region score for sun "
+            "only"
+        )

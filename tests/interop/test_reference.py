@@ -32,6 +32,7 @@ DATASETS = ("cub", "sun", "awa2")
 MARGINS = {"cub": 3.0, "sun": 2.0, "awa2": 2.0}
 BATCH, CLASSES, V, CHANNELS, SIDE, RANK = 6, 9, 20, 24, 3, 8
 SEEN, UNSEEN = np.array([0, 2, 3, 5, 8]), np.array([1, 4, 6, 7])
+IS_SEEN = np.isin(np.arange(CLASSES), SEEN)
 
 
 def fake_checkout(folder, model="import tensorflow\nfrom core import other\n"):
@@ -96,10 +97,8 @@ def problem(dataset, seed=3, spread=1.0):
         recipe_for(reference),
         word_vectors=rng.normal(size=(reference.groups.size, V)),
         class_embeddings=attributes,
-        seen=SEEN,
-        unseen=UNSEEN,
-        channels=CHANNELS,
-        side=SIDE,
+        seen=IS_SEEN,
+        maps=(CHANNELS, SIDE),
         seed=seed,
     )
     params = model.params()
@@ -250,10 +249,8 @@ def test_class_embeddings_as_published(dataset):
         recipe_for(reference),
         word_vectors=np.ones((reference.groups.size, V)),
         class_embeddings=raw,
-        seen=SEEN,
-        unseen=UNSEEN,
-        channels=4,
-        side=1,
+        seen=IS_SEEN,
+        maps=(4, 1),
     )
     members = [tuple(np.flatnonzero(reference.groups == g)) for g in np.unique(reference.groups)]
     groups = AttributeGroups(tuple(map(str, range(len(members)))), tuple(members))
@@ -279,8 +276,6 @@ def test_recipes_the_published_code_cannot_run_are_named():
             recipe_for(reference),
             word_vectors=np.ones((5, V)),
             class_embeddings=np.ones((CLASSES, 312)),
-            seen=SEEN,
-            unseen=UNSEEN,
-            channels=4,
-            side=1,
+            seen=IS_SEEN,
+            maps=(4, 1),
         )

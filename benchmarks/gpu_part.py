@@ -1,0 +1,74 @@
+"""A part of what `benchmarks.gpu` measures: its rows, its time, and the sizes that parts share."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks import whole_training
+from dedn_jax.config import load_config
+from dedn_jax.data.dataset import GZSLDataset
+from dedn_jax.errors import one_line
+from dedn_jax.model.groups import published_attributes
+
+# Precision of the products, and dtype of the features.
+MODES = {
+    "bfloat16": ("bfloat16", "bfloat16"),
+    "tensorfloat32": ("tensorfloat32", "float32"),
+    "float32": ("float32", "float32"),
+}
+REGIONS = {"cub": 196, "sun": 196, "awa2": 49}
+NAMES = ("cub", "awa2", "sun")  # the most wanted first
+
+
+class Part:
+    """Where a part's rows go, and how long it may take.
+
+    Args:
+      rows: file to add lines to.
+      seconds: after which nothing new is begun.
+      smoke: sizes that a CPU does in seconds.
+      reference_dir: a checkout of the published code, or None.
+    """
+
+    def __init__(self, rows: Path, seconds: float, smoke: bool, reference_dir: Path | None) -> None:
+        self.smoke, self.reference_dir = smoke, reference_dir
+        self._rows, self._end = rows, time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self._end - time.monotonic()
+
+    def add(self, what: str, **row: Any) -> None:
+        with self._rows.open("a") as file:
+            file.write(json.dumps({"what": what, **row}) + "\n")
+
+    @contextlib.contextmanager
+    def guarded(self, what: str) -> Iterator[None]:
+        """An error inside becomes a row."""
+        try:
+            yield
+        except Exception as error:  # whatever it is, what comes after still runs
+            self.add(what, error=f"{type(error).__name__}: {one_line(error)}"[:300])
+
+    def attempt(self, what: str, function: Callable[..., Any], *args: Any) -> None:
+        """Calls the function if there is time; an error becomes a row."""
+        if self.left <= 0:
+            self.add(what, skipped="no time left")
+            return
+        with self.guarded(what):
+            function(*args)
+
+
+def part_dataset(part: Part, name: str, dtype: str, channels: int = 2048) -> GZSLDataset:
+    """Random features at the sizes of a published data set, tiny ones for a smoke test."""
+    recipe = f"{name}_gzsl"
+    attributes = published_attributes(load_config(recipe).data.groups)
+    if part.smoke:
+        return whole_training.made_up_dataset(recipe, attributes, 64, 16, 9, dtype)
+    return whole_training.made_up_dataset(recipe, attributes, None, channels, REGIONS[name], dtype)
