@@ -75,7 +75,7 @@ def bars(decomposition: Decomposition, names: Sequence[str], top: int) -> list[B
     if decomposition.gamma:
         only = np.zeros(len(SEGMENTS))
         only[-1] = decomposition.gamma
-        found.append(Bar("gamma, for being unseen", only))
+        found.append(Bar("gamma, of unseen classes", only))
     return found
 
 

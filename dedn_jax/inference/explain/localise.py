@@ -7,7 +7,6 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from dedn_jax.data.pictures.decoding import PictureError
 from dedn_jax.data.pictures.transforms import standard_points
 from dedn_jax.errors import InputError
 from dedn_jax.inference.candidates import Candidates
@@ -17,7 +16,7 @@ from dedn_jax.inference.picture_files import find_pictures, read_pixels
 from dedn_jax.inference.scorer import PictureScorer
 from dedn_jax.progress import progress
 
-_BATCH = 16  # pictures at a time: the attention of one may take megabytes
+_MOST = 16  # pictures at a time: the attention of one may take megabytes
 
 
 def localise(
@@ -25,7 +24,7 @@ def localise(
     annotations: PartAnnotations,
     attribute_names: Sequence[str],
     paths: Sequence[str],
-    skip: Callable[[PictureError], object],
+    skip: Callable[[str, InputError], object],
 ) -> Localisation:
     """How often the region attention of each expert peaks at the part that an attribute is of.
 
@@ -34,7 +33,7 @@ def localise(
       annotations: of CUB.
       attribute_names: in the data set's order.
       paths: of pictures, which end as in `images.txt`: `class/file.jpg`.
-      skip: called with what is wrong with a picture that cannot be read.
+      skip: called for a picture that cannot be read, which is left out unless this raises.
 
     Raises:
       InputError: attributes that are not CUB's, or a picture without annotations.
@@ -43,13 +42,14 @@ def localise(
     localiser = Localiser(attribute_names, scorer.grid, side)
     ids = [_image_id(path, annotations) for path in paths]
     with progress(len(paths), "localising", "picture", delay=2) as bar:
-        for start in range(0, len(paths), _BATCH):
+        size = min(scorer.batch_size, _MOST)
+        for start in range(0, len(paths), size):
             pictures, places = [], []
-            for path, image in zip(paths[start:][:_BATCH], ids[start:], strict=False):
+            for path, image in zip(paths[start:][:size], ids[start:], strict=False):
                 try:
                     pixels = read_pixels(path)
-                except PictureError as error:
-                    skip(error)
+                except InputError as error:
+                    skip(path, error)
                     continue
                 pictures.append(scorer.transform.evaluated(pixels))
                 places.append(_placed(annotations, image, pixels.shape[:2], scorer))
@@ -62,7 +62,7 @@ def localise(
                         points,
                         bird,
                     )
-            bar.update(len(paths[start:][:_BATCH]))
+            bar.update(len(paths[start:][:size]))
     return localiser.result()
 
 

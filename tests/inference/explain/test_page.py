@@ -74,7 +74,7 @@ def test_bars_add_up_to_the_total(made_up: Explanation):
                     bar.ends[1]
                 )
     labels = [bar.label for bar in bars(made_up.score, NAMES, 3)]
-    assert labels[3:] == ["3 other attributes", "gamma, for being unseen"]
+    assert labels[3:] == ["3 other attributes", "gamma, of unseen classes"]
     assert labels[:3] == [NAMES[a] for a in made_up.score.leading(3)]
 
 
