@@ -10,9 +10,13 @@ import tempfile
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import jax
 import pytest
+
+if TYPE_CHECKING:
+    from tests.helpers.picture_runs import PictureRuns
 
 _ROOT = Path(__file__).resolve().parent.parent
 # Packages that `make test` does not install; each is the name of a marker as well.
@@ -69,6 +73,14 @@ def only_marked_packages(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
         "find_spec",
         lambda name, *rest: None if name.split(".")[0] in hidden else find(name, *rest),
     )
+
+
+@pytest.fixture(scope="session")
+def picture_runs(tmp_path_factory: pytest.TempPathFactory) -> PictureRuns:
+    """Finished runs on made-up pictures."""
+    from tests.helpers.picture_runs import make_picture_runs  # imports most of the package
+
+    return make_picture_runs(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="session")

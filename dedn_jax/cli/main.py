@@ -15,6 +15,7 @@ from dedn_jax.cli.compare import add_compare
 from dedn_jax.cli.data import add_data
 from dedn_jax.cli.features import add_features
 from dedn_jax.cli.plan import add_plan
+from dedn_jax.cli.predict import add_predict
 from dedn_jax.cli.runs import add_demo, add_evaluate, add_export, add_train
 from dedn_jax.cli.sweep import add_sweep
 from dedn_jax.errors import InputError, one_line
@@ -39,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         add_train,
         add_sweep,
         add_evaluate,
+        add_predict,
         add_demo,
         add_export,
         add_data,
@@ -53,9 +55,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status.
 
-    0: done. 1: the training diverged, or another process of the run ended. 2: an input cannot be
-    used; the message says what to do. 128 + N: stopped by signal N with everything saved, so that a
-    scheduler can tell an interruption from an end.
+    0: done. 1: the training diverged, another process of the run ended, or pictures were skipped.
+    2: an input cannot be used; the message says what to do. 128 + N: stopped by signal N with
+    everything saved, so that a scheduler can tell an interruption from an end.
     """
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     _quiet_libraries()
     try:
-        args.run(args, rest)
+        return args.run(args, rest) or 0
     except InputError as error:
         print(f"dedn: {error}", file=sys.stderr)
         return 2
@@ -93,7 +95,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    return 0
 
 
 def _quiet_libraries() -> None:

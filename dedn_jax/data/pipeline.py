@@ -17,8 +17,8 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import grain
 import jax
@@ -41,6 +41,8 @@ from dedn_jax.data.stream import (
 InputRows = Shaped[np.ndarray, "rows ..."]
 # Inputs and labels of step after step: this process's rows of them.
 Batches = Iterator[tuple[InputRows, Int[np.ndarray, " rows"]]]
+T = TypeVar("T")
+R = TypeVar("R")
 _READ_AHEAD = 2  # batches; a CUB batch is 80 MB in float32
 _GATHER_THREADS = 2
 
@@ -175,6 +177,20 @@ def evaluation_batches(
     for rows in _elements(dataset, reading.workers):
         yield rows, min(left, batch_size)
         left -= batch_size
+
+
+def read_ahead(items: Sequence[T], read: Callable[[T], R], ahead: int) -> Iterator[R]:
+    """`read` of every item in order, by as many threads as this process has cores.
+
+    Args:
+      items: to read.
+      read: gives anything but None.
+      ahead: how many results may wait.
+    """
+    threads = _cores()
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, ahead))
+    results = grain.MapDataset.source(range(len(items))).map(lambda i: read(items[i]))
+    return _elements(results.to_iter_dataset(options), workers=0)
 
 
 def _decoder(inputs: Inputs, decode: Callable[..., Any]) -> Callable[[Any], Any] | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,6 +14,7 @@ from jaxtyping import Bool, Float32
 
 from dedn_jax.data.dataset import trainval_task
 from dedn_jax.errors import InputError
+from dedn_jax.inference.classes_file import check_attributes, read_classes
 from dedn_jax.model.experts import PerExpert
 from dedn_jax.training.objective import normalized_embeddings
 from dedn_jax.training.run import TrainingRun
@@ -21,8 +24,9 @@ Among = Literal["all", "seen", "unseen"]
 AMONG: tuple[Among, ...] = ("all", "seen", "unseen")
 # Attributes of a class, in the data set's order or by their names.
 Description = Sequence[float] | Mapping[str, float] | Float32[np.ndarray, " attributes"]
+# By their names, or a CSV file of them.
+NewClasses = Mapping[str, Description] | str | os.PathLike[str]
 _MIN_NORM = 1e-12  # below it a class embedding is not normalised to 1
-_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,17 +97,25 @@ class Candidates:
             seen=self.seen[keep],
         )
 
-    def with_new(self, classes: Mapping[str, Description], *, only: bool = False) -> Candidates:
+    def with_new(self, classes: NewClasses, *, only: bool = False) -> Candidates:
         """With new, unseen classes at the end.
 
         Args:
-          classes: their attributes, on the scale of the data set's embeddings, by their names.
+          classes: their attributes, on the scale of the data set's embeddings, by their names; or a
+            file for `read_classes`.
           only: in place of the run's classes.
 
         Raises:
-          InputError: a name that a class has already, an attribute that is missing or unknown, or
-            an embedding that cannot be normalised.
+          InputError: a file that cannot be used, a name that a class has already, an attribute that
+            is missing or unknown, or an embedding that cannot be normalised.
         """
+        if not isinstance(classes, Mapping):
+            path = Path(classes).expanduser()
+            described = read_classes(path, self.attribute_names)
+            try:
+                return self.with_new(described, only=only)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
         if not classes:
             raise InputError("no new class; describe at least one by its attributes")
         for name in classes:
@@ -154,26 +166,3 @@ class Candidates:
                 "not all of them 0"
             )
         return row
-
-
-def check_attributes(where: str, names: Sequence[str], known: Sequence[str]) -> None:
-    """Checks that a description has every attribute of the data set and no other.
-
-    Raises:
-      InputError: names those that are missing or unknown.
-    """
-    given, expected = set(names), set(known)
-    if missing := [name for name in known if name not in given]:
-        raise InputError(
-            f"{where}: {len(missing)} of {len(known)} attributes are missing: {_some(missing)}; "
-            "add a number for each"
-        )
-    if unknown := [name for name in names if name not in expected]:
-        raise InputError(
-            f"{where}: unknown attributes: {_some(unknown)}; remove them, or see to their spelling"
-        )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(repr(name[:64]) for name in names[:_SHOWN]) + more

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,27 @@ def _checked(pixels: np.ndarray) -> np.ndarray:
             f"at most {MAX_ASPECT}"
         )
     return pixels
+
+
+def as_sources(images: PictureSource | Sequence[PictureSource]) -> list[PictureSource]:
+    """One picture or several, folders replaced by the pictures in them.
+
+    Raises:
+      InputError: there are none, or as `find_pictures`.
+    """
+    if isinstance(images, str | os.PathLike | bytes):
+        return as_sources([images])
+    if isinstance(images, np.ndarray) and images.ndim == 3:
+        return [images]
+    found: list[PictureSource] = []
+    for image in images:
+        if isinstance(image, str | os.PathLike):
+            found += find_pictures([Path(image).expanduser()])
+        else:
+            found.append(image)
+    if not found:
+        raise InputError("no pictures, expected at least one")
+    return found
 
 
 def find_pictures(paths: Iterable[Path]) -> list[str]:

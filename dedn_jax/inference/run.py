@@ -10,9 +10,11 @@ from ml_collections import ConfigDict
 
 from dedn_jax.config import Overrides
 from dedn_jax.data.dataset import GZSLDataset
-from dedn_jax.inference.candidates import Candidates
+from dedn_jax.inference.candidates import Among, Candidates, NewClasses
 from dedn_jax.inference.explain.explanation import Explanation, explain
-from dedn_jax.inference.picture_files import PictureSource
+from dedn_jax.inference.picture_files import PictureSource, as_sources
+from dedn_jax.inference.predict import predict
+from dedn_jax.inference.predictions import Predictions, joined
 from dedn_jax.inference.scorer import PictureScorer
 from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.interrupt import StopRequest
@@ -55,6 +57,34 @@ class Run(TrainingRun):
             `dedn_jax.inference.model.from_pictures`.
         """
         return PictureScorer(self)
+
+    def predict(
+        self,
+        images: PictureSource | Sequence[PictureSource],
+        classes: Candidates | NewClasses | None = None,
+        among: Among = "all",
+        top: int = 5,
+    ) -> Predictions:
+        """The most likely classes of pictures, and what both experts say of their attributes.
+
+        Args:
+          images: a picture or several: paths of files or folders, the content of files, or uint8
+            `[height, width, 3]` arrays of pixels.
+          classes: to choose among; or new classes to add to the run's, by their attributes (see
+            `Candidates.with_new`); None: the run's.
+          among: all of these classes, or only the seen or the unseen ones.
+          top: how many classes a picture.
+
+        Raises:
+          InputError: the run is not finished, a picture or class cannot be used, or the run's
+            features do not say how they were made (see `picture_scorer`).
+        """
+        if classes is None or not isinstance(classes, Candidates):
+            classes = self.candidates if classes is None else self.candidates.with_new(classes)
+        candidates = classes.only(among)
+        sources = as_sources(images)
+        found = predict(self.picture_scorer, sources, candidates, self.mixing(), top=top)
+        return joined(list(found))
 
     def explain(
         self,

@@ -35,12 +35,7 @@ class Calibration:
     def to_json(self) -> dict[str, Any]:
         """For `result.json`."""
         return {
-            name: {
-                "gamma": m.gamma,
-                "expert_mix": m.expert_mix,
-                "region_mix": m.region_mix,
-                "validation": self.metrics[name],
-            }
+            name: m.to_json() | {"validation": self.metrics[name]}
             for name, m in self.mixing.items()
         }
 

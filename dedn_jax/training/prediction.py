@@ -44,6 +44,14 @@ class Mixing:
         """What unseen classes are given over seen ones: the gamma of calibrated stacking."""
         return 2.0 * self.bias
 
+    def to_json(self) -> dict[str, float]:
+        """Gamma and the mixes."""
+        return {
+            "gamma": self.gamma,
+            "expert_mix": self.expert_mix,
+            "region_mix": self.region_mix,
+        }
+
 
 class ClassScores(NamedTuple):
     """Class scores of each expert and of their mixture, d included."""

@@ -21,6 +21,7 @@ from tests.cli.bad_inputs.rows.disks import DISKS
 from tests.cli.bad_inputs.rows.folders import FOLDER
 from tests.cli.bad_inputs.rows.hdf5 import HDF5
 from tests.cli.bad_inputs.rows.pictures import PICTURES
+from tests.cli.bad_inputs.rows.predictions import PREDICTIONS
 from tests.cli.bad_inputs.rows.stores import STORES
 from tests.cli.bad_inputs.rows.word_vectors import WORDS
 from tests.cli.bad_inputs.rows.xlsa17 import XLSA
@@ -42,6 +43,7 @@ TABLE = [
     *STORES,
     *CONFIGS,
     *DISKS,
+    *PREDICTIONS,
 ]
 _messages: dict[str, str] = {}
 
