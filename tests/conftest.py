@@ -78,9 +78,9 @@ def only_marked_packages(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 @pytest.fixture(scope="session")
 def picture_runs(tmp_path_factory: pytest.TempPathFactory) -> PictureRuns:
     """Finished runs on made-up pictures."""
-    from tests.helpers.picture_runs import make_picture_runs  # imports most of the package
+    from tests.helpers.picture_runs import PictureRuns  # imports most of the package
 
-    return make_picture_runs(tmp_path_factory.mktemp("pictures"))
+    return PictureRuns(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="session")

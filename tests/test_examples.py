@@ -6,6 +6,7 @@ import doctest
 import importlib
 import os
 import re
+import shutil
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 import dedn_jax
+from tests.helpers.picture_runs import PictureRuns
 from tests.helpers.tiny import write_tiny
 
 _PACKAGE = Path(dedn_jax.__file__).parent
@@ -27,10 +29,13 @@ _NEED_TORCH = ("dedn_jax.inference.published_weights",)
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def page(
+    tmp_path_factory: pytest.TempPathFactory, picture_runs: PictureRuns
+) -> Iterator[dict[str, Any]]:
     """The names that docs/python.md makes, in a folder with the runs that it trains.
 
-    Docstrings use its `config`, `dataset` and `run`, and `features.hdf5`.
+    It is given a run on pictures, and one of these. Docstrings use its `config`, `dataset`, `run`
+    and `birds`, and `features.hdf5` and `jay.jpg`.
     """
     folder, before = tmp_path_factory.mktemp("examples"), Path.cwd()
     blocks = re.findall(r"^```python\n(.*?)^```", _PAGE.read_text(), re.DOTALL | re.MULTILINE)
@@ -38,6 +43,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     os.chdir(folder)
     try:
         write_tiny(Path("features.hdf5"))
+        Path("runs").mkdir()
+        Path("runs/birds").symlink_to(picture_runs.small.workdir.path)
+        shutil.copy(picture_runs.folder / "class 3" / "0.jpg", "jay.jpg")
         names: dict[str, Any] = {}
         for block in blocks:
             exec(compile(block, str(_PAGE), "exec"), names)
@@ -62,7 +70,7 @@ def test_page(page: dict[str, Any]) -> None:
 def test_docstrings(name: str, page: dict[str, Any]) -> None:
     found = doctest.testmod(
         importlib.import_module(name),
-        extraglobs={name: page[name] for name in ("config", "dataset", "run")},
+        extraglobs={name: page[name] for name in ("config", "dataset", "run", "birds")},
         optionflags=doctest.ELLIPSIS,
     )
     assert found.attempted > 0

@@ -67,6 +67,11 @@ class Run(TrainingRun):
     ) -> Predictions:
         """The most likely classes of pictures, and what both experts say of their attributes.
 
+        Example:
+          >>> found = birds.predict(["jay.jpg"], {"griffin": [1, 0, 0, 1, 1, 0]}, among="unseen")
+          >>> sorted(found.class_names[k] for k in found.classes[0])
+          ['class 6', 'class 7', 'griffin']
+
         Args:
           images: a picture or several: paths of files or folders, the content of files, or uint8
             `[height, width, 3]` arrays of pixels.
@@ -97,11 +102,11 @@ class Run(TrainingRun):
         """Why the model gives a picture a class: the score taken apart, and where it looks.
 
         Example:
-          >>> found = run.explain("jay.jpg")
-          >>> found.score.total - found.scores[found.explained]  # but for rounding
-          0.0
-          >>> found.class_name, [found.attribute_names[a] for a in found.score.leading(2)]
-          ('class 3', ['attribute 1', 'attribute 4'])
+          >>> found = birds.explain("jay.jpg")
+          >>> bool(abs(found.score.total - found.scores[found.explained]) < 1e-5)
+          True
+          >>> [found.attribute_names[a] for a in found.score.leading(2)]
+          ['attribute ...', 'attribute ...']
 
         Args:
           picture: a file's path or its content, or `[height, width, 3]` uint8 RGB pixels.

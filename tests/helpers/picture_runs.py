@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+
+from ml_collections import ConfigDict
 
 from dedn_jax.config import load_config
 from dedn_jax.inference.extract import extract_features
@@ -13,52 +15,51 @@ from tests.made_up import backbone_weights, prepared_folder
 SIDE = 64
 
 
-class PictureRuns(NamedTuple):
-    """Finished runs on the same pictures.
+class PictureRuns:
+    """Finished runs on the same pictures, of an epoch each; trained when they are first asked for.
 
     Attributes:
       folder: the pictures, in a folder for each class.
-      weights: of the frozen backbone of the next two.
-      images: from pictures.
-      store: from a store of float32 features.
-      small: from pictures, through a small backbone that was trained.
+      weights: of the frozen backbone.
     """
 
-    folder: Path
-    weights: Path
-    images: Run
-    store: Run
-    small: Run
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        prepared = prepared_folder(root)
+        self.folder = root / "mine" / "pictures"
+        self.weights = backbone_weights(root / "resnet18.safetensors")
+        self._common = {
+            "data.format": "prepared",
+            "data.path": prepared,
+            "data.groups": "0-2,4;3,5",  # not in the order of the attributes
+            "picture.resize": SIDE,
+            "picture.crop": SIDE,
+            "train.epochs": 1,
+            "train.batch_size": 12,
+            "evaluate.batch_size": 5,
+            "selection.protocol": "last",
+        }
 
+    def _frozen(self, **fields: object) -> ConfigDict:
+        fields = {name.replace("__", "."): value for name, value in fields.items()}
+        backbone = {"backbone.name": "resnet18", "backbone.weights": self.weights}
+        return load_config("base", self._common | backbone | fields)
 
-def make_picture_runs(root: Path) -> PictureRuns:
-    """Trains them, for an epoch each, in folders of `root`."""
-    prepared = prepared_folder(root)
-    weights = backbone_weights(root / "resnet18.safetensors")
-    common = {
-        "data.format": "prepared",
-        "data.path": prepared,
-        "data.groups": "0-2,4;3,5",  # not in the order of the attributes
-        "picture.resize": SIDE,
-        "picture.crop": SIDE,
-        "train.epochs": 1,
-        "train.batch_size": 12,
-        "evaluate.batch_size": 5,
-        "selection.protocol": "last",
-    }
-    frozen = common | {"backbone.name": "resnet18", "backbone.weights": weights}
-    from_images = load_config("base", frozen | {"data.source": "images"})
-    store = extract_features(from_images, root / "features", dtype="float32", normalized=True)
-    small = common | {
-        "data.source": "images",
-        "backbone.name": "small",
-        "backbone.trained": True,
-        "selection.protocol": "validation",
-    }
-    return PictureRuns(
-        root / "mine" / "pictures",
-        weights,
-        train(from_images, root / "images"),
-        train(load_config("base", frozen | {"data.features": store}), root / "store"),
-        train(load_config("base", small), root / "small"),
-    )
+    @cached_property
+    def images(self) -> Run:
+        """From pictures, through a frozen backbone."""
+        return train(self._frozen(data__source="images"), self._root / "images")
+
+    @cached_property
+    def store(self) -> Run:
+        """From a store of float32 features of the same backbone."""
+        config = self._frozen(data__source="images")
+        store = extract_features(config, self._root / "features", dtype="float32", normalized=True)
+        return train(self._frozen(data__features=store), self._root / "store")
+
+    @cached_property
+    def small(self) -> Run:
+        """From pictures, through a small backbone that was trained; calibrated."""
+        backbone = {"backbone.name": "small", "backbone.trained": True}
+        others = {"data.source": "images", "selection.protocol": "validation"}
+        return train(load_config("base", self._common | backbone | others), self._root / "small")
