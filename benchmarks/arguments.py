@@ -1,4 +1,4 @@
-"""What benchmarks have in common as commands: reading flags, showing a report, mistakes."""
+"""Command-line parts that benchmarks share: flags, reports, errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dedn_jax.files import write_json
 
 
 def run_benchmark(name: str, main: Callable[[], object]) -> None:
-    """Runs a benchmark's `main`; a user's mistake ends it with one line."""
+    """Runs a benchmark's `main`; an `InputError` ends it with one line."""
     try:
         main()
     except InputError as error:
@@ -20,7 +20,7 @@ def run_benchmark(name: str, main: Callable[[], object]) -> None:
 
 
 def show_report(text: str, report: dict[str, Any], path: Path | None) -> None:
-    """Prints a report, and writes its numbers to `path` as well, if there is one."""
+    """Prints a report, and writes its numbers to `path` if given."""
     print(text)
     if path:
         write_json(path, report)
@@ -40,7 +40,7 @@ def integers(flag: str, text: str, count: int | None = None) -> list[int]:
 
 
 def positive(flag: str, value: int) -> int:
-    """`value` if it is at least 1.
+    """Returns `value`, which must be at least 1.
 
     Raises:
       InputError: names the flag and what was found.

@@ -1,15 +1,15 @@
-"""Attention pooling on the device that is there: XLA's own kernels and our fused ones.
+"""Attention pooling on this machine's device: XLA's own kernels and our fused ones.
 
   python -m benchmarks.attention_pool [--sizes=cub,sun,awa2] [--dtypes=bfloat16,float32]
       [--precision=default] [--batch=50] [--channels=2048] [--regions=196] [--rounds=20]
       [--json=OUT]
 
-Both branches, value alone and value with the gradient in the rows. XLA and Pallas take turns, so
-that noise hits both alike, and multiply in the features' type. Operations are those of the formula
-(two products forward, two backward; what the fused backward pass computes again is not counted),
-bytes those of reading the features once forward and once backward. The peaks are a square matrix
-product of the same type and a copy. `difference` is between both results, relative to the largest
-number. On a CPU Pallas would be interpreted: only XLA is timed there.
+Both branches, forward alone and with the gradient of the rows. XLA and Pallas are interleaved, so
+that noise affects both alike, and multiply in the features' type. Operations are those of the
+formula (two products forward, two backward; what the fused backward pass computes again is not
+counted), bytes those of reading the features once forward and once backward. The peaks are a square
+matrix product of the same type and a copy. `difference` is that of both results, relative to the
+largest number. On a CPU Pallas would be interpreted: only XLA is timed there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.arguments import positive, run_benchmark, show_report
-from benchmarks.common import Call, environment, in_turns
+from benchmarks.common import Call, environment, interleaved_medians
 from benchmarks.common import peaks as machine_peaks
 from dedn_jax.errors import InputError
 from dedn_jax.model.attention import BranchRows, attention_pool
@@ -98,7 +98,7 @@ def measure(
             passes = 1 if what == "value" else 2
             flops = passes * 4.0 * batch * _SIZES[size] * channels * regions
             read = passes * features.nbytes
-            times = in_turns(calls, rounds)
+            times = interleaved_medians(calls, rounds)
             for kernel in kernels:
                 seconds = times[kernel]
                 row: dict[str, Any] = {

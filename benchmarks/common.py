@@ -1,4 +1,4 @@
-"""What several benchmarks need: the machine in a line, spreads, turns, peaks and tables."""
+"""Shared by benchmarks: a line on the machine, quartiles, interleaved timing, peaks, tables."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def environment() -> str:
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
-    """The first and the third; of one value that value twice."""
+    """The first and the third quartile; of a single value, that value twice."""
     if len(values) < 2:
         return [*values] * 2
     return quantiles(values, n=4, method="inclusive")[::2]
@@ -57,8 +57,8 @@ def seconds_of(call: Call, count: int) -> float:
     return (time.perf_counter() - start) / count
 
 
-def all_turns(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each in every round, in turns, after warming up."""
+def interleaved(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call in every round, interleaved, after warming up."""
     counts = {}
     for name, call in calls.items():
         jax.block_until_ready(call())
@@ -70,13 +70,13 @@ def all_turns(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
     return times
 
 
-def in_turns(calls: Mapping[str, Call], rounds: int) -> dict[str, float]:
-    """As `all_turns`, the medians."""
-    return {name: median(values) for name, values in all_turns(calls, rounds).items()}
+def interleaved_medians(calls: Mapping[str, Call], rounds: int) -> dict[str, float]:
+    """Medians of `interleaved`."""
+    return {name: median(values) for name, values in interleaved(calls, rounds).items()}
 
 
 class Peaks(NamedTuple):
-    """What the device does at most.
+    """Peak throughput of the device.
 
     Attributes:
       product: FLOP/s of a square matrix product.
@@ -88,7 +88,7 @@ class Peaks(NamedTuple):
 
     @classmethod
     def median(cls, found: Sequence[Peaks]) -> Peaks:
-        """Of those that were measured in several rounds."""
+        """The median of peaks measured in several rounds."""
         return cls(*(median(values) for values in zip(*found, strict=True)))
 
     def numbers(self) -> dict[str, float]:
@@ -103,12 +103,12 @@ def peaks_line(report: Mapping[str, Any]) -> str:
 
 
 def peaks(dtype: str, rounds: int, size: int | None = None, copied: int | None = None) -> Peaks:
-    """Measures a matrix product and a copy.
+    """Measures the peaks.
 
     Args:
       dtype: of the product; float32 follows `jax.default_matmul_precision`.
       rounds: of which the medians are taken.
-      size: a side of the matrices; None: what fills the device.
+      size: side of the matrices; None: enough to fill the device.
       copied: float32 numbers; None: likewise.
     """
     usual = _ON_CPU if jax.default_backend() == "cpu" else (8192, 2**28)
@@ -117,14 +117,14 @@ def peaks(dtype: str, rounds: int, size: int | None = None, copied: int | None =
     vector = jnp.zeros(copied, jnp.float32)
     product = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
     copy = jax.jit(lambda x: x + 1)
-    times = in_turns(
+    times = interleaved_medians(
         {"product": lambda: product(square, square), "copy": lambda: copy(vector)}, rounds
     )
     return Peaks(2.0 * size**3 / times["product"], 2.0 * vector.nbytes / times["copy"])
 
 
 def host_peaks(rounds: int) -> Peaks:
-    """The same of this machine's CPU in float32, whatever else it has."""
+    """The peaks of this machine's CPU in float32, even if it has an accelerator."""
     with jax.default_device(jax.devices("cpu")[0]):
         return peaks("float32", rounds, *_ON_CPU)
 
@@ -132,7 +132,7 @@ def host_peaks(rounds: int) -> Peaks:
 def send_speed(rounds: int, size: int) -> float:
     """Bytes/s from host memory to the device."""
     host = np.zeros(size, np.uint8)
-    return size / in_turns({"send": lambda: jax.device_put(host)}, rounds)["send"]
+    return size / interleaved_medians({"send": lambda: jax.device_put(host)}, rounds)["send"]
 
 
 def batch_images(config: ConfigDict, images: np.ndarray, labels: np.ndarray) -> int:
@@ -163,7 +163,7 @@ def picture_flops(config: ConfigDict) -> float:
 
 
 def text_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
-    """Lines of a table, names to the left and numbers to the right; `-` for what a row lacks."""
+    """Lines of a table: names left-aligned, numbers right-aligned, `-` for missing values."""
 
     def cell(value: Any) -> str:
         if isinstance(value, float):

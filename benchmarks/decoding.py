@@ -5,12 +5,12 @@
 
 Pictures are synthetic (500 x 375 and 1000 x 750, noise with the spectrum of photographs) and, with
 `--folder`, the JPEGs under it, `--pictures` of each kind. Every decoder's output is resized by the
-same function, to the same numbers; all take turns, and a ratio is the median over rounds of
+same function, to the same numbers; they are interleaved, and a ratio is the median over rounds of
 Pillow's time by the decoder's. Decoders that are not installed are left out:
 
   pip install opencv-python-headless simplejpeg PyTurboJPEG
 
-PyTurboJPEG also needs libjpeg-turbo itself, where the system or TURBOJPEG says.
+PyTurboJPEG also needs libjpeg-turbo itself, where the system or TURBOJPEG finds it.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def measure_set(
     rows = []
     for workers in threads:
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
-        for turn in range(rounds + 1):  # the first turn warms up
+        for turn in range(rounds + 1):  # the first round warms up
             for name, decoder in candidates.items():
 
                 def resized(data: bytes, decoder: Decoder = decoder) -> np.ndarray:

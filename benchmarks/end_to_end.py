@@ -54,10 +54,10 @@ _COLUMNS = ("stage", "first_s", "median_s", "low", "high", "pictures_per_s", "sh
 
 
 def command(*arguments: str) -> float:
-    """Runs `dedn`; the seconds it took.
+    """Runs `dedn`; returns the seconds it took.
 
     Raises:
-      InputError: it failed; says what it said last.
+      InputError: it failed; with the last line of its output.
     """
     said = io.StringIO()
     start = time.perf_counter()
@@ -77,7 +77,7 @@ def one_round(source: Sequence[str], flags: Sequence[str], folder: Path) -> dict
       flags: of the recipe, the backbone and the pictures' size.
       folder: for all that is written.
     """
-    # Beside those of the other rounds, whose compilation cache it then shares.
+    # In the same folder as the other rounds, to share their compilation cache.
     run = f"--workdir={run_of(folder)}"
     seconds = {"build": command("data", "build", *source, f"--out={folder / 'sets'}")}
     data = ["--config.data.format=prepared", f"--config.data.path={prepared_in(folder)}"]
@@ -95,7 +95,7 @@ def run_of(folder: Path) -> Path:
 
 
 def prepared_in(folder: Path) -> Path:
-    """The one set that was built there."""
+    """The set that was built there."""
     return next((folder / "sets").iterdir())
 
 

@@ -1,10 +1,10 @@
-"""`dedn features extract`: the whole of it, the backbone alone and the input pipeline alone.
+"""`dedn features extract`: the command, the backbone alone and the input pipeline alone.
 
   python -m benchmarks.extract [--pictures=256] [--side=224] [--backbone=resnet18]
       [--dtype=float32] [--batch=16] [--workers=0] [--rounds=5] [--json=OUT]
 
-Pictures are made up (500 x 375 JPEGs, as those of CUB), weights random. All three take turns, so
-that noise hits them alike. Extraction is timed between the first shard it writes, when all is
+Pictures are made up (500 x 375 JPEGs, as those of CUB), weights random. All three are interleaved,
+so that noise affects them alike. Extraction is timed between the first shard it writes, when all is
 compiled and read ahead, and its last; a shard is a batch. The backbone computes a batch that is on
 the device again and again; the pipeline decodes, resizes and makes batches that are dropped. The
 slower of the two is what bounds extraction, and `of_bound` is the part of that; on a CPU both want

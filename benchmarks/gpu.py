@@ -7,13 +7,13 @@ Parts: the device's peaks; train steps of CUB, AWA2 and SUN at the published siz
 type, by kernel, with batches sent each step and with features on the device; a whole training of
 CUB; the published PyTorch step, if `--reference-dir` and torch with CUDA are there; 16 seeds in one
 program; a backbone's pictures a second; attention pooling alone. Each part has a process of its
-own: one that fails, crashes or takes too long becomes a row, and the next one runs. What there is
-no time for is said.
+own: one that fails, crashes or takes too long becomes a row, and the next one runs. Parts that
+there is no time for are listed as skipped.
 
-`share` is the roofline's part of the time: the larger of operations by the measured peak of that
-type and bytes by the measured copy, of what the formula needs; batches that are sent cost time that
-is not in it. In a whole training it is of the steps' products alone. `ratio` is the published
-step's time (float32, as published) by ours.
+`share` is the roofline's time by the measured time. The roofline is the larger of the formula's
+operations at the measured peak of that type and its bytes at the speed of the measured copy;
+sending batches is not in it. For a whole training it counts the steps' products alone. `ratio` is
+the published step's time (float32, as published) by ours.
 
 `--smoke` runs the same code at tiny sizes on any machine; its numbers mean nothing.
 """
@@ -31,7 +31,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Imported when all of it is known to be there: names in Python, and for pip.
+# Required packages, checked before any is imported: module name, and name for pip.
 _NEEDED = {
     "jax": "jax[cuda13]",
     "flax": "flax",
@@ -57,12 +57,12 @@ _START = 10.0  # seconds that starting a part takes at most
 
 
 def missing() -> list[str]:
-    """What pip has to install."""
+    """The packages to install, by their names for pip."""
     names = []
     for module, package in _NEEDED.items():
         try:
             found = importlib.util.find_spec(module) is not None
-        except ModuleNotFoundError:  # not even the package it is in
+        except ModuleNotFoundError:  # its parent package is missing too
             found = False
         if not found:
             names.append(package)
@@ -72,7 +72,7 @@ def missing() -> list[str]:
 def _run_part(
     name: str, out: Path, seconds: float, smoke: bool, reference_dir: Path | None
 ) -> list[dict[str, Any]]:
-    """The rows of a part, and one more where it ended before its time."""
+    """The rows of a part, and an error's row if it failed or timed out."""
     stem = name.replace(", ", "_")
     rows, log = out / f"{stem}.jsonl", out / f"{stem}.log"
     rows.unlink(missing_ok=True)
@@ -80,7 +80,7 @@ def _run_part(
     command += [f"--seconds={max(1.0, seconds - 2 * _START):.0f}"]
     command += ["--smoke"] if smoke else []
     command += [f"--reference-dir={reference_dir}"] if reference_dir else []
-    # The published code has the GPU for itself: what JAX takes first it does not give back.
+    # The published code gets the GPU to itself: JAX would not return the memory that it reserves.
     changed = {"JAX_PLATFORMS": "cpu"} if name == "published" else {}
     ended = ""
     with log.open("w") as file:
@@ -114,7 +114,7 @@ def _last_line(log: Path) -> str:
 
 
 def completed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with what follows from several: shares of the roofline, and ratios."""
+    """Rows with what is computed from several: shares of the roofline, and ratios."""
     peaks = {row["peak"]: row["value"] for row in rows if "peak" in row}
     theirs = {row["size"]: row["value"] for row in rows if row.get("published")}
     result = []
@@ -207,7 +207,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     from dedn_jax.errors import InputError
 
-    # So that ending this ends the part that runs, which has a session of its own.
+    # A signal here also ends the running part, which has a session of its own.
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         if args.minutes <= 0:

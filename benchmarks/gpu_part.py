@@ -1,4 +1,4 @@
-"""A part of what `benchmarks.gpu` measures: its rows, its time, and the sizes that parts share."""
+"""One part of `benchmarks.gpu`: its output and time limit, and the sizes that parts share."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ NAMES = ("cub", "awa2", "sun")  # the most wanted first
 
 
 class Part:
-    """Where a part's rows go, and how long it may take.
+    """A part's output file and time limit.
 
     Args:
-      rows: file to add lines to.
-      seconds: after which nothing new is begun.
-      smoke: sizes that a CPU does in seconds.
+      rows: file to append lines to.
+      seconds: after which no measurement is started.
+      smoke: use sizes that a CPU does in seconds.
       reference_dir: a checkout of the published code, or None.
     """
 
@@ -41,7 +41,7 @@ class Part:
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """Seconds left."""
         return self._end - time.monotonic()
 
     def add(self, what: str, **row: Any) -> None:
@@ -50,10 +50,10 @@ class Part:
 
     @contextlib.contextmanager
     def guarded(self, what: str) -> Iterator[None]:
-        """An error inside becomes a row."""
+        """Turns an error in the block into a row."""
         try:
             yield
-        except Exception as error:  # whatever it is, what comes after still runs
+        except Exception as error:  # whatever it is, later measurements still run
             self.add(what, error=f"{type(error).__name__}: {one_line(error)}"[:300])
 
     def attempt(self, what: str, function: Callable[..., Any], *args: Any) -> None:

@@ -1,4 +1,4 @@
-"""What `benchmarks.gpu` measures, each part in a process of its own, which it starts.
+"""The parts of `benchmarks.gpu`, which starts a process for each.
 
 A part writes a line of JSON for every number as soon as it has it: `what` it is of, `value` and
 `unit`, or `error`, or `skipped` and why. What it wrote stays when it then dies or runs too long.
@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 from benchmarks import attention_pool, sweep, whole_training
-from benchmarks.common import environment, in_turns, peaks, send_speed
+from benchmarks.common import environment, interleaved_medians, peaks, send_speed
 from benchmarks.gpu_part import MODES, NAMES, Part, part_dataset
 from benchmarks.gpu_steps import published, train_steps
 from dedn_jax.config import load_config
@@ -40,7 +40,7 @@ _OF_TRAINING = {
 
 
 def machine(part: Part) -> None:
-    """What the machine is, and what it can do at most."""
+    """The device and its driver; the peaks of products and copies."""
     device = jax.devices()[0]
     part.add(
         "machine",
@@ -76,7 +76,7 @@ def _driver() -> str:
 
 
 def training(part: Part) -> None:
-    """CUB from features in memory to accuracies, bfloat16, kept on the device."""
+    """CUB from features in memory to accuracies, bfloat16, resident on the device."""
     dataset = part_dataset(part, "cub", "bfloat16")
     epochs = 1 if part.smoke else _FEW_EPOCHS
     needed = _training(part, dataset, epochs)
@@ -89,7 +89,7 @@ def training(part: Part) -> None:
 
 
 def _training(part: Part, dataset: GZSLDataset, epochs: int) -> float:
-    """Adds rows; an estimate of what 80 epochs take, in seconds."""
+    """Adds the rows of a training; returns the estimated seconds of 80 epochs."""
     batch = 10 if part.smoke else 50
     report = whole_training.measure("cub_gzsl", ["test-best"], dataset, epochs, batch)
     (row,) = report["rows"]
@@ -104,7 +104,7 @@ def _training(part: Part, dataset: GZSLDataset, epochs: int) -> float:
 
 
 def many_seeds(part: Part) -> None:
-    """`benchmarks.sweep`: 16 models of CUB in one program, bfloat16, beside one."""
+    """`benchmarks.sweep`: 16 models of CUB in one program, and one alone; bfloat16."""
     for kernel in ("xla",) if part.smoke else ("xla", "pallas"):
         part.attempt(f"cub bfloat16 {kernel} seeds", _many_seeds, part, kernel)
 
@@ -150,7 +150,7 @@ def _pooling(part: Part, size: str, dtype: str, shape: tuple[int, int, int], rou
 
 
 def extraction(part: Part) -> None:
-    """Pictures a second of a backbone, from uint8 pictures that are on the device."""
+    """Pictures per second of a backbone, from uint8 pictures on the device."""
     name, side, batches = ("resnet18", 64, (2,)) if part.smoke else ("resnet101", 448, (100, 32))
     for batch in batches:
         for dtype in ("bfloat16",) if part.smoke else MODES:
@@ -169,11 +169,13 @@ def _extraction(part: Part, what: str, name: str, side: int, batch: int, dtype: 
         return backbone_maps(nnx.merge(definition, values), images)
 
     with jax.default_matmul_precision(dtype):
-        times = in_turns({"maps": lambda: compute(values, pictures)}, 2 if part.smoke else 8)
+        times = interleaved_medians(
+            {"maps": lambda: compute(values, pictures)}, 2 if part.smoke else 8
+        )
     part.add(what, value=batch / median([*times.values()]), unit="pictures/s")
 
 
-# By name: what runs, and the most seconds it may take.
+# By name: the function, and its time limit in seconds.
 PARTS: dict[str, tuple[Callable[[Part], None], float]] = {
     "machine": (machine, 45),
     "steps, xla": (lambda part: train_steps(part, "xla"), 80),

@@ -1,4 +1,4 @@
-"""Train steps, a part of what `benchmarks.gpu` measures: ours and the published ones."""
+"""Parts of `benchmarks.gpu`: our train step and the published one."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from dedn_jax.training.objective import Objective, make_class_space
 from dedn_jax.training.optimizer import make_optimizer
 from dedn_jax.training.step import TrainState, TrainStep, init_state, make_train_step
 
-# How often an optimiser step reads or writes a parameter: forward, backward, its gradient twice,
-# both moments twice, itself once more.
+# Reads and writes of a parameter in a step: forward, backward, its gradient twice, both moments
+# twice, the update.
 _PASSES_OF_PARAMETERS = 9
 
 
 def train_steps(part: Part, kernel: str) -> None:
-    """Steps of all data sets and types; batches looked up on the device, or sent to it."""
+    """Steps of all data sets and precisions, with resident and with streamed features."""
     for name in ("awa2",) if part.smoke else NAMES:
         for mode in ("bfloat16",) if part.smoke else MODES:
             what = f"{name} {mode} {kernel}"
@@ -106,7 +106,7 @@ def _executor(
         return make_train_step(network.definition, Objective.from_config(config), optimizer, axes)
 
     maps = dataset.inputs[np.arange(min(256, len(dataset.trainval)))]
-    # As many images to draw from as there are, but all of them are among a few.
+    # The sampler draws from the full number of images, which share a few feature maps.
     labels = dataset.labels[dataset.trainval]
     images = np.arange(len(labels)) % len(maps)
     sampler = Sampler(images, labels, batch, config.train.balanced, config.seed, stream=0)
@@ -124,7 +124,7 @@ def _executor(
 
 
 def published(part: Part) -> None:
-    """The step of the published PyTorch code, its copy of the batch to the device included."""
+    """The step of the published PyTorch code, with its copy of the batch to the device."""
     if part.reference_dir is None:
         part.add("published step", skipped="no --reference-dir")
         return

@@ -6,14 +6,14 @@
 The pipeline is what training reads from: shuffled uint8 batches of a prepared set on the host, by
 threads of this process or by worker processes. The bare loop decodes and resizes the same encoded
 pictures, which it holds in memory, in a pool of one thread a core, and drops the results: no
-records, no batches, no reading ahead. Both take turns; a share is the median over rounds of the
-bare loop's time by the pipeline's. "of copy" is the part of the host's copy speed, measured in
-every round, that writing the batches takes: decoding and resizing is what costs. Workers are
-started, and buffers filled, outside of the measurement. Pictures are made up (500 x 375, as those
-of CUB) unless a prepared set is given.
+records, no batches, no prefetching. Both are interleaved; a share is the median over rounds of the
+bare loop's time by the pipeline's. "of copy" is the share of the host's copy speed, measured in
+every round, that writing the batches takes: decoding and resizing dominate. Workers are started,
+and buffers filled, outside of the measurement. Pictures are made up (500 x 375, as those of CUB)
+unless a prepared set is given.
 
-Last, the memory that the pipeline takes while it reads sets of `--pictures` made-up pictures and
-of four times as many, each in a process of its own, is compared.
+At the end it compares the memory that the pipeline needs for sets of `--pictures` made-up pictures
+and of four times as many, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from dedn_jax.data.sampler import Sampler
 
 _WIDTH, _HEIGHT = 500, 375
 _DISTINCT = 128  # made-up pictures; larger sets repeat them
-_AHEAD = 6  # batches that a worker or this process may have in hand or under way
+_AHEAD = 6  # batches that a worker or this process may hold or be making
 
 
 def made_up_set(pictures: int, folder: Path) -> Path:

@@ -4,7 +4,7 @@
 
 Each job runs in a process of its own, as the command a user gives: features extracted to a store;
 training from that store left on disk (`config.data.memory_map`); training from the pictures with
-the backbone in the graph. Weights are random. What it shows is that memory does not grow with the
+the backbone in the graph. Weights are random. The result shows that memory does not grow with the
 number of pictures; how much it is depends on batch, picture size and backbone.
 """
 
@@ -47,7 +47,7 @@ def random_weights(name: str, path: Path) -> Path:
 
 
 def _peak(arguments: list[str]) -> float:
-    """Runs `dedn` with `arguments`; MB it held at most."""
+    """Runs `dedn` with `arguments`; returns its peak memory in MB."""
     code = (
         "import sys\n"
         "from benchmarks.input_pipeline import peak_memory\n"

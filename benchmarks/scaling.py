@@ -1,4 +1,4 @@
-"""The train step over more and more devices: same numbers, same traffic, and what it costs to try.
+"""The train step on growing numbers of devices: equal losses, communication, and overhead.
 
   python -m benchmarks.scaling [--devices=1,2,4,8] [--processes=1,2,4]
       [--ways=jit,pmap,replicated,sharded] [--groups=GROUPS] [--rows=8] [--channels=64]
@@ -11,13 +11,13 @@ streamed to a `jit` over the mesh, or to `pmap`; or looked up in resident featur
 on the devices or `sharded` over them.
 
 Ways take turns step by step, counts round by round. `difference` is the largest relative one
-between the losses of any way and those of one device's `jit` on the same batches, over all steps.
-A way's time is of a step: median and quartiles of all rounds, in milliseconds. `share` is the part
+between the losses of any way and those of one device's `jit` on the same batches, over all steps. A
+way's time is of a step: median and quartiles of all rounds, in milliseconds. `share` is the part
 that the products of a step have of a matrix product's peak, measured between the processes, for the
 first of the ways. Collectives are those that the compiled step runs, and their MB those of the
-whole arrays that they reduce or hand out. All parts share the same cores: strong scaling is the
-same work for any number of them, and more time is overhead. It says nothing on how real devices
-scale.
+whole arrays that they reduce or hand out. All devices and processes share the same cores: in strong
+scaling the work is the same for any number of them, and extra time is overhead. This says nothing
+about how real devices scale.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Found = dict[str, Row]  # what `scaling_work.work` found, by way
 
 
 class Setting(NamedTuple):
-    """What runs at once.
+    """A number of devices or processes, and their batch.
 
     Attributes:
       kind: `devices` or `processes`.
@@ -83,7 +83,7 @@ def _start(arguments: list[str], devices: int, folder: Path, name: str) -> subpr
 
 
 def _run(setting: Setting, job: list[str]) -> Found:
-    """What `scaling_work` finds in such a setting.
+    """Runs `scaling_work` in a setting.
 
     Raises:
       InputError: it failed; names the last line of its output.
@@ -153,7 +153,7 @@ def measure(
         for scaling in ("weak", "strong")
         for parts in numbers
     }
-    # One process with one device is the same for both kinds, and what all are compared with.
+    # One process with one device is the same for both kinds, and the base of all comparisons.
     alone = {s.batch: Setting("devices", 1, s.batch) for s in wanted.values()}
     wanted = {key: alone[s.batch] if s.parts == 1 else s for key, s in wanted.items()}
     settings = list(dict.fromkeys([*alone.values(), *wanted.values()]))
@@ -189,7 +189,7 @@ def measure(
 
 
 def _of_rounds(rounds: list[Row], losses: list[float]) -> Row:
-    """What one way did in all rounds of a setting, beside one device's losses."""
+    """One way in all rounds of a setting, compared with one device's losses."""
     return {
         "difference": max(_difference(one["losses"], losses) for one in rounds),
         "last_loss": rounds[0]["losses"][-1],

@@ -55,7 +55,7 @@ def _executors(
     sampler: Sampler,
     steps: int,
 ) -> Mapping[str, Callable[[], Executor]]:
-    """How each way is made; all take the same batches, one step in a call."""
+    """A constructor for each way; all take the same batches, one step a call."""
     own = layout.host_shard.part(sampler.size)
     images = [sampler(step)[own] for step in range(steps)]
     batches = [(dataset.inputs[i], dataset.labels[i]) for i in images]
@@ -68,12 +68,12 @@ def _executors(
         "jit": lambda: JitExecutor(make_step, layout, fixed, iter(batches), sampler.size),
         "pmap": lambda: PmapExecutor(make_step, layout, fixed, iter(batches), sampler.size),
         "replicated": lambda: resident(shard=False),
-        "sharded": lambda: resident(shard=layout.num_shards > 1),  # one device has all there is
+        "sharded": lambda: resident(shard=layout.num_shards > 1),  # a device holds all
     }
 
 
-def _noting_program(executor: Any) -> list[str]:
-    """Where the text of the program that the executor compiles will be."""
+def _capture_program(executor: Any) -> list[str]:
+    """A list that gets the HLO text of the program once the executor compiles it."""
     run, texts = executor._run, []
 
     def first(*arguments: Any) -> Any:
@@ -88,9 +88,9 @@ def _noting_program(executor: Any) -> list[str]:
 def work(
     ways: list[str], batch: int, channels: int, regions: int, steps: int, groups: str
 ) -> dict[str, Any]:
-    """For every way: losses, milliseconds of each step but the first, and what a step sends."""
+    """For every way: losses, milliseconds of each step but the first, and its collectives."""
     config = load_config(RECIPE, [f"--config.data.groups={groups}"] if groups else [])
-    # Two thirds of the images are to train on; a batch has none twice.
+    # Two thirds of the images are for training; a batch has none twice.
     images = max(_FEWEST_IMAGES, 2 * batch)
     dataset = made_up_dataset(RECIPE, ATTRIBUTES, images, channels, regions, "float32")
     resolved = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
@@ -112,8 +112,8 @@ def work(
         fixed = make_class_space(dataset.class_embeddings, seen, resolved), network.frozen
         makers = _executors(make_step, layout, fixed, dataset, sampler, steps)
         strategies = {way: makers[way]() for way in ways}
-        texts = {way: _noting_program(executor) for way, executor in strategies.items()}
-        # A step takes the place of its state, so that each way needs its own.
+        texts = {way: _capture_program(executor) for way, executor in strategies.items()}
+        # A step donates its state, so each way needs its own.
         states = {
             way: executor.place(layout.replicate(init_state(copies(network.params), optimizer)))
             for way, executor in strategies.items()
@@ -137,7 +137,7 @@ def work(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Works, with others where it is told of them; process 0 writes what it found."""
+    """Runs, with other processes if `--join` names them; process 0 writes the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ways", required=True)

@@ -6,9 +6,8 @@
 Each side runs alone in a process of its own, with two batches at hand. MB of resident memory:
 `imports`, when the libraries are loaded; `built`, just before the first step, with features and
 weights; `peak`, in the steps after two that compile and warm up; `of steps`, peak less built. Where
-the system cannot start the peak anew (others than Linux), it is that of the whole process, and
-`built` is the peak so far. Without `--reference-dir` the published code is left out, without
-PyTorch the port.
+the system cannot reset the peak (only Linux can), it is that of the whole process, and `built` is
+the peak so far. Without `--reference-dir` the published code is left out, without PyTorch the port.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _WARM_UP = 2
 
 
 def _resident() -> float:
-    """MB that this process holds now."""
+    """Resident memory of this process, MB."""
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1e3
@@ -49,13 +48,13 @@ def _resident() -> float:
 
 
 def _trim() -> None:
-    """Gives freed memory back to the system: what is left of compiling is not used in the steps."""
+    """Returns freed memory to the system, so that the memory of compiling is not counted."""
     with contextlib.suppress(OSError, AttributeError):  # glibc's alone
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _restart_peak() -> None:
-    """From here on `peak_memory` is of what comes."""
+    """Resets the peak that `peak_memory` reads."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -77,7 +76,7 @@ def _step(side: str, made: MadeUp, reference_dir: Path | None) -> Step:
 
 
 def alone(side: str, size: Size, reference_dir: Path | None, steps: int) -> Row:
-    """Builds one side and does its steps; to be called in a process of its own."""
+    """Builds one side and runs its steps; to be called in a process of its own."""
     if side != OURS:
         importlib.import_module("torch")
     imports = _resident()
@@ -91,7 +90,7 @@ def alone(side: str, size: Size, reference_dir: Path | None, steps: int) -> Row:
         try:
             for number in range(_WARM_UP):
                 step(number)
-        except Exception as error:  # whatever a compiler or its absence raises
+        except Exception as error:  # a compiler, or its absence, may raise anything
             if side != COMPILED:
                 raise
             return {"size": size.name, "side": side, "error": one_line(error)}

@@ -1,4 +1,4 @@
-"""The ways to do a train step that `train_step` and `step_memory` measure: published and ours."""
+"""The train steps that `train_step` and `step_memory` measure: published and ours."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Step = Callable[[int], float]
 
 
 class Side(NamedTuple):
-    """A way to do a train step.
+    """An implementation of the train step.
 
     Attributes:
       step: does the step with that number, 0, 1, 2, ...; returns when the parameters are updated,
@@ -81,13 +81,13 @@ def published_loader(model: PublishedModel, made: MadeUp) -> Any:
 
 
 def ours_at_hand(ours: OurSide, made: MadeUp) -> Step:
-    """Our step with the problem's batches, normalised before; it uses up the state of `ours`."""
+    """Our step with the problem's batches, normalised before; it donates the state of `ours`."""
     batches = [ours.batch(*pair) for pair in made.problem.batches]
     return _compiled_step(ours, ours.state, lambda number: batches[number % len(batches)])
 
 
 def our_sides(ours: OurSide, made: MadeUp) -> dict[str, Side]:
-    """All ways to do our step, by name."""
+    """All variants of our step, by name."""
     config, pairs = made.config, made.problem.batches
     layout = Layout.of_devices(jax.devices()[:1])
     flat = made.features.reshape(*made.features.shape[:2], -1)
@@ -105,7 +105,7 @@ def our_sides(ours: OurSide, made: MadeUp) -> dict[str, Side]:
             yield inputs[images], labels[images]
 
     def trained(on_device: str) -> Side:
-        """As a training runs its steps, but that batches are not read ahead."""
+        """Steps as a training runs them, except that batches are not prefetched."""
         config = made.config.copy_and_resolve_references()
         config.data.on_device = on_device
         table = place_features(inputs, config, layout)

@@ -1,4 +1,4 @@
-"""The sizes that `train_step` and `step_memory` measure, and the images made up for them."""
+"""The sizes that `train_step` and `step_memory` measure, and random images of those sizes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOST_BYTES = 10**9  # of made-up feature maps
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """What the cost of a step depends on.
+    """All that the cost of a step depends on.
 
     Attributes:
       name: among `SIZES`.
@@ -70,7 +70,7 @@ class MadeUp(NamedTuple):
 def make_up(size: Size, most_bytes: int = HOST_BYTES) -> MadeUp:
     """As many images as the published data set trains on, but at most `most_bytes` of them.
 
-    Two batches are the least, and two images of a class where batches are balanced by class.
+    At least two batches; if batches are balanced, at least two images of each class.
     """
     config = load_config(f"{size.data}_gzsl")
     empty = random_problem(
@@ -107,10 +107,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def sizes_of(flags: argparse.Namespace) -> list[Size]:
-    """The sizes that were asked for.
+    """The sizes named by the flags.
 
     Raises:
-      InputError: an unknown one, or a number that is none.
+      InputError: an unknown size, or not a number.
     """
     names = flags.sizes.split(",")
     if not set(names) <= set(SIZES):

@@ -1,4 +1,4 @@
-"""What a step of many models in one program costs, as `dedn sweep` runs it.
+"""Cost of a step of many models in one program, as `dedn sweep` runs it.
 
   python -m benchmarks.sweep [--recipe=cub_gzsl] [--seeds=1,4,16] [--images=256] [--channels=128]
       [--regions=49] [--batch=50] [--steps=2] [--dtype=float32] [--precision=float32]
@@ -30,8 +30,8 @@ from benchmarks.arguments import integers, positive, run_benchmark, show_report
 from benchmarks.common import (
     Call,
     Row,
-    all_turns,
     environment,
+    interleaved,
     peaks,
     peaks_line,
     spread,
@@ -74,7 +74,7 @@ class Training:
         self.state: TrainState = state
 
     def call(self) -> jax.Array:
-        """Runs a call; returns an array that is there once it is done."""
+        """Runs a call; returns an array that is ready once it is done."""
         self.state = self._run(self.state)
         return self.state.step
 
@@ -108,7 +108,7 @@ class Maker:
         return make_network(own, self._dataset, self._groups)
 
     def together(self, models: int) -> Training:
-        """So many models as `dedn sweep` trains them."""
+        """That many models in one program, as `dedn sweep` trains them."""
         config, layout = self._config, ModelLayout.of_devices(models)
         networks = [self._network(seed) for seed in range(models)]
         network, optimizer = networks[0], make_optimizer(config)
@@ -124,7 +124,7 @@ class Maker:
         return Training(run, init_states(params, optimizer, layout))
 
     def apart(self, models: int) -> list[Training]:
-        """So many models as `dedn train` trains each, by one program."""
+        """That many models one after the other, each as `dedn train` trains it."""
         networks, config = [self._network(seed) for seed in range(models)], self._config
         network, optimizer = networks[0], make_optimizer(config)
 
@@ -162,7 +162,7 @@ def measure(
         calls |= {f"{n} apart": separate(n) for n in {1, *seeds}}
         times = {
             name: spread([1e3 * t / steps for t in seconds])
-            for name, seconds in all_turns(calls, rounds).items()
+            for name, seconds in interleaved(calls, rounds).items()
         }
     flops = step_flops(maker.batch, dataset.num_attributes, features.channels, features.regions)
     one = times["1 apart"]["median"]

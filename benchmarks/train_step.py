@@ -3,11 +3,11 @@
   python -m benchmarks.train_step --reference-dir=DIR [--sizes=small,cub,sun,awa2]
       [--channels=1024] [--side=7] [--classes=75,25] [--rounds=15] [--json=OUT]
 
-All sides start from the same weights, and the losses of their first two steps must agree. They take
-turns, so that noise hits all alike; PyTorch's are on the CPU. With the batch at hand, the published
-code and the port normalise it in the step; ours is timed on features normalised when they were
-loaded, as training does, and with the normalisation counted in. "indexing" takes the batch out of
-features in host memory by the code that trains, the published loader or ours, ours without its
+All sides start from the same weights, and the losses of their first two steps must agree. They are
+interleaved, so that noise affects all alike; PyTorch's are on the CPU. With the batch at hand, the
+published code and the port normalise it in the step; ours is timed on features normalised when they
+were loaded, as training does, and with the normalisation counted in. "indexing" takes the batch out
+of features in host memory by the code that trains, the published loader or ours, ours without its
 reading ahead; "features on the device" runs `config.train.steps_per_call` steps in a call. Without
 `--reference-dir` the published code is left out, without PyTorch the port.
 
@@ -78,11 +78,11 @@ def versions() -> str:
 
 
 def make_sides(made: MadeUp, reference_dir: Path | None) -> dict[str, Side]:
-    """All sides there can be, by name, from the same weights."""
+    """All sides that can run here, by name, from the same weights."""
     config, problem = made.config, made.problem
     sides, params = {}, None
     if reference_dir:
-        # A model for each: its weights move.
+        # A model for each, since steps change its weights.
         model, other = (build_published(reference_dir, config, problem) for _ in range(2))
         params = model.params()
         sides[AT_HAND] = Side(published_at_hand(model, made), AT_HAND)
@@ -107,7 +107,7 @@ def first_losses(sides: dict[str, Side]) -> tuple[dict[str, list[float]], dict[s
     for name, side in sides.items():
         try:
             losses[name] = [side.step(number) for number in range(_CHECKED)]
-        except Exception as error:  # whatever a compiler or its absence raises
+        except Exception as error:  # a compiler, or its absence, may raise anything
             if name != COMPILED:
                 raise
             failed[name] = one_line(error)
@@ -208,7 +208,7 @@ def main(argv: list[str] | None = None) -> None:
     for size in sizes:
         report["sizes"].append(measure(size, args.reference_dir, rounds))
         print("\n" + table(report["sizes"][-1]), flush=True)
-        if args.json:  # after every size: what was measured stays
+        if args.json:  # after every size, so that a later failure loses nothing
             write_json(args.json, report)
 
 

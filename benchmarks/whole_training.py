@@ -4,13 +4,13 @@
       [--images=11788] [--channels=2048] [--regions=196] [--batch=50] [--dtype=bfloat16]
       [--precision=bfloat16] [--kernel=auto] [--json=OUT]
 
-`dedn_jax.train` itself, on a data set that is made up in memory: a few hundred
-maps, of which every image takes one, so that the host holds a few hundred MB of what are 9.5 GB on
-the device. They stay there (`config.data.on_device=replicated`) and several steps run in a call.
-Accuracies mean nothing. "load" is from host memory to the device; "first call" compiles; steps/s
-are of the steps after it, checkpoints and logs included and evaluations not, and `share` is the
-part that their products have of a matrix product's peak, measured after every training; evaluations
-are those of every epoch and of the end. Device memory is the peak of the process.
+`dedn_jax.train` on a random data set in memory, whose images share a few hundred maps: the host
+holds a few hundred MB of what takes 9.5 GB on the device. Features are resident there
+(`config.data.on_device=replicated`), and several steps run in a call. Accuracies mean nothing.
+"load" is from host memory to the device; "first call" compiles; steps/s are of the steps after it,
+checkpoints and logs included and evaluations not, and `share` is the part that their products have
+of a matrix product's peak, measured after every training; evaluations are those of every epoch and
+of the end. Device memory is the peak of the process.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from dedn_jax.training.phase import PhaseResult
 
 WORD_DIM = 300
 PROTOCOLS = ("last", "test-best")
-_DISTINCT = 256  # maps that are held: 400 MB of bfloat16 at the full size
+_DISTINCT = 256  # maps in memory: 400 MB of bfloat16 at the full size
 _COLUMNS = (
     *("protocol", "steps", "total_s", "load_s", "load_gb_per_s", "first_call_s", "steps_per_s"),
     *("share", "evaluations", "evaluation_s", "peak_device_gb"),
@@ -60,7 +60,7 @@ _COLUMNS = (
 
 
 class RepeatedFeatures(FeatureMaps):
-    """Feature maps of any number of images, made of a few.
+    """Feature maps of any number of images that share a few in memory.
 
     Args:
       maps: `[distinct, channels, regions]`, normalised.
@@ -97,7 +97,7 @@ def made_up_dataset(
     regions: int = 196,
     dtype: str = "bfloat16",
 ) -> GZSLDataset:
-    """A data set of a published one's shape.
+    """A random data set with the sizes of a published one.
 
     Args:
       recipe: its name begins with that of the data set.
@@ -122,7 +122,7 @@ def made_up_dataset(
         max(2, n * images // known.images) for n in (known.test_seen, known.test_unseen)
     )
     train_images = images - test_seen - test_unseen
-    # Small sets have as many classes as leave some images in each.
+    # Small sets have fewer classes, so that each has some images.
     seen, unseen = min(known.seen, max(2, train_images // 4)), min(known.unseen, test_unseen)
     labels = np.arange(images) % seen
     labels[images - test_unseen :] = seen + np.arange(test_unseen) % unseen
@@ -177,7 +177,7 @@ class Clock(Callback):
         self.after_first = self._phase_ended - self._first_done - self.evaluation
 
     def finish(self) -> None:
-        """What comes after the last phase is the evaluation on the test sets."""
+        """After the last phase comes the evaluation on the test sets."""
         self.evaluation += time.perf_counter() - self._phase_ended
         self.evaluations += 1
 

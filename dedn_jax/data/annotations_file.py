@@ -21,9 +21,9 @@ _DTYPES = {"labels": np.int32, "class_embeddings": np.float32, "word_vectors": n
 
 
 def save_annotations(directory: Path, annotations: Annotations) -> None:
-    """Writes `annotations.npz` into `directory`, atomically; equal ones give equal bytes.
+    """Writes `annotations.npz` into `directory`, atomically; equal annotations give equal bytes.
 
-    `source` is not kept: it is a path of the machine they were read on.
+    `source` is not saved: it is a path on the machine that read them.
     """
     arrays = {name: getattr(annotations, name) for name in _REQUIRED}
     for name in _OPTIONAL:
@@ -45,7 +45,7 @@ def load_annotations(directory: Path, source: str = "") -> Annotations:
 
     Args:
       directory: where the file is.
-      source: of the result; "" for the directory.
+      source: `Annotations.source` of the result; "": the directory.
 
     Raises:
       InputError: the file is missing, damaged, or its fields do not fit together.

@@ -33,7 +33,7 @@ def load_dataset(config: ConfigDict, *, sizes_only: bool = False) -> GZSLDataset
 
     Args:
       config: the resolved config.
-      sizes_only: read no feature maps into memory: of `inputs`, only the sizes are wanted.
+      sizes_only: do not read the feature maps; only the sizes of `inputs` are needed.
 
     Example:
       >>> from dedn_jax.config import load_config
@@ -70,9 +70,11 @@ def load_dataset(config: ConfigDict, *, sizes_only: bool = False) -> GZSLDataset
                 "features` wrote"
             )
         store = open_store(data.path)
-        return with_inputs(_changed(store.annotations, data), _features(store, data, sizes_only))
+        return with_inputs(
+            _with_overrides(store.annotations, data), _features(store, data, sizes_only)
+        )
     prepared = load_prepared(config)
-    annotations = _changed(prepared.annotations, data)
+    annotations = _with_overrides(prepared.annotations, data)
     if data.source == "images":
         return with_inputs(annotations, open_pictures(prepared, config))
     store = _matching_store(config, prepared)
@@ -89,13 +91,13 @@ def read_published_hdf5(
 ) -> GZSLDataset:
     """Reads and checks a data set in the layout of the published code.
 
-    Everything small is checked before the features are read. The features are then normalised and
-    converted while they are read: host memory holds one copy of them, and a piece of the file.
+    All other fields are checked before the features are read. Those are normalised and converted
+    chunk by chunk, so that host memory holds one copy of them and a chunk of the file.
 
     Args:
       path: the file.
       dtype: of the features: float32, bfloat16 or float16.
-      sizes_only: leave the features unread; of `inputs`, only the sizes are known.
+      sizes_only: do not read the features; only the sizes of `inputs` are known.
       clip_negative_embeddings: set negative entries of `att` to 0, as the public code's AWA2
         loader does.
       word_vectors: a file to read the word vectors from (see `read_word_vectors`) in place of
@@ -124,14 +126,14 @@ def read_published_hdf5(
 
 
 def load_prepared(config: ConfigDict) -> Prepared:
-    """The pictures and annotations that `config.data` names; the demo's are drawn if need be.
+    """The pictures and annotations that `config.data` names; the demo's are drawn if necessary.
 
     Raises:
       InputError: no path, or a folder that cannot be used.
     """
     data = config.data
     if data.format == "demo":
-        # Here: only the demo needs the drawing code and tfds.
+        # Imported here: only the demo needs the drawing code and tfds.
         from dedn_jax.data.sources.demo import prepare_demo
 
         return open_prepared(prepare_demo(demo_cache_dir(data.path)))
@@ -144,7 +146,7 @@ def load_prepared(config: ConfigDict) -> Prepared:
 
 
 def open_pictures(prepared: Prepared, config: ConfigDict) -> Pictures:
-    """Its pictures, decoded and resized as `config.picture` says."""
+    """The pictures of a prepared set, decoded and resized as `config.picture` says."""
     return Pictures(prepared.pictures, PictureTransform.from_config(config), prepared.digest)
 
 
@@ -170,19 +172,19 @@ def _matching_store(config: ConfigDict, prepared: Prepared) -> Store:
 
 def _features(store: Store, data: ConfigDict, sizes_only: bool) -> FeatureMaps:
     on_disk = store.features(np.dtype(data.dtype))
-    stay = data.memory_map or sizes_only
-    features: FeatureMaps = on_disk if stay else on_disk.load_into_memory()
-    made = store.manifest
+    keep_on_disk = data.memory_map or sizes_only
+    features: FeatureMaps = on_disk if keep_on_disk else on_disk.load_into_memory()
+    manifest = store.manifest
     features.origin = {
-        "pictures": made.pictures,
-        "transform": made.transform,
-        "backbone": made.backbone,
+        "pictures": manifest.pictures,
+        "transform": manifest.transform,
+        "backbone": manifest.backbone,
     }
     return features
 
 
-def _changed(annotations: Annotations, data: ConfigDict) -> Annotations:
-    """With the word vectors and the clipping that `config.data` asks for."""
+def _with_overrides(annotations: Annotations, data: ConfigDict) -> Annotations:
+    """Annotations with the word vectors and the clipping that `config.data` asks for."""
     changes: dict[str, Any] = {}
     if data.word_vectors:
         changes["word_vectors"] = read_word_vectors(

@@ -1,4 +1,4 @@
-"""Where the demo pictures are kept."""
+"""The folder that caches the demo pictures."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from dedn_jax.errors import InputError
 
 
 def demo_cache_dir(path: str = "") -> Path | None:
-    """Where the demo pictures are kept, made if missing.
+    """The folder that caches the demo pictures, created if missing.
 
     Args:
       path: `config.data.path`; "" for `dedn-jax` in the user's cache folder (`XDG_CACHE_HOME`,
         else `~/.cache`).
 
     Returns:
-      The folder; None where `path` is "" and the user's cache folder cannot be written to: the
-      pictures are then drawn every time.
+      The folder; None if `path` is "" and the user's cache folder is not writable: the pictures are
+      then drawn every time.
 
     Raises:
-      InputError: `path` is no folder that can be written to.
+      InputError: `path` is not a writable folder.
     """
     if path:
         folder = Path(path).expanduser()
     else:
         base = os.environ.get("XDG_CACHE_HOME", "")
-        # The XDG specification: a relative path there is to be ignored.
+        # Relative paths are ignored, as the XDG specification asks.
         root = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()
         folder = root / "dedn-jax"
     try:
@@ -40,6 +40,6 @@ def demo_cache_dir(path: str = "") -> Path | None:
     if not path:
         return None
     raise InputError(
-        f"{folder}: cannot keep the demo pictures there: {reason}; set --config.data.path to a "
-        "folder that can be written to"
+        f"{folder}: cannot hold the demo pictures: {reason}; set --config.data.path to a "
+        "writable folder"
     )

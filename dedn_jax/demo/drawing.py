@@ -1,8 +1,8 @@
 """Draws one creature in its landscape, from its traits and a random generator.
 
-Everything is drawn three times too large and averaged down, which gives antialiased edges; shading
-and outlines are flat, as on the plates of a field guide. Parts are drawn so that they can be told
-apart locally, as in photographs: a head has an eye, a wing has feather lines, a leg has a foot.
+Everything is drawn at three times the size and downsampled by averaging, which antialiases edges;
+shading and outlines are flat, as on the plates of a field guide. Parts can be told apart by local
+detail, as in photographs: a head has an eye, a wing has feather lines, a leg has a foot.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def draw_creature(
 
 
 def _photograph(image: Image.Image, generator: np.random.Generator) -> np.ndarray:
-    """Average down, then the light of the day: exposure, tint, a gradient, grain. uint8."""
+    """Downsamples, then varies the light: exposure, tint, a gradient and grain. uint8."""
     pixels = np.asarray(image.reduce(_SUPERSAMPLING), np.float64)
     size = len(pixels)
     exposure = generator.uniform(0.82, 1.1)

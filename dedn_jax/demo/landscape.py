@@ -1,7 +1,7 @@
 """The landscape behind a creature: sky, ground with its texture, and clutter.
 
-The kind of ground is an attribute. Everything else here is there to distract: the sky, the clouds,
-the hills, and scattered flowers, stones or balloons in the same colours as the creatures have.
+The kind of ground is an attribute. Everything else is a distraction: the sky, clouds, hills, and
+scattered flowers, stones or balloons in the creatures' own colours.
 """
 
 from __future__ import annotations

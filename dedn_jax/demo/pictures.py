@@ -16,9 +16,9 @@ _TEST_SEEN_FRACTION = 0.25
 class DemoPictures:
     """A small generalized zero-shot data set: n pictures, K classes, A attributes.
 
-    ``trainval``, ``test_seen`` and ``test_unseen`` are disjoint and cover all pictures. Pictures in
-    ``trainval`` of the ``validation_classes`` are for model selection; training on all of
-    ``trainval`` comes after it.
+    ``trainval``, ``test_seen`` and ``test_unseen`` are disjoint and cover all pictures. Models
+    are selected on the pictures in ``trainval`` of the ``validation_classes``, then trained on all
+    of ``trainval``.
     """
 
     images: np.ndarray  # [n, height, width, 3] uint8

@@ -1,8 +1,7 @@
 """Our parameters <-> the `state_dict` of the published PyTorch model, exact both ways.
 
-Our side is a nested dict of arrays, one entry per expert:
-`{"coarse": P, "fine": [P_0, ..., P_{G-1}]}` with the groups in order. `_FULL_RANK` and `_LOW_RANK`
-are the whole of the naming.
+Our side is a nested dict of arrays, one entry per expert: `{"coarse": P, "fine": [P_0, ...,
+P_{G-1}]}` with the groups in order. `_FULL_RANK` and `_LOW_RANK` map all names.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
+from jaxtyping import Float, Integer
 
 from dedn_jax.errors import InputError
 
@@ -63,7 +63,7 @@ def from_published(state_dict: Mapping[str, np.ndarray], source: str = "state_di
       source: what to call the origin in messages, for example the file.
 
     Returns:
-      Parameters with the values and dtypes found; nothing is copied.
+      The parameters, their values and dtypes unchanged; nothing is copied.
 
     Raises:
       InputError: a key is missing or unexpected, or an array is misshapen, not of floating-point
@@ -105,7 +105,7 @@ def learned_entries(params: Params) -> dict[str, np.ndarray]:
     """The learned entries of the published `state_dict`, by published name; no copies.
 
     Raises:
-      InputError: a network lacks a parameter or has one that is not ours.
+      InputError: a network lacks a parameter or has an unknown one.
     """
     table = _LOW_RANK if "region_score_left" in params["coarse"] else _FULL_RANK
     entries = {}
@@ -127,18 +127,18 @@ def learned_entries(params: Params) -> dict[str, np.ndarray]:
 def to_published(
     params: Params,
     *,
-    class_embeddings: np.ndarray,
-    seen: Sequence[int] | np.ndarray,
+    class_embeddings: Float[np.ndarray, "classes attributes"],
+    seen: Sequence[int] | Integer[np.ndarray, " seen"],
     bias: float = 1.0,
 ) -> dict[str, np.ndarray]:
-    """The whole `state_dict`, which the published model loads with `strict=True`.
+    """The complete `state_dict`, which the published model loads with `strict=True`.
 
     Args:
       params: our parameters.
-      class_embeddings: [classes, attributes] Z as scores use it: columns in group order, rows
-        L2-normalised (`dedn_jax.training.step.make_class_space` makes it).
-      seen: [seen classes] class ids.
-      bias: d, an integer as published unless it has a fraction.
+      class_embeddings: Z as scores use it: columns in group order, rows L2-normalised, as
+        `dedn_jax.training.objective.make_class_space` gives them.
+      seen: ids of the seen classes.
+      bias: d; stored as an integer, as published, if it is one.
 
     Raises:
       InputError: parameters that do not fit one another or the class embeddings.

@@ -46,12 +46,12 @@ class Recipe:
         if loss.margin_aware and loss.margin != reference.margin:
             raise InputError(
                 f"config.loss.margin={loss.margin}: the published {reference.dataset} code has "
-                f"{reference.margin} written into its loss; set that to compare"
+                f"{reference.margin} hard-coded in its loss; set that to compare"
             )
         if loss.margin_aware and loss.seen_margin != 1:
             raise InputError(
-                f"config.loss.seen_margin={loss.seen_margin}: the published code has 1 written "
-                "into its loss; set that to compare"
+                f"config.loss.seen_margin={loss.seen_margin}: the published code has 1 "
+                "hard-coded in its loss; set that to compare"
             )
         if loss.margin_aware and loss.bias != 1 and reference.dataset == "awa2":
             raise InputError(

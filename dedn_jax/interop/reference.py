@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from dedn_jax.errors import InputError
 from dedn_jax.torch_files import require_torch
@@ -26,8 +27,8 @@ from dedn_jax.torch_files import require_torch
 if TYPE_CHECKING:
     import torch
 
-# Imported at the top of the published files and not used by what we run. They are stubbed where
-# they are not installed, so that comparing does not require TensorFlow, torchvision and others.
+# Imported by the published files, but not used by what runs here. Those that are not installed are
+# stubbed, so that a comparison does not need TensorFlow, torchvision and others.
 _UNUSED_IMPORTS = (
     "PIL.Image",
     "matplotlib.pyplot",
@@ -39,13 +40,13 @@ _UNUSED_IMPORTS = (
     "torchvision.models.resnet",
     "torchvision.transforms",
 )
-# Top-level names the published code gives its own modules; too general to leave in sys.modules.
+# The published code's own top-level modules; their names are too general to stay in sys.modules.
 _OWN_MODULES = ("core", "config", "global_setting", "utils", "dataset")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """Where the published code keeps one dataset, and the margin `t` written into its loss."""
+    """The published code's files for one data set, and the margin `t` hard-coded in its loss."""
 
     model: str
     loader: str
@@ -73,8 +74,8 @@ class Reference:
         is_balance=...)` reads `folder/data/<DATASET>/feature_map_ResNet_101_<DATASET>.hdf5`.
       evaluate: the published `eval_zs_gzsl(loader, model, expert_mix, device)`, which returns
         `(seen, unseen, harmonic mean, zero-shot)` as fractions.
-      groups: [attributes] int64, the group of each attribute (the published `indicator`).
-      margin: `t`, taken off the true class score by the margin-aware loss.
+      groups: the group of each attribute (the published `indicator`).
+      margin: `t`, subtracted from the true class's score by the margin-aware loss.
       train_script: the published training script.
     """
 
@@ -83,7 +84,7 @@ class Reference:
     model_class: type[torch.nn.Module]
     loader_class: type[Any]
     evaluate: Callable[..., tuple[float, float, float, float]]
-    groups: np.ndarray
+    groups: Int64[np.ndarray, " attributes"]
     margin: float
     train_script: Path
 
@@ -116,7 +117,7 @@ def _stub_missing(dotted: str) -> None:
 
 @contextlib.contextmanager
 def _import_from(directory: Path) -> Iterator[None]:
-    """Imports resolve to `directory` and to stubs of what is missing; all is undone at the end."""
+    """Imports resolve to `directory`, and to stubs of missing packages; undone on exit."""
     path, bytecode = list(sys.path), sys.dont_write_bytecode
     hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_own(name)}
     sys.path.insert(0, str(directory))
@@ -152,7 +153,7 @@ def load_reference(reference_dir: str | Path, dataset: str) -> Reference:
       dataset: `cub`, `sun` or `awa2`.
 
     Raises:
-      InputError: no such dataset, a folder that is no such checkout, or torch is not installed.
+      InputError: no such dataset, a folder that is not such a checkout, or torch is not installed.
     """
     require_torch()
     layout = _LAYOUTS.get(dataset)

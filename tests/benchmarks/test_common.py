@@ -15,7 +15,7 @@ def test_spread() -> None:
 
 def test_turns_and_peaks() -> None:
     calls = {"a": lambda: 1, "b": lambda: 2}
-    assert {name: len(times) for name, times in common.all_turns(calls, 3).items()} == {
+    assert {name: len(times) for name, times in common.interleaved(calls, 3).items()} == {
         "a": 3,
         "b": 3,
     }

@@ -179,7 +179,7 @@ def test_cache_dir(tmp_path, monkeypatch):
 
 def test_cache_dir_that_cannot_be(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file: cannot keep the demo pictures there: .*exists"):
+    with pytest.raises(InputError, match=r"file: cannot hold the demo pictures: .*exists"):
         demo_cache_dir(str(tmp_path / "file"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert demo_cache_dir() is None

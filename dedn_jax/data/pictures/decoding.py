@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dedn_jax.errors import InputError, one_line
@@ -12,7 +13,7 @@ from dedn_jax.errors import InputError, one_line
 # Formats of data sets of photographs. Pillow knows many more, some of which run other programs;
 # none of those is ever tried.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-# Larger pictures are treated as decompression bombs. Just below where Pillow begins to warn.
+# Larger pictures are treated as decompression bombs; just below the size of which Pillow warns.
 MAX_PIXELS = 80_000_000
 # A strip thinner than this would become huge once its short side is resized.
 MAX_ASPECT = 100
@@ -35,23 +36,25 @@ class PictureError(InputError):
         self.truncated = truncated
 
 
-def decode(encoded: bytes, name: str, *, upright: bool = False) -> np.ndarray:
+def decode(
+    encoded: bytes, name: str, *, upright: bool = False
+) -> UInt8[np.ndarray, "height width 3"]:
     """The pixels of a picture file.
 
-    Greyscale, palette, alpha and CMYK become RGB as Pillow's `convert("RGB")` makes them (alpha is
-    dropped, not composed); of 16 bits the upper 8 are kept; EXIF orientation is not applied, unless
-    `upright`; of an animation the first frame is taken. Source: the features of the published code
-    are extracted from pictures read this way. Pillow is the decoder: others give the same numbers
-    and save about a tenth of decoding and resizing (`benchmarks/decoding.py`), too little for a
+    Greyscale, palette, alpha and CMYK pictures are converted to RGB by Pillow's `convert("RGB")`
+    (alpha is dropped, not composited); 16-bit samples keep their upper 8 bits; EXIF orientation is
+    ignored, unless `upright`; animations give their first frame. Source: the published features
+    were extracted from pictures read this way. Other decoders give the same pixels and save about a
+    tenth of the time of decoding and resizing (`benchmarks/decoding.py`), too little for a
     dependency.
 
     Args:
       encoded: the file's content.
-      name: of the picture in error messages.
-      upright: whether to apply the rotation in its EXIF data.
+      name: of the picture, for error messages.
+      upright: apply the EXIF orientation.
 
     Returns:
-      uint8 `[height, width, 3]`, RGB, read-only.
+      RGB pixels, read-only.
 
     Raises:
       PictureError: not a picture of `FORMATS`, truncated, damaged, empty, or too large. Damage
@@ -63,7 +66,7 @@ def decode(encoded: bytes, name: str, *, upright: bool = False) -> np.ndarray:
 
 
 def load(encoded: bytes, name: str) -> Image.Image:
-    """The decoded picture in its own mode, for those who need more than its pixels.
+    """The decoded picture in its own mode, with its metadata.
 
     Raises:
       PictureError: as `decode`.
@@ -83,7 +86,7 @@ def open_picture(encoded: bytes, name: str) -> Image.Image:
     """The picture with its header read; no pixel is decoded.
 
     Raises:
-      PictureError: as `decode`, as far as the header tells.
+      PictureError: as `decode`, for what the header shows.
     """
     picture = _open(encoded, name)
     try:
@@ -95,7 +98,7 @@ def open_picture(encoded: bytes, name: str) -> Image.Image:
 
 
 def is_rotated(picture: Image.Image, name: str) -> bool:
-    """Whether its EXIF data say that it is to be turned or mirrored.
+    """Whether its EXIF orientation rotates or mirrors it.
 
     Raises:
       PictureError: its EXIF data are damaged.
@@ -118,11 +121,11 @@ def _open(encoded: bytes, name: str) -> Image.Image:
     except UnidentifiedImageError as error:
         if encoded.startswith(_SIGNATURES):
             raise PictureError(
-                f"{name}: the header of the picture is damaged or cut short ({len(encoded)} bytes "
+                f"{name}: the header of the picture is damaged or truncated ({len(encoded)} bytes "
                 "in all); fetch the file again"
             ) from error
         raise PictureError(
-            f"{name}: no picture in a known format (begins with {encoded[:12]!r}), expected "
+            f"{name}: not a picture in a supported format (begins with {encoded[:12]!r}), expected "
             f"{', '.join(FORMATS)}; fetch the file again, or convert it"
         ) from error
     except MemoryError:
@@ -159,11 +162,11 @@ def _ends_in_zeros(jpeg: bytes) -> bool:
     return jpeg.endswith(_ZEROS) and not jpeg.rstrip(b"\0").endswith(_JPEG_END)
 
 
-def rgb(picture: Image.Image, name: str) -> np.ndarray:
+def rgb(picture: Image.Image, name: str) -> UInt8[np.ndarray, "height width 3"]:
     """The pixels of a loaded picture, as `decode`.
 
     Raises:
-      PictureError: its colours cannot be made RGB.
+      PictureError: its colours cannot be converted to RGB.
     """
     if picture.mode == "RGB":
         return np.asarray(picture)
@@ -178,7 +181,7 @@ def rgb(picture: Image.Image, name: str) -> np.ndarray:
         raise
     except Exception as error:  # whatever the colour management behind some modes raises
         raise PictureError(
-            f"{name}: colours of mode {picture.mode} cannot be made RGB; save it as RGB"
+            f"{name}: colours of mode {picture.mode} cannot be converted to RGB; save it as RGB"
         ) from error
 
 
@@ -189,7 +192,7 @@ def _too_large(name: str, found: str) -> PictureError:
 def _damaged(name: str, error: Exception) -> PictureError:
     text = one_line(error)
     truncated = isinstance(error, EOFError) or "truncated" in text.lower()
-    state = "cut short" if truncated else "damaged"
+    state = "truncated" if truncated else "damaged"
     return PictureError(
         f"{name}: the picture is {state} ({text}); fetch the file again", truncated=truncated
     )

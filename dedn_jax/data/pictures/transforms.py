@@ -1,4 +1,4 @@
-"""Resizing and cropping of pictures, uint8 `[height, width, 3]`, as torchvision does on PIL images.
+"""Resizing and cropping of pictures, as torchvision does on PIL images.
 
 Results may be views of the argument. Source: torchvision's `transforms.functional` and
 `RandomResizedCrop.get_params`. Resizing is Pillow's antialiased bilinear one, bit for bit;
@@ -11,20 +11,23 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, UInt8
 from PIL import Image
 
-_TRIES = 10  # of torchvision, to find a random box inside of the picture
+Picture = UInt8[np.ndarray, "height width 3"]
+
+# Draws of a random box until one lies inside the picture, as in torchvision.
+_TRIES = 10
 
 
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear, antialiased: `[height, width, 3]`."""
+def resize(image: Picture, height: int, width: int) -> Picture:
+    """Bilinear, antialiased, to `[height, width, 3]`."""
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def resize_short_side(image: np.ndarray, size: int) -> np.ndarray:
+def resize_short_side(image: Picture, size: int) -> Picture:
     """The shorter side becomes `size` pixels, the longer one `int(size · long / short)`."""
     height, width = image.shape[:2]
     return resize(image, *_resized(height, width, size))
@@ -35,8 +38,8 @@ def _resized(height: int, width: int, size: int) -> tuple[int, int]:
     return (size, long) if height <= width else (long, size)
 
 
-def center_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """The middle `[size, size, 3]`; where the picture is smaller, zeros are put around it."""
+def center_crop(image: Picture, size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """The centre of the picture; one that is smaller is padded with zeros."""
     height, width = image.shape[:2]
     if height < size or width < size:
         down, right = max(size - height, 0), max(size - width, 0)
@@ -52,11 +55,11 @@ def _margin(length: int, size: int) -> int:
     return round((length - size) / 2.0)  # half to even, as torchvision
 
 
-def standard(image: np.ndarray, short_side: int, crop: int) -> np.ndarray:
-    """What pictures pass through before a backbone at evaluation: `[crop, crop, 3]`.
+def standard(image: Picture, short_side: int, crop: int) -> UInt8[np.ndarray, "crop crop 3"]:
+    """The transform of evaluation: `resize_short_side`, then `center_crop`.
 
-    `resize_short_side` and `center_crop`. Resizing the middle alone would round its box to float32
-    and change some pixels by a level.
+    Pillow could resize just the centre, but would round its box to float32, which changes some
+    pixels by one level.
     """
     return center_crop(resize_short_side(image, short_side), crop)
 
@@ -64,10 +67,10 @@ def standard(image: np.ndarray, short_side: int, crop: int) -> np.ndarray:
 def standard_points(
     points: Float[np.ndarray, "points 2"], height: int, width: int, short_side: int, crop: int
 ) -> Float64[np.ndarray, "points 2"]:
-    """Where points of a picture lie after `standard`, which may be outside of the crop.
+    """Where points of a picture lie after `standard`, which may be outside the crop.
 
     Args:
-      points: x and y in pixels of the picture, from its left upper corner.
+      points: x and y in pixels of the picture, from its upper left corner.
       height, width: of the picture.
       short_side, crop: as for `standard`.
 
@@ -75,7 +78,7 @@ def standard_points(
       x and y in pixels of the crop.
     """
     tall, wide = _resized(height, width, short_side)
-    # Where the picture is smaller than the crop, zeros stand around it.
+    # A picture smaller than the crop is padded with zeros.
     left, top = (
         _margin(length, crop) if length >= crop else -((crop - length) // 2)
         for length in (wide, tall)
@@ -84,21 +87,21 @@ def standard_points(
 
 
 def random_resized_crop(
-    image: np.ndarray,
+    image: Picture,
     size: int,
     rng: np.random.Generator,
     *,
     smallest_area: float,
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> np.ndarray:
-    """A random box of the picture, resized to `[size, size, 3]`.
+) -> UInt8[np.ndarray, "size size 3"]:
+    """A random box of the picture, resized to a square.
 
     Args:
-      image: `[height, width, 3]`.
+      image: the picture.
       size: side of the result in pixels.
-      rng: where the box comes from.
-      smallest_area: least share of the picture's area in the box, in (0, 1]; the most is 1.
-      ratio: least and greatest width / height of the box, drawn log-uniformly.
+      rng: draws the box.
+      smallest_area: of the box, as a fraction of the picture's area, in (0, 1]; the largest is 1.
+      ratio: smallest and largest width / height of the box, drawn log-uniformly.
     """
     full_height, full_width = image.shape[:2]
     top, left, height, width = _random_box(full_height, full_width, rng, smallest_area, ratio)
@@ -112,7 +115,7 @@ def _random_box(
     smallest_area: float,
     ratio: tuple[float, float],
 ) -> tuple[int, int, int, int]:
-    """Top, left, height and width; after ten boxes that reach outside, the largest central one."""
+    """Top, left, height and width; after ten boxes that do not fit, the largest central one."""
     low, high = ratio
     for _ in range(_TRIES):
         area = height * width * rng.uniform(smallest_area, 1.0)
@@ -131,6 +134,6 @@ def _random_box(
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def flip(image: np.ndarray, rng: np.random.Generator, probability: float) -> np.ndarray:
-    """The picture mirrored left to right with this probability, else as it is."""
+def flip(image: Picture, rng: np.random.Generator, probability: float) -> Picture:
+    """The picture, mirrored left to right with this probability."""
     return image[:, ::-1] if rng.random() < probability else image

@@ -47,7 +47,7 @@ class Built(NamedTuple):
 
     Attributes:
       folder: of its version.
-      new: whether it was written now; if not, this very set was there already.
+      new: whether it was written now, or had been built before.
     """
 
     folder: Path
@@ -57,18 +57,19 @@ class Built(NamedTuple):
 def build(
     picture_set: PictureSet, out: Path, *, overwrite: bool = False, wait: bool = False
 ) -> Built:
-    """Writes the set to `<out>/<name>/1.0.0`: the folder appears whole or not at all.
+    """Writes the set to `<out>/<name>/1.0.0`, atomically.
 
-    The same set gives the same bytes. Pictures that are in no split are left out.
+    An interrupted build leaves no such folder. The same set gives the same bytes. Pictures that are
+    in no split are left out.
 
     Args:
       picture_set: what to write.
       out: parent of the folders of all sets; made if missing.
-      overwrite: whether an earlier build of other data, or a damaged one, is replaced.
-      wait: for another process that is building the same set to end, rather than to fail.
+      overwrite: replace an earlier build of other data, or a damaged one.
+      wait: wait for another process that is building the same set, rather than raise.
 
     Returns:
-      The folder, and whether it was written: one that holds this very set is left as it is.
+      The folder, and whether it was written now: a complete build of this set is left unchanged.
 
     Raises:
       InputError: a picture cannot be read; other data are there already; another process is
@@ -80,7 +81,7 @@ def build(
         return Built(target, new=False)
     try:
         with _locked(home, wait):
-            # Whoever held the lock before may have built it.
+            # The process that held the lock may have built it.
             if not overwrite and _is_built(target, picture_set):
                 return Built(target, new=False)
             _check_replaceable(target)
@@ -105,21 +106,21 @@ def _build(picture_set: PictureSet, home: Path, target: Path) -> None:
             raise _cannot_write(home, error) from error
         written = work / picture_set.name / VERSION
         for path in (*written.iterdir(), written):
-            _flush(path)
+            _sync(path)
         if os.path.lexists(target):
             target.rename(work / "replaced")
         written.rename(target)
-        _flush(home)
+        _sync(home)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """What tfds asks of a data set: its features, and the pictures of each split in order."""
+    """The data set as tfds defines one: its features, and the examples of each split in order."""
 
     VERSION = tfds.core.Version(VERSION)
-    # There is nothing to download. tfds would look for a list of checksums beside this module, for
-    # which it needs a package (importlib_resources) that it does not ask for.
+    # Nothing is downloaded. tfds would look for a list of checksums beside this module, by a
+    # package (importlib_resources) that it does not declare as a dependency.
     url_infos: ClassVar[dict] = {}
 
     def __init__(self, picture_set: PictureSet, data_dir: Path) -> None:
@@ -158,7 +159,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
         labels, pictures = self._picture_set.annotations.labels, self._picture_set.pictures
         for row, i in enumerate(split.tolist()):
             data = pictures[i].read()
-            self._metadata.note(i, data)
+            self._metadata.record(i, data)
             yield (
                 row,
                 {
@@ -170,11 +171,11 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
             )
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
-        """Writes the splits, each picture straight to its place.
+        """Writes the splits in the order of their examples.
 
-        tfds's own way is to sort first, even what is in order: in memory, or, from 1 GB a split on,
-        in files that it needs TensorFlow for. And it writes a record's features in an order that
-        changes from run to run.
+        tfds sorts examples first, even if they are in order: in memory, or, for splits of 1 GB and
+        more, in files that need TensorFlow. It also serialises the features of a record in an order
+        that changes from run to run.
         """
         generators = self._split_generators(dl_manager)
         total = sum(len(getattr(self._picture_set.annotations, name)) for name in generators)
@@ -212,7 +213,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
             name=name, shard_lengths=lengths, num_bytes=written, filename_template=template
         )
 
-    # Of what tfds says on standard output nothing fits: it speaks of downloads.
+    # tfds prints how much it downloaded, which is nothing.
     def _log_download_bytes(self) -> None:
         pass
 
@@ -221,14 +222,14 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
 
 
 class _Info(tfds.core.DatasetInfo):
-    """Does not look on a server whether a data set of the same name is known there."""
+    """Without the look-up of a data set of the same name on a server of tfds."""
 
     def initialize_from_bucket(self) -> None:
         pass
 
 
 class _Metadata(tfds.core.Metadata):
-    """Writes the files of ours into tfds's folder before it takes its final name."""
+    """Adds our files to tfds's folder before it is renamed to its final name."""
 
     def __init__(self, picture_set: PictureSet) -> None:
         super().__init__()
@@ -236,8 +237,8 @@ class _Metadata(tfds.core.Metadata):
         self._hashes: dict[int, bytes] = {}
         self._bytes = 0
 
-    def note(self, image: int, data: bytes) -> None:
-        """Takes note of an encoded picture that is being written."""
+    def record(self, image: int, data: bytes) -> None:
+        """Adds an encoded picture to the hashes and the total size."""
         self._hashes[image] = hashlib.sha256(data).digest()
         self._bytes += len(data)
 
@@ -260,7 +261,7 @@ class _Metadata(tfds.core.Metadata):
 
 
 def shard_lengths(sizes: list[int]) -> list[int]:
-    """How many of so large pictures go into each record file, in order: about 512 MiB each."""
+    """Number of pictures in each record file, in order, for files of about 512 MiB."""
     lengths, held = [0], 0
     for size in sizes:
         if lengths[-1] and held + size > _SHARD_BYTES:
@@ -272,7 +273,7 @@ def shard_lengths(sizes: list[int]) -> list[int]:
 
 
 def _label_names(names: tuple[str, ...]) -> list[str]:
-    """Names as tfds can keep them, one a line: none empty, none twice."""
+    """Class names as tfds stores them, one per line: not empty, and unique."""
     result: list[str] = []
     for i, name in enumerate(names):
         label = " ".join(name.split()) or f"class {i}"
@@ -283,7 +284,7 @@ def _label_names(names: tuple[str, ...]) -> list[str]:
 
 
 def _digest(hashes: dict[int, bytes]) -> str:
-    """Changes with any byte of any picture and with their order."""
+    """A hash of the pictures' contents and order."""
     h = hashlib.sha256()
     for image in sorted(hashes):
         h.update(image.to_bytes(8, "little"))
@@ -292,12 +293,12 @@ def _digest(hashes: dict[int, bytes]) -> str:
 
 
 def _listing(picture_set: PictureSet) -> str:
-    """Changes with the names and sizes of the pictures as they lie there; quickly made."""
+    """A hash of the pictures' names and sizes, for which none has to be read."""
     rows = [(p.name, p.size(), p.upright) for p in picture_set.pictures]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-# --- what is there already ----------------------------------------------------------------------
+# --- existing builds ----------------------------------------------------------------------------
 
 
 def _is_built(target: Path, picture_set: PictureSet) -> bool:
@@ -324,25 +325,25 @@ def _same_annotations(a: Annotations, b: Annotations) -> bool:
 
 
 def _same_pictures(target: Path, digest: str, picture_set: PictureSet) -> bool:
-    note = target / PICTURES_FILE
-    if read_json(note).get("listing") != _listing(picture_set):
+    manifest = target / PICTURES_FILE
+    if read_json(manifest).get("listing") != _listing(picture_set):
         return False
     pictures = picture_set.pictures
-    built = note.stat().st_mtime
+    built = manifest.stat().st_mtime
     if all(p.path is not None and p.modified() < built for p in pictures):
         return True
-    # Written since, or not in files: names and sizes do not tell.
+    # Modified since the build, or not in files: names and sizes are not enough.
     splits = (getattr(picture_set.annotations, name).tolist() for name in SPLITS)
     hashes = {i: hashlib.sha256(pictures[i].read()).digest() for split in splits for i in split}
     return _digest(hashes) == digest
 
 
 def _check_replaceable(target: Path) -> None:
-    """Refuses to replace what no build wrote."""
+    """Refuses to replace a folder that no build wrote."""
     if os.path.lexists(target) and not (
         target.is_dir() and not target.is_symlink() and (target / "dataset_info.json").exists()
     ):
-        raise InputError(f"{target}: is no folder that a build wrote; move it away")
+        raise InputError(f"{target}: not a folder that `dedn data build` wrote; move it away")
 
 
 # --- the disk -----------------------------------------------------------------------------------
@@ -350,7 +351,7 @@ def _check_replaceable(target: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(home: Path, wait: bool) -> Iterator[None]:
-    """Keeps a second process from building the same set; the system frees it if this one dies."""
+    """Locks out other builds of the same set; the lock ends with this process."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked_folder(home, _LOCK, wait=wait))
@@ -377,12 +378,12 @@ def _cannot_write(home: Path, error: Exception) -> InputError:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
     reason = reason.split(";")[0]  # array_record adds the path of a temporary file
-    advice = "make room" if full else "see to its permissions and free space"
+    advice = "make room" if full else "check its permissions and free space"
     return InputError(f"{home}: cannot be written: {reason}; {advice}, or choose another folder")
 
 
-def _flush(path: Path) -> None:
-    """To the disk, so that a power cut leaves no folder that only looks whole."""
+def _sync(path: Path) -> None:
+    """Syncs to disk, so that a power failure leaves no folder that only looks complete."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -107,7 +107,9 @@ def test_colours_that_cannot_be_converted(monkeypatch):
         raise ValueError("conversion not supported")
 
     monkeypatch.setattr(Image.Image, "convert", fail)
-    with pytest.raises(InputError, match=r"^a\.jpg: colours of mode L cannot be made RGB; save it"):
+    with pytest.raises(
+        InputError, match=r"^a\.jpg: colours of mode L cannot be converted to RGB; save it"
+    ):
         decode(PICTURES["grey JPEG"], "a.jpg")
 
 
@@ -144,10 +146,10 @@ def png_header(width: int, height: int) -> bytes:
 JPEG = PICTURES["colour JPEG"]
 REFUSED = {
     "no bytes": (b"", r"the file is empty \(0 bytes\)"),
-    "text": (b"<!DOCTYPE html><html>404</html>", r"no picture .*begins with b'<!DOCTYPE ht'"),
-    "zeros": (bytes(1000), "no picture in a known format"),
+    "text": (b"<!DOCTYPE html><html>404</html>", r"not a picture .*begins with b'<!DOCTYPE ht'"),
+    "zeros": (bytes(1000), "not a picture in a supported format"),
     "another format": (encode(COLOUR, "PPM"), r"begins with b'P6\\n56 40\\n255'.*JPEG, PNG, WEBP"),
-    "a header's beginning": (JPEG[:20], r"header .* damaged or cut short \(20 bytes in all\)"),
+    "a header's beginning": (JPEG[:20], r"header .* damaged or truncated \(20 bytes in all\)"),
     "32-bit floats": (encode(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), "32 bits a s"),
     "32-bit integers": (encode(Image.fromarray(np.ones((4, 4), np.int32)), "TIFF"), "32 bits a s"),
     "a thin strip": (encode(Image.new("RGB", (2, 201)), "PNG"), "2 x 201 pixels, expected sides"),
@@ -166,7 +168,9 @@ def test_refused(kind):
 @pytest.mark.parametrize("kind", [k for k in FORMATS if k != "WEBP"])
 def test_truncated(kind):
     encoded = PICTURES[f"colour {kind}"]
-    with pytest.raises(PictureError, match=r"^a\.jpg: .*cut short.*; fetch the file again$") as e:
+    with pytest.raises(
+        PictureError, match=r"^a\.jpg: .*is truncated.*; fetch the file again$"
+    ) as e:
         decode(encoded[: len(encoded) // 2], "a.jpg")
     assert e.value.truncated
 

@@ -76,7 +76,7 @@ def test_facts():
 
 def test_facts_of_a_bad_picture():
     facts = inspect_picture(PICTURES["half.jpg"], "half.jpg")
-    assert facts.problem.startswith("half.jpg: the picture is cut short (")
+    assert facts.problem.startswith("half.jpg: the picture is truncated (")
     assert facts.truncated
     assert facts.kinds() == ["truncated"]
     assert (facts.format, facts.mode, facts.height, facts.width) == ("", "", 0, 0)
@@ -91,7 +91,9 @@ def test_report():
     assert report.listed["short side below 32"] == [("small.jpg", "60 x 31")]
     assert report.listed["duplicates"] == [("again.jpg", "as plain.jpg")]
     assert report.listed["palette or alpha"][0] == ("palette.png", "PNG, mode P")
-    assert report.listed["unreadable"][0][1].startswith("no picture in a known format (begins")
+    assert report.listed["unreadable"][0][1].startswith(
+        "not a picture in a supported format (begins"
+    )
 
 
 def test_table():

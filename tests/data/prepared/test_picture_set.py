@@ -93,7 +93,9 @@ def test_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert f"{path}: is empty" in message(Picture("a", path))
     path.write_bytes(b"<html>not found</html>")
     assert Picture("a", path).read() == b"<html>not found</html>"
-    assert f"{path}: no picture in a known format" in message(Picture("a", path, upright=True))
+    assert f"{path}: not a picture in a supported format" in message(
+        Picture("a", path, upright=True)
+    )
     path.write_bytes(encoded(np.zeros((64, 64, 3), np.uint8), "JPEG", 6)[:-300])
     assert str(path) in message(Picture("a", path, upright=True))
     monkeypatch.setattr(picture_set, "MAX_PICTURE_BYTES", 10)

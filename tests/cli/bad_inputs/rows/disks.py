@@ -63,7 +63,7 @@ DISKS = [
         lambda w: _limited(w, 2000, _build(w)),
         "out/mine",
         "File too large",
-        "see to its permissions and free space",
+        "check its permissions and free space",
     ),
     Bad(
         "full disk at the end of a build",

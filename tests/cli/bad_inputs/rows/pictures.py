@@ -39,21 +39,21 @@ PICTURES = [
         "truncated JPEG at check",
         lambda w: _check_with(w, jpeg()[:2000]),
         "class 1/0.jpg",
-        "1 of 24 pictures cannot be used; the first is pictures/class 1/0.jpg: the picture is cut",
+        "1 of 24 pictures cannot be used; the first is pictures/class 1/0.jpg: the picture is trun",
         "fetch the file again",
     ),
     Bad(
         "text named .jpg at check",
         lambda w: _check_with(w, b"not a picture"),
         "class 1/0.jpg",
-        "1 of 24 pictures cannot be used; the first is pictures/class 1/0.jpg: no picture in a",
+        "1 of 24 pictures cannot be used; the first is pictures/class 1/0.jpg: not a picture in",
         "fetch the file again, or convert it",
     ),
     Bad(
         "text named .jpg at build",
         lambda w: _build_with(w, b"not a picture"),
         "class 1/0.jpg",
-        "no picture in a known format",
+        "not a picture in a supported format",
         "fetch the file again, or convert it",
     ),
     Bad(
@@ -82,7 +82,7 @@ PICTURES = [
         "truncated JPEG at extraction",
         lambda w: _extract_with(w, jpeg()[:2000], "class 1/0.jpg"),
         "class 1/0.jpg",
-        "the picture is cut short",
+        "the picture is truncated",
         "fetch the file again",
     ),
     Bad(
