@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dedn_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from dedn_jax.inference.candidates import Candidates
 
 
 def path_flag(text: str) -> Path:
@@ -53,3 +57,52 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", required=True, help="recipe file or name, such as configs/cub_gzsl.py"
     )
+
+
+def add_pictures(parser: argparse.ArgumentParser, nargs: str) -> None:
+    """Adds pictures, as many as `nargs` says, for `find_pictures`."""
+    parser.add_argument(
+        "pictures",
+        nargs=nargs,
+        type=path_flag,
+        metavar="PICTURE|FOLDER",
+        help="files, and folders to look for pictures in; links in these are not followed",
+    )
+
+
+def add_candidates(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that `chosen_candidates` reads."""
+    parser.add_argument(
+        "--among", choices=("all", "seen", "unseen"), default="all", help="which candidates"
+    )
+    parser.add_argument(
+        "--classes",
+        type=path_flag,
+        metavar="FILE",
+        help="new classes, unseen: a CSV file with the header name,<attribute>,... (any order) and "
+        "a row for each class, on the scale of `dedn predict --write-classes`",
+    )
+    parser.add_argument(
+        "--only", action="store_true", help="the classes of --classes in place of the run's"
+    )
+
+
+def check_candidates(args: argparse.Namespace) -> None:
+    """Checks the flags of `add_candidates`, before a run is opened.
+
+    Raises:
+      InputError: one that has no effect.
+    """
+    if args.only and not args.classes:
+        raise InputError("--only: there are no new classes; give them with --classes=FILE.csv")
+
+
+def chosen_candidates(args: argparse.Namespace, candidates: Candidates) -> Candidates:
+    """A run's candidates, changed as the flags of `add_candidates` say.
+
+    Raises:
+      InputError: classes that cannot be used, or none are left.
+    """
+    if args.classes:
+        candidates = candidates.with_new(args.classes, only=args.only)
+    return candidates.only(args.among)

@@ -13,6 +13,7 @@ from dedn_jax import __version__
 from dedn_jax.cli.arguments import joins_processes
 from dedn_jax.cli.compare import add_compare
 from dedn_jax.cli.data import add_data
+from dedn_jax.cli.explain import add_explain, add_localise
 from dedn_jax.cli.features import add_features
 from dedn_jax.cli.plan import add_plan
 from dedn_jax.cli.predict import add_predict
@@ -41,6 +42,8 @@ def _parser() -> argparse.ArgumentParser:
         add_sweep,
         add_evaluate,
         add_predict,
+        add_explain,
+        add_localise,
         add_demo,
         add_export,
         add_data,

@@ -7,7 +7,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dedn_jax.cli.arguments import path_flag
+from dedn_jax.cli.arguments import (
+    add_candidates,
+    add_pictures,
+    check_candidates,
+    chosen_candidates,
+    path_flag,
+)
 from dedn_jax.errors import InputError
 
 _DESCRIPTION = """\
@@ -38,29 +44,11 @@ def add_predict(jobs: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     predict.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
-    predict.add_argument(
-        "pictures",
-        nargs="*",
-        type=path_flag,
-        metavar="PICTURE|FOLDER",
-        help="files, and folders to look for pictures in; links in these are not followed",
-    )
+    add_pictures(predict, "*")
     predict.add_argument(
         "--top", type=int, default=5, help="classes to name for each picture (default: 5)"
     )
-    predict.add_argument(
-        "--among", choices=("all", "seen", "unseen"), default="all", help="which candidates"
-    )
-    predict.add_argument(
-        "--classes",
-        type=path_flag,
-        metavar="FILE",
-        help="new classes, unseen: a CSV file with the header name,<attribute>,... (any order) and "
-        "a row for each class, on the scale of --write-classes",
-    )
-    predict.add_argument(
-        "--only", action="store_true", help="the classes of --classes in place of the run's"
-    )
+    add_candidates(predict)
     predict.add_argument(
         "--write-classes",
         type=path_flag,
@@ -102,12 +90,10 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
         print(f"Wrote {args.write_classes}: {len(candidates.names)} classes")
         return 0
     files = find_pictures(args.pictures)
-    if args.classes:
-        candidates = candidates.with_new(args.classes, only=args.only)
     skipped = predict_to_files(
         run,
         files,
-        candidates.only(args.among),
+        chosen_candidates(args, candidates),
         top=args.top,
         batch_size=args.batch_size,
         json_file=args.json,
@@ -121,8 +107,7 @@ def _check(args: argparse.Namespace) -> None:
     for flag, value in (("--top", args.top), ("--batch-size", args.batch_size)):
         if value is not None and value < 1:
             raise InputError(f"{flag}={value}, expected at least 1")
-    if args.only and not args.classes:
-        raise InputError("--only: there are no new classes; give them with --classes=FILE.csv")
+    check_candidates(args)
     if args.write_classes and args.pictures:
         raise InputError(
             f"--write-classes={args.write_classes}: given with pictures, which it does not look "

@@ -14,10 +14,10 @@ from typing import Any, BinaryIO, Protocol
 from dedn_jax.errors import InputError
 from dedn_jax.files import atomic_file, check_output
 from dedn_jax.inference.candidates import Candidates
+from dedn_jax.inference.picture_progress import PictureProgress, printable
 from dedn_jax.inference.predict import predict
 from dedn_jax.inference.predictions import Predictions
 from dedn_jax.inference.scorer import PictureScorer
-from dedn_jax.progress import progress
 from dedn_jax.training.run import TrainingRun
 
 STDOUT = Path("-")
@@ -57,7 +57,6 @@ def predict_to_files(
     """
     scorer = PictureScorer(run, batch_size)
     mixing = run.mixing()
-    skipped: list[tuple[str, str]] = []
     with ExitStack() as stack:
         outputs: list[Output] = []
         if json_file:
@@ -65,30 +64,16 @@ def predict_to_files(
             outputs.append(Json(stack.enter_context(output_file(json_file)), about))
         if csv_file:
             outputs.append(Csv(stack.enter_context(output_file(csv_file))))
-        live = sys.stderr.isatty()
-        bar = progress(len(files), "predicting", "picture", delay=0 if live else 2)
-        stack.enter_context(bar)
-        # Lines go above a bar that is live; in a log file there is none to move.
-        say = bar.write if live else print
+        bar = stack.enter_context(PictureProgress(len(files), "predicting", strict=strict))
         if STDOUT not in (json_file, csv_file):
-            outputs.append(Table(say))
-
-        def skip(name: str, error: InputError) -> None:
-            if strict:
-                raise error
-            skipped.append((name, str(error)))
-            say(f"dedn: {printable(str(error))}", file=sys.stderr)
-            bar.update()
-
-        for predictions in predict(scorer, files, candidates, mixing, top=top, skip=skip):
+            outputs.append(Table(bar.say))
+        for predictions in predict(scorer, files, candidates, mixing, top=top, skip=bar.skip):
             for output in outputs:
                 output.write(predictions)
             bar.update(len(predictions))
         for output in outputs:
-            output.end(skipped)
-    if skipped:
-        print(f"dedn: {len(skipped)} of {len(files)} pictures were skipped", file=sys.stderr)
-    return len(skipped)
+            output.end(bar.skipped)
+    return len(bar.skipped)
 
 
 class Output(Protocol):
@@ -208,8 +193,3 @@ def table_lines(predictions: Predictions) -> list[str]:
             found = ", ".join(f"{printable(a.name)} {a.contribution:+.2f}" for a in strongest)
             lines.append(f"      {expert:<6}  {found}")
     return lines
-
-
-def printable(text: str) -> str:
-    """On one line of a terminal: what would not show, or change it, is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

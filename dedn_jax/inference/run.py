@@ -84,9 +84,7 @@ class Run(TrainingRun):
           InputError: the run is not finished, a picture or class cannot be used, or the run's
             features do not say how they were made (see `picture_scorer`).
         """
-        if classes is None or not isinstance(classes, Candidates):
-            classes = self.candidates if classes is None else self.candidates.with_new(classes)
-        candidates = classes.only(among)
+        candidates = self._candidates(classes).only(among)
         sources = as_sources(images)
         found = predict(self.picture_scorer, sources, candidates, self.mixing(), top=top)
         return joined(list(found))
@@ -95,7 +93,7 @@ class Run(TrainingRun):
         self,
         picture: PictureSource,
         *,
-        classes: Candidates | None = None,
+        classes: Candidates | NewClasses | None = None,
         explained: str | None = None,
         against: str | None = None,
     ) -> Explanation:
@@ -110,7 +108,7 @@ class Run(TrainingRun):
 
         Args:
           picture: a file's path or its content, or `[height, width, 3]` uint8 RGB pixels.
-          classes: to choose among; None: the run's, `candidates`.
+          classes: as for `predict`.
           explained: name of the class to explain; None: the one with the best score.
           against: name of the class to compare it with; None: the best of the others.
 
@@ -120,11 +118,16 @@ class Run(TrainingRun):
         return explain(
             self.picture_scorer,
             picture,
-            classes or self.candidates,
+            self._candidates(classes),
             self.mixing(),
             explained=explained,
             against=against,
         )
+
+    def _candidates(self, classes: Candidates | NewClasses | None) -> Candidates:
+        if isinstance(classes, Candidates):
+            return classes
+        return self.candidates if classes is None else self.candidates.with_new(classes)
 
 
 def train(

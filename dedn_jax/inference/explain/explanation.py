@@ -80,11 +80,7 @@ class Explanation:
                 for k in self.ranked()
                 for s in (self.scores[k],)
             ],
-            "mixing": {
-                "gamma": self.mixing.gamma,
-                "expert_mix": self.mixing.expert_mix,
-                "region_mix": self.mixing.region_mix,
-            },
+            "mixing": self.mixing.to_json(),
             "score": self._decomposition(self.score),
             "difference": self.difference and self._decomposition(self.difference),
             "attribute_scores": {
@@ -127,10 +123,7 @@ def explain(
     Raises:
       InputError: the picture cannot be used, or a name is not one of the candidates'.
     """
-    chosen = None if explained is None else position(candidates, explained)
-    other = None if against is None else position(candidates, against)
-    if other is not None and (chosen == other or len(candidates.names) == 1):
-        raise InputError(f"class {against!r} cannot be compared with itself; name another one")
+    chosen, other = positions(candidates, explained, against)
     pixels = scorer.decode(picture)
     branches, weights = scorer.attention(pixels[None])
     scores = candidates.scores(branches).mixed(mixing)[0]
@@ -164,12 +157,22 @@ def explain(
     )
 
 
-def position(candidates: Candidates, name: str) -> int:
-    """The position of a candidate.
+def positions(
+    candidates: Candidates, explained: str | None, against: str | None
+) -> tuple[int | None, int | None]:
+    """The positions of the class to explain and of the one to compare it with.
 
     Raises:
-      InputError: no candidate has the name.
+      InputError: no candidate has the name, or there is none to compare with but itself.
     """
+    chosen = None if explained is None else _position(candidates, explained)
+    other = None if against is None else _position(candidates, against)
+    if other is not None and (chosen == other or len(candidates.names) == 1):
+        raise InputError(f"class {against!r} cannot be compared with itself; name another one")
+    return chosen, other
+
+
+def _position(candidates: Candidates, name: str) -> int:
     if name not in candidates.names:
         close = difflib.get_close_matches(name, candidates.names, 3)
         raise InputError(

@@ -59,6 +59,20 @@ class Localisation:
             for name, measure in (("overlap", self.overlap), ("inside", self.inside))
         } | {"pictures": self.pictures, "box": BOX, "iou": IOU}
 
+    def table(self) -> str:
+        """A fixed-width table in percent, a line per part and one for the mean."""
+        measures = ((f"IoU > {IOU}", self.overlap), ("peak in box", self.inside))
+        head = " " * 15 + "".join(f"{title:^27}" for title, _ in measures)
+        columns = "".join(f"{name:>9}" for _, measure in measures for name in measure)
+        lines = [head.rstrip(), f"{'part':<6}{'pictures':>9}{columns}"]
+        for part, count in self.pictures.items():
+            cells = "".join(
+                f"{100 * shares[part]:9.1f}" for _, m in measures for shares in m.values()
+            )
+            lines.append(f"{part:<6}{count:>9}{cells}")
+        means = "".join(f"{100 * x:9.1f}" for _, m in measures for x in self.mean(m).values())
+        return "\n".join([*lines, f"{'mean':<15}{means}  (without the {NOT_IN_MEAN})"])
+
 
 class Localiser:
     """Takes in picture after picture.

@@ -8,15 +8,63 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from dedn_jax.data.pictures.transforms import standard_points
+from dedn_jax.data.sources.attribute_names import read_attribute_names
 from dedn_jax.errors import InputError
 from dedn_jax.inference.candidates import Candidates
-from dedn_jax.inference.explain.localisation import Localisation, Localiser
-from dedn_jax.inference.explain.part_files import PartAnnotations
+from dedn_jax.inference.explain.localisation import (
+    Localisation,
+    Localiser,
+    attribute_families,
+)
+from dedn_jax.inference.explain.part_files import PartAnnotations, read_parts
 from dedn_jax.inference.picture_files import find_pictures, read_pixels
+from dedn_jax.inference.picture_progress import PictureProgress
 from dedn_jax.inference.scorer import PictureScorer
-from dedn_jax.progress import progress
+from dedn_jax.training.run import TrainingRun
 
 _MOST = 16  # pictures at a time: the attention of one may take megabytes
+
+
+def localise_run(
+    run: TrainingRun, parts: Path, pictures: Sequence[Path] = (), attributes: Path | None = None
+) -> tuple[Localisation, int]:
+    """Measures a run on pictures of CUB.
+
+    Pictures that cannot be used are named on standard error and skipped.
+
+    Args:
+      run: a finished run.
+      parts: `CUB_200_2011/parts`.
+      pictures: files and folders; none: the pictures of the run's unseen classes in
+        `CUB_200_2011/images`.
+      attributes: CUB's `attributes.txt`; None: the data set has the names.
+
+    Returns:
+      The shares, and how many pictures were skipped.
+
+    Raises:
+      InputError: the run or its backbone cannot be used, attributes that are not CUB's, or files or
+        pictures that do not belong together.
+    """
+    names = run.outline.attribute_names
+    if attributes is not None:
+        names = read_attribute_names(attributes)
+        if len(names) != run.outline.num_attributes:
+            raise InputError(
+                f"{attributes}: {len(names)} attributes, but the run has "
+                f"{run.outline.num_attributes}; give the file of its data set"
+            )
+    attribute_families(names)  # names that are not CUB's show before seconds of work
+    annotations = read_parts(parts)
+    if pictures:
+        files = find_pictures(pictures)
+    else:
+        images = parts.resolve().parent / "images"
+        files = pictures_of_unseen_classes(images, Candidates.of_run(run))
+    scorer = PictureScorer(run)
+    with PictureProgress(len(files), "localising") as bar:
+        found = localise(scorer, annotations, names, files, skip=bar.skip, advance=bar.update)
+    return found, len(bar.skipped)
 
 
 def localise(
@@ -24,7 +72,9 @@ def localise(
     annotations: PartAnnotations,
     attribute_names: Sequence[str],
     paths: Sequence[str],
+    *,
     skip: Callable[[str, InputError], object],
+    advance: Callable[[int], object],
 ) -> Localisation:
     """How often the region attention of each expert peaks at the part that an attribute is of.
 
@@ -34,6 +84,7 @@ def localise(
       attribute_names: in the data set's order.
       paths: of pictures, which end as in `images.txt`: `class/file.jpg`.
       skip: called for a picture that cannot be read, which is left out unless this raises.
+      advance: called with the number of pictures that were looked at.
 
     Raises:
       InputError: attributes that are not CUB's, or a picture without annotations.
@@ -41,28 +92,26 @@ def localise(
     side = scorer.transform.crop
     localiser = Localiser(attribute_names, scorer.grid, side)
     ids = [_image_id(path, annotations) for path in paths]
-    with progress(len(paths), "localising", "picture", delay=2) as bar:
-        size = min(scorer.batch_size, _MOST)
-        for start in range(0, len(paths), size):
-            pictures, places = [], []
-            for path, image in zip(paths[start:][:size], ids[start:], strict=False):
-                try:
-                    pixels = read_pixels(path)
-                except InputError as error:
-                    skip(path, error)
-                    continue
-                pictures.append(scorer.transform.evaluated(pixels))
-                places.append(_placed(annotations, image, pixels.shape[:2], scorer))
-            if pictures:
-                scores, weights = scorer.attention(np.stack(pictures))
-                for row, (points, bird) in enumerate(places):
-                    localiser.add(
-                        np.stack([expert.region[row] for expert in scores]),
-                        np.stack([expert.region[row] for expert in weights]),
-                        points,
-                        bird,
-                    )
-            bar.update(len(paths[start:][:size]))
+    size = min(scorer.batch_size, _MOST)
+    for start in range(0, len(paths), size):
+        pictures, places = [], []
+        for path, image in zip(paths[start:][:size], ids[start:], strict=False):
+            try:
+                pixels = read_pixels(path)
+            except InputError as error:
+                skip(path, error)
+                continue
+            pictures.append(scorer.transform.evaluated(pixels))
+            places.append(_placed(annotations, image, pixels.shape[:2], scorer))
+        if not pictures:
+            continue
+        scores, weights = scorer.attention(np.stack(pictures))
+        for row, (points, bird) in enumerate(places):
+            of_scores, of_weights = (
+                np.stack([expert.region[row] for expert in both]) for both in (scores, weights)
+            )
+            localiser.add(of_scores, of_weights, points, bird)
+        advance(len(pictures))
     return localiser.result()
 
 

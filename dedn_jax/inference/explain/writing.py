@@ -1,4 +1,4 @@
-"""The files of an explanation, under names made of the pictures' names."""
+"""Explanations of pictures as files, under names made of the pictures' names."""
 
 from __future__ import annotations
 
@@ -7,13 +7,69 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from dedn_jax.files import write_atomically, write_json
-from dedn_jax.inference.explain.explanation import Explanation
+from dedn_jax.errors import InputError
+from dedn_jax.files import check_output, write_atomically, write_json
+from dedn_jax.inference.candidates import Candidates
+from dedn_jax.inference.explain.explanation import Explanation, explain, positions
 from dedn_jax.inference.explain.figures import draw_attention, draw_scores
 from dedn_jax.inference.explain.page import page
+from dedn_jax.inference.picture_progress import PictureProgress, printable
+from dedn_jax.inference.scorer import PictureScorer
+from dedn_jax.training.run import TrainingRun
 
 _MAX_BYTES = 100  # of a name, in UTF-8: most file systems allow 255 with what is added
 _UNSAFE = re.compile(r"[^\w.-]+")
+
+
+def explain_to_files(
+    run: TrainingRun,
+    pictures: Sequence[str],
+    candidates: Candidates,
+    folder: Path,
+    *,
+    top: int,
+    explained: str | None = None,
+    against: str | None = None,
+) -> int:
+    """Explains pictures one by one, writes the files of each and names its page.
+
+    Pictures that cannot be used are named on standard error and skipped.
+
+    Args:
+      run: a finished run.
+      pictures: files.
+      candidates: the classes.
+      folder: made if missing.
+      top: how many attributes and channels are shown of each kind.
+      explained, against: as for `explain`.
+
+    Returns:
+      How many pictures were skipped.
+
+    Raises:
+      InputError: the run or its backbone cannot be used, a class is no candidate, or the folder
+        cannot be written to.
+    """
+    positions(candidates, explained, against)  # a misspelt name shows before seconds of work
+    stems = safe_stems(pictures)
+    for stem in stems:
+        for name in _files(stem):
+            check_output(folder / name, Path(name).suffix)
+    mixing, scorer = run.mixing(), PictureScorer(run)
+    with PictureProgress(len(pictures), "explaining") as bar:
+        for picture, stem in zip(pictures, stems, strict=True):
+            try:
+                found = explain(
+                    scorer, picture, candidates, mixing, explained=explained, against=against
+                )
+            except InputError as error:
+                bar.skip(picture, error)
+                continue
+            page_file = write_explanation(found, folder, stem, picture, top)
+            text = f"{picture}: {found.class_name} {found.score.total:.3f}, see {page_file}"
+            bar.say(printable(text))
+            bar.update()
+    return len(bar.skipped)
 
 
 def write_explanation(
@@ -31,13 +87,17 @@ def write_explanation(
     Returns:
       The page.
     """
-    write_json(folder / f"{stem}.json", {"picture": name} | explanation.to_json())
-    write_atomically(folder / f"{stem}-scores.png", draw_scores(explanation, top))
-    write_atomically(folder / f"{stem}-attention.png", draw_attention(explanation, top))
-    path = folder / f"{stem}.html"
+    html, numbers, scores, attention = (folder / name for name in _files(stem))
+    write_json(numbers, {"picture": name} | explanation.to_json())
+    write_atomically(scores, draw_scores(explanation, top))
+    write_atomically(attention, draw_attention(explanation, top))
     # A file's name need not be UTF-8.
-    write_atomically(path, page(explanation, name, top).encode(errors="replace"))
-    return path
+    write_atomically(html, page(explanation, name, top).encode(errors="replace"))
+    return html
+
+
+def _files(stem: str) -> tuple[str, str, str, str]:
+    return f"{stem}.html", f"{stem}.json", f"{stem}-scores.png", f"{stem}-attention.png"
 
 
 def safe_stems(names: Sequence[str]) -> list[str]:

@@ -47,6 +47,10 @@ def _mirrored(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return maps, maps[:, :, ::-1]
 
 
+def _ignore(*_: object) -> None:
+    pass
+
+
 def _birds(root: Path) -> list[str]:
     """Pictures of several shapes with one visible point each, which is red."""
     pictures, visible = {}, {}
@@ -74,13 +78,14 @@ def test_attention_that_follows_the_pixels_finds_every_part(tmp_path: Path):
     paths = _birds(tmp_path)
     annotations = read_parts(tmp_path / "parts")
     skipped: list[str] = []
+    counted: list[int] = []
     found = localise(LooksAtRed(), annotations, NAMES, paths, lambda name, _: skipped.append(name))
     assert found.overlap["coarse"] == dict.fromkeys(POINTS, 1.0)
     assert found.inside["coarse"] == dict.fromkeys(POINTS, 1.0)
     assert found.overlap["fine"] == found.inside["fine"] == dict.fromkeys(POINTS, 0.0)
     assert found.pictures == {part: len(points) for part, points in POINTS.items()}
     assert 0 < found.mean(found.overlap)["chance"] < 0.05
-    assert not skipped
+    assert not skipped and counted == [4, 4, 4, 3]
 
 
 def test_damaged_pictures_are_skipped(tmp_path: Path):
@@ -88,7 +93,9 @@ def test_damaged_pictures_are_skipped(tmp_path: Path):
     Path(paths[3]).write_bytes(b"not a picture")
     skipped: dict[str, InputError] = {}
     annotations = read_parts(tmp_path / "parts")
-    found = localise(LooksAtRed(), annotations, NAMES, paths, skipped.__setitem__)
+    found = localise(
+        LooksAtRed(), annotations, NAMES, paths, skip=skipped.__setitem__, advance=_ignore
+    )
     assert list(skipped) == [paths[3]]
     assert "no picture in a known format" in str(skipped[paths[3]])
     assert sum(found.pictures.values()) == len(paths) - 1
@@ -100,7 +107,9 @@ def test_pictures_that_are_not_annotated(tmp_path: Path):
     other = tmp_path / "images" / "001.Jay" / "x.png"
     other.write_bytes(Path(paths[0]).read_bytes())
     with pytest.raises(InputError, match=r"'001.Jay/x.png' is not annotated"):
-        localise(LooksAtRed(), annotations, NAMES, [*paths, str(other)], lambda *_: None)
+        localise(
+            LooksAtRed(), annotations, NAMES, [*paths, str(other)], skip=_ignore, advance=_ignore
+        )
 
 
 def test_a_trained_run(picture_runs: PictureRuns, tmp_path: Path):
@@ -115,7 +124,9 @@ def test_a_trained_run(picture_runs: PictureRuns, tmp_path: Path):
     annotations = read_parts(tmp_path / "parts")
     paths = pictures_of_unseen_classes(folder, run.candidates)
     assert paths == [str(folder / name) for name in names]
-    found = localise(run.picture_scorer, annotations, attributes, paths, lambda *_: None)
+    found = localise(
+        run.picture_scorer, annotations, attributes, paths, skip=_ignore, advance=_ignore
+    )
 
     rows, columns = run.picture_scorer.grid
     side = run.picture_scorer.transform.crop
