@@ -1,33 +1,35 @@
-"""What the bars of an explanation show: the leading attributes, all others, gamma."""
+"""What an explanation shows of its numbers: bars of the leading attributes, and the rest."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
-from dedn_jax.inference.explain.decomposition import BRANCHES, EXPERTS, Decomposition
+from dedn_jax.inference.explain.decomposition import BRANCHES, CHANNEL, EXPERTS, Decomposition
 from dedn_jax.inference.explain.explanation import Explanation
 
 # Of Okabe and Ito's colours for colour-blind readers: blues for the coarse expert, oranges for the
-# fine one, the darker of each for the region branch; grey for gamma.
+# fine one, the darker of each for the region branch.
 SEGMENTS = {
     "coarse, region": "#0072b2",
     "coarse, channel": "#56b4e9",
     "fine, region": "#d55e00",
     "fine, channel": "#e69f00",
-    "gamma": "#666666",
 }
-assert tuple(SEGMENTS)[:-1] == tuple(f"{e}, {b}" for e in EXPERTS for b in BRANCHES)
+assert tuple(SEGMENTS) == tuple(f"{e}, {b}" for e in EXPERTS for b in BRANCHES)
+
+_NOTHING = 1e-8  # what rounding leaves of a score
 
 
 class Bar(NamedTuple):
     """One line of a chart.
 
     Attributes:
-      label: an attribute's name, or what else adds to the score.
+      label: such as an attribute's name.
       segments: what adds up to the line's value, in the order of `SEGMENTS`.
     """
 
@@ -58,25 +60,31 @@ class Bar(NamedTuple):
 
 
 def bars(decomposition: Decomposition, names: Sequence[str], top: int) -> list[Bar]:
-    """The leading attributes, then all others, then gamma if it is not 0; they add up to the total.
+    """A bar for each of the leading attributes.
 
     Args:
       decomposition: of a score or of a difference.
       names: of the attributes.
-      top: how many attributes have a line of their own.
+      top: how many.
     """
-    flat = decomposition.parts.reshape(-1, decomposition.parts.shape[-1])
+    segments = decomposition.parts.reshape(len(SEGMENTS), -1)
+    return [Bar(names[a], segments[:, a]) for a in decomposition.leading(top).tolist()]
+
+
+def rest(decomposition: Decomposition, top: int) -> list[tuple[str, float]]:
+    """What makes the total of the bars: all other attributes, gamma if it is not 0, the total.
+
+    They are not drawn: sums over hundreds of attributes would leave no room for the leading ones.
+    """
+    found = []
     leading = decomposition.leading(top)
-    found = [Bar(names[a], np.append(flat[:, a], 0.0)) for a in leading.tolist()]
-    if others := flat.shape[1] - len(leading):
+    if others := len(decomposition.by_attribute) - len(leading):
         label = f"{others} other attributes" if others > 1 else "1 other attribute"
-        left = flat.sum(1) - flat[:, leading].sum(1)
-        found.append(Bar(label, np.append(left, 0.0)))
+        left = decomposition.by_attribute.sum() - decomposition.by_attribute[leading].sum()
+        found.append((label, float(left)))
     if decomposition.gamma:
-        only = np.zeros(len(SEGMENTS))
-        only[-1] = decomposition.gamma
-        found.append(Bar("gamma, of unseen classes", only))
-    return found
+        found.append(("gamma, of unseen classes", decomposition.gamma))
+    return [*found, ("total", decomposition.total)]
 
 
 def span(lines: Sequence[Bar]) -> tuple[float, float]:
@@ -103,20 +111,20 @@ def part_text(explanation: Explanation, attribute: int) -> str:
     )
 
 
-def leading_channels(
-    explanation: Explanation, top: int
-) -> list[tuple[str, list[tuple[int, float]]]]:
-    """For each expert its channels with the largest share of the score, and the shares."""
+def leading_channels(explanation: Explanation, top: int) -> list[list[Bar]]:
+    """For each expert, a bar for each of the channels with the largest shares of the score."""
     shares = explanation.score.channels(explanation.channel_attention)
-    return [
-        (
-            expert,
-            [(c, float(row[c])) for c in np.argsort(-np.abs(row), kind="stable")[:top].tolist()],
-        )
-        for expert, row in zip(EXPERTS, shares, strict=True)
-    ]
+    found = []
+    for e, row in enumerate(shares):
+        segment = np.eye(len(SEGMENTS))[e * len(BRANCHES) + CHANNEL]
+        leading = np.argsort(-np.abs(row), kind="stable")[:top].tolist()
+        found.append([Bar(f"channel {c}", row[c] * segment) for c in leading])
+    return found
 
 
 def signed(value: float) -> str:
-    """With its sign, three digits after the point, as `+0.250` and `−0.250`."""
-    return f"{value:+.3f}".replace("-", "−")
+    """With its sign, and two significant digits or three after the point: `+1.250`, `−0.00042`."""
+    if abs(value) < _NOTHING:
+        return "0"
+    decimals = max(3, 1 - math.floor(math.log10(abs(value))))
+    return f"{value:+.{decimals}f}".replace("-", "−")

@@ -16,6 +16,7 @@ from dedn_jax.inference.explain.bars import (
     Bar,
     bars,
     part_text,
+    rest,
     shown_attributes,
     signed,
     span,
@@ -33,20 +34,16 @@ _LABEL, _TITLE = 34, 46  # characters on a line
 def draw_scores(explanation: Explanation, top: int) -> bytes:
     """A PNG of the picture beside the score and the difference, taken apart."""
     e = explanation
-    charts = [
-        (f"Score of {e.class_name}: {e.score.total:.3f}", bars(e.score, e.attribute_names, top))
-    ]
+    charts = [(f"Score of {e.class_name}", e.score)]
     if e.difference is not None:
-        title = f"{e.class_name}, not {e.against_name}: {signed(e.difference.total)}"
-        charts.append((title, bars(e.difference, e.attribute_names, top)))
-    height = 0.27 * (top + 2) + 1.3
-    figure = Figure(figsize=(3.2 + 5.2 * len(charts), height), layout="constrained")
+        charts.append((f"{e.class_name}, not {e.against_name}", e.difference))
+    size = 3.2 + 5.2 * len(charts), 0.27 * (top + 3) + 1.3
+    figure = Figure(figsize=size, layout="constrained")
     left, *right = figure.subplots(1, 1 + len(charts), width_ratios=[3, *[5] * len(charts)])
     _picture(left, e)
-    for axes, (title, lines) in zip(right, charts, strict=True):
-        _bars(axes, title, lines)
-    drawn = {name for _, lines in charts for bar in lines for name, _, _ in bar.boxes()}
-    keys = [Patch(color=c, label=name) for name, c in SEGMENTS.items() if name in drawn]
+    for axes, (title, parts) in zip(right, charts, strict=True):
+        _chart(axes, title, bars(parts, e.attribute_names, top), rest(parts, top))
+    keys = [Patch(color=colour, label=name) for name, colour in SEGMENTS.items()]
     figure.legend(
         handles=keys, loc="outside lower center", ncols=len(keys), frameon=False, fontsize=8
     )
@@ -93,23 +90,25 @@ def _picture(axes: Axes, e: Explanation) -> None:
     axes.set_title("\n".join(lines), fontsize=9, loc="left", parse_math=False)
 
 
-def _bars(axes: Axes, title: str, lines: Sequence[Bar]) -> None:
+def _chart(axes: Axes, title: str, lines: Sequence[Bar], sums: Sequence[tuple[str, float]]) -> None:
     low, high = span(lines)
     room = 0.18 * max(high - low, 1e-12)
     for row, bar in enumerate(lines):
         for name, start, length in bar.boxes():
             axes.barh(row, length, left=start, height=0.7, color=SEGMENTS[name])
-        axes.text(high + room, row, signed(bar.value), va="center", ha="right", fontsize=8)
-    axes.axvline(0, color="0.1", linewidth=0.8)
+    texts = [*((_wrapped(bar.label, _LABEL), bar.value) for bar in lines), *sums]
+    for row, (_, value) in enumerate(texts):
+        axes.text(high + room, row, signed(value), va="center", ha="right", fontsize=8)
+    axes.plot([0, 0], [-0.5, len(lines) - 0.5], color="0.1", linewidth=0.8)
+    axes.axhline(len(lines) - 0.5, color="0.8", linewidth=0.8)
     axes.set_xlim(low - room / 8, high + room)
-    labels = [_wrapped(bar.label, _LABEL) for bar in lines]
-    axes.set_yticks(range(len(lines)), labels, fontsize=8, parse_math=False)
-    axes.invert_yaxis()
+    axes.set_ylim(len(texts) - 0.5, -0.5)
+    axes.set_yticks(range(len(texts)), [label for label, _ in texts], fontsize=8, parse_math=False)
     axes.tick_params(axis="x", labelsize=8)
+    axes.tick_params(axis="y", length=0)
     axes.set_title(_wrapped(title, _TITLE), fontsize=10, loc="left", parse_math=False)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.tick_params(axis="y", length=0)
 
 
 def _wrapped(text: str, width: int) -> str:

@@ -14,11 +14,12 @@ from dedn_jax.inference.explain.bars import (
     bars,
     leading_channels,
     part_text,
+    rest,
     shown_attributes,
     signed,
     span,
 )
-from dedn_jax.inference.explain.decomposition import EXPERTS
+from dedn_jax.inference.explain.decomposition import CHANNEL, EXPERTS, Decomposition
 from dedn_jax.inference.explain.explanation import Explanation
 from dedn_jax.inference.explain.overlay import COLOURS, Scale, jpeg, overlay
 
@@ -38,10 +39,11 @@ img { width: 100%; height: auto; display: block; border-radius: 4px; }
 table { border-collapse: collapse; width: 100%; }
 th, td { padding: .25rem .6rem .25rem 0; text-align: left; border-bottom: 1px solid #e5e5e5;
   font-weight: normal; vertical-align: middle; }
-thead th { color: #555; font-size: .85rem; }
+thead th { color: #555; font-size: .85rem; } thead th + th { text-align: right; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.bar { width: 50%; padding-right: 0; } td.bar svg { display: block; width: 100%; height: 14px; }
-tr.total th, tr.total td { font-weight: 600; border-bottom: 0; }
+tfoot th, tfoot td { color: #555; }
+tfoot tr:last-child > * { color: #1a1a1a; font-weight: 600; border-bottom: 0; }
 tr.chosen th, tr.chosen td { font-weight: 600; }
 .key { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .85rem; margin: .4rem 0; }
 .key i { display: inline-block; width: .8em; height: .8em; border-radius: 2px;
@@ -77,14 +79,12 @@ def page(explanation: Explanation, name: str, top: int) -> str:
     title = f"Why {e.class_name}?"
     sections = [
         _head(e, name),
-        _parts(
-            f"What adds up to the score of {e.class_name}", bars(e.score, e.attribute_names, top)
-        ),
+        _parts(f"What adds up to the score of {e.class_name}", e, e.score, top),
     ]
     if e.difference is not None and against is not None:
-        lines = bars(e.difference, e.attribute_names, top)
         note = f"To the right: for {e.class_name}. To the left: for {against}."
-        sections.append(_parts(f"Why {e.class_name} and not {against}", lines, note))
+        why = f"Why {e.class_name} and not {against}"
+        sections.append(_parts(why, e, e.difference, top, note))
     sections += [_attention(e, top), _channels(e, top)]
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
@@ -118,26 +118,37 @@ def _head(e: Explanation, name: str) -> str:
     )
 
 
-def _parts(title: str, lines: Sequence[Bar], note: str = "") -> str:
-    ends = span(lines)
-    rows = "".join(
-        f'<tr><th scope="row">{_text(bar.label)}</th><td class="number">{signed(bar.value)}</td>'
-        f'<td class="bar">{_bar(bar, ends)}</td></tr>'
-        for bar in lines
+def _parts(title: str, e: Explanation, parts: Decomposition, top: int, note: str = "") -> str:
+    drawn = _rows(bars(parts, e.attribute_names, top))
+    sums = "".join(
+        f'<tr><th scope="row">{label}</th><td class="number">{signed(value)}</td>'
+        '<td class="bar"></td></tr>'
+        for label, value in rest(parts, top)
     )
-    total = signed(sum(bar.value for bar in lines))
-    drawn = {name for bar in lines for name, _, _ in bar.boxes()}
     key = "".join(
         f'<span><i style="background:{colour}"></i>{name}</span>'
         for name, colour in SEGMENTS.items()
-        if name in drawn
     )
     note = f'<p class="note">{_text(note)}</p>' if note else ""
     return (
         f'<section><h2>{_text(title)}</h2>{note}<div class="key">{key}</div>'
-        '<table class="parts"><thead><tr><th scope="col">attribute</th><th scope="col">part</th>'
-        f'<th scope="col"></th></tr></thead><tbody>{rows}<tr class="total"><th scope="row">total'
-        f'</th><td class="number">{total}</td><td class="bar"></td></tr></tbody></table></section>'
+        f"{_table('attribute', drawn, sums)}</section>"
+    )
+
+
+def _table(head: str, rows: str, sums: str = "") -> str:
+    return (
+        f'<table class="parts"><thead><tr><th scope="col">{head}</th><th scope="col">part</th>'
+        f'<th scope="col"></th></tr></thead><tbody>{rows}</tbody><tfoot>{sums}</tfoot></table>'
+    )
+
+
+def _rows(lines: Sequence[Bar], ends: tuple[float, float] | None = None) -> str:
+    ends = ends or span(lines)
+    return "".join(
+        f'<tr><th scope="row">{_text(bar.label)}</th><td class="number">{signed(bar.value)}</td>'
+        f'<td class="bar">{_bar(bar, ends)}</td></tr>'
+        for bar in lines
     )
 
 
@@ -194,31 +205,23 @@ def _scale(scale: Scale) -> str:
 
 
 def _channels(e: Explanation, top: int) -> str:
-    found = leading_channels(e, top)
-    values = [value for _, channels in found for _, value in channels]
-    low, high = min(0.0, *values), max(0.0, *values)
-    tables = []
-    for number, (expert, channels) in enumerate(found):
-        segment = 2 * number + 1  # of the expert's channel branch
-        rows = ""
-        for c, value in channels:
-            segments = np.zeros(len(SEGMENTS))
-            segments[segment] = value
-            drawn = _bar(Bar(str(c), segments), (low, high))
-            rows += (
-                f'<tr><th scope="row">channel {c}</th><td class="number">{signed(value)}</td>'
-                f'<td class="bar">{drawn}</td></tr>'
-            )
-        tables.append(
-            f'<table class="parts"><thead><tr><th scope="col">{expert} expert</th>'
-            f'<th scope="col">part</th><th scope="col"></th></tr></thead>'
-            f"<tbody>{rows}</tbody></table>"
-        )
+    both = leading_channels(e, top)
+    ends = span([bar for channels in both for bar in channels])
+    tables = "".join(
+        _table(f"{expert} expert", _rows(channels, ends))
+        for expert, channels in zip(EXPERTS, both, strict=True)
+    )
+    count = e.channel_attention.shape[-1]
+    even = ", ".join(
+        f"{signed(part / count)} ({expert})"
+        for expert, part in zip(EXPERTS, e.score.parts[:, CHANNEL].sum(-1).tolist(), strict=True)
+    )
     return (
         "<section><h2>Strongest channels</h2>"
         f'<p class="note">The channel branches\' part of the score of {_text(e.class_name)}, '
-        "shared out over the feature map's channels by each attribute's attention to them.</p>"
-        f'<div class="channels">{"".join(tables)}</div></section>'
+        "shared out over the feature map's channels by each attribute's attention to them. Shared "
+        f'evenly over all {count}, a channel would have {even}.</p><div class="channels">{tables}'
+        "</div></section>"
     )
 
 

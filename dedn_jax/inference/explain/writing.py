@@ -81,7 +81,7 @@ def write_explanation(
       explanation: of a picture.
       folder: made if missing.
       stem: of the files' names; see `safe_stems`.
-      name: of the picture, for the page.
+      name: of the picture; the page shows the last part of a path.
       top: how many attributes and channels are shown of each kind.
 
     Returns:
@@ -92,7 +92,7 @@ def write_explanation(
     write_atomically(scores, draw_scores(explanation, top))
     write_atomically(attention, draw_attention(explanation, top))
     # A file's name need not be UTF-8.
-    write_atomically(html, page(explanation, name, top).encode(errors="replace"))
+    write_atomically(html, page(explanation, PurePath(name).name, top).encode(errors="replace"))
     return html
 
 

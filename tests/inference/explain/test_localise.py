@@ -79,7 +79,14 @@ def test_attention_that_follows_the_pixels_finds_every_part(tmp_path: Path):
     annotations = read_parts(tmp_path / "parts")
     skipped: list[str] = []
     counted: list[int] = []
-    found = localise(LooksAtRed(), annotations, NAMES, paths, lambda name, _: skipped.append(name))
+    found = localise(
+        LooksAtRed(),
+        annotations,
+        NAMES,
+        paths,
+        skip=lambda name, _: skipped.append(name),
+        advance=counted.append,
+    )
     assert found.overlap["coarse"] == dict.fromkeys(POINTS, 1.0)
     assert found.inside["coarse"] == dict.fromkeys(POINTS, 1.0)
     assert found.overlap["fine"] == found.inside["fine"] == dict.fromkeys(POINTS, 0.0)

@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dedn_jax.inference.explain.bars import bars, leading_channels, shown_attributes, span
+from dedn_jax.inference.explain.bars import (
+    bars,
+    leading_channels,
+    rest,
+    shown_attributes,
+    signed,
+    span,
+)
 from dedn_jax.inference.explain.explanation import Explanation
 from dedn_jax.inference.explain.figures import draw_attention, draw_scores
 from dedn_jax.inference.explain.page import page
@@ -60,30 +67,42 @@ def _read(text: str) -> Reader:
     return reader
 
 
-def test_bars_add_up_to_the_total(made_up: Explanation):
+def test_bars_and_the_rest_add_up_to_the_total(made_up: Explanation):
     for parts in (made_up.score, made_up.difference):
         assert parts is not None
         for top in (1, 3, 6, 99):
-            lines = bars(parts, NAMES, top)
-            assert sum(bar.value for bar in lines) == pytest.approx(parts.total)
+            lines, sums = bars(parts, NAMES, top), rest(parts, top)
+            left = sum(value for _, value in sums[:-1])
+            assert sum(bar.value for bar in lines) + left == pytest.approx(parts.total)
+            assert sums[-1] == ("total", parts.total)
             low, high = span(lines)
             for bar in lines:
                 ends = [(start, start + length) for _, start, length in bar.boxes()]
                 assert all(low - 1e-9 <= a < b <= high + 1e-9 for a, b in ends)
-                assert sum(b if a >= 0 else 0 for _, a, b in bar.boxes()) == pytest.approx(
-                    bar.ends[1]
-                )
-    labels = [bar.label for bar in bars(made_up.score, NAMES, 3)]
-    assert labels[3:] == ["3 other attributes", "gamma, of unseen classes"]
-    assert labels[:3] == [NAMES[a] for a in made_up.score.leading(3)]
+                lengths = {name: length for name, _, length in bar.boxes()}
+                expected = np.abs(bar.segments[bar.segments != 0])
+                np.testing.assert_allclose(list(lengths.values()), expected)
+    assert [bar.label for bar in bars(made_up.score, NAMES, 3)] == [
+        NAMES[a] for a in made_up.score.leading(3)
+    ]
+    labels = [label for label, _ in rest(made_up.score, 3)]
+    assert labels == ["3 other attributes", "gamma, of unseen classes", "total"]
 
 
 def test_channels_are_the_strongest_of_each_expert(made_up: Explanation):
     shares = made_up.score.channels(made_up.channel_attention)
-    for e, (expert, channels) in enumerate(leading_channels(made_up, 3)):
-        assert expert == ("coarse", "fine")[e]
-        assert [c for c, _ in channels] == np.argsort(-np.abs(shares[e]))[:3].tolist()
-        assert [value for _, value in channels] == [shares[e, c] for c, _ in channels]
+    for e, channels in enumerate(leading_channels(made_up, 3)):
+        strongest = np.argsort(-np.abs(shares[e]))[:3].tolist()
+        assert [bar.label for bar in channels] == [f"channel {c}" for c in strongest]
+        for bar, c in zip(channels, strongest, strict=True):
+            ((name, _, length),) = bar.boxes()
+            assert name == ("coarse, channel", "fine, channel")[e]
+            assert bar.value == shares[e, c] and length == abs(shares[e, c])
+
+
+def test_numbers_keep_two_digits():
+    values = [1.25, -0.25, 0.0421, -0.000423, 0.0, -1e-12]
+    assert [signed(v) for v in values] == ["+1.250", "−0.250", "+0.042", "−0.00042", "0", "0"]
 
 
 def test_the_page_shows_names_as_text_and_needs_nothing_else(made_up: Explanation):
@@ -119,6 +138,7 @@ def test_the_bars_drawn_are_those_of_the_numbers(made_up: Explanation):
     section = page(made_up, "jay.jpg", 6).split("<section>")[1]
     widths = [float(w) for w in re.findall(r'<rect x="[-\d.]+" y="1" width="([\d.]+)"', section)]
     lines = bars(made_up.score, NAMES, 6)
+    assert len(widths) == 4 * len(lines)
     low, high = span(lines)
     lengths = [length for bar in lines for _, _, length in bar.boxes()]
     np.testing.assert_allclose(widths, 300 * np.array(lengths) / (high - low), atol=0.006)
