@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         export_published_weights,
         read_published_weights,
     )
-    from dedn_jax.inference.report import write_report
+    from dedn_jax.inference.report.write import write_report
     from dedn_jax.inference.run import Run, open_run, train
     from dedn_jax.model import losses
     from dedn_jax.model.experts import DualExpert
@@ -46,7 +46,7 @@ _HOMES = {
     "open_run": "dedn_jax.inference.run",
     "read_published_weights": "dedn_jax.inference.published_weights",
     "train": "dedn_jax.inference.run",
-    "write_report": "dedn_jax.inference.report",
+    "write_report": "dedn_jax.inference.report.write",
 }
 
 __all__ = [

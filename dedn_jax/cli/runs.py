@@ -129,7 +129,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
 
 def _demo(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.config import load_config
-    from dedn_jax.inference.report import write_report
+    from dedn_jax.inference.report.write import write_report
     from dedn_jax.inference.run import train
     from dedn_jax.training.interrupt import StopOnSignals
     from dedn_jax.training.protocol import result_text

@@ -11,6 +11,9 @@ from dedn_jax.sweep.points import Point
 from dedn_jax.training.workdir import check_same_data, check_unchanged, holds
 
 
+SWEEP_FILE = "sweep.json"
+
+
 class SweepFolder:
     """Paths in a sweep's directory, and the check that it belongs to this sweep.
 
@@ -30,7 +33,7 @@ class SweepFolder:
 
     @property
     def identity_file(self) -> Path:
-        return self.path / "sweep.json"
+        return self.path / SWEEP_FILE
 
     @property
     def result_file(self) -> Path:

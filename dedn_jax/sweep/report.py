@@ -23,7 +23,7 @@ SHARED = (
 CALIBRATED = "  calibrated"
 _COLORS = {"H": "#2e4057", "T1": "#d98e04"}
 _OFFSETS = {"H": -0.12, "T1": 0.12}
-_COLUMNS = (*METRICS, AUSUC)
+COLUMNS = (*METRICS, AUSUC)
 _DPI = 110
 
 
@@ -47,7 +47,7 @@ def summaries(metrics: Sequence[Metrics | None]) -> dict[str, dict[str, Any]]:
     Models that diverged have None, and are left out.
     """
     fused = [one["fused"] for one in metrics if one is not None]
-    known = [m for m in _COLUMNS if fused and all(m in one for one in fused)]
+    known = [m for m in COLUMNS if fused and all(m in one for one in fused)]
     return {m: summary([one[m] for one in fused]) for m in known}
 
 
@@ -56,8 +56,8 @@ def result_text(result: dict[str, Any]) -> str:
     points = result["points"]
     diverged = any(_diverged(point) for point in points)
     calibrated = any("fused_calibrated" in point for point in points)
-    width = max(map(len, [*(_name(point) for point in points), "point", CALIBRATED]))
-    head = f"{'point':<{width}}" + "".join(f"{m:>16}" for m in _COLUMNS)
+    width = max(map(len, [*(point_name(point) for point in points), "point", CALIBRATED]))
+    head = f"{'point':<{width}}" + "".join(f"{m:>16}" for m in COLUMNS)
     lines = [
         f"Test sets, fused score, percent (AUSUC from 0 to 1): mean ± half of the {CONFIDENCE:.0%} "
         f"interval of the mean, {len(result['seeds'])} seeds ({result['seeds'][0]} to "
@@ -68,7 +68,7 @@ def result_text(result: dict[str, Any]) -> str:
     ]
     for point in points:
         last = f"{_diverged(point) or '-':>16}" if diverged else ""
-        lines.append(f"{_name(point):<{width}}{_cells(point['fused'])}{last}")
+        lines.append(f"{point_name(point):<{width}}{_cells(point['fused'])}{last}")
         if "fused_calibrated" in point:
             lines.append(f"{CALIBRATED:<{width}}{_cells(point['fused_calibrated'])}")
     labels = sorted({point["selected_by"] for point in points})
@@ -104,7 +104,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
                 places, means, halves, fmt="o", ms=5, capsize=4, color=color, label=metric
             )
             axes.legend(frameon=False)
-    names = [_name(point).replace(", ", "\n") for point in points]
+    names = [point_name(point).replace(", ", "\n") for point in points]
     for i, point in enumerate(points):
         if some := _diverged(point):
             names[i] += f"\n{some} diverged"
@@ -128,7 +128,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     write_atomically(path, png.getvalue())
 
 
-def _name(point: dict[str, Any]) -> str:
+def point_name(point: dict[str, Any]) -> str:
+    """What to call a point of the grid: its fields."""
     return ", ".join(f"{k}={v}" for k, v in point["fields"].items()) or "config"
 
 
@@ -144,11 +145,13 @@ def _half(found: dict[str, Any]) -> float | None:
 
 
 def _cells(summaries: dict[str, Any]) -> str:
-    return "".join(f"{_cell(summaries.get(m), 3 if m == AUSUC else 1):>16}" for m in _COLUMNS)
+    return "".join(f"{cell(summaries.get(m), m):>16}" for m in COLUMNS)
 
 
-def _cell(found: dict[str, Any] | None, digits: int) -> str:
+def cell(found: dict[str, Any] | None, metric: str) -> str:
+    """A summary of a metric as text: the mean ± half of its interval."""
     if found is None:
         return "-"
+    digits = 3 if metric == AUSUC else 1
     half = _half(found)
     return f"{found['mean']:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")

@@ -1,0 +1,228 @@
+"""Figures of a report, as SVG whose text is text."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dedn_jax.training.seen_unseen import SeenUnseenCurve
+
+# Okabe and Ito: told apart by colour-blind readers; lines differ in their dashes as well.
+BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#E69F00",
+    "#56B4E9",
+    "#CC79A7",
+)
+SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
+_METRIC_COLOURS = {"H": BLUE, "U": VERMILLION, "S": GREEN}
+_GREY = "#555555"
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "dedn",  # the same figure has the same bytes
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _GREY,
+    "axes.grid": True,
+    "grid.color": "#e5e5e5",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+class CurvePoint(NamedTuple):
+    """A point that is marked on a curve."""
+
+    unseen: float
+    seen: float
+    text: str
+
+
+class Curve(NamedTuple):
+    """A seen-unseen curve with the points to mark on it."""
+
+    name: str
+    curve: SeenUnseenCurve
+    points: Sequence[CurvePoint]
+
+
+class Learning(NamedTuple):
+    """The evaluations and losses of one run.
+
+    Attributes:
+      name: of the run.
+      label: which images were evaluated on.
+      evaluations: records of `metrics.jsonl` with the metrics of the fused score.
+      losses: by phase, steps and losses.
+      selected: the selected step.
+    """
+
+    name: str
+    label: str
+    evaluations: Sequence[Mapping[str, Any]]
+    losses: Mapping[str, tuple[Sequence[int], Sequence[float]]]
+    selected: int | None
+
+
+def draw_seen_unseen(curves: Sequence[Curve]) -> str:
+    """S over U for every gamma, with the points of the chosen and of the fixed gamma."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+        axes = figure.subplots()
+        for h in (20, 40, 60, 80):
+            u = np.linspace(h / 2 + 1e-6, 100, 200)
+            s = h * u / (2 * u - h)
+            axes.plot(u[s <= 100], s[s <= 100], color="#d0d0d0", linewidth=0.8, zorder=1)
+            axes.text(h, h, f"H {h}", color="#767676", fontsize=8, ha="center", va="center")
+        for i, (name, curve, points) in enumerate(curves):
+            colour = SERIES[i % len(SERIES)]
+            axes.plot(
+                curve.unseen,
+                curve.seen,
+                color=colour,
+                linestyle=DASHES[i % len(DASHES)],
+                linewidth=2,
+                label=f"{name}: AUSUC {curve.area:.3f}",
+            )
+            for marker, point in zip("osD^", points, strict=False):
+                axes.plot(
+                    point.unseen,
+                    point.seen,
+                    marker,
+                    color=colour,
+                    markersize=9,
+                    markeredgecolor="white",
+                    label=point.text,
+                )
+        axes.set(
+            xlim=(0, 100),
+            ylim=(0, 100),
+            xlabel="U, accuracy on unseen classes, percent",
+            ylabel="S, accuracy on seen classes, percent",
+        )
+        axes.set_aspect("equal")
+        _legend(axes, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+        return _svg(figure)
+
+
+def draw_learning(runs: Sequence[Learning]) -> str:
+    """Evaluations while training, and the losses of every phase, side by side."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        several = len(runs) > 1
+        for i, run in enumerate(runs):
+            for metric, colour in _METRIC_COLOURS.items():
+                if several and metric != "H":
+                    continue
+                points = [
+                    (r["step"], r["fused"][metric])
+                    for r in run.evaluations
+                    if metric in r["fused"]
+                ]
+                if not points:
+                    continue
+                left.plot(
+                    *zip(*points, strict=True),
+                    color=SERIES[i % len(SERIES)] if several else colour,
+                    linestyle=DASHES[i % len(DASHES)] if several else DASHES[0 if metric == "H" else 1],
+                    linewidth=2 if metric == "H" else 1.4,
+                    label=f"{metric}, {run.name}" if several else metric,
+                )
+            if run.selected is not None and run.evaluations:
+                left.axvline(
+                    run.selected,
+                    color=SERIES[i % len(SERIES)] if several else _GREY,
+                    linewidth=1,
+                    linestyle=":",
+                    label=None if several else f"selected: step {run.selected}",
+                )
+            for j, (phase, (steps, losses)) in enumerate(run.losses.items()):
+                n = i if several else j
+                right.plot(
+                    steps,
+                    losses,
+                    color=SERIES[n % len(SERIES)],
+                    linestyle=DASHES[n % len(DASHES)],
+                    linewidth=1.4,
+                    label=f"{phase}, {run.name}" if several else phase,
+                )
+        labels = sorted({run.label for run in runs if run.evaluations})
+        left.set(xlabel="step", ylabel="percent", ylim=(0, 100))
+        left.set_title(
+            "Fused score on " + " or ".join(labels) if labels else "Nothing was evaluated",
+            fontsize=11,
+            loc="left",
+            parse_math=False,
+        )
+        right.set(xlabel="step", ylabel="loss")
+        right.set_title("Training loss, by phase", fontsize=11, loc="left")
+        for axes in (left, right):
+            if axes.get_legend_handles_labels()[0]:
+                _legend(axes, loc="best", fontsize=8)
+        return _svg(figure)
+
+
+def draw_points(
+    names: Sequence[str],
+    series: Mapping[str, Sequence[Mapping[str, Any] | None]],
+) -> str:
+    """Means of H with their intervals for every point of a sweep, and single seeds as dots.
+
+    Args:
+      names: of the points.
+      series: summaries (`sweep.report.summary`) of every point, by what they are of.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7.6, 1.3 + 0.62 * len(names)), layout="constrained")
+        axes = figure.subplots()
+        for i, (label, summaries) in enumerate(series.items()):
+            for row, found in enumerate(summaries):
+                if found is None:
+                    continue
+                y = row + 0.16 * (2 * i - len(series) + 1)
+                interval = found["interval"] or [found["mean"], found["mean"]]
+                axes.plot(interval, [y, y], color=SERIES[i], linewidth=2)
+                axes.plot(found["values"], [y] * len(found["values"]), ".", color=SERIES[i], alpha=0.5)
+                axes.plot(
+                    found["mean"],
+                    y,
+                    "os"[i % 2],
+                    color=SERIES[i],
+                    markersize=8,
+                    markeredgecolor="white",
+                    label=label if row == 0 else None,
+                )
+        axes.set_yticks(range(len(names)), names, parse_math=False)
+        axes.invert_yaxis()
+        axes.set(xlabel="H of the fused score on the test sets, percent")
+        axes.grid(visible=False, axis="y")
+        _legend(axes, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+        return _svg(figure)
+
+
+def _legend(axes: Axes, **kwargs: Any) -> None:
+    for text in axes.legend(**kwargs).get_texts():
+        text.set_parse_math(False)
+
+
+def _svg(figure: Figure) -> str:
+    """The `<svg>` element alone, scaled to the room there is."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    start = text.index("<svg")
+    head, rest = text[start:].split(">", 1)
+    parts = [p for p in head.split() if not p.startswith(("width=", "height="))]
+    return " ".join(parts) + ">" + rest.rstrip()

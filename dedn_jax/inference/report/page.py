@@ -1,0 +1,396 @@
+"""The page of one run's report."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+from dedn_jax.inference.html import data_uri, document, text
+from dedn_jax.inference.report.analysis import Analysis
+from dedn_jax.inference.report.facts import Facts
+from dedn_jax.inference.report.samples import Sample
+from dedn_jax.training.evaluation import AUSUC, EXPERTS, METRICS, Metrics
+
+_COLUMNS = (*METRICS, AUSUC)
+STYLE = """
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.5rem, 1fr)); gap: .8rem;
+  margin: 1rem 0; padding: 0; }
+.tiles div { border: 1px solid #e5e5e5; border-radius: 6px; padding: .5rem .8rem; }
+.tiles dt { color: #555; font-size: .85rem; } .tiles dd { margin: 0; font-size: 1.6rem;
+  font-variant-numeric: tabular-nums; } .tiles .first { border-color: #0072B2; border-width: 2px; }
+.wide { overflow-x: auto; } .wide table { min-width: 34rem; }
+figure svg { width: 100%; height: auto; display: block; }
+figure { margin: .6rem 0; }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr));
+  gap: 1.5rem; }
+thead th.number { text-align: right; } th.number { text-align: right; padding-right: .6rem; }
+td, th { padding-right: 1rem; }
+th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid #0072B2; }
+th[aria-sort=ascending] button::after { content: " \\2191"; }
+th[aria-sort=descending] button::after { content: " \\2193"; }
+.kind { font-size: .85rem; color: #555; }
+.samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: .8rem; }
+.samples figure { margin: 0; font-size: .8rem; line-height: 1.3; }
+.samples img { width: 100%; height: auto; display: block; border-radius: 4px;
+  border-bottom: 4px solid; }
+.right img { border-color: #0072B2; } .wrong img { border-color: #D55E00; }
+h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
+details { margin: .6rem 0; } summary { cursor: pointer; }
+pre { white-space: pre-wrap; font-size: .8rem; background: #f6f6f6; padding: .8rem;
+  border-radius: 6px; }
+@media print { details > * { display: block; } }
+"""
+# Tables are whole without it; it lets their columns be sorted.
+SCRIPT = """
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0];
+  [...table.tHead.rows[0].cells].forEach((head, column) => {
+    const button = document.createElement("button");
+    button.append(...head.childNodes); head.append(button);
+    button.onclick = () => {
+      const up = head.getAttribute("aria-sort") === "descending";
+      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const key = row => { const t = row.cells[column].textContent; const n = parseFloat(t);
+        return Number.isNaN(n) ? t : n; };
+      const rows = [...body.rows].sort((a, b) => { const x = key(a), y = key(b);
+        return (typeof x === typeof y ? (x < y ? -1 : x > y ? 1 : 0)
+          : typeof x === "number" ? 1 : -1) * (up ? 1 : -1); });
+      body.append(...rows);
+    };
+  });
+}
+"""
+
+
+def run_page(
+    facts: Facts, analysis: Analysis, figures: Mapping[str, str], samples: Sequence[Sample]
+) -> str:
+    """The whole page.
+
+    Args:
+      facts: of the run.
+      analysis: its numbers.
+      figures: `<svg>` elements: `curve` and `learning`, where there is something to draw.
+      samples: test pictures, or none.
+    """
+    title = f"DEDN on {facts.dataset}"
+    return document(
+        title, f"<h1>{text(title)}</h1>{run_body(facts, analysis, figures, samples)}", STYLE, SCRIPT
+    )
+
+
+def run_body(
+    facts: Facts, analysis: Analysis, figures: Mapping[str, str], samples: Sequence[Sample]
+) -> str:
+    """All sections; arguments as for `run_page`."""
+    return "\n".join(
+        [
+            _head(facts, analysis),
+            _results(analysis),
+            _curve(figures, analysis),
+            _learning(figures, analysis),
+            _classes(analysis),
+            _confusions(analysis),
+            _disagreement(analysis),
+            _attributes(analysis),
+            _samples(samples),
+            _facts(facts),
+        ]
+    )
+
+
+def metric_cells(row: Mapping[str, float]) -> str:
+    """A table cell for each of U, S, H, T1 and AUSUC."""
+    return "".join(f'<td class="number">{metric_text(row, m)}</td>' for m in _COLUMNS)
+
+
+def metric_text(row: Mapping[str, float], metric: str) -> str:
+    """A metric as it is printed; a dash where it could not be measured."""
+    if metric not in row:
+        return "–"
+    return f"{row[metric]:.3f}" if metric == AUSUC else f"{row[metric]:.1f}"
+
+
+def metric_heads() -> str:
+    """Their column heads."""
+    return "".join(f'<th scope="col" class="number">{m}</th>' for m in _COLUMNS)
+
+
+def protocol_note(result: Mapping[str, object]) -> str:
+    """How a result was selected, and whether that is fair."""
+    fair = (
+        " The best step was picked by the test sets: not a fair estimate."
+        if result["protocol"] == "test-best"
+        else " The test sets were read once, at the end."
+    )
+    return f"Protocol {result['protocol']}: selected by {result['selected_by']}.{fair}"
+
+
+def _head(facts: Facts, analysis: Analysis) -> str:
+    result = analysis.result
+    calibrated = result.get("test_calibrated")
+    fused = (calibrated or result["test"])["fused"]
+    how = "calibrated on validation classes" if calibrated else "fixed bias and mixes"
+    label = " (test-best)" if result["protocol"] == "test-best" else ""
+    tiles = "".join(
+        f'<div{" class=first" if m == "H" else ""}><dt>{m}{label}</dt>'
+        f"<dd>{metric_text(fused, m)}</dd></div>"
+        for m in ("H", "U", "S", "T1", AUSUC)
+    )
+    return (
+        f'<p class="note">Run {text(facts.run)}: {text(facts.summary)} '
+        f"{text(protocol_note(result))}</p>"
+        f'<dl class="tiles">{tiles}</dl>'
+        f'<p class="note">Fused score on the test sets, {how}. U and S: accuracy per class in '
+        "percent, averaged over unseen and seen classes; H: their harmonic mean; T1: unseen "
+        "pictures when only unseen classes are candidates; AUSUC: area under the curve of S over "
+        f"U, from 0 to 1. Choosing by chance gives U = S = H = {analysis.chance:.1f}.</p>"
+    )
+
+
+def _results(analysis: Analysis) -> str:
+    result = analysis.result
+    blocks = [_metrics("fixed bias and mixes", result["test"])]
+    note = ""
+    if calibrated := result.get("test_calibrated"):
+        blocks.append(_metrics("calibrated", calibrated))
+        rows = "; ".join(
+            f"{e}: gamma {c['gamma']:.3g}, expert_mix {c['expert_mix']:.3g}, region_mix "
+            f"{c['region_mix']:.3g}"
+            for e, c in ((e, result["calibration"][e]) for e in EXPERTS)
+        )
+        note = (
+            f'<p class="note">Calibrated: chosen by H on {text(result["calibration"]["chosen_on"])}'
+            f" and frozen before any test image was read ({rows}). Fixed: gamma "
+            f"{analysis.fixed.gamma:.3g}, expert_mix {analysis.fixed.expert_mix:.3g}, region_mix "
+            f"{analysis.fixed.region_mix:.3g}.</p>"
+        )
+    best = result.get("test_best_t1")
+    if best:
+        note += (
+            f'<p class="note">Best T1 by test (test-best): {best["T1"]:.1f} at step '
+            f"{best['step']}.</p>"
+        )
+    return (
+        "<section><h2>Result on the test sets</h2>"
+        '<div class="wide"><table><thead><tr><th scope="col"></th><th scope="col">expert</th>'
+        f"{metric_heads()}</tr></thead><tbody>{''.join(blocks)}</tbody></table></div>{note}"
+        "</section>"
+    )
+
+
+def _metrics(title: str, metrics: Metrics) -> str:
+    return "".join(
+        f'<tr><th scope="row">{title if e == EXPERTS[0] else ""}</th><td>{e}</td>'
+        f"{metric_cells(metrics[e])}</tr>"
+        for e in EXPERTS
+    )
+
+
+def _curve(figures: Mapping[str, str], analysis: Analysis) -> str:
+    if "curve" not in figures:
+        return ""
+    areas = ", ".join(f"{name} {c.area:.3f}" for name, c in analysis.curves.items())
+    return (
+        "<section><h2>Seen against unseen</h2>"
+        + figure(
+            figures["curve"],
+            f"Curve of accuracy on seen over unseen classes; AUSUC: {areas}.",
+            "Every gamma gives a point: further to the right unseen classes are favoured more. Grey: "
+            "points of equal H. The marked points are those of the fixed gamma and of the one chosen "
+            "on validation classes; the best point of the test curve is shown for comparison only "
+            "(test-best).",
+        )
+        + "</section>"
+    )
+
+
+def _learning(figures: Mapping[str, str], analysis: Analysis) -> str:
+    if "learning" not in figures:
+        return ""
+    if analysis.result["protocol"] == "validation":
+        caption = (
+            "Left: evaluations on the validation classes, which that phase never trained on. They "
+            "choose how long to train, and are no estimate of the test result: the final phase then "
+            "trains on all of trainval, and only the table above is about the test sets."
+        )
+    elif analysis.result["protocol"] == "test-best":
+        caption = "Left: evaluations on the test sets, by which the step was picked (test-best)."
+    else:
+        caption = "Nothing is evaluated before the end of the recipe."
+    return (
+        "<section><h2>While training</h2>"
+        + figure(figures["learning"], "Evaluations and losses by step.", caption)
+        + "</section>"
+    )
+
+
+def _classes(analysis: Analysis) -> str:
+    calibrated = analysis.calibrated is not None
+    heads = ["class", "", "images", "accuracy", *(["fixed"] if calibrated else [])]
+    heads += ["coarse", "fine", "mostly taken for"]
+    numbers = set(heads) - {"class", "", "mostly taken for"}
+    head = "".join(
+        f'<th scope="col"{" class=number" if h in numbers else ""}>{h or "kind"}</th>' for h in heads
+    )
+    rows = []
+    for c in analysis.classes:
+        values = [c.images, c.fixed if c.calibrated is None else c.calibrated]
+        values += [c.fixed] if calibrated else []
+        cells = "".join(
+            f'<td class="number">{v if isinstance(v, int) else f"{v:.1f}"}</td>'
+            for v in (*values, c.coarse, c.fine)
+        )
+        other = f"{text(c.taken_for[0])} ({c.taken_for[1]})" if c.taken_for else ""
+        rows.append(
+            f'<tr><th scope="row">{text(c.name)}</th><td class="kind">'
+            f"{'seen' if c.seen else 'unseen'}</td>{cells}<td>{other}</td></tr>"
+        )
+    return (
+        "<section><h2>Classes</h2>"
+        f'<p class="note">Accuracy in percent of the fused score'
+        f"{', calibrated and with the fixed bias and mixes' if calibrated else ''}, and of each "
+        "expert alone. Click on a column's head to sort.</p>"
+        f'<div class="wide"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>'
+        f"{''.join(rows)}</tbody></table></div></section>"
+    )
+
+
+def _confusions(analysis: Analysis) -> str:
+    tables = []
+    for seen, title in ((True, "Images of seen classes"), (False, "Images of unseen classes")):
+        rows = "".join(
+            f'<tr><th scope="row">{text(c.name)}</th><td>{text(c.taken_for)}</td>'
+            f'<td class="number">{c.images}</td><td class="number">{c.share:.0%}</td></tr>'
+            for c in analysis.confusions
+            if c.seen == seen
+        )
+        if rows:
+            tables.append(
+                f'<div><h3>{title}</h3><table><thead><tr><th scope="col">class</th>'
+                '<th scope="col">taken for</th><th scope="col" class="number">images</th>'
+                f'<th scope="col" class="number">share</th></tr></thead><tbody>{rows}</tbody></table>'
+                "</div>"
+            )
+    if not tables:
+        return ""
+    return (
+        "<section><h2>Most frequent confusions</h2>"
+        f'<div class="two">{"".join(tables)}</div></section>'
+    )
+
+
+def _disagreement(analysis: Analysis) -> str:
+    rows = ""
+    for kind, a in analysis.agreement.items():
+        counts = (a.both, a.coarse, a.fine, a.neither)
+        if total := sum(counts):
+            cells = "".join(f'<td class="number">{n} ({n / total:.0%})</td>' for n in counts)
+            rows += f'<tr><th scope="row">images of {kind} classes</th>{cells}</tr>'
+    apart = sorted(analysis.classes, key=lambda c: -abs(c.coarse - c.fine))[:8]
+    classes = "".join(
+        f'<tr><th scope="row">{text(c.name)}</th><td class="kind">'
+        f"{'seen' if c.seen else 'unseen'}</td>"
+        f'<td class="number">{c.coarse:.1f}</td><td class="number">{c.fine:.1f}</td></tr>'
+        for c in apart
+        if c.coarse != c.fine
+    )
+    heads = "".join(
+        f'<th scope="col" class="number">{h}</th>'
+        for h in ("both right", "only coarse", "only fine", "neither")
+    )
+    table = (
+        f'<h3>Where it matters most</h3><table><thead><tr><th scope="col">class</th>'
+        '<th scope="col">kind</th><th scope="col" class="number">coarse</th>'
+        '<th scope="col" class="number">fine</th></tr></thead>'
+        f"<tbody>{classes}</tbody></table>"
+        if classes
+        else ""
+    )
+    return (
+        "<section><h2>Where the experts disagree</h2>"
+        f'<div class="wide"><table><thead><tr><th scope="col"></th>{heads}</tr></thead><tbody>'
+        f"{rows}</tbody></table></div>{table}</section>"
+    )
+
+
+def _attributes(analysis: Analysis) -> str:
+    def numbers(*values: float) -> str:
+        return "".join(
+            f'<td class="number">{"–" if math.isnan(v) else f"{v:.3f}"}</td>' for v in values
+        )
+
+    groups: dict[str, list] = {}
+    for a in analysis.attributes:
+        groups.setdefault(a.group, []).append(a)
+    means, rows = "", ""
+    for group, members in groups.items():
+        columns = [
+            [getattr(a, e)[i] for a in members if not math.isnan(getattr(a, e)[i])]
+            for e in ("coarse", "fine")
+            for i in (0, 1)
+        ]
+        averages = [sum(c) / len(c) if c else math.nan for c in columns]
+        means += (
+            f'<tr><th scope="row">{text(group)}</th><td class="number">{len(members)}</td>'
+            f"{numbers(*averages)}</tr>"
+        )
+        rows += "".join(
+            f'<tr><th scope="row">{text(a.name)}</th><td class="kind">{text(a.group)}</td>'
+            f'<td class="number">{a.classes}</td>{numbers(*a.coarse, *a.fine)}</tr>'
+            for a in members
+        )
+    heads = "".join(
+        f'<th scope="col" class="number">{h}</th>'
+        for h in ("coarse AP", "coarse AUC", "fine AP", "fine AUC")
+    )
+    return (
+        "<section><h2>Attributes</h2>"
+        '<p class="note">How well an attribute\'s score ranks test images of classes that have it '
+        "(their value is above the mean over all classes) before the others: average precision and "
+        "area under the ROC curve, 0.5 by chance. Means by group:</p>"
+        '<div class="wide"><table><thead><tr><th scope="col">group</th><th scope="col" '
+        f'class="number">attributes</th>{heads}</tr></thead><tbody>{means}</tbody></table></div>'
+        f"<details><summary>All {len(analysis.attributes)} attributes</summary>"
+        '<div class="wide"><table class="sortable"><thead><tr><th scope="col">attribute</th>'
+        '<th scope="col">group</th><th scope="col" class="number">classes with it</th>'
+        f"{heads}</tr></thead><tbody>{rows}</tbody></table></div></details></section>"
+    )
+
+
+def _samples(samples: Sequence[Sample]) -> str:
+    if not samples:
+        return ""
+    items = "".join(
+        f'<figure class="{"right" if s.right else "wrong"}"><img src="'
+        f'{data_uri(s.jpeg, "image/jpeg")}" alt="{text(s.label)}, {"rightly" if s.right else ""}'
+        f' taken for {text(s.predicted)}"><figcaption>{"✓" if s.right else "✗"} '
+        f"{text(s.predicted)}"
+        + ("" if s.right else f'<br><span class="kind">is {text(s.label)}</span>')
+        + "</figcaption></figure>"
+        for s in samples
+    )
+    return (
+        "<section><h2>Test pictures of unseen classes</h2>"
+        '<p class="note">✓ and a blue edge: right; ✗ and an orange edge: wrong, and what it is.</p>'
+        f'<div class="samples">{items}</div></section>'
+    )
+
+
+def _facts(facts: Facts) -> str:
+    return "<section><h2>To repeat it</h2>" + "".join(
+        f"<details><summary>{title}</summary><pre>{text(json.dumps(value, indent=2))}</pre></details>"
+        for title, value in (
+            ("Config", facts.config),
+            ("Fingerprint of the data", facts.fingerprint),
+            ("Versions", facts.versions),
+        )
+    ) + "</section>"
+
+
+def figure(svg: str, alt: str, caption: str) -> str:
+    """A drawing with a description for those who do not see it, and a caption for all."""
+    drawing = svg.replace("<svg", f'<svg role="img" aria-label="{text(alt)}"', 1)
+    return f'<figure>{drawing}<figcaption class="note">{text(caption)}</figcaption></figure>'

@@ -1,0 +1,244 @@
+"""Writes reports: of a run, of several side by side, of a sweep."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dedn_jax.errors import InputError
+from dedn_jax.files import read_json, write_atomically, write_json
+from dedn_jax.inference.report.analysis import Analysis, analyse
+from dedn_jax.inference.report.facts import dataset_name, facts_of, versions
+from dedn_jax.inference.report.figures import (
+    Curve,
+    CurvePoint,
+    Learning,
+    draw_learning,
+    draw_seen_unseen,
+)
+from dedn_jax.inference.report.page import run_page
+from dedn_jax.inference.report.samples import samples
+from dedn_jax.inference.report.several import Reported, result_rows, several_page
+from dedn_jax.inference.report.sweep_page import sweep_page, sweep_rows
+from dedn_jax.inference.report.tables import attributes_csv, classes_csv, table_tex
+from dedn_jax.sweep.folder import SWEEP_FILE
+from dedn_jax.training.evaluation import AUSUC
+from dedn_jax.training.logs import read_lines
+from dedn_jax.training.run import TrainingRun
+
+PAGE = "index.html"
+
+
+def write_report(run: TrainingRun, out: Path | None = None) -> Path:
+    """Writes a finished run's report: a page, `report.json`, `classes.csv`, `attributes.csv`,
+    `table.tex`.
+
+    Example:
+      >>> write_report(run).as_posix()
+      'runs/mine/report/index.html'
+
+    Args:
+      run: a finished run.
+      out: folder to write to; None: `report` in the run's work directory.
+
+    Returns:
+      The page.
+
+    Raises:
+      InputError: the run is not finished, or its data set cannot be loaded.
+    """
+    return write_reports([run], out or run.workdir.path / "report")
+
+
+def write_reports(runs: Sequence[TrainingRun], out: Path) -> Path:
+    """Writes the report of finished runs, several side by side.
+
+    Args:
+      runs: in the order of the tables.
+      out: folder to write to.
+
+    Returns:
+      The page.
+
+    Raises:
+      InputError: as `write_report`.
+    """
+    reported = {}
+    for run, name in zip(runs, _names(runs), strict=True):
+        analysis = analyse(run)
+        facts = dataclasses.replace(facts_of(run), run=name)
+        figures = _figures({name: (run, analysis)})
+        reported[name] = Reported(facts, analysis, figures, samples(run, analysis))
+    if len(runs) == 1:
+        (one,) = reported.values()
+        page = run_page(*one)
+    else:
+        both = zip(reported.items(), runs, strict=True)
+        figures = _figures({name: (run, one.analysis) for (name, one), run in both})
+        names = sorted({one.facts.dataset for one in reported.values()})
+        page = several_page(f"DEDN on {', '.join(names)}: {len(runs)} runs", reported, figures)
+    analyses = {name: one.analysis for name, one in reported.items()}
+    rows = [row for name, analysis in analyses.items() for row in result_rows(name, analysis)]
+    write_json(out / "report.json", {"runs": [_json(one) for one in reported.values()]})
+    _write(out / "classes.csv", classes_csv(analyses))
+    _write(out / "attributes.csv", attributes_csv(analyses))
+    _write(out / "table.tex", table_tex(rows))
+    _write(out / PAGE, page)
+    return out / PAGE
+
+
+def write_sweep_report(path: Path, out: Path | None = None) -> Path:
+    """Writes the report of a finished sweep: a page, `report.json` and `table.tex`.
+
+    Args:
+      path: the sweep's work directory.
+      out: folder to write to; None: `report` in it.
+
+    Returns:
+      The page.
+
+    Raises:
+      InputError: the sweep is not finished.
+    """
+    file = path / "result.json"
+    if not file.is_file():
+        raise InputError(
+            f"{file}: missing, the sweep is not finished; give its command again to resume it"
+        )
+    out = out or path / "report"
+    result, identity = read_json(file), read_json(path / SWEEP_FILE)
+    try:
+        data = identity["config"]["data"]
+        name = dataset_name(data["format"], data["path"])
+        facts = {
+            "Config": identity["config"],
+            "Fingerprint of the data": identity["dataset"],
+            "Versions": versions(),
+        }
+        rows = sweep_rows(result)
+        page = sweep_page(f"DEDN on {name}: sweep {path.resolve().name}", result, facts)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{file}: not the result of a sweep of this version ({error!r}); remove it and give "
+            "the sweep's command again"
+        ) from error
+    write_json(out / "report.json", {"sweep": path.resolve().name, "dataset": name, **result})
+    _write(out / "table.tex", table_tex(rows))
+    _write(out / PAGE, page)
+    return out / PAGE
+
+
+def _names(runs: Sequence[TrainingRun]) -> list[str]:
+    """Names of work directories, with as many of the folders above as tell them apart."""
+    paths = [run.workdir.path.resolve() for run in runs]
+    for depth in range(1, max(len(p.parts) for p in paths) + 1):
+        names = ["/".join(p.parts[-depth:]) for p in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise InputError("--workdir: the same run is given twice; give each once")
+
+
+def _figures(runs: dict[str, tuple[TrainingRun, Analysis]]) -> dict[str, str]:
+    """`curve` and `learning`, where there is something to draw."""
+    found = {}
+    curves = [c for name, (_, a) in runs.items() for c in _curves(name, a, len(runs) > 1)]
+    if curves:
+        found["curve"] = draw_seen_unseen(curves)
+    learning = [_learning(name, run) for name, (run, _) in runs.items()]
+    if any(one.evaluations or one.losses for one in learning):
+        found["learning"] = draw_learning(learning)
+    return found
+
+
+def _curves(name: str, analysis: Analysis, several: bool) -> list[Curve]:
+    """Of one run alone both mixings with all points; beside others what is reported."""
+    if several:
+        kind = "calibrated" if analysis.calibrated else "fixed"
+        if kind not in analysis.curves:
+            return []
+        point = _point(analysis, kind, f"{name}, {kind}")
+        return [Curve(name, analysis.curves[kind], [point])]
+    labels = {"fixed": "fixed mixes", "calibrated": "calibrated mixes"}
+    found = []
+    for kind, curve in analysis.curves.items():
+        mixing = analysis.fixed if kind == "fixed" else analysis.reported
+        text = f"{kind} gamma {mixing.gamma:.3g}"
+        points = [_point(analysis, kind, text)]
+        if analysis.reported is mixing:
+            at = int(curve.harmonic_mean.argmax())
+            h = curve.harmonic_mean[at]
+            best = f"best of the test curve: H {h:.1f} (test-best)"
+            points.append(CurvePoint(curve.unseen[at], curve.seen[at], best))
+        found.append(Curve(labels[kind], curve, points))
+    return found
+
+
+def _point(analysis: Analysis, kind: str, text: str) -> CurvePoint:
+    metrics = analysis.result["test" if kind == "fixed" else "test_calibrated"]["fused"]
+    return CurvePoint(metrics["U"], metrics["S"], f"{text}: H {metrics['H']:.1f}")
+
+
+def _learning(name: str, run: TrainingRun) -> Learning:
+    records = read_lines(run.workdir.metrics_file)
+    evaluations = [r for r in records if "evaluated_on" in r and "fused" in r]
+    losses: dict[str, tuple[list[int], list[float]]] = {}
+    for r in records:
+        if "loss" in r:
+            steps, values = losses.setdefault(r["phase"], ([], []))
+            steps.append(r["step"])
+            values.append(r["loss"])
+    selected = None
+    if evaluations:
+        of_phase = read_json(run.workdir.phase(evaluations[0]["phase"]) / "result.json")
+        selected = of_phase["selected_step"]
+    label = evaluations[0]["evaluated_on"] if evaluations else ""
+    return Learning(name, label, evaluations, losses, selected)
+
+
+def _json(one: Reported) -> dict[str, Any]:
+    analysis = one.analysis
+    return {
+        "run": one.facts.run,
+        "dataset": one.facts.dataset,
+        "chance": analysis.chance,
+        **analysis.result,
+        "curves": {
+            kind: {
+                "gaps": curve.gaps.tolist(),
+                "unseen": curve.unseen.tolist(),
+                "seen": curve.seen.tolist(),
+                AUSUC: curve.area,
+            }
+            for kind, curve in analysis.curves.items()
+        },
+        "per_class": [dataclasses.asdict(c) for c in analysis.classes],
+        "confusions": [dataclasses.asdict(c) for c in analysis.confusions],
+        "experts": {kind: dataclasses.asdict(a) for kind, a in analysis.agreement.items()},
+        "attributes": [
+            {
+                "name": a.name,
+                "group": a.group,
+                "classes": a.classes,
+                **{
+                    expert: {"average_precision": _number(ap), "auc": _number(auc)}
+                    for expert, (ap, auc) in (("coarse", a.coarse), ("fine", a.fine))
+                },
+            }
+            for a in analysis.attributes
+        ],
+        "config": one.facts.config,
+        "fingerprint": one.facts.fingerprint,
+        "versions": one.facts.versions,
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
+
+
+def _write(path: Path, content: str) -> None:
+    write_atomically(path, content.encode())
