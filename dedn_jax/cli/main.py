@@ -17,6 +17,7 @@ from dedn_jax.cli.explain import add_explain, add_localise
 from dedn_jax.cli.features import add_features
 from dedn_jax.cli.plan import add_plan
 from dedn_jax.cli.predict import add_predict
+from dedn_jax.cli.report import add_report
 from dedn_jax.cli.runs import add_demo, add_evaluate, add_export, add_train
 from dedn_jax.cli.sweep import add_sweep
 from dedn_jax.errors import InputError, one_line
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         add_explain,
         add_localise,
         add_demo,
+        add_report,
         add_export,
         add_data,
         add_features,

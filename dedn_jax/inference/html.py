@@ -25,6 +25,11 @@ def text(content: str) -> str:
     return html.escape(content, quote=True)
 
 
+def label(name: str) -> str:
+    """A name as text that may be broken after an underscore, as names of classes often have."""
+    return text(name).replace("_", "_<wbr>")
+
+
 def data_uri(content: bytes, kind: str) -> str:
     """A file's content as the address of itself; `kind` is its MIME type."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -10,7 +10,6 @@ from dedn_jax.files import read_json, write_json
 from dedn_jax.sweep.points import Point
 from dedn_jax.training.workdir import check_same_data, check_unchanged, holds
 
-
 SWEEP_FILE = "sweep.json"
 
 

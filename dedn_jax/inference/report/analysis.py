@@ -42,6 +42,11 @@ class ClassRow:
     fine: float
     taken_for: tuple[str, int] | None
 
+    @property
+    def reported(self) -> float:
+        """Calibrated where it is."""
+        return self.fixed if self.calibrated is None else self.calibrated
+
 
 @dataclasses.dataclass(frozen=True)
 class AttributeRow:
@@ -91,7 +96,9 @@ class Analysis:
       chance: H in percent of a uniform choice among all classes.
       fixed, calibrated: mixings; None without a calibration.
       curves: seen-unseen curves of both; empty where no unseen class has an image.
-      classes, attributes, confusions: rows of tables.
+      classes: the unseen classes last, the worst of each kind first.
+      attributes: in group order.
+      confusions: the most frequent of seen, then of unseen classes.
       agreement: of the experts on images of seen and of unseen classes.
       chosen: the class each test image is given by the reported mixing.
       scores: of all test images.
@@ -201,7 +208,7 @@ def _classes(
                 taken_for=most.get(names[k]),
             )
         )
-    return rows
+    return sorted(rows, key=lambda row: (not row.seen, row.reported, row.name))
 
 
 def _confusions(scores: Scores, chosen: np.ndarray, names: list[str]) -> list[Confusion]:
@@ -240,9 +247,7 @@ def _attributes(run: TrainingRun, region_mix: float) -> list[AttributeRow]:
     has = embeddings > embeddings.mean(0)
     tested = np.unique(scores.labels)
     positive = has[scores.labels]
-    of_experts = [
-        _ranked(x, positive) for x in scores.attribute_scores(region_mix)
-    ]
+    of_experts = [_ranked(x, positive) for x in scores.attribute_scores(region_mix)]
     rows = []
     for group, members in zip(run.groups.names, run.groups.members, strict=True):
         for a in members:

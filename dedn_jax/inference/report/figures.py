@@ -26,7 +26,7 @@ SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 _METRIC_COLOURS = {"H": BLUE, "U": VERMILLION, "S": GREEN}
 _GREY = "#555555"
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {  # typed by matplotlib with a list of all its settings
     "svg.fonttype": "none",
     "svg.hashsalt": "dedn",  # the same figure has the same bytes
     "font.family": "sans-serif",
@@ -78,7 +78,7 @@ class Learning(NamedTuple):
 def draw_seen_unseen(curves: Sequence[Curve]) -> str:
     """S over U for every gamma, with the points of the chosen and of the fixed gamma."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+        figure = Figure(figsize=(8.6, 4.3), layout="constrained")
         axes = figure.subplots()
         for h in (20, 40, 60, 80):
             u = np.linspace(h / 2 + 1e-6, 100, 200)
@@ -127,16 +127,16 @@ def draw_learning(runs: Sequence[Learning]) -> str:
                 if several and metric != "H":
                     continue
                 points = [
-                    (r["step"], r["fused"][metric])
-                    for r in run.evaluations
-                    if metric in r["fused"]
+                    (r["step"], r["fused"][metric]) for r in run.evaluations if metric in r["fused"]
                 ]
                 if not points:
                     continue
                 left.plot(
                     *zip(*points, strict=True),
                     color=SERIES[i % len(SERIES)] if several else colour,
-                    linestyle=DASHES[i % len(DASHES)] if several else DASHES[0 if metric == "H" else 1],
+                    linestyle=DASHES[i % len(DASHES)]
+                    if several
+                    else DASHES[0 if metric == "H" else 1],
                     linewidth=2 if metric == "H" else 1.4,
                     label=f"{metric}, {run.name}" if several else metric,
                 )
@@ -194,7 +194,9 @@ def draw_points(
                 y = row + 0.16 * (2 * i - len(series) + 1)
                 interval = found["interval"] or [found["mean"], found["mean"]]
                 axes.plot(interval, [y, y], color=SERIES[i], linewidth=2)
-                axes.plot(found["values"], [y] * len(found["values"]), ".", color=SERIES[i], alpha=0.5)
+                axes.plot(
+                    found["values"], [y] * len(found["values"]), ".", color=SERIES[i], alpha=0.5
+                )
                 axes.plot(
                     found["mean"],
                     y,

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 
-from dedn_jax.inference.html import data_uri, document, text
+from dedn_jax.inference.html import data_uri, document, label, text
 from dedn_jax.inference.report.analysis import Analysis
 from dedn_jax.inference.report.facts import Facts
 from dedn_jax.inference.report.samples import Sample
@@ -20,17 +20,18 @@ STYLE = """
 .tiles dt { color: #555; font-size: .85rem; } .tiles dd { margin: 0; font-size: 1.6rem;
   font-variant-numeric: tabular-nums; } .tiles .first { border-color: #0072B2; border-width: 2px; }
 .wide { overflow-x: auto; } .wide table { min-width: 34rem; }
-figure svg { width: 100%; height: auto; display: block; }
+figure svg { width: 100%; min-width: 32rem; height: auto; display: block; }
 figure { margin: .6rem 0; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr));
   gap: 1.5rem; }
 thead th.number { text-align: right; } th.number { text-align: right; padding-right: .6rem; }
-td, th { padding-right: 1rem; }
+td, th { padding-right: 1rem; overflow-wrap: break-word; } thead th { white-space: nowrap; }
 th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid #0072B2; }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
 .kind { font-size: .85rem; color: #555; }
-.samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: .8rem; }
+.samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr));
+  gap: .8rem; }
 .samples figure { margin: 0; font-size: .8rem; line-height: 1.3; }
 .samples img { width: 100%; height: auto; display: block; border-radius: 4px;
   border-bottom: 4px solid; }
@@ -133,9 +134,9 @@ def _head(facts: Facts, analysis: Analysis) -> str:
     calibrated = result.get("test_calibrated")
     fused = (calibrated or result["test"])["fused"]
     how = "calibrated on validation classes" if calibrated else "fixed bias and mixes"
-    label = " (test-best)" if result["protocol"] == "test-best" else ""
+    by_test = " (test-best)" if result["protocol"] == "test-best" else ""
     tiles = "".join(
-        f'<div{" class=first" if m == "H" else ""}><dt>{m}{label}</dt>'
+        f"<div{' class=first' if m == 'H' else ''}><dt>{m}{by_test}</dt>"
         f"<dd>{metric_text(fused, m)}</dd></div>"
         for m in ("H", "U", "S", "T1", AUSUC)
     )
@@ -198,9 +199,9 @@ def _curve(figures: Mapping[str, str], analysis: Analysis) -> str:
         + figure(
             figures["curve"],
             f"Curve of accuracy on seen over unseen classes; AUSUC: {areas}.",
-            "Every gamma gives a point: further to the right unseen classes are favoured more. Grey: "
-            "points of equal H. The marked points are those of the fixed gamma and of the one chosen "
-            "on validation classes; the best point of the test curve is shown for comparison only "
+            "Every gamma gives a point: further to the right unseen classes are favoured more. "
+            "Grey: points of equal H. Marked are the fixed gamma, the one chosen on validation "
+            "classes if there is one, and, for comparison only, the best point of the test curve "
             "(test-best).",
         )
         + "</section>"
@@ -213,8 +214,8 @@ def _learning(figures: Mapping[str, str], analysis: Analysis) -> str:
     if analysis.result["protocol"] == "validation":
         caption = (
             "Left: evaluations on the validation classes, which that phase never trained on. They "
-            "choose how long to train, and are no estimate of the test result: the final phase then "
-            "trains on all of trainval, and only the table above is about the test sets."
+            "choose how long to train, and are no estimate of the test result: the final phase "
+            "then trains on all of trainval, and only the table above is about the test sets."
         )
     elif analysis.result["protocol"] == "test-best":
         caption = "Left: evaluations on the test sets, by which the step was picked (test-best)."
@@ -233,19 +234,20 @@ def _classes(analysis: Analysis) -> str:
     heads += ["coarse", "fine", "mostly taken for"]
     numbers = set(heads) - {"class", "", "mostly taken for"}
     head = "".join(
-        f'<th scope="col"{" class=number" if h in numbers else ""}>{h or "kind"}</th>' for h in heads
+        f'<th scope="col"{" class=number" if h in numbers else ""}>{h or "kind"}</th>'
+        for h in heads
     )
     rows = []
     for c in analysis.classes:
-        values = [c.images, c.fixed if c.calibrated is None else c.calibrated]
+        values = [c.images, c.reported]
         values += [c.fixed] if calibrated else []
         cells = "".join(
             f'<td class="number">{v if isinstance(v, int) else f"{v:.1f}"}</td>'
             for v in (*values, c.coarse, c.fine)
         )
-        other = f"{text(c.taken_for[0])} ({c.taken_for[1]})" if c.taken_for else ""
+        other = f"{label(c.taken_for[0])} ({c.taken_for[1]})" if c.taken_for else ""
         rows.append(
-            f'<tr><th scope="row">{text(c.name)}</th><td class="kind">'
+            f'<tr><th scope="row">{label(c.name)}</th><td class="kind">'
             f"{'seen' if c.seen else 'unseen'}</td>{cells}<td>{other}</td></tr>"
         )
     return (
@@ -262,7 +264,7 @@ def _confusions(analysis: Analysis) -> str:
     tables = []
     for seen, title in ((True, "Images of seen classes"), (False, "Images of unseen classes")):
         rows = "".join(
-            f'<tr><th scope="row">{text(c.name)}</th><td>{text(c.taken_for)}</td>'
+            f'<tr><th scope="row">{label(c.name)}</th><td>{label(c.taken_for)}</td>'
             f'<td class="number">{c.images}</td><td class="number">{c.share:.0%}</td></tr>'
             for c in analysis.confusions
             if c.seen == seen
@@ -271,8 +273,8 @@ def _confusions(analysis: Analysis) -> str:
             tables.append(
                 f'<div><h3>{title}</h3><table><thead><tr><th scope="col">class</th>'
                 '<th scope="col">taken for</th><th scope="col" class="number">images</th>'
-                f'<th scope="col" class="number">share</th></tr></thead><tbody>{rows}</tbody></table>'
-                "</div>"
+                f'<th scope="col" class="number">share</th></tr></thead><tbody>{rows}</tbody>'
+                "</table></div>"
             )
     if not tables:
         return ""
@@ -291,7 +293,7 @@ def _disagreement(analysis: Analysis) -> str:
             rows += f'<tr><th scope="row">images of {kind} classes</th>{cells}</tr>'
     apart = sorted(analysis.classes, key=lambda c: -abs(c.coarse - c.fine))[:8]
     classes = "".join(
-        f'<tr><th scope="row">{text(c.name)}</th><td class="kind">'
+        f'<tr><th scope="row">{label(c.name)}</th><td class="kind">'
         f"{'seen' if c.seen else 'unseen'}</td>"
         f'<td class="number">{c.coarse:.1f}</td><td class="number">{c.fine:.1f}</td></tr>'
         for c in apart
@@ -334,11 +336,11 @@ def _attributes(analysis: Analysis) -> str:
         ]
         averages = [sum(c) / len(c) if c else math.nan for c in columns]
         means += (
-            f'<tr><th scope="row">{text(group)}</th><td class="number">{len(members)}</td>'
+            f'<tr><th scope="row">{label(group)}</th><td class="number">{len(members)}</td>'
             f"{numbers(*averages)}</tr>"
         )
         rows += "".join(
-            f'<tr><th scope="row">{text(a.name)}</th><td class="kind">{text(a.group)}</td>'
+            f'<tr><th scope="row">{label(a.name)}</th><td class="kind">{label(a.group)}</td>'
             f'<td class="number">{a.classes}</td>{numbers(*a.coarse, *a.fine)}</tr>'
             for a in members
         )
@@ -367,8 +369,8 @@ def _samples(samples: Sequence[Sample]) -> str:
         f'<figure class="{"right" if s.right else "wrong"}"><img src="'
         f'{data_uri(s.jpeg, "image/jpeg")}" alt="{text(s.label)}, {"rightly" if s.right else ""}'
         f' taken for {text(s.predicted)}"><figcaption>{"✓" if s.right else "✗"} '
-        f"{text(s.predicted)}"
-        + ("" if s.right else f'<br><span class="kind">is {text(s.label)}</span>')
+        f"{label(s.predicted)}"
+        + ("" if s.right else f'<br><span class="kind">is {label(s.label)}</span>')
         + "</figcaption></figure>"
         for s in samples
     )
@@ -380,17 +382,25 @@ def _samples(samples: Sequence[Sample]) -> str:
 
 
 def _facts(facts: Facts) -> str:
-    return "<section><h2>To repeat it</h2>" + "".join(
-        f"<details><summary>{title}</summary><pre>{text(json.dumps(value, indent=2))}</pre></details>"
-        for title, value in (
-            ("Config", facts.config),
-            ("Fingerprint of the data", facts.fingerprint),
-            ("Versions", facts.versions),
-        )
-    ) + "</section>"
+    parts = {
+        "Config": facts.config,
+        "Fingerprint of the data": facts.fingerprint,
+        "Versions": facts.versions,
+    }
+    return f"<section><h2>To repeat it</h2>{json_details(parts)}</section>"
+
+
+def json_details(parts: Mapping[str, object]) -> str:
+    """Parts that open on a click, by their titles, as JSON."""
+    return "".join(
+        f"<details><summary>{text(title)}</summary><pre>{text(json.dumps(value, indent=2))}</pre>"
+        "</details>"
+        for title, value in parts.items()
+    )
 
 
 def figure(svg: str, alt: str, caption: str) -> str:
     """A drawing with a description for those who do not see it, and a caption for all."""
     drawing = svg.replace("<svg", f'<svg role="img" aria-label="{text(alt)}"', 1)
-    return f'<figure>{drawing}<figcaption class="note">{text(caption)}</figcaption></figure>'
+    below = f'<figcaption class="note">{text(caption)}</figcaption>'
+    return f'<figure><div class="wide">{drawing}</div>{below}</figure>'

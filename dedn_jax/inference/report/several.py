@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from dedn_jax.inference.html import document, text
+from dedn_jax.inference.html import document, label, text
 from dedn_jax.inference.report.analysis import Analysis
 from dedn_jax.inference.report.facts import Facts
 from dedn_jax.inference.report.page import (
@@ -58,7 +58,7 @@ def several_page(
     sections.append(_classes(runs))
     for name, run in runs.items():
         sections.append(
-            f"<details><summary><b>{text(name)}</b></summary>{run_body(*run)}</details>"
+            f"<details><summary><b>{label(name)}</b></summary>{run_body(*run)}</details>"
         )
     return document(title, "\n".join(sections), STYLE, SCRIPT)
 
@@ -66,8 +66,8 @@ def several_page(
 def result_rows(name: str, analysis: Analysis) -> list[tuple[str, Mapping[str, float]]]:
     """What to call the results of a run's fused score, and the metrics."""
     result = analysis.result
-    label = " (test-best)" if result["protocol"] == "test-best" else ""
-    rows = [(f"{name}, {result['protocol']}, fixed{label}", result["test"]["fused"])]
+    by_test = " (test-best)" if result["protocol"] == "test-best" else ""
+    rows = [(f"{name}, {result['protocol']}, fixed{by_test}", result["test"]["fused"])]
     if calibrated := result.get("test_calibrated"):
         rows.append((f"{name}, {result['protocol']}, calibrated", calibrated["fused"]))
     return rows
@@ -88,7 +88,7 @@ def _same_data(runs: Mapping[str, Reported]) -> str:
 
 def _table(runs: Mapping[str, Reported]) -> str:
     rows = "".join(
-        f'<tr><th scope="row">{text(row)}</th>{metric_cells(metrics)}</tr>'
+        f'<tr><th scope="row">{label(row)}</th>{metric_cells(metrics)}</tr>'
         for name, run in runs.items()
         for row, metrics in result_rows(name, run.analysis)
     )
@@ -103,9 +103,8 @@ def _classes(runs: Mapping[str, Reported]) -> str:
     by_class: dict[tuple[str, bool], dict[str, float]] = {}
     for name, run in runs.items():
         for c in run.analysis.classes:
-            reported = c.fixed if c.calibrated is None else c.calibrated
-            by_class.setdefault((c.name, c.seen), {})[name] = reported
-    heads = "".join(f'<th scope="col" class="number">{text(name)}</th>' for name in runs)
+            by_class.setdefault((c.name, c.seen), {})[name] = c.reported
+    heads = "".join(f'<th scope="col" class="number">{label(name)}</th>' for name in runs)
     rows = ""
     for (name, seen), accuracy in by_class.items():
         cells = "".join(
@@ -113,7 +112,7 @@ def _classes(runs: Mapping[str, Reported]) -> str:
             for run in runs
         )
         rows += (
-            f'<tr><th scope="row">{text(name)}</th><td class="kind">'
+            f'<tr><th scope="row">{label(name)}</th><td class="kind">'
             f"{'seen' if seen else 'unseen'}</td>{cells}</tr>"
         )
     return (
@@ -121,5 +120,6 @@ def _classes(runs: Mapping[str, Reported]) -> str:
         '<p class="note">Accuracy in percent of the fused score, calibrated where a run is. Click '
         "on a column's head to sort.</p>"
         '<div class="wide"><table class="sortable"><thead><tr><th scope="col">class</th>'
-        f'<th scope="col">kind</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div></section>'
+        f'<th scope="col">kind</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+        "</section>"
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dedn_jax.inference.html import document, text
+from dedn_jax.inference.html import document, label, text
 from dedn_jax.inference.report.figures import draw_points
-from dedn_jax.inference.report.page import SCRIPT, STYLE, figure, metric_heads
+from dedn_jax.inference.report.page import SCRIPT, STYLE, figure, json_details, metric_heads
 from dedn_jax.sweep.report import COLUMNS, CONFIDENCE, cell, point_name
 
 _KINDS = {"fused": "fixed", "fused_calibrated": "calibrated"}
@@ -25,9 +24,9 @@ def sweep_page(title: str, result: Mapping[str, Any], facts: Mapping[str, Any]) 
     points, seeds = result["points"], result["seeds"]
     names = [point_name(point) for point in points]
     series = {
-        label: [point.get(kind, {}).get("H") for point in points] for kind, label in _KINDS.items()
+        way: [point.get(kind, {}).get("H") for point in points] for kind, way in _KINDS.items()
     }
-    series = {label: found for label, found in series.items() if any(found)}
+    series = {way: found for way, found in series.items() if any(found)}
     drawing = figure(
         draw_points(names, series),
         "H of every point of the grid: " + "; ".join(_described(names, series)),
@@ -44,13 +43,7 @@ def sweep_page(title: str, result: Mapping[str, Any], facts: Mapping[str, Any]) 
         "gamma and mixes of every model chosen on validation classes. Models that diverged are "
         "left out.</p>"
         f'<div class="wide">{_table(names, points)}</div></section>',
-        "<section><h2>To repeat it</h2>",
-        *(
-            f"<details><summary>{text(name)}</summary><pre>{text(json.dumps(value, indent=2))}"
-            "</pre></details>"
-            for name, value in facts.items()
-        ),
-        "</section>",
+        f"<section><h2>To repeat it</h2>{json_details(facts)}</section>",
     ]
     return document(title, "\n".join(body), STYLE, SCRIPT)
 
@@ -58,17 +51,17 @@ def sweep_page(title: str, result: Mapping[str, Any], facts: Mapping[str, Any]) 
 def sweep_rows(result: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]]:
     """Points of the grid and the means of their metrics, fixed and calibrated."""
     return [
-        (f"{point_name(point)}, {label}", {m: s["mean"] for m, s in point[kind].items()})
+        (f"{point_name(point)}, {way}", {m: s["mean"] for m, s in point[kind].items()})
         for point in result["points"]
-        for kind, label in _KINDS.items()
+        for kind, way in _KINDS.items()
         if kind in point
     ]
 
 
 def _described(names: Sequence[str], series: Mapping[str, Sequence[Any]]) -> list[str]:
     return [
-        f"{name}, {label}: {found['mean']:.1f}"
-        for label, summaries in series.items()
+        f"{name}, {way}: {found['mean']:.1f}"
+        for way, summaries in series.items()
         for name, found in zip(names, summaries, strict=True)
         if found
     ]
@@ -78,13 +71,13 @@ def _table(names: Sequence[str], points: Sequence[Mapping[str, Any]]) -> str:
     rows = ""
     for name, point in zip(names, points, strict=True):
         diverged = [at is not None for at in point["diverged_at"]]
-        for kind, label in _KINDS.items():
+        for kind, way in _KINDS.items():
             if kind in point:
                 cells = "".join(
                     f'<td class="number">{cell(point[kind].get(m), m)}</td>' for m in COLUMNS
                 )
                 rows += (
-                    f'<tr><th scope="row">{text(name)}</th><td class="kind">{label}</td>{cells}'
+                    f'<tr><th scope="row">{label(name)}</th><td class="kind">{way}</td>{cells}'
                     f'<td class="number">{sum(diverged)} of {len(diverged)}</td></tr>'
                 )
     return (
