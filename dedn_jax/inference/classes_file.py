@@ -77,12 +77,21 @@ def write_classes(
     attributes: Sequence[str],
 ) -> None:
     """Writes a file for `read_classes`, which gives back the same numbers."""
+    write_atomically(path, classes_csv(names, embeddings, attributes).encode())
+
+
+def classes_csv(
+    names: Sequence[str],
+    embeddings: Float32[np.ndarray, "classes attributes"],
+    attributes: Sequence[str],
+) -> str:
+    """The content of a file for `read_classes`."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow([_NAME, *attributes])
     for name, row in zip(names, np.asarray(embeddings, np.float32), strict=True):
         table.writerow([name, *(str(value) for value in row)])
-    write_atomically(path, text.getvalue().encode())
+    return text.getvalue()
 
 
 def check_attributes(where: str, names: Sequence[str], known: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from dedn_jax.config import Overrides
 from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.inference.candidates import Among, Candidates, NewClasses
 from dedn_jax.inference.explain.explanation import Explanation, explain
+from dedn_jax.inference.explain.look import look
 from dedn_jax.inference.picture_files import PictureSource, as_sources
 from dedn_jax.inference.predict import predict
 from dedn_jax.inference.predictions import Predictions, joined
@@ -116,8 +117,7 @@ class Run(TrainingRun):
           InputError: as `picture_scorer`; or a picture or name that cannot be used.
         """
         return explain(
-            self.picture_scorer,
-            picture,
+            look(self.picture_scorer, picture),
             self._candidates(classes),
             self.mixing(),
             explained=explained,

@@ -12,8 +12,7 @@ from jaxtyping import Bool, Float32, UInt8
 from dedn_jax.errors import InputError
 from dedn_jax.inference.candidates import Candidates
 from dedn_jax.inference.explain.decomposition import BRANCHES, EXPERTS, Decomposition, decompose
-from dedn_jax.inference.picture_files import PictureSource
-from dedn_jax.inference.scorer import PictureScorer
+from dedn_jax.inference.explain.look import Look
 from dedn_jax.training.prediction import Mixing
 
 _DIGITS = 6  # of attention in JSON
@@ -102,8 +101,7 @@ class Explanation:
 
 
 def explain(
-    scorer: PictureScorer,
-    picture: PictureSource,
+    looked: Look,
     candidates: Candidates,
     mixing: Mixing,
     *,
@@ -113,35 +111,30 @@ def explain(
     """Explains the class of a picture.
 
     Args:
-      scorer: of the run.
-      picture: a file's path or its content, or `[height, width, 3]` uint8 pixels.
+      looked: the picture, looked at by the run's model.
       candidates: the classes to choose among.
       mixing: how attribute scores become class scores.
       explained: name of the class to explain; None: the one with the best score.
       against: name of the class to compare it with; None: the best of the others.
 
     Raises:
-      InputError: the picture cannot be used, or a name is not one of the candidates'.
+      InputError: a name is not one of the candidates'.
     """
     chosen, other = positions(candidates, explained, against)
-    pixels = scorer.decode(picture)
-    branches, weights = scorer.attention(pixels[None])
-    scores = candidates.scores(branches).mixed(mixing)[0]
+    scores = looked.scores(candidates).mixed(mixing)[0]
     ranking = np.argsort(-scores, kind="stable").tolist()
     if chosen is None:
         chosen = next(k for k in ranking if k != other)
     if other is None:
         other = next((k for k in ranking if k != chosen), None)
-    attributes = np.stack([[branch[0] for branch in expert] for expert in branches])
-    regions = np.stack([expert.region[0] for expert in weights])
 
     def parts(k: int) -> Decomposition:
         embedding = candidates.normalized[k]
-        return decompose(attributes, embedding, seen=bool(candidates.seen[k]), mixing=mixing)
+        return decompose(looked.attributes, embedding, seen=bool(candidates.seen[k]), mixing=mixing)
 
     score = parts(chosen)
     return Explanation(
-        picture=pixels,
+        picture=looked.picture,
         class_names=candidates.names,
         seen=candidates.seen,
         scores=scores,
@@ -151,9 +144,9 @@ def explain(
         against=other,
         score=score,
         difference=None if other is None else score - parts(other),
-        attributes=attributes,
-        region_attention=regions.reshape(*regions.shape[:2], *scorer.grid),
-        channel_attention=np.stack([expert.channel[0] for expert in weights]),
+        attributes=looked.attributes,
+        region_attention=looked.region_attention,
+        channel_attention=looked.channel_attention,
     )
 
 

@@ -12,6 +12,7 @@ from dedn_jax.files import check_output, write_atomically, write_json
 from dedn_jax.inference.candidates import Candidates
 from dedn_jax.inference.explain.explanation import Explanation, explain, positions
 from dedn_jax.inference.explain.figures import draw_attention, draw_scores
+from dedn_jax.inference.explain.look import look
 from dedn_jax.inference.explain.page import page
 from dedn_jax.inference.picture_progress import PictureProgress, printable
 from dedn_jax.inference.scorer import PictureScorer
@@ -60,7 +61,7 @@ def explain_to_files(
         for picture, stem in zip(pictures, stems, strict=True):
             try:
                 found = explain(
-                    scorer, picture, candidates, mixing, explained=explained, against=against
+                    look(scorer, picture), candidates, mixing, explained=explained, against=against
                 )
             except InputError as error:
                 bar.skip(picture, error)
