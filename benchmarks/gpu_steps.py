@@ -110,8 +110,7 @@ def _executor(
     labels = dataset.labels[dataset.trainval]
     images = np.arange(len(labels)) % len(maps)
     sampler = Sampler(images, labels, batch, config.train.balanced, config.seed, stream=0)
-    seen = np.isin(np.arange(dataset.num_classes), dataset.seen_classes)
-    classes = make_class_space(dataset.class_embeddings, seen, groups)
+    classes = make_class_space(dataset.class_embeddings, dataset.seen, groups)
     fixed = make_step, layout, (classes, network.frozen)
     executor: Executor
     if resident:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32, Int64
+from jaxtyping import Bool, Float32, Int, Int32, Int64
 
 from dedn_jax.errors import InputError
 from dedn_jax.model.groups import AttributeGroups
@@ -58,6 +58,11 @@ class Annotations:
     def seen_classes(self) -> np.ndarray:
         """Ascending ids of the classes with training images."""
         return np.unique(self.labels[self.trainval])
+
+    @property
+    def seen(self) -> Bool[np.ndarray, " classes"]:
+        """Whether each class is among the seen ones."""
+        return np.isin(np.arange(self.num_classes), self.seen_classes)
 
     @property
     def unseen_classes(self) -> np.ndarray:

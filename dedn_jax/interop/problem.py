@@ -102,13 +102,12 @@ def file_problem(config: ConfigDict, features: Path, batches: int) -> Problem:
         images = sampler(step)
         maps = np.asarray(dataset.features[images], np.float32)
         drawn.append((maps.reshape(len(images), -1, side, side), dataset.labels[images]))
-    seen = np.isin(np.arange(dataset.num_classes), dataset.seen_classes)
     return Problem(
         f"{features.name}, batches of {sampler.size}",
         drawn,
         dataset.word_vectors,
         dataset.class_embeddings,
-        seen,
+        dataset.seen,
     )
 
 

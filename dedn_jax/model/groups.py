@@ -85,6 +85,7 @@ _TABLES: dict[str, tuple[int, tuple[tuple[str, tuple[tuple[int, int], ...] | Non
         ),
     ),
 }
+PUBLISHED_GROUPS = tuple(_TABLES)
 
 
 def as_groups(

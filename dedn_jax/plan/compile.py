@@ -44,10 +44,10 @@ def compile_program(request: dict[str, Any], timeout: float) -> dict[str, Any]:
             last = output[-1][:300] if output else "no message"
             raise InputError(f"--topology: {name}: the compiler ended with status {status}: {last}")
         answer: dict[str, Any] = json.loads(reply.read_text())
-    if answer.get("kind") == "topology":
-        raise InputError(f"--topology: {name}: {answer['error']}; examples: {EXAMPLES}")
-    if answer.get("kind") in ("compile", "libtpu"):
-        raise InputError(f"--topology: {name}: {answer['error']}")
+    kind = answer.get("kind", "memory")
+    if kind != "memory":
+        examples = f"; examples: {EXAMPLES}" if kind == "topology" else ""
+        raise InputError(f"--topology: {name}: {answer['error']}{examples}")
     return answer
 
 

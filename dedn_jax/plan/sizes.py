@@ -14,13 +14,12 @@ from dedn_jax.data.dataset import trainval_task
 from dedn_jax.data.load import load_dataset
 from dedn_jax.data.published import RECIPES
 from dedn_jax.errors import InputError
-from dedn_jax.model.groups import published_attributes, resolve_groups
+from dedn_jax.model.groups import PUBLISHED_GROUPS, published_attributes, resolve_groups
 from dedn_jax.training.network import feature_shape, init_backbone
 
 WORD_DIM = 300  # GloVe 6B
 FLAGS = ("images", "classes", "attributes", "channels", "regions", "groups", "picture", "scale")
 _REQUIRED = ("images", "classes", "attributes", "channels", "regions")
-_GROUP_NAMES = ("cub", "awa2", "sun", "sun_released")
 Groups = tuple[tuple[int, ...], ...]
 
 
@@ -149,7 +148,7 @@ def _groups(config: ConfigDict, attributes: int, count: int | None) -> Groups:
     """The recipe's own groups where they are for so many attributes, else equal ones."""
     spec = config.data.groups
     if count is None:
-        if spec in _GROUP_NAMES and published_attributes(spec) == attributes:
+        if spec in PUBLISHED_GROUPS and published_attributes(spec) == attributes:
             return resolve_groups(spec, np.ones((attributes, 1))).members
         count = 1
     if count > attributes:
