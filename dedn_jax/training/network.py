@@ -121,8 +121,11 @@ def load_backbone(config: ConfigDict) -> tuple[Backbone, WeightsFile | None]:
             f"a .pth, .safetensors or .npz file of {choice.name}, or train the backbone with "
             "--config.backbone.trained=true"
         )
-    backbone = init_backbone(config)
-    return backbone, load_weights(backbone, choice.weights) if choice.weights else None
+    if not choice.weights:
+        return init_backbone(config), None
+    # Initial values that the file's replace need not be drawn, which takes seconds of compilation.
+    backbone = nnx.eval_shape(lambda: init_backbone(config))
+    return backbone, load_weights(backbone, choice.weights)
 
 
 def init_backbone(config: ConfigDict) -> Backbone:

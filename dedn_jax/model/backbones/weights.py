@@ -51,7 +51,8 @@ def load_weights(backbone: Backbone, path: str | Path) -> WeightsFile:
     """Loads pretrained weights and running statistics into `backbone`, all of them or none.
 
     Args:
-      backbone: changed in place; values become float32.
+      backbone: changed in place; values become float32. It may be abstract, as `nnx.eval_shape`
+        makes it.
       path: `.pth` or `.pt` (needs PyTorch), `.safetensors` (needs the package of that name) or
         `.npz`.
 
@@ -116,7 +117,7 @@ def assign_weights(
             )
     values = {key: _checked(arrays[key], key, slot, source) for key, slot in slots.items()}
     for key, slot in slots.items():
-        getattr(slot.layer, slot.part)[...] = jnp.asarray(values[key])
+        getattr(slot.layer, slot.part).set_value(jnp.asarray(values[key]))
 
 
 def expected_arrays(backbone: Backbone) -> dict[str, tuple[int, ...]]:
