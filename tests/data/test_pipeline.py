@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,14 @@ from PIL import Image
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.dataset import Task, trainval_task, with_inputs
 from dedn_jax.data.pictures.pictures import Pictures, PictureTransform
-from dedn_jax.data.pipeline import READ_HERE, Reading, Shard, TrainBatches, evaluation_batches
+from dedn_jax.data.pipeline import (
+    READ_HERE,
+    Reading,
+    Shard,
+    TrainBatches,
+    evaluation_batches,
+    read_ahead,
+)
 from dedn_jax.data.prepared.build import build
 from dedn_jax.data.prepared.picture_set import Picture, PictureSet
 from dedn_jax.data.prepared.reader import open_prepared
@@ -310,3 +318,29 @@ def test_workers_end_when_their_parent_is_killed() -> None:
     assert parent.stdout.readline() == "reading\n"
     parent.kill()
     parent.communicate(timeout=20)  # until nobody is left who could print: workers neither
+
+
+def test_reading_ahead_keeps_the_order_and_its_distance() -> None:
+    """However long the readings take, and however many there are."""
+    read: list[int] = []
+
+    def slow(item: str) -> str:
+        time.sleep(0.002 * (len(item) % 3))
+        read.append(len(item))
+        return item
+
+    items = ["x" * i for i in range(200)]
+    results = read_ahead(items, slow, 8)
+    for i, result in zip(range(100), results, strict=False):
+        assert result == items[i]
+        threads = os.cpu_count() or 1
+        assert len(read) <= i + 1 + max(8, threads) + threads
+    assert list(results) == items[100:]
+    assert list(read_ahead([], slow, 8)) == []
+
+
+def test_reading_ahead_passes_errors_on() -> None:
+    results = read_ahead([1, 2, 0, 3], lambda x: 6 // x, 2)
+    assert [next(results), next(results)] == [6, 3]
+    with pytest.raises(ZeroDivisionError):
+        next(results)

@@ -117,6 +117,23 @@ def test_orientation_is_not_applied():
     np.testing.assert_array_equal(decode(rotated(6), "a"), decode(rotated(1), "a"))
 
 
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [
+        (1, lambda x: x),
+        (3, lambda x: x[::-1, ::-1]),
+        (5, lambda x: x.transpose(1, 0, 2)),
+        (6, lambda x: np.rot90(x, -1)),
+        (77, lambda x: x),  # no orientation at all
+    ],
+)
+def test_upright(orientation, turn):
+    encoded = rotated(orientation)
+    np.testing.assert_array_equal(
+        decode(encoded, "x.jpg", upright=True), turn(decode(encoded, "x.jpg"))
+    )
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_upper_half_of_sixteen_bits(kind):
     values = np.random.default_rng(0).integers(0, 2**16, (HEIGHT, WIDTH)).astype(np.uint16)
