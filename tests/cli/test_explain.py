@@ -29,7 +29,7 @@ def test_pages_of_pictures(
     out = tmp_path / "out"
     assert explain(picture_runs, pictures[0], damaged, pictures[1], f"--out={out}", "--top=3") == 1
     printed = capsys.readouterr()
-    assert "damaged.jpg: the picture is cut short" in printed.err
+    assert "damaged.jpg: the picture is truncated" in printed.err
     assert "dedn: 1 of 3 pictures were skipped" in printed.err
     files = {f"{stem}{end}" for stem in ("0", "0-2") for end in (".html", ".json")}
     files |= {f"{stem}-{kind}.png" for stem in ("0", "0-2") for kind in ("scores", "attention")}
@@ -83,6 +83,10 @@ def test_nothing_is_computed_for_a_name_that_is_wrong(
     (tmp_path / "file").write_text("x")
     assert explain(picture_runs, picture, f"--out={tmp_path / 'file'}") == 2
     assert "file is not a writable folder; choose another" in capsys.readouterr().err
+    assert explain(picture_runs, picture, f"--out={out}", "--top=0") == 2
+    assert "--top=0, expected at least 1" in capsys.readouterr().err
+    assert explain(picture_runs, tmp_path / "none.jpg", f"--out={out}") == 2
+    assert "none.jpg: no such picture or folder" in capsys.readouterr().err
     assert not out.exists()
 
 

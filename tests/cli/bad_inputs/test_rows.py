@@ -18,6 +18,7 @@ from tests.cli.bad_inputs.rows.archives import ARCHIVES
 from tests.cli.bad_inputs.rows.backbones import BACKBONES
 from tests.cli.bad_inputs.rows.configs import CONFIGS
 from tests.cli.bad_inputs.rows.disks import DISKS
+from tests.cli.bad_inputs.rows.explanations import EXPLANATIONS
 from tests.cli.bad_inputs.rows.folders import FOLDER
 from tests.cli.bad_inputs.rows.hdf5 import HDF5
 from tests.cli.bad_inputs.rows.pictures import PICTURES
@@ -44,6 +45,7 @@ TABLE = [
     *CONFIGS,
     *DISKS,
     *PREDICTIONS,
+    *EXPLANATIONS,
 ]
 _messages: dict[str, str] = {}
 
