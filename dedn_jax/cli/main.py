@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -84,6 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         print(f"dedn: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Whoever read standard output has had enough, as `head` has; Python flushes it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         advice = _ADVICE.get(error.errno or 0, "")

@@ -95,7 +95,7 @@ class PictureScorer:
         waiting: tuple[K, Any, int] | None = None
         rows = 0
         for key, pictures in batches:
-            rows = max(rows, self._rows(len(pictures)))  # the last batch is padded to the others'
+            rows = max(rows, self._padded(len(pictures)))  # the last batch is padded to the others'
             started = key, self._start(pictures, rows), len(pictures)
             if waiting:
                 yield self._finished(*waiting)
@@ -125,8 +125,8 @@ class PictureScorer:
         if not 1 <= len(pictures) <= self.batch_size:
             raise ValueError(f"{len(pictures)} pictures, expected 1 to {self.batch_size}")
         count = len(pictures)
-        found, weights = self._start(pictures, self._rows(count), attention=True)
-        attention = [Attention(*(self._rows_of(x, count) for x in e)) for e in weights]
+        found, weights = self._start(pictures, self._padded(count), attention=True)
+        attention = [Attention(*(self._on_host(x, count) for x in e)) for e in weights]
         return self._branches(found, count), PerExpert(*attention)
 
     def _batches(self, pictures: Pixels) -> Iterator[Pixels]:
@@ -135,8 +135,9 @@ class PictureScorer:
         for start in range(0, len(pictures), self.batch_size):
             yield pictures[start : start + self.batch_size]
 
-    def _rows(self, count: int) -> int:
-        return min(1 << (count - 1).bit_length(), max(self.batch_size, count))
+    def _padded(self, count: int) -> int:
+        """Rows of a batch of `count` pictures: the next power of two, at most a whole batch."""
+        return min(1 << (count - 1).bit_length(), self.batch_size)
 
     def _start(self, pictures: Pixels, rows: int, *, attention: bool = False) -> Any:
         """Gives a batch, padded to `rows`, to the devices; does not wait for them."""
@@ -179,9 +180,9 @@ class PictureScorer:
         return key, self._branches(found, count)
 
     def _branches(self, found: PerExpert[AttributeScores], count: int) -> PerExpert[Branches]:
-        return PerExpert(*(Branches(*(self._rows_of(x, count) for x in e)) for e in found))
+        return PerExpert(*(Branches(*(self._on_host(x, count) for x in e)) for e in found))
 
-    def _rows_of(self, array: jax.Array, count: int) -> Float32[np.ndarray, "count attributes ..."]:
+    def _on_host(self, array: jax.Array, count: int) -> Float32[np.ndarray, "count attributes ..."]:
         """The first rows on the host, attributes in the data set's order."""
         rows = np.asarray(array, np.float32)[:count]
         ordered = np.empty_like(rows)

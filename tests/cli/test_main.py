@@ -77,6 +77,27 @@ def test_importing_the_package_imports_no_jax() -> None:
     assert not {m.split(".")[0] for m in done.stdout.split()} & set(HEAVY)
 
 
+def test_a_reader_of_standard_output_that_ends() -> None:
+    """As `head` does: no message, and the status of SIGPIPE."""
+    script = """if 1:
+        import argparse, sys
+        from dedn_jax.cli import main
+        parser = argparse.ArgumentParser()
+        parser.set_defaults(overrides=False, run=lambda *_: [print(i) for i in range(10**6)])
+        main._parser = lambda: parser
+        sys.argv = ["dedn"]
+        main.console()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout and process.stderr
+        assert process.stdout.readline() == b"0\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 128 + 13
+
+
 def test_module_and_version() -> None:
     done = python("-m", "dedn_jax", "--version")
     assert (done.returncode, done.stdout, done.stderr) == (
