@@ -115,6 +115,8 @@ def _quiet_libraries() -> None:
     logging.set_verbosity(logging.FATAL)
     # Pillow warns of a picture that is refused for its size.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+    # Matplotlib's font has no Chinese, for one; names are whole in HTML and JSON.
+    warnings.filterwarnings("ignore", message="Glyph .* missing from")
 
 
 def console() -> None:

@@ -92,7 +92,7 @@ def _picture(axes: Axes, e: Explanation) -> None:
 
 def _chart(axes: Axes, title: str, lines: Sequence[Bar], sums: Sequence[tuple[str, float]]) -> None:
     low, high = span(lines)
-    room = 0.18 * max(high - low, 1e-12)
+    room = 0.18 * max(high - low, 0.001)  # two classes may be described alike
     for row, bar in enumerate(lines):
         for name, start, length in bar.boxes():
             axes.barh(row, length, left=start, height=0.7, color=SEGMENTS[name])

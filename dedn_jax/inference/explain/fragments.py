@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +11,7 @@ from dedn_jax.inference.explain.bars import SEGMENTS, Bar, bars, part_text, rest
 from dedn_jax.inference.explain.decomposition import EXPERTS, Decomposition
 from dedn_jax.inference.explain.explanation import Explanation
 from dedn_jax.inference.explain.overlay import COLOURS, Scale, jpeg, overlay
+from dedn_jax.inference.html import data_uri, label, text
 
 _STOPS = 9  # of the colour scale's gradient
 _WIDTH, _HEIGHT = 300, 12  # of a bar's drawing, stretched to the room there is
@@ -80,7 +79,7 @@ def bar_rows(lines: Sequence[Bar], ends: tuple[float, float] | None = None) -> s
     """Rows of bars on one axis: from `ends[0]` to `ends[1]`, or as they need."""
     ends = ends or span(lines)
     return "".join(
-        f'<tr><th scope="row">{text(bar.label)}</th><td class="number">{signed(bar.value)}</td>'
+        f'<tr><th scope="row">{label(bar.label)}</th><td class="number">{signed(bar.value)}</td>'
         f'<td class="bar">{_bar(bar, ends)}</td></tr>'
         for bar in lines
     )
@@ -99,19 +98,13 @@ def attention_figure(explanation: Explanation, attribute: int) -> str:
     )
     return (
         f'<figure><div class="pair">{images}</div>{_scale(scale)}'
-        f"<figcaption><b>{text(name)}</b><br>{part_text(e, attribute)}</figcaption></figure>"
+        f"<figcaption><b>{label(name)}</b><br>{part_text(e, attribute)}</figcaption></figure>"
     )
 
 
 def image(pixels: UInt8[np.ndarray, "height width 3"], alt: str) -> str:
     """A picture that is part of the page."""
-    data = base64.b64encode(jpeg(pixels)).decode()
-    return f'<img src="data:image/jpeg;base64,{data}" alt="{text(alt)}">'
-
-
-def text(plain: str) -> str:
-    """HTML that shows this text."""
-    return html.escape(plain, quote=True)
+    return f'<img src="{data_uri(jpeg(pixels), "image/jpeg")}" alt="{text(alt)}">'
 
 
 def _bar(bar: Bar, ends: tuple[float, float]) -> str:

@@ -12,19 +12,13 @@ from dedn_jax.inference.explain.fragments import (
     bar_table,
     image,
     parts_table,
-    text,
 )
+from dedn_jax.inference.html import document, label, text
 
 _RANKED = 5  # candidates listed
-_STOPS = 9  # of the colour scale's gradient
-_WIDTH, _HEIGHT = 300, 12  # of a bar's drawing, stretched to the room there is
 
 _STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff;
-  max-width: 62rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
-.note { color: #555; font-size: .9rem; margin: .3rem 0; }
+td.kind { white-space: nowrap; }
 .top { display: grid; grid-template-columns: minmax(0, 18rem) minmax(0, 1fr); gap: 1.5rem;
   align-items: start; }
 .maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1.5rem; }
@@ -53,19 +47,15 @@ def page(explanation: Explanation, name: str, top: int) -> str:
         why = f"Why {e.class_name} and not {against}"
         sections.append(_parts(why, e, e.difference, top, note))
     sections += [_attention(e, top), _channels(e, top)]
-    return (
-        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{text(title)} {text(name)}</title>\n<style>{_STYLE}{STYLE}</style>\n"
-        f"<h1>{text(title)}</h1>\n" + "\n".join(sections) + "\n</html>\n"
-    )
+    body = "\n".join([f"<h1>{label(title)}</h1>", *sections])
+    return document(f"{title} {name}", body, _STYLE + STYLE)
 
 
 def _head(e: Explanation, name: str) -> str:
     rows = "".join(
         f"<tr{' class=chosen' if k == e.explained else ''}>"
-        f'<th scope="row">{text(e.class_names[k])}</th>'
-        f"<td>{'seen' if e.seen[k] else 'unseen'}</td>"
+        f'<th scope="row">{label(e.class_names[k])}</th>'
+        f"<td class=kind>{'seen' if e.seen[k] else 'unseen'}</td>"
         f'<td class="number">{e.scores[k]:.3f}</td></tr>'
         for k in e.ranked()
         if k in (*e.ranked()[:_RANKED], e.explained, e.against)
@@ -86,9 +76,9 @@ def _head(e: Explanation, name: str) -> str:
 
 
 def _parts(title: str, e: Explanation, parts: Decomposition, top: int, note: str = "") -> str:
-    note = f'<p class="note">{text(note)}</p>' if note else ""
+    note = f'<p class="note">{label(note)}</p>' if note else ""
     table = parts_table(parts, e.attribute_names, top)
-    return f"<section><h2>{text(title)}</h2>{note}{table}</section>"
+    return f"<section><h2>{label(title)}</h2>{note}{table}</section>"
 
 
 def _attention(e: Explanation, top: int) -> str:
@@ -115,7 +105,7 @@ def _channels(e: Explanation, top: int) -> str:
     )
     return (
         "<section><h2>Strongest channels</h2>"
-        f'<p class="note">The channel branches\' part of the score of {text(e.class_name)}, '
+        f'<p class="note">The channel branches\' part of the score of {label(e.class_name)}, '
         "shared out over the feature map's channels by each attribute's attention to them. Shared "
         f'evenly over all {count}, a channel would have {even}.</p><div class="channels">{tables}'
         "</div></section>"
