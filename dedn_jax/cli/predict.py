@@ -56,7 +56,11 @@ def add_predict(jobs: Any) -> None:
         help="write the run's classes to this CSV file for --classes, and end",
     )
     predict.add_argument(
-        "--json", type=path_flag, metavar="FILE", help="write the predictions to this file, or -"
+        "--json",
+        type=path_flag,
+        metavar="FILE",
+        help="write the predictions to this file, or -: an object with `pictures` (for each its "
+        "classes and the strongest attributes), `skipped`, and the run and its mixing",
     )
     predict.add_argument(
         "--csv", type=path_flag, metavar="FILE", help="the same as CSV, a row for each class"

@@ -103,18 +103,18 @@ def test_unreadable_pictures(
     printed = capsys.readouterr()
     assert printed.out.count("coarse") == 4
     errors = [line for line in printed.err.splitlines() if line.startswith("dedn: ")]
-    assert errors[0].startswith(f"dedn: {pictures}/1.jpg: no picture in a known format")
+    assert errors[0].startswith(f"dedn: {pictures}/1.jpg: not a picture in a supported format")
     assert errors[1].startswith(f"dedn: {pictures}/3\\x1b[2J.png: the file is empty")
     assert errors[2:] == ["dedn: 2 of 6 pictures were skipped"]
     assert "\x1b" not in printed.out + printed.err
     read = json.loads(out.read_text())
     assert len(read["pictures"]) == 4
     assert [Path(s["picture"]).name for s in read["skipped"]] == ["1.jpg", "3\x1b[2J.png"]
-    assert "no picture in a known format" in read["skipped"][0]["reason"]
+    assert "not a picture in a supported format" in read["skipped"][0]["reason"]
 
     out.unlink()
     assert predict(picture_runs, pictures, f"--json={out}", "--strict") == 2
-    assert f"dedn: {pictures}/1.jpg: no picture" in capsys.readouterr().err
+    assert f"dedn: {pictures}/1.jpg: not a picture" in capsys.readouterr().err
     assert not out.exists()
     assert predict(picture_runs, pictures / "1.jpg") == 1  # none is left
     assert "1 of 1 pictures were skipped" in capsys.readouterr().err

@@ -260,7 +260,7 @@ def test_unreadable_pictures_are_skipped_in_their_place(
     assert found.pictures == tuple(map(str, good))
     assert_equal(found, run.predict(good, top=1))
     assert skipped == [f"{bad}: PictureError", f"{files[2]}: InputError", f"{bad}: PictureError"]
-    with pytest.raises(InputError, match=r"bad.jpg: the picture is cut short"):
+    with pytest.raises(InputError, match=r"bad.jpg: the picture is truncated"):
         run.predict([*good, bad])
 
 
