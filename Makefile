@@ -1,11 +1,12 @@
 # `make demo` and `make test` do everything on a fresh machine with Python 3.11 or newer.
 PYTHON ?= python3
 VENV ?= .venv
-# PyTorch has an environment of its own: without it everything but `make torch` has to work.
+# Optional packages have environments of their own: without them everything else has to work.
 TORCH_VENV ?= .venv-torch
+ONNX_VENV ?= .venv-onnx
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit torch clean
+.PHONY: demo test lint types unit torch onnx clean
 
 demo: $(VENV)/.run
 	$(BIN)/dedn demo --workdir=runs/demo
@@ -28,6 +29,11 @@ torch:
 	$(MAKE) VENV=$(TORCH_VENV) $(TORCH_VENV)/.torch
 	$(TORCH_VENV)/bin/pytest -n 2 --dist worksteal -m torch
 
+# The models exported as ONNX, which `make test` skips.
+onnx:
+	$(MAKE) VENV=$(ONNX_VENV) $(ONNX_VENV)/.onnx
+	$(ONNX_VENV)/bin/pytest -m onnx
+
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -47,5 +53,9 @@ $(VENV)/.torch: $(VENV)/.dev requirements-torch.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-torch.txt
 	@touch $@
 
+$(VENV)/.onnx: $(VENV)/.dev requirements-onnx.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-onnx.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) runs/demo build *.egg-info
+	rm -rf $(VENV) $(TORCH_VENV) $(ONNX_VENV) runs/demo build *.egg-info

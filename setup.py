@@ -30,6 +30,7 @@ setup(
         "tensorflow-datasets>=4.9.9",
         "ml_collections>=1.0",
         "einops>=0.8",
+        "flatbuffers>=24",  # jax.export writes its files with it
         "absl-py>=2.1",
         "h5py>=3.11",
         "jaxtyping>=0.3",
@@ -49,6 +50,7 @@ setup(
         # To compile for TPUs that are not there; slows every import of jax where it is installed.
         "tpu-plan": ["libtpu>=0.0.42,<0.1"],
         "torch": ["torch>=2.6"],
+        "onnx": ["jax2onnx>=0.17", "onnxruntime>=1.20"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.6",

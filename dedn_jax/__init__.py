@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dedn_jax.data.dataset import GZSLDataset
     from dedn_jax.data.load import load_dataset
     from dedn_jax.errors import InputError
-    from dedn_jax.inference.published_weights import (
+    from dedn_jax.inference.export.published import (
         export_published_weights,
         read_published_weights,
     )
@@ -38,13 +38,13 @@ _HOMES = {
     "Run": "dedn_jax.inference.run",
     "StopRequest": "dedn_jax.training.interrupt",
     "base_config": "dedn_jax.config",
-    "export_published_weights": "dedn_jax.inference.published_weights",
+    "export_published_weights": "dedn_jax.inference.export.published",
     "load_config": "dedn_jax.config",
     "load_dataset": "dedn_jax.data.load",
     "losses": "dedn_jax.model.losses",
     "metrics": "dedn_jax.training.metrics",
     "open_run": "dedn_jax.inference.run",
-    "read_published_weights": "dedn_jax.inference.published_weights",
+    "read_published_weights": "dedn_jax.inference.export.published",
     "train": "dedn_jax.inference.run",
     "write_report": "dedn_jax.inference.report.write",
 }

@@ -22,6 +22,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 # Packages that `make test` does not install; each is the name of a marker as well.
 _OPTIONAL = {
     "torch": "needs PyTorch: make torch",
+    "onnx": "needs jax2onnx and ONNX Runtime: make onnx",
     "libtpu": "needs libtpu: pip install 'dedn-jax[tpu-plan]'",
 }
 

@@ -25,7 +25,7 @@ _MODULES = [
     for path in sorted(_PACKAGE.rglob("*.py"))
     if ">>> " in path.read_text(encoding="utf-8")
 ]
-_NEED_TORCH = ("dedn_jax.inference.published_weights",)
+_NEED_TORCH = ("dedn_jax.inference.export.published",)
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,12 @@ from dedn_jax.cli.arguments import joins_processes
 from dedn_jax.cli.compare import add_compare
 from dedn_jax.cli.data import add_data
 from dedn_jax.cli.explain import add_explain, add_localise
+from dedn_jax.cli.export import add_export
 from dedn_jax.cli.features import add_features
 from dedn_jax.cli.plan import add_plan
 from dedn_jax.cli.predict import add_predict
 from dedn_jax.cli.report import add_report
-from dedn_jax.cli.runs import add_demo, add_evaluate, add_export, add_train
+from dedn_jax.cli.runs import add_demo, add_evaluate, add_train
 from dedn_jax.cli.sweep import add_sweep
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.training.interrupt import Interrupted

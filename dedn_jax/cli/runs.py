@@ -1,4 +1,4 @@
-"""`dedn train`, `evaluate`, `demo`, `export`."""
+"""`dedn train`, `evaluate`, `demo`."""
 
 # Modules are imported when their job runs: `dedn --help` need not wait for JAX.
 
@@ -38,7 +38,9 @@ def add_evaluate(jobs: Any) -> None:
     )
     evaluate.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
     evaluate.add_argument(
-        "--weights", type=path_flag, help="a published state_dict (.pt) to evaluate"
+        "--weights",
+        type=path_flag,
+        help="a published state_dict (.pt), or the .safetensors of `dedn export`, to evaluate",
     )
     evaluate.add_argument(
         "--batch-size", type=int, help="images per batch; the numbers stay the same"
@@ -65,19 +67,6 @@ def add_demo(jobs: Any) -> None:
     demo.set_defaults(run=_demo, overrides=True)
 
 
-def add_export(jobs: Any) -> None:
-    """Adds `dedn export` to the jobs."""
-    export = jobs.add_parser(
-        "export",
-        help="write a run's model as a state_dict of the published code",
-        description="Writes the selected parameters of a run so that the published PyTorch code "
-        "loads them.",
-    )
-    export.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
-    export.add_argument("--out", required=True, type=path_flag, help="the .pt file to write")
-    export.set_defaults(run=_export, overrides=True)
-
-
 def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.config import load_config
     from dedn_jax.inference.run import train
@@ -93,7 +82,8 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
 
 def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.files import check_output, write_json
-    from dedn_jax.inference.published_weights import read_published_weights
+    from dedn_jax.inference.export.published import read_published_weights
+    from dedn_jax.inference.export.safetensors import read_safetensors
     from dedn_jax.inference.run import open_run
     from dedn_jax.training.protocol import calibrated_text, test_text
 
@@ -104,7 +94,10 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
     if args.batch_size is not None and args.batch_size < 1:
         raise InputError(f"--batch-size={args.batch_size}, expected at least 1")
     run = open_run(args.workdir, overrides)
-    weights = read_published_weights(run, args.weights) if args.weights else None
+    weights = None
+    if args.weights:
+        own = args.weights.suffix == ".safetensors"
+        weights = (read_safetensors if own else read_published_weights)(run, args.weights)
     metrics, scores = run.evaluate_with_scores(weights, batch_size=args.batch_size)
     protocol = "given weights" if args.weights else run.config.selection.protocol
     report: dict[str, object] = {
@@ -137,13 +130,3 @@ def _demo(args: argparse.Namespace, overrides: list[str]) -> None:
     run = train(load_config("demo", overrides), args.workdir, stop=StopOnSignals())
     print(result_text(run.result))
     print(f"Report: {write_report(run)}")
-
-
-def _export(args: argparse.Namespace, overrides: list[str]) -> None:
-    from dedn_jax.files import check_output
-    from dedn_jax.inference.published_weights import export_published_weights
-    from dedn_jax.inference.run import open_run
-
-    check_output(args.out, ".pt")
-    export_published_weights(open_run(args.workdir, overrides), args.out)
-    print(f"Wrote {args.out}")

@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from dedn_jax.config import load_config
 from dedn_jax.data.features.store.reader import open_store
 from dedn_jax.errors import InputError
+from dedn_jax.inference.export.published import export_published_weights
 from dedn_jax.inference.extract import extract_features
-from dedn_jax.inference.published_weights import export_published_weights
 from dedn_jax.inference.run import open_run, train
 from dedn_jax.torch_files import read_state_dict
 from dedn_jax.training.logs import read_lines

@@ -15,7 +15,7 @@ import pytest
 
 from dedn_jax.cli.main import main
 from dedn_jax.errors import InputError
-from dedn_jax.inference.published_weights import export_published_weights
+from dedn_jax.inference.export.published import export_published_weights
 from dedn_jax.inference.run import open_run
 from dedn_jax.training.metrics import per_class_accuracy
 from dedn_jax.training.prediction import Mixing

@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from dedn_jax import __version__
@@ -16,7 +15,7 @@ from dedn_jax.errors import InputError
 from dedn_jax.inference.candidates import Candidates
 from dedn_jax.inference.model import from_pictures
 from dedn_jax.model.experts import DualExpert
-from dedn_jax.model.picture_model import PictureModel, normalize_regions
+from dedn_jax.model.picture_model import normalize_regions
 from dedn_jax.training.run import TrainingRun
 
 InputKind = Literal["auto", "pictures", "features"]
@@ -86,6 +85,8 @@ def exportable(run: TrainingRun, kind: InputKind = "auto") -> Exportable:
     )
     transform = None
     model: Callable[..., Any]
+    shape: tuple[int, ...]
+    dtype: np.dtype
     if from_maps:
         assert not isinstance(inputs, Pictures)
         experts = run.model

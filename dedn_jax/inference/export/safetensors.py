@@ -1,0 +1,104 @@
+"""The parameters of a run as `.safetensors`, by their names in the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from dedn_jax import __version__
+from dedn_jax.errors import InputError, one_line
+from dedn_jax.files import write_atomically
+from dedn_jax.training.run import TrainingRun
+
+_FORMAT = "dedn-jax"
+_MAX_BYTES = 8 * 2**30
+
+
+def export_safetensors(run: TrainingRun, path: Path) -> None:
+    """Writes the selected parameters, a trained backbone's included.
+
+    Names are those of the model, such as `coarse.region_score` and `fine.0.word_vectors`. The
+    metadata has, as JSON, the resolved config, the names of classes and attributes, and the order
+    of attributes in groups, which is that of the fine expert's rows.
+
+    Args:
+      run: a finished run.
+      path: the file to write.
+
+    Raises:
+      InputError: the run is not finished.
+    """
+    data = run.outline
+    metadata = {
+        "format": _FORMAT,
+        "version": __version__,
+        "config": json.dumps(run.config.to_dict()),
+        "class_names": json.dumps(data.class_names),
+        "attribute_names": json.dumps(data.attribute_names),
+        "group_names": json.dumps(run.groups.names),
+        "group_members": json.dumps(run.groups.members),
+        "gamma": json.dumps(run.mixing().gamma),
+    }
+    arrays = {name: np.asarray(value) for name, value in _flat(run.params).items()}
+    write_atomically(path, save(arrays, metadata))
+
+
+def read_safetensors(run: TrainingRun, path: Path) -> nnx.State:
+    """Parameters for `run.evaluate` from a file that `export_safetensors` wrote.
+
+    Raises:
+      InputError: no such file, or one of another model.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give one that `dedn export` wrote")
+    if path.stat().st_size > _MAX_BYTES:
+        raise InputError(
+            f"{path}: {path.stat().st_size} bytes, expected at most {_MAX_BYTES}; give a file that "
+            "`dedn export --format=safetensors` wrote"
+        )
+    expected = _flat(run.network.params)
+    try:
+        with safe_open(path, "np") as file:
+            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            _check(path, {k: tuple(v.get_shape()) for k, v in found.items()}, expected)
+            arrays = {name: file.get_tensor(name) for name in expected}
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path}: not a readable .safetensors file ({one_line(error)}); export it again"
+        ) from error
+    flat = {
+        key: value.replace(jnp.asarray(arrays[_name(key)], value.dtype))
+        for key, value in nnx.to_flat_state(run.network.params)
+    }
+    return nnx.from_flat_state(flat)
+
+
+def _check(path: Path, found: dict[str, tuple[int, ...]], expected: dict[str, Any]) -> None:
+    for name, value in expected.items():
+        if name not in found:
+            raise InputError(
+                f"{path}: lacks {name}; it is of another model: config.data.groups, "
+                "config.model.rank or the backbone differ"
+            )
+        if found[name] != value.shape:
+            raise InputError(
+                f"{path}: {name} has shape {list(found[name])}, the run's model has "
+                f"{list(value.shape)}; it is of another model or data set"
+            )
+    if unknown := sorted(found.keys() - expected.keys()):
+        raise InputError(f"{path}: {unknown[0]} is no parameter of the run's model")
+
+
+def _flat(params: nnx.State) -> dict[str, Any]:
+    return {_name(key): value for key, value in nnx.to_flat_state(params)}
+
+
+def _name(key: tuple[Any, ...]) -> str:
+    return ".".join(map(str, key))
