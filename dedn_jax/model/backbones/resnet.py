@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -140,7 +141,10 @@ class ResNet(Backbone):
         self, images: Float[Array, "batch height width 3"]
     ) -> Float[Array, "batch channels regions"]:
         x = nnx.relu(self.stem(images))
-        x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        # Nothing is below 0 here, so zeros pad as well as -inf would, and the converter to ONNX
+        # leaves out the padding of a pool.
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        x = nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         for stage in self.stages:
             for block in stage:
                 x = block(x)
