@@ -16,6 +16,8 @@ from dedn_jax.cli.arguments import (
 )
 from dedn_jax.errors import InputError
 
+_MOST_SHOWN = 100  # attributes: a page of 200 maps is large enough
+
 _EXPLAIN = """\
 Says why pictures get their classes: one HTML page a picture, with its figures as PNG files and all
 numbers as JSON.
@@ -103,8 +105,8 @@ def _explain(args: argparse.Namespace, overrides: list[str]) -> int:
     from dedn_jax.inference.picture_files import find_pictures
     from dedn_jax.inference.run import open_run
 
-    if args.top < 1:
-        raise InputError(f"--top={args.top}, expected at least 1")
+    if not 1 <= args.top <= _MOST_SHOWN:
+        raise InputError(f"--top={args.top}, expected 1 to {_MOST_SHOWN}")
     check_candidates(args)
     run = open_run(args.workdir, overrides)
     pictures = find_pictures(args.pictures)

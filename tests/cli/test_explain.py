@@ -83,8 +83,9 @@ def test_nothing_is_computed_for_a_name_that_is_wrong(
     (tmp_path / "file").write_text("x")
     assert explain(picture_runs, picture, f"--out={tmp_path / 'file'}") == 2
     assert "file is not a writable folder; choose another" in capsys.readouterr().err
-    assert explain(picture_runs, picture, f"--out={out}", "--top=0") == 2
-    assert "--top=0, expected at least 1" in capsys.readouterr().err
+    for top in (0, 101):
+        assert explain(picture_runs, picture, f"--out={out}", f"--top={top}") == 2
+        assert f"--top={top}, expected 1 to 100" in capsys.readouterr().err
     assert explain(picture_runs, tmp_path / "none.jpg", f"--out={out}") == 2
     assert "none.jpg: no such picture or folder" in capsys.readouterr().err
     assert not out.exists()
