@@ -10,6 +10,7 @@ from dedn_jax.errors import InputError
 
 if TYPE_CHECKING:
     from dedn_jax.inference.candidates import Candidates
+    from dedn_jax.inference.run import Run
 
 
 def path_flag(text: str) -> Path:
@@ -70,8 +71,31 @@ def add_pictures(parser: argparse.ArgumentParser, nargs: str) -> None:
     )
 
 
+def add_attributes(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag that `run_candidates` reads."""
+    parser.add_argument(
+        "--attributes",
+        type=path_flag,
+        metavar="FILE",
+        help="names of the attributes, one a line, such as CUB's attributes.txt, where the run's "
+        "data set has none",
+    )
+
+
+def run_candidates(args: argparse.Namespace, run: Run) -> Candidates:
+    """A run's candidates, attributes named as the flag of `add_attributes` says.
+
+    Raises:
+      InputError: the file cannot be used, or is of another data set.
+    """
+    return (
+        run.candidates.with_attribute_names(args.attributes) if args.attributes else run.candidates
+    )
+
+
 def add_candidates(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that `chosen_candidates` reads."""
+    add_attributes(parser)
     parser.add_argument(
         "--among", choices=("all", "seen", "unseen"), default="all", help="which candidates"
     )
@@ -98,7 +122,7 @@ def check_candidates(args: argparse.Namespace) -> None:
 
 
 def chosen_candidates(args: argparse.Namespace, candidates: Candidates) -> Candidates:
-    """A run's candidates, changed as the flags of `add_candidates` say.
+    """Of `run_candidates`, changed as the flags of `add_candidates` say.
 
     Raises:
       InputError: classes that cannot be used, or none are left.

@@ -8,11 +8,13 @@ import argparse
 from typing import Any
 
 from dedn_jax.cli.arguments import (
+    add_attributes,
     add_candidates,
     add_pictures,
     check_candidates,
     chosen_candidates,
     path_flag,
+    run_candidates,
 )
 from dedn_jax.errors import InputError
 
@@ -90,12 +92,7 @@ def add_localise(jobs: Any) -> None:
         metavar="FOLDER",
         help="CUB_200_2011/parts; images.txt and bounding_boxes.txt are read beside it",
     )
-    localise.add_argument(
-        "--attributes",
-        type=path_flag,
-        metavar="FILE",
-        help="CUB's attributes.txt, where the run's data set does not have the names",
-    )
+    add_attributes(localise)
     localise.add_argument("--json", type=path_flag, help="also write the numbers to this file")
     localise.set_defaults(run=_localise, overrides=True)
 
@@ -113,7 +110,7 @@ def _explain(args: argparse.Namespace, overrides: list[str]) -> int:
     skipped = explain_to_files(
         run,
         pictures,
-        chosen_candidates(args, run.candidates),
+        chosen_candidates(args, run_candidates(args, run)),
         args.out,
         top=args.top,
         explained=args.explained,
@@ -130,7 +127,7 @@ def _localise(args: argparse.Namespace, overrides: list[str]) -> int:
     if args.json:
         check_output(args.json)
     run = open_run(args.workdir, overrides)
-    found, skipped = localise_run(run, args.parts, args.pictures, args.attributes)
+    found, skipped = localise_run(run, run_candidates(args, run), args.parts, args.pictures)
     print(found.table())
     if args.json:
         write_json(args.json, found.to_json())

@@ -13,6 +13,7 @@ from dedn_jax.cli.arguments import (
     check_candidates,
     chosen_candidates,
     path_flag,
+    run_candidates,
 )
 from dedn_jax.errors import InputError
 
@@ -86,7 +87,7 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
     if args.write_classes:
         check_output(args.write_classes, ".csv")
     run = open_run(args.workdir, overrides)
-    candidates = run.candidates
+    candidates = run_candidates(args, run)
     if args.write_classes:
         write_classes(
             args.write_classes, candidates.names, candidates.embeddings, candidates.attribute_names

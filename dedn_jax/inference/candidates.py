@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from dedn_jax.data.dataset import trainval_task
+from dedn_jax.data.sources.attribute_names import read_attribute_names
 from dedn_jax.errors import InputError
 from dedn_jax.inference.classes_file import check_attributes, read_classes
 from dedn_jax.model.experts import PerExpert
@@ -96,6 +97,23 @@ class Candidates:
             embeddings=self.embeddings[keep],
             seen=self.seen[keep],
         )
+
+    def with_attribute_names(self, file: Path) -> Candidates:
+        """With attribute names from a text file, for a data set that has none.
+
+        Args:
+          file: for `read_attribute_names`, such as CUB's `attributes.txt`.
+
+        Raises:
+          InputError: the file cannot be used, or is of another number of attributes.
+        """
+        names = read_attribute_names(file)
+        if len(names) != len(self.attribute_names):
+            raise InputError(
+                f"{file}: {len(names)} attributes, but the run has {len(self.attribute_names)}; "
+                "give the file of its data set"
+            )
+        return dataclasses.replace(self, attribute_names=names)
 
     def with_new(self, classes: NewClasses, *, only: bool = False) -> Candidates:
         """With new, unseen classes at the end.

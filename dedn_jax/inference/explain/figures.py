@@ -81,6 +81,7 @@ def draw_attention(explanation: Explanation, top: int) -> bytes:
 
 def _picture(axes: Axes, e: Explanation) -> None:
     axes.imshow(e.picture)
+    axes.set_anchor("N")
     axes.axis("off")
     lines = [
         f"{e.scores[k]:.3f}  {_wrapped(e.class_names[k], _LABEL)}"

@@ -8,7 +8,6 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from dedn_jax.data.pictures.transforms import standard_points
-from dedn_jax.data.sources.attribute_names import read_attribute_names
 from dedn_jax.errors import InputError
 from dedn_jax.inference.candidates import Candidates
 from dedn_jax.inference.explain.localisation import (
@@ -26,7 +25,7 @@ _MOST = 16  # pictures at a time: the attention of one may take megabytes
 
 
 def localise_run(
-    run: TrainingRun, parts: Path, pictures: Sequence[Path] = (), attributes: Path | None = None
+    run: TrainingRun, candidates: Candidates, parts: Path, pictures: Sequence[Path] = ()
 ) -> tuple[Localisation, int]:
     """Measures a run on pictures of CUB.
 
@@ -34,10 +33,10 @@ def localise_run(
 
     Args:
       run: a finished run.
+      candidates: its classes; their attributes are named as CUB's.
       parts: `CUB_200_2011/parts`.
       pictures: files and folders; none: the pictures of the run's unseen classes in
         `CUB_200_2011/images`.
-      attributes: CUB's `attributes.txt`; None: the data set has the names.
 
     Returns:
       The shares, and how many pictures were skipped.
@@ -46,21 +45,14 @@ def localise_run(
       InputError: the run or its backbone cannot be used, attributes that are not CUB's, or files or
         pictures that do not belong together.
     """
-    names = run.outline.attribute_names
-    if attributes is not None:
-        names = read_attribute_names(attributes)
-        if len(names) != run.outline.num_attributes:
-            raise InputError(
-                f"{attributes}: {len(names)} attributes, but the run has "
-                f"{run.outline.num_attributes}; give the file of its data set"
-            )
+    names = candidates.attribute_names
     attribute_families(names)  # names that are not CUB's show before seconds of work
     annotations = read_parts(parts)
     if pictures:
         files = find_pictures(pictures)
     else:
         images = parts.resolve().parent / "images"
-        files = pictures_of_unseen_classes(images, Candidates.of_run(run))
+        files = pictures_of_unseen_classes(images, candidates)
     scorer = PictureScorer(run)
     with PictureProgress(len(files), "localising") as bar:
         found = localise(scorer, annotations, names, files, skip=bar.skip, advance=bar.update)

@@ -14,6 +14,7 @@ from PIL import Image
 COLOURS = colormaps["inferno"]
 # How much of a pixel the colour takes, from the least to the most attention.
 _OPACITY = (0.15, 0.75)
+_BLACK = 48  # what the darkest grey becomes: the colours of little attention are dark too
 _QUALITY = 88  # of JPEG files
 
 
@@ -47,6 +48,7 @@ def overlay(
     low, high = _OPACITY
     opacity = low + (high - low) * level
     grey = np.asarray(Image.fromarray(picture).convert("L"), np.float32)[..., None]
+    grey = _BLACK + (1 - _BLACK / 255) * grey
     colour = COLOURS(level[..., 0])[..., :3].astype(np.float32) * 255
     return (opacity * colour + (1 - opacity) * grey).round().astype(np.uint8)
 

@@ -104,7 +104,7 @@ def test_damaged_pictures_are_skipped(tmp_path: Path):
         LooksAtRed(), annotations, NAMES, paths, skip=skipped.__setitem__, advance=_ignore
     )
     assert list(skipped) == [paths[3]]
-    assert "no picture in a known format" in str(skipped[paths[3]])
+    assert "expected JPEG, PNG" in str(skipped[paths[3]])
     assert sum(found.pictures.values()) == len(paths) - 1
 
 
