@@ -21,6 +21,7 @@ from dedn_jax.cli.plan import add_plan
 from dedn_jax.cli.predict import add_predict
 from dedn_jax.cli.report import add_report
 from dedn_jax.cli.runs import add_demo, add_evaluate, add_train
+from dedn_jax.cli.serve import add_serve
 from dedn_jax.cli.sweep import add_sweep
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.training.interrupt import Interrupted
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         add_predict,
         add_explain,
         add_localise,
+        add_serve,
         add_demo,
         add_report,
         add_export,

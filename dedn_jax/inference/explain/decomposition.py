@@ -44,6 +44,12 @@ class Decomposition:
         """The attributes with the largest parts, of either sign, largest first."""
         return np.argsort(-np.abs(self.by_attribute), kind="stable")[:count]
 
+    def of_expert(self, expert: int) -> Decomposition:
+        """The part of one expert, without gamma."""
+        only = np.zeros_like(self.parts)
+        only[expert] = self.parts[expert]
+        return Decomposition(only, 0.0)
+
     def channels(
         self, attention: Float[np.ndarray, "experts attributes channels"]
     ) -> Float64[np.ndarray, "experts channels"]:

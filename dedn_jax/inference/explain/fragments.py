@@ -49,16 +49,25 @@ figure { margin: 0; } figcaption { font-size: .9rem; }
 def parts_table(parts: Decomposition, attribute_names: Sequence[str], top: int) -> str:
     """A bar for each of the leading attributes, and what makes their total."""
     drawn = bar_rows(bars(parts, attribute_names, top))
-    sums = "".join(
-        f'<tr><th scope="row">{label}</th><td class="number">{signed(value)}</td>'
-        '<td class="bar"></td></tr>'
-        for label, value in rest(parts, top)
-    )
-    key = "".join(
+    return f"{key()}{bar_table('attribute', drawn, sum_rows(rest(parts, top)))}"
+
+
+def key() -> str:
+    """Which colour is which part of a bar."""
+    colours = "".join(
         f'<span><i style="background:{colour}"></i>{name}</span>'
         for name, colour in SEGMENTS.items()
     )
-    return f'<div class="key">{key}</div>{bar_table("attribute", drawn, sums)}'
+    return f'<div class="key">{colours}</div>'
+
+
+def sum_rows(sums: Sequence[tuple[str, float]]) -> str:
+    """Rows without bars, as of `rest`."""
+    return "".join(
+        f'<tr><th scope="row">{label}</th><td class="number">{signed(value)}</td>'
+        '<td class="bar"></td></tr>'
+        for label, value in sums
+    )
 
 
 def bar_table(head: str, rows: str, sums: str = "") -> str:

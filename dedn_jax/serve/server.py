@@ -1,0 +1,106 @@
+"""Serves the page of a run until it is stopped."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from dedn_jax.errors import InputError
+from dedn_jax.inference.run import Run
+from dedn_jax.serve.drop import PICTURE_PATH
+from dedn_jax.serve.gate import Gate
+from dedn_jax.serve.page import Page, mounted
+from dedn_jax.serve.studio import Studio
+from dedn_jax.training.interrupt import Interrupted, StopOnSignals
+
+_LEAVE = 1  # seconds that open connections are given
+
+
+def serve(run: Run, host: str, port: int, max_bytes: int) -> None:
+    """Serves the page of a run; returns by an exception alone.
+
+    Args:
+      run: a finished run.
+      host: address to listen on.
+      port: of it; 0: any that is free.
+      max_bytes: of a picture.
+
+    Raises:
+      InputError: the port is taken, or the run cannot be served; see `Studio`.
+      Interrupted: by SIGTERM or Ctrl-C.
+    """
+    listening = _listen(host, port)
+    with listening:
+        studio = Studio(run)
+        studio.warm_up()
+        loopback = ipaddress.ip_address(listening.getsockname()[0]).is_loopback
+        app = application(studio, max_bytes=max_bytes, loopback=loopback)
+        config = uvicorn.Config(
+            app,
+            access_log=False,
+            log_level="critical",
+            server_header=False,
+            timeout_graceful_shutdown=_LEAVE,
+            ws="none",
+        )
+        _say(run, host, listening.getsockname()[1], loopback)
+        with StopOnSignals() as stop:  # which the server ends by, and passes on
+            uvicorn.Server(config).run(sockets=[listening])
+    raise Interrupted(stop.signal_number, "stopped")
+
+
+def application(studio: Studio, *, max_bytes: int, loopback: bool) -> Gate:
+    """The whole application, behind its gate."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.post(PICTURE_PATH)
+    async def look_at(request: Request) -> JSONResponse:
+        try:
+            token = await run_in_threadpool(studio.look, await request.body())
+        except InputError as error:
+            return JSONResponse({"error": str(error)}, 422)
+        return JSONResponse({"token": token})
+
+    mounted(Page(studio, max_bytes), app)
+    return Gate(app, max_bytes=max_bytes, loopback=loopback)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError, OverflowError) as error:
+        raise InputError(
+            f"--host={host}: no such address ({error}); give an address of this machine, such as "
+            "127.0.0.1"
+        ) from error
+    listening = socket.socket(family, kind, protocol)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(address)
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        raise InputError(
+            f"--port={port}: cannot be used on {host} ({error.strerror}); choose another with "
+            "--port, or 0 for any that is free"
+        ) from error
+    return listening
+
+
+def _say(run: Run, host: str, port: int, loopback: bool) -> None:
+    if not loopback:
+        print(
+            f"dedn: --host={host}: everyone who reaches this machine can use the page; there is no "
+            "password",
+            file=sys.stderr,
+        )
+    shown = f"[{host}]" if ":" in host else host
+    print(f"{run.workdir.path} on http://{shown}:{port}/ (Ctrl-C ends it)", flush=True)
