@@ -4,9 +4,11 @@ VENV ?= .venv
 # Optional packages have environments of their own: without them everything else has to work.
 TORCH_VENV ?= .venv-torch
 ONNX_VENV ?= .venv-onnx
+# Gradio takes an older Pillow than requirements.txt pins.
+SERVE_VENV ?= .venv-serve
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit torch onnx clean
+.PHONY: demo test lint types unit torch onnx serve clean
 
 demo: $(VENV)/.run
 	$(BIN)/dedn demo --workdir=runs/demo
@@ -34,6 +36,11 @@ onnx:
 	$(MAKE) VENV=$(ONNX_VENV) $(ONNX_VENV)/.onnx
 	$(ONNX_VENV)/bin/pytest -m onnx
 
+# The tests of the page of `dedn serve`, which `make test` skips.
+serve:
+	$(MAKE) VENV=$(SERVE_VENV) $(SERVE_VENV)/.serve
+	$(SERVE_VENV)/bin/pytest -n 2 --dist worksteal -m gradio
+
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -57,5 +64,9 @@ $(VENV)/.onnx: $(VENV)/.dev requirements-onnx.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-onnx.txt
 	@touch $@
 
+$(VENV)/.serve: $(VENV)/.dev requirements-serve.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-serve.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) $(ONNX_VENV) runs/demo build *.egg-info
+	rm -rf $(VENV) $(TORCH_VENV) $(ONNX_VENV) $(SERVE_VENV) runs/demo build *.egg-info

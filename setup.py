@@ -51,6 +51,8 @@ setup(
         "tpu-plan": ["libtpu>=0.0.42,<0.1"],
         "torch": ["torch>=2.6"],
         "onnx": ["jax2onnx>=0.17", "onnxruntime>=1.20"],
+        # The page of `dedn serve`. Takes a Pillow below 13.
+        "serve": ["gradio>=6.31,<7"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.6",

@@ -23,6 +23,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _OPTIONAL = {
     "torch": "needs PyTorch: make torch",
     "onnx": "needs jax2onnx and ONNX Runtime: make onnx",
+    "gradio": "needs Gradio: make serve",
     "libtpu": "needs libtpu: pip install 'dedn-jax[tpu-plan]'",
 }
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,7 @@ def _demo(args: argparse.Namespace, overrides: list[str]) -> None:
     run = train(load_config("demo", overrides), args.workdir, stop=StopOnSignals())
     print(result_text(run.result))
     print(f"Report: {write_report(run)}")
+    workdir = f"--workdir={shlex.quote(str(args.workdir))}"
+    print(f"A page to try it on, which needs the extra [serve]: dedn serve {workdir}")
+    print(f"Pictures of yours: dedn predict {workdir} PICTURE ...")
+    print(f"Why a picture gets its class: dedn explain {workdir} PICTURE ... --out=FOLDER")

@@ -80,7 +80,7 @@ class Page:
                 )
             with gr.Column(scale=2, min_width=220):
                 self._picture = _html(elem_id="picture")
-            with gr.Column(scale=4, min_width=320):
+            with gr.Column(scale=4, min_width=340):
                 self._alert = _html()
                 self._ranking = _html(elem_id="ranking")
 
@@ -134,6 +134,7 @@ class Page:
                         value=self._scale.low,
                         step=self._scale.step,
                         precision=self._scale.digits,
+                        buttons=[],
                         visible=False,
                     )
                     for _ in range(SLIDERS)

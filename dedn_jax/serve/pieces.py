@@ -37,6 +37,7 @@ h1 {{ font-size: 1.5rem; font-weight: 650; line-height: 1.25; margin: 0 0 .2rem;
 h2 {{ font-size: 1.15rem; font-weight: 650; margin: .4rem 0 .2rem; }}
 h3 {{ font-size: 1rem; font-weight: 650; margin: .4rem 0; }}
 p {{ margin: .2rem 0; }}
+code {{ font: .9em monospace; }}
 b {{ font-weight: 650; }}
 .note {{ color: #555; font-size: .9rem; }}
 .alert {{ color: #8f1d14; font-weight: 600; }}
@@ -46,8 +47,8 @@ b {{ font-weight: 650; }}
   color: #444; white-space: nowrap; }}
 .tag.designed {{ background: #0072b2; border-color: #0072b2; color: #fff; }}
 .ranking thead th {{ white-space: nowrap; }} .ranking thead th:nth-child(2) {{ text-align: left; }}
-.ranking tbody th {{ min-width: 7rem; }} .ranking .tag {{ margin-left: .2em; }}
-td.share {{ width: 18%; min-width: 3rem; padding-right: 0; }}
+.ranking tbody th {{ min-width: min(12rem, 30vw); }} .ranking .tag {{ margin-left: .2em; }}
+td.share {{ width: 15%; padding-right: 0; }}
 td.share i {{ display: block; height: .6rem; border-radius: 2px;
   background: #0072b2; min-width: 1px; }}
 .examples {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(64px, 1fr));
