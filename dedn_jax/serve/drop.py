@@ -72,6 +72,8 @@ document.addEventListener('paste', event => {{
 EXAMPLES_SCRIPT = f"""
 element.addEventListener('click', event => {{
   const button = event.target.closest('[data-example]');
-  if (button) trigger('{CHOSEN}', {{example: Number(button.dataset.example)}});
+  if (!button) return;
+  document.querySelector('#drop .alert').textContent = '';
+  trigger('{CHOSEN}', {{example: Number(button.dataset.example)}});
 }});
 """

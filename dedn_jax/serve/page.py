@@ -173,7 +173,8 @@ class Page:
         self._on(self._explained, "input", self._explain, self._explained)
         self._on(self._attribute, "input", self._attend, self._attribute)
         self._on(self._base, "input", self._begin, self._base)
-        self._on(self._name, "input", self._rename, self._name)
+        # Pasted text is no "input" to Gradio.
+        self._on(self._name, "change", self._rename, self._name)
         self._on(self._edited, "input", self._edit, self._edited)
         for i, slider in enumerate(self._sliders):
             self._on(slider, "input", functools.partial(self._change, i), slider, self._edited)

@@ -71,7 +71,7 @@ def served(picture_runs: PictureRuns, tmp_path_factory: pytest.TempPathFactory) 
     running.process.communicate(timeout=60)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is there, asyncio runs nothing else in this thread
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="needs a browser driver: pip install playwright"

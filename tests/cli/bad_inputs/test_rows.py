@@ -23,6 +23,7 @@ from tests.cli.bad_inputs.rows.folders import FOLDER
 from tests.cli.bad_inputs.rows.hdf5 import HDF5
 from tests.cli.bad_inputs.rows.pictures import PICTURES
 from tests.cli.bad_inputs.rows.predictions import PREDICTIONS
+from tests.cli.bad_inputs.rows.serving import SERVING
 from tests.cli.bad_inputs.rows.stores import STORES
 from tests.cli.bad_inputs.rows.word_vectors import WORDS
 from tests.cli.bad_inputs.rows.xlsa17 import XLSA
@@ -46,6 +47,7 @@ TABLE = [
     *DISKS,
     *PREDICTIONS,
     *EXPLANATIONS,
+    *SERVING,
 ]
 _messages: dict[str, str] = {}
 
