@@ -83,7 +83,7 @@ def get_config() -> ConfigDict:
 
     config.selection = ConfigDict()
     config.selection.protocol = "validation"  # or "last", "test-best" (the published protocol)
-    config.selection.metric = "harmonic_mean"  # or "t1"
+    config.selection.metric = "harmonic_mean"  # at the fixed bias; or "t1", "ausuc"
     config.selection.refit = "retrain"  # or "continue": how all of trainval is trained on
     config.selection.validation_classes = 0.2  # share of seen classes, if the data set names none
     config.selection.validation_images = 0.2  # share of each other class's training images

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 from dedn_jax.errors import InputError, one_line
 
 SELECTION_PROTOCOLS = ("validation", "last", "test-best")
-SELECTION_METRICS = ("harmonic_mean", "t1")
+SELECTION_METRICS = ("harmonic_mean", "t1", "ausuc")
 REFITS = ("retrain", "continue")
 PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 FEATURE_DTYPES = ("float32", "bfloat16", "float16")

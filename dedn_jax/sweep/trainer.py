@@ -48,7 +48,7 @@ class Selections:
     """A `Selection` for every model.
 
     Args:
-      metric: `harmonic_mean` or `t1`.
+      metric: `harmonic_mean`, `t1` or `ausuc`.
       params: stacked; selected before the first evaluation.
       models: how many.
     """

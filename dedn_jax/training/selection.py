@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dedn_jax.training.evaluation import Metrics
+from dedn_jax.training.evaluation import AUSUC, Metrics
 
 # Under `jit`: parameters may lie on devices of other processes.
 copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
@@ -18,7 +18,7 @@ class Selection:
     """The best evaluation so far, by the fused score.
 
     Args:
-      metric: `harmonic_mean` or `t1`.
+      metric: `harmonic_mean`, `t1` or `ausuc`.
       params: selected before the first evaluation.
 
     Attributes:
@@ -28,7 +28,7 @@ class Selection:
     """
 
     def __init__(self, metric: str, params: nnx.State) -> None:
-        self._key = {"harmonic_mean": "H", "t1": "T1"}[metric]
+        self._key = {"harmonic_mean": "H", "t1": "T1", "ausuc": AUSUC}[metric]
         self.params = params
         self.best: dict[str, Any] = {"step": 0, "metrics": None, "t1": None}
 
@@ -49,4 +49,7 @@ class Selection:
 
     def __str__(self) -> str:
         metrics, step = self.best["metrics"], self.best["step"]
-        return f"best {self._key} {metrics['fused'][self._key]:.1f} at {step}" if metrics else ""
+        if not metrics:
+            return ""
+        digits = 3 if self._key == AUSUC else 1
+        return f"best {self._key} {metrics['fused'][self._key]:.{digits}f} at {step}"
