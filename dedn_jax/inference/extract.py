@@ -8,13 +8,16 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import Bool
 from ml_collections import ConfigDict
 
+from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.features.store.manifest import SHARD_BYTES, StorePlan
 from dedn_jax.data.features.store.writer import StoreWriter
 from dedn_jax.data.load import load_prepared, open_pictures
 from dedn_jax.data.pictures.pictures import Pictures
 from dedn_jax.data.pipeline import Reading, evaluation_batches
+from dedn_jax.data.prepared.reader import SPLITS
 from dedn_jax.errors import InputError
 from dedn_jax.model.backbones import Backbone
 from dedn_jax.model.picture_model import backbone_maps
@@ -43,7 +46,7 @@ def extract_features(
     Args:
       config: which pictures, transform and backbone; `config.evaluate.batch_size` pictures are
         computed at a time.
-      out: the store's folder.
+      out: the store's folder; it has zeros for images in no split, whose pictures are not kept.
       dtype: of the stored values: float16, bfloat16 or float32.
       normalized: whether they are stored L2-normalised over channels.
       shard_images: pictures in a shard, what an interruption can cost each process; 0 for as many
@@ -92,16 +95,24 @@ def extract_features(
         stop or StopRequest() as stop,
         compilation_cache(out, config),
     ):
-        _write_shards(writer, pictures, backbone, config, stop)
+        _write_shards(writer, pictures, _kept(prepared.annotations), backbone, config, stop)
         processes.barrier("all shards are written")
         if process == 0:
             writer.finish()
     return out
 
 
+def _kept(annotations: Annotations) -> Bool[np.ndarray, " images"]:
+    """Whether an image is in a split: a prepared set stores the pictures of no others."""
+    kept = np.zeros(len(annotations.labels), bool)
+    kept[np.concatenate([getattr(annotations, split) for split in SPLITS])] = True
+    return kept
+
+
 def _write_shards(
     writer: StoreWriter,
     pictures: Pictures,
+    kept: np.ndarray,
     backbone: Backbone,
     config: ConfigDict,
     stop: StopRequest,
@@ -113,9 +124,10 @@ def _write_shards(
     left = sum(len(writer.image_range(shard)) for shard in missing)
     bar = progress(total, "extracting", "picture", initial=total - left)
     stored = total - left
-    maps = _computed(pictures, backbone, config, [writer.image_range(s) for s in missing])
+    ranges = [writer.image_range(shard) for shard in missing]
+    maps = _computed(pictures, kept, backbone, config, ranges)
     with bar:
-        for shard in missing:
+        for shard, images in zip(missing, ranges, strict=True):
             features = np.empty(writer.plan.shard_shape(shard), np.float32)
             done = 0
             while done < len(features) and not stop.signal_number:
@@ -124,6 +136,7 @@ def _write_shards(
                 done += len(part)
                 bar.update(len(part))
             if done == len(features):
+                features[~kept[images.start : images.stop]] = 0
                 writer.write(shard, features)
                 stored += done
             if stop.signal_number:
@@ -135,9 +148,16 @@ def _write_shards(
 
 
 def _computed(
-    pictures: Pictures, backbone: Backbone, config: ConfigDict, ranges: list[range]
+    pictures: Pictures,
+    kept: np.ndarray,
+    backbone: Backbone,
+    config: ConfigDict,
+    ranges: list[range],
 ) -> Iterator[np.ndarray]:
-    """Feature maps of all images of `ranges`, in batches none of which spans two ranges."""
+    """Feature maps of all images of `ranges`, in batches none of which spans two ranges.
+
+    Of images that are not `kept` those of another.
+    """
     definition, values = nnx.split(backbone)
     # Processes divide the shards: each works on its own devices.
     layout = local_layout()
@@ -153,6 +173,7 @@ def _computed(
     ends = [r.start + -(-len(r) // size) * size for r in ranges]
     filled = [np.arange(r.start, end).clip(max=r[-1]) for r, end in zip(ranges, ends, strict=True)]
     images = np.concatenate(filled) if filled else np.zeros(0, np.int64)
+    images = np.where(kept[images], images, np.argmax(kept))
     waiting: tuple[jax.Array, int] | None = None
     batches = evaluation_batches(pictures, images, size, reading)
     for (inputs, _), count in zip(batches, counts, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -15,6 +16,9 @@ from ml_collections import ConfigDict
 
 from dedn_jax.config import load_config
 from dedn_jax.data.features.store.reader import open_store
+from dedn_jax.data.prepared.build import build
+from dedn_jax.data.prepared.picture_set import Picture, PictureSet
+from dedn_jax.data.prepared.reader import open_prepared
 from dedn_jax.errors import InputError
 from dedn_jax.inference.export.published import export_published_weights
 from dedn_jax.inference.extract import extract_features
@@ -214,3 +218,23 @@ def test_two_processes_make_the_same_store(prepared: Path, weights: Path, tmp_pa
         assert process.returncode == 0, errors
     assert start(prepared, weights, tmp_path / "one").wait() == 0
     assert store_files(out) == store_files(tmp_path / "one")
+
+
+def test_images_in_no_split(prepared: Path, weights: Path, store: Path, tmp_path: Path) -> None:
+    """Their pictures are not stored, and their feature maps are zeros; the others' as ever."""
+    whole = open_prepared(prepared)
+    pictures = [Picture(f"{i}.jpg", encoded=whole.pictures[i][0]) for i in range(48)]
+    annotations = whole.annotations
+    left_out = np.array([int(annotations.trainval[0]), int(annotations.test_unseen[-1])])
+    fewer = {
+        name: np.setdiff1d(getattr(annotations, name), left_out)
+        for name in ("trainval", "test_seen", "test_unseen")
+    }
+    changed = dataclasses.replace(annotations, **fewer)
+    folder = build(PictureSet("fewer", changed, pictures), tmp_path).folder
+    config = images_config(folder, weights)
+    out = extract_features(config, tmp_path / "store", dtype="float32", normalized=True)
+    found, before = (open_store(path).features()[np.arange(48)] for path in (out, store))
+    assert not found[left_out].any()
+    others = np.setdiff1d(np.arange(48), left_out)
+    np.testing.assert_array_equal(found[others], before[others])
