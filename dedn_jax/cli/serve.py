@@ -8,7 +8,7 @@ import argparse
 import importlib.util
 from typing import Any
 
-from dedn_jax.cli.arguments import path_flag
+from dedn_jax.cli.arguments import add_attributes, path_flag, run_candidates
 from dedn_jax.errors import InputError
 
 _DESCRIPTION = """\
@@ -39,6 +39,7 @@ def add_serve(jobs: Any) -> None:
     serve.add_argument(
         "--max-upload-mb", type=float, default=20, help="largest picture (default: 20)"
     )
+    add_attributes(serve)
     serve.set_defaults(run=_serve, overrides=True)
 
 
@@ -53,4 +54,4 @@ def _serve(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.serve.server import serve
 
     run = open_run(args.workdir, overrides)
-    serve(run, args.host, args.port, int(args.max_upload_mb * 1e6))
+    serve(run, run_candidates(args, run), args.host, args.port, int(args.max_upload_mb * 1e6))

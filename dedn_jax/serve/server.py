@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 import sys
@@ -12,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from dedn_jax.errors import InputError
+from dedn_jax.inference.candidates import Candidates
 from dedn_jax.inference.run import Run
 from dedn_jax.serve.drop import PICTURE_PATH
 from dedn_jax.serve.gate import Gate
@@ -20,13 +22,16 @@ from dedn_jax.serve.studio import Studio
 from dedn_jax.training.interrupt import Interrupted, StopOnSignals
 
 _LEAVE = 1  # seconds that open connections are given
+_AT_ONCE = 2  # pictures: decoding a large one takes hundreds of megabytes
+_CONNECTIONS = 100
 
 
-def serve(run: Run, host: str, port: int, max_bytes: int) -> None:
+def serve(run: Run, candidates: Candidates, host: str, port: int, max_bytes: int) -> None:
     """Serves the page of a run; returns by an exception alone.
 
     Args:
       run: a finished run.
+      candidates: its classes.
       host: address to listen on.
       port: of it; 0: any that is free.
       max_bytes: of a picture.
@@ -37,7 +42,7 @@ def serve(run: Run, host: str, port: int, max_bytes: int) -> None:
     """
     listening = _listen(host, port)
     with listening:
-        studio = Studio(run)
+        studio = Studio(run, candidates)
         studio.warm_up()
         loopback = ipaddress.ip_address(listening.getsockname()[0]).is_loopback
         app = application(studio, max_bytes=max_bytes, loopback=loopback)
@@ -46,6 +51,7 @@ def serve(run: Run, host: str, port: int, max_bytes: int) -> None:
             access_log=False,
             log_level="critical",
             server_header=False,
+            limit_concurrency=_CONNECTIONS,
             timeout_graceful_shutdown=_LEAVE,
             ws="none",
         )
@@ -58,11 +64,14 @@ def serve(run: Run, host: str, port: int, max_bytes: int) -> None:
 def application(studio: Studio, *, max_bytes: int, loopback: bool) -> Gate:
     """The whole application, behind its gate."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    places = asyncio.Semaphore(_AT_ONCE)
 
     @app.post(PICTURE_PATH)
     async def look_at(request: Request) -> JSONResponse:
+        encoded = await request.body()
         try:
-            token = await run_in_threadpool(studio.look, await request.body())
+            async with places:
+                token = await run_in_threadpool(studio.look, encoded)
         except InputError as error:
             return JSONResponse({"error": str(error)}, 422)
         return JSONResponse({"token": token})

@@ -9,6 +9,7 @@ from collections import OrderedDict
 import numpy as np
 
 from dedn_jax.errors import InputError
+from dedn_jax.inference.candidates import Candidates
 from dedn_jax.inference.explain.look import Look, look
 from dedn_jax.inference.predictions import Predictions, best_classes
 from dedn_jax.inference.run import Run
@@ -24,10 +25,11 @@ class Studio:
 
     Args:
       run: the run.
+      candidates: its classes; None: `run.candidates`.
 
     Attributes:
       run: the run.
-      candidates: its classes.
+      candidates: as given.
       mixing: how its attribute scores become class scores.
       examples: pictures to try.
 
@@ -36,10 +38,10 @@ class Studio:
         `dedn_jax.inference.model.from_pictures`.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, candidates: Candidates | None = None) -> None:
         self.run = run
         self.mixing = run.mixing()
-        self.candidates = run.candidates
+        self.candidates = run.candidates if candidates is None else candidates
         self._scorer = run.picture_scorer
         self.examples = example_pictures(run, _EXAMPLES)
         self._looks: OrderedDict[str, Look] = OrderedDict()

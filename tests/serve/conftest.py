@@ -17,6 +17,15 @@ from dedn_jax.serve.studio import Studio
 from tests.helpers.picture_runs import PictureRuns
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+# Of the server's process: notes whom it connects to and which names it looks up.
+_AUDIT = """
+import os, sys
+def note(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        with open(os.environ["NOTED"], "a") as file:
+            print(event, arguments[event == "socket.connect"], file=file)
+sys.addaudithook(note)
+"""
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -26,18 +35,27 @@ class Served(NamedTuple):
     Attributes:
       url: of the page; ends in /.
       temporary: its folder for temporary files.
+      network: a file of whom it connected to and which names it looked up.
       process: of the command.
     """
 
     url: str
     temporary: Path
+    network: Path
     process: subprocess.Popen[str]
 
 
-def start(workdir: Path, temporary: Path, *flags: str) -> Served:
+def start(workdir: Path, folder: Path, *flags: str) -> Served:
     """Starts `dedn serve` on any free port; returns when the page is there."""
+    temporary, network = folder / "temporary", folder / "network.txt"
+    temporary.mkdir()
+    (folder / "sitecustomize.py").write_text(_AUDIT)
     command = [sys.executable, "-m", "dedn_jax", "serve", f"--workdir={workdir}", "--port=0"]
-    environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {
+        "TMPDIR": str(temporary),
+        "NOTED": str(network),
+        "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
+    }
     process = subprocess.Popen(
         [*command, *flags],
         env=environment,
@@ -52,7 +70,7 @@ def start(workdir: Path, temporary: Path, *flags: str) -> Served:
     if not found:
         process.kill()
         pytest.fail(f"{line}{process.communicate()[1]}")
-    return Served(found[0], temporary, process)
+    return Served(found[0], temporary, network, process)
 
 
 @pytest.fixture(scope="session")
@@ -63,9 +81,8 @@ def studio(picture_runs: PictureRuns) -> Studio:
 @pytest.fixture(scope="session")
 def served(picture_runs: PictureRuns, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """`dedn serve` on the small run, with 0.2 MB as the largest picture."""
-    temporary = tmp_path_factory.mktemp("temporary")
     workdir = picture_runs.small.workdir.path
-    running = start(workdir, temporary, "--max-upload-mb=0.2")
+    running = start(workdir, tmp_path_factory.mktemp("served"), "--max-upload-mb=0.2")
     yield running
     running.process.terminate()
     running.process.communicate(timeout=60)
