@@ -75,11 +75,13 @@ class Gate:
         return method == "POST" and (path == PICTURE_PATH or bool(_POST.fullmatch(path)))
 
     def _from_the_page(self, headers: dict[str, str]) -> bool:
-        host = headers.get("host", "")
-        if self._loopback and urlsplit(f"//{host}").hostname not in _LOOPBACK:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        try:
+            if self._loopback and urlsplit(f"//{host}").hostname not in _LOOPBACK:
+                return False
+            return origin is None or urlsplit(origin).netloc == host
+        except ValueError:  # no address at all
             return False
-        origin = headers.get("origin")
-        return origin is None or urlsplit(origin).netloc == host
 
     async def _index(self, scope: Message, receive: Receive, send: Send) -> None:
         """The page without what Gradio says to crawlers, which names other hosts."""
@@ -105,7 +107,7 @@ class Gate:
 async def _read(receive: Receive, headers: dict[str, str], limit: int) -> bytes | None:
     """The request's body; None where it is larger, and then most of it is not read."""
     stated = headers.get("content-length", "0")
-    if not stated.isdigit() or int(stated) > limit:
+    if not stated.isdecimal() or int(stated) > limit:
         return None
     body = bytearray()
     while True:

@@ -104,7 +104,7 @@ def shown_picture(pixels: UInt8[np.ndarray, "crop crop 3"]) -> str:
 
 def ranking_table(ranking: Predictions, designed: Collection[str]) -> str:
     """The best classes and all designed ones, with their ranks."""
-    rows = []
+    rows, greatest = [], float(ranking.probabilities[0, 0])
     for rank, k in enumerate(ranking.classes[0].tolist()):
         name = ranking.class_names[k]
         own = name in designed
@@ -116,7 +116,7 @@ def ranking_table(ranking: Predictions, designed: Collection[str]) -> str:
             f'<th scope="row">{text(name)} {_tag(own, bool(ranking.seen[k]))}</th>'
             f'<td class="number">{ranking.scores[0, rank]:.3f}</td>'
             f'<td class="number">{_percent(share)}</td>'
-            f'<td class="share"><i style="width:{100 * share:.1f}%"></i></td></tr>'
+            f'<td class="share"><i style="width:{100 * share / greatest:.1f}%"></i></td></tr>'
         )
     return (
         '<table class="ranking"><thead><tr><th scope="col">rank</th><th scope="col">class</th>'
@@ -154,11 +154,11 @@ def expert_tables(e: Explanation) -> str:
     shares = (e.mixing.expert_mix, 1 - e.mixing.expert_mix)
     tables = []
     for expert, share, one, lines in zip(EXPERTS, shares, parts, drawn, strict=True):
-        table = '<p class="note">As the run was calibrated, it has no share of the score.</p>'
+        table = '<p class="note">The run\'s mixing gives it no share of the score.</p>'
         if share:
             sums = sum_rows(rest(one, _ATTRIBUTES))
             table = bar_table("attribute", bar_rows(lines, ends), sums)
-        tables.append(f"<div><h3>{expert} expert, a share of {share:.0%}</h3>{table}</div>")
+        tables.append(f"<div><h3>{expert} expert, a share of {100 * share:.0f} %</h3>{table}</div>")
     gamma = f", and gamma, {e.score.gamma:.3f}, for an unseen class" if e.score.gamma else ""
     return (
         f'<p class="note">Both experts add up to the score of <b>{text(e.class_name)}</b>{gamma}: '

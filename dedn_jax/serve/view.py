@@ -52,14 +52,13 @@ class Attributes:
     """Attributes as the page names them: with their groups, a group after another."""
 
     def __init__(self, studio: Studio) -> None:
-        groups = studio.run.groups
-        names = studio.candidates.attribute_names
-        order = groups.order.tolist()
-        group_of = {a: g for g, members in zip(groups.names, groups.members, strict=True)
-                    for a in members}  # fmt: skip
-        prefix = len(groups.names) > 1
-        self.labels = {a: f"{group_of[a]}: {names[a]}" if prefix else names[a] for a in order}
-        self._position = {a: i for i, a in enumerate(order)}
+        groups, names = studio.run.groups, studio.candidates.attribute_names
+        self.labels = {
+            a: f"{group}: {names[a]}" if len(groups.names) > 1 else names[a]
+            for group, members in zip(groups.names, groups.members, strict=True)
+            for a in members
+        }
+        self._position = {a: i for i, a in enumerate(self.labels)}
 
     @property
     def choices(self) -> list[tuple[str, int]]:

@@ -108,7 +108,7 @@ def test_other_pages_are_refused() -> None:
     assert ask("POST", "/picture", body=b"x", origin=same)[0] == 200
     for origin in ("http://elsewhere.org", "null", "http://127.0.0.1:7861"):
         assert ask("POST", "/picture", body=b"x", origin=origin)[0] == 403
-    for host in ("elsewhere.org:7860", "", "127.0.0.1.elsewhere.org"):
+    for host in ("elsewhere.org:7860", "", "127.0.0.1.elsewhere.org", "[::1"):
         assert ask("GET", "/", host=host)[0] == 403
     for host in ("localhost:7860", "[::1]:7860", "127.0.0.1"):
         assert ask("GET", "/", host=host)[0] == 200
