@@ -138,7 +138,7 @@ def draw_learning(runs: Sequence[Learning]) -> str:
                     if several
                     else DASHES[0 if metric == "H" else 1],
                     linewidth=2 if metric == "H" else 1.4,
-                    label=f"{metric}, {run.name}" if several else metric,
+                    label=f"{run.label.split(' (')[0]}, {run.name}" if several else metric,
                 )
             if run.selected is not None and run.evaluations:
                 left.axvline(
@@ -158,14 +158,12 @@ def draw_learning(runs: Sequence[Learning]) -> str:
                     linewidth=1.4,
                     label=f"{phase}, {run.name}" if several else phase,
                 )
-        labels = sorted({run.label for run in runs if run.evaluations})
+        labels = [run.label.split(" (")[0] for run in runs if run.evaluations]
+        title = f"Fused score on {labels[0]}" if labels else "Nothing was evaluated"
+        if len(set(labels)) > 1:
+            title = "Fused score on what selected the step"
         left.set(xlabel="step", ylabel="percent", ylim=(0, 100))
-        left.set_title(
-            "Fused score on " + " or ".join(labels) if labels else "Nothing was evaluated",
-            fontsize=11,
-            loc="left",
-            parse_math=False,
-        )
+        left.set_title(title, fontsize=11, loc="left", parse_math=False)
         right.set(xlabel="step", ylabel="loss")
         right.set_title("Training loss, by phase", fontsize=11, loc="left")
         for axes in (left, right):
