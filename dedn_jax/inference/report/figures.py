@@ -206,7 +206,7 @@ def draw_points(
                 )
         axes.set_yticks(range(len(names)), names, parse_math=False)
         axes.invert_yaxis()
-        axes.set(xlabel="H of the fused score on the test sets, percent")
+        axes.set(xlim=(0, 100), xlabel="H of the fused score on the test sets, percent")
         axes.grid(visible=False, axis="y")
         _legend(axes, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
         return _svg(figure)
