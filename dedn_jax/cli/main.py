@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import signal
 import sys
@@ -118,12 +119,17 @@ def _quiet_libraries() -> None:
     logging.set_verbosity(logging.FATAL)
     # Pillow warns of a picture that is refused for its size.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+    # What it has to say of damaged metadata names no file.
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
     # Matplotlib's font has no Chinese, for one; names are whole in HTML and JSON.
     warnings.filterwarnings("ignore", message="Glyph .* missing from")
 
 
 def console() -> None:
     """The `dedn` command: runs `main` and ends the process."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of classes and pictures may have letters that a terminal has not.
+        sys.stdout.reconfigure(errors="backslashreplace")
     status = main()
     if status in (1, 2) and "jax" in sys.modules:
         import jax

@@ -99,6 +99,8 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
     if args.weights:
         own = args.weights.suffix == ".safetensors"
         weights = (read_safetensors if own else read_published_weights)(run, args.weights)
+    # Weights from elsewhere are not what the run was calibrated for.
+    calibration = None if args.weights else run.calibration
     metrics, scores = run.evaluate_with_scores(weights, batch_size=args.batch_size)
     protocol = "given weights" if args.weights else run.config.selection.protocol
     report: dict[str, object] = {
@@ -108,9 +110,8 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
         "test": metrics,
     }
     print("\n".join(test_text(metrics, protocol)))
-    # Weights from elsewhere were not what the run was calibrated for.
-    if not args.weights and run.calibration:
-        calibrated = run.calibration.apply(scores)
+    if calibration:
+        calibrated = calibration.apply(scores)
         report["test_calibrated"] = calibrated
         print("\n".join(["", *calibrated_text(run.result["calibration"], calibrated)]))
     if args.scores:

@@ -166,10 +166,12 @@ def check_outputs(json_file: Path | None, csv_file: Path | None) -> None:
     """Checks where predictions are to be written before there are any.
 
     Raises:
-      InputError: as `check_output`, or both are standard output.
+      InputError: as `check_output`; both are standard output, or it is closed.
     """
     if json_file == STDOUT and csv_file == STDOUT:
         raise InputError("--json=- and --csv=-: standard output takes one of them; name a file")
+    if STDOUT in (json_file, csv_file) and sys.stdout is None:
+        raise InputError("--json=- or --csv=-: standard output is closed; name a file")
     for path, suffix in ((json_file, ".json"), (csv_file, ".csv")):
         if path is not None and path != STDOUT:
             check_output(path, suffix)

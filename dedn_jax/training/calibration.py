@@ -44,7 +44,7 @@ class Calibration:
         """From what `to_json` gave.
 
         Raises:
-          InputError: something is missing.
+          InputError: something is missing, or is no gamma or mix.
         """
         try:
             mixing = {
@@ -55,8 +55,11 @@ class Calibration:
                 )
                 for name in EXPERTS
             }
+            for name, m in mixing.items():
+                if not (np.isfinite(m.gamma) and 0 <= m.region_mix <= 1 and 0 <= m.expert_mix <= 1):
+                    raise ValueError(f"{name}: {m.to_json()}, expected mixes from 0 to 1")
             return cls(mixing, {name: saved[name]["validation"] for name in EXPERTS})
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"{where}: its calibration cannot be read ({error!r}); restore the file, or remove "
                 "it and give the command again"

@@ -85,9 +85,13 @@ def read_lines(path: Path) -> list[dict]:
     for line in path.read_text(errors="replace").splitlines():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the last line of a run that was killed while writing it
-        if isinstance(record, dict) and {"phase", "step"} <= set(record):
+        except (ValueError, RecursionError):
+            continue  # the last line of a run that was killed while writing it, or damage
+        if (
+            isinstance(record, dict)
+            and isinstance(record.get("phase"), str)
+            and isinstance(record.get("step"), int)
+        ):
             records.append(record)
     return records
 

@@ -15,7 +15,6 @@ from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.data.features.maps import FEATURE_SAMPLE
 from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
-from dedn_jax.files import read_json
 from dedn_jax.model.groups import AttributeGroups, resolve_groups
 from dedn_jax.parallel.mesh import local_layout
 from dedn_jax.training.calibration import Calibration
@@ -24,6 +23,7 @@ from dedn_jax.training.compilation_cache import compilation_cache
 from dedn_jax.training.evaluation import Evaluator, Metrics
 from dedn_jax.training.network import BACKBONE_WEIGHTS, Network, make_network
 from dedn_jax.training.prediction import Mixing
+from dedn_jax.training.result_file import read_result
 from dedn_jax.training.scores import Scores
 from dedn_jax.training.workdir import Workdir
 
@@ -119,14 +119,14 @@ class TrainingRun:
         """The content of `result.json`: protocol, steps, and U, S, H, T1 in percent (`test`).
 
         Raises:
-          InputError: the run is not finished.
+          InputError: the run is not finished, or the file is damaged.
         """
         if not self.workdir.result_file.is_file():
             raise InputError(
                 f"{self.workdir.result_file}: missing, the run is not finished; train again with "
                 "the same config and directory to resume it"
             )
-        return read_json(self.workdir.result_file)
+        return read_result(self.workdir.result_file)
 
     @cached_property
     def calibration(self) -> Calibration | None:

@@ -164,10 +164,10 @@ class Workdir:
         # Fields that an older version lacked take the base's value.
         config = base_config()
         saved = read_json(self.config_file)
-        data = saved.get("data", {}) if isinstance(saved, dict) else {}
-        if data.get("on_device") in _RENAMED:
-            data["on_device"] = _RENAMED[data["on_device"]]
         try:
+            data = saved.get("data", {})
+            if data.get("on_device") in _RENAMED:
+                data["on_device"] = _RENAMED[data["on_device"]]
             config.update(saved)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             reason = one_line(error)

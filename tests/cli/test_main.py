@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -96,6 +97,26 @@ def test_a_reader_of_standard_output_that_ends() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(timeout=60) == 128 + 13
+
+
+def test_names_that_the_terminal_has_no_letters_for() -> None:
+    script = """if 1:
+        import argparse, sys
+        from dedn_jax.cli import main
+        parser = argparse.ArgumentParser()
+        parser.set_defaults(overrides=False, run=lambda *_: print("Häher"))
+        main._parser = lambda: parser
+        sys.argv = ["dedn"]
+        main.console()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == (b"H\\xe4her\n", b"")
 
 
 def test_module_and_version() -> None:

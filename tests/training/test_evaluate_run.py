@@ -73,7 +73,9 @@ def test_evaluate_gives_the_trainings_numbers(
     assert "--batch-size=0, expected at least 1" in capsys.readouterr().err
 
 
-def test_evaluate_needs_a_finished_run(finished: Callable[[str], Finished], tmp_path: Path) -> None:
+def test_evaluate_needs_a_finished_run(
+    finished: Callable[[str], Finished], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = finished("last")
     for name in ("config.json", "dataset.json"):
         shutil.copy(run.path / name, tmp_path / name)
@@ -81,6 +83,8 @@ def test_evaluate_needs_a_finished_run(finished: Callable[[str], Finished], tmp_
         open_run(tmp_path).evaluate()
     with pytest.raises(InputError, match=r"result.json: missing, the run is not finished; train"):
         _ = open_run(tmp_path).result
+    assert main(["evaluate", f"--workdir={tmp_path}"]) == 2
+    assert "result.json: missing" in capsys.readouterr().err  # before any work
 
 
 @pytest.mark.torch

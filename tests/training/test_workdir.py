@@ -30,3 +30,10 @@ def test_a_run_from_before_a_field_was_there(tmp_path: Path) -> None:
     config.loss.kl_weight = 0.5
     with pytest.raises(InputError, match=r"another config \(loss.kl_weight=0.0 there, 0.5 now\)"):
         Workdir(tmp_path).check_config(config)
+
+
+@pytest.mark.parametrize("data", [3, None, {"on_device": []}, {"path": {}}, {"no_such": 1}])
+def test_a_damaged_config(tmp_path: Path, data: object) -> None:
+    write_json(tmp_path / "config.json", base_config().to_dict() | {"data": data})
+    with pytest.raises(InputError, match="not a config of this version"):
+        Workdir(tmp_path).load_config()

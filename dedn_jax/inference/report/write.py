@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dedn_jax.errors import InputError
-from dedn_jax.files import read_json, write_atomically, write_json
+from dedn_jax.files import check_output, read_json, write_atomically, write_json
 from dedn_jax.inference.report.analysis import Analysis, analyse
 from dedn_jax.inference.report.facts import dataset_name, facts_of, versions
 from dedn_jax.inference.report.figures import (
@@ -30,6 +30,8 @@ from dedn_jax.training.logs import read_lines
 from dedn_jax.training.run import TrainingRun
 
 PAGE = "index.html"
+_SWEEP_FILES = ("report.json", "table.tex", PAGE)
+_RUN_FILES = (*_SWEEP_FILES, "classes.csv", "attributes.csv")
 
 
 def write_report(run: TrainingRun, out: Path | None = None) -> Path:
@@ -48,7 +50,8 @@ def write_report(run: TrainingRun, out: Path | None = None) -> Path:
       The page.
 
     Raises:
-      InputError: the run is not finished, or its data set cannot be loaded.
+      InputError: the run is not finished, its data set cannot be loaded, or the folder cannot be
+        written to.
     """
     return write_reports([run], out or run.workdir.path / "report")
 
@@ -66,6 +69,7 @@ def write_reports(runs: Sequence[TrainingRun], out: Path) -> Path:
     Raises:
       InputError: as `write_report`.
     """
+    _check_folder(out, _RUN_FILES)
     reported = {}
     for run, name in zip(runs, _names(runs), strict=True):
         analysis = analyse(run)
@@ -101,7 +105,7 @@ def write_sweep_report(path: Path, out: Path | None = None) -> Path:
       The page.
 
     Raises:
-      InputError: the sweep is not finished.
+      InputError: the sweep is not finished, or the folder cannot be written to.
     """
     file = path / "result.json"
     if not file.is_file():
@@ -109,6 +113,7 @@ def write_sweep_report(path: Path, out: Path | None = None) -> Path:
             f"{file}: missing, the sweep is not finished; give its command again to resume it"
         )
     out = out or path / "report"
+    _check_folder(out, _SWEEP_FILES)
     result, identity = read_json(file), read_json(path / SWEEP_FILE)
     try:
         data = identity["config"]["data"]
@@ -183,17 +188,22 @@ def _point(analysis: Analysis, kind: str, text: str) -> CurvePoint:
 
 def _learning(name: str, run: TrainingRun) -> Learning:
     records = read_lines(run.workdir.metrics_file)
-    evaluations = [r for r in records if "evaluated_on" in r and "fused" in r]
+    evaluations = [
+        r
+        for r in records
+        if isinstance(r.get("evaluated_on"), str)
+        and isinstance(r.get("fused"), dict)
+        and all(isinstance(value, float) for value in r["fused"].values())
+    ]
     losses: dict[str, tuple[list[int], list[float]]] = {}
     for r in records:
-        if "loss" in r:
+        if isinstance(r.get("loss"), float):
             steps, values = losses.setdefault(r["phase"], ([], []))
             steps.append(r["step"])
             values.append(r["loss"])
     selected = None
     if evaluations:
-        of_phase = read_json(run.workdir.phase(evaluations[0]["phase"]) / "result.json")
-        selected = of_phase["selected_step"]
+        selected = run.result.get("validation", run.result)["selected_step"]
     label = evaluations[0]["evaluated_on"] if evaluations else ""
     return Learning(name, label, evaluations, losses, selected)
 
@@ -238,6 +248,11 @@ def _json(one: Reported) -> dict[str, Any]:
 def _number(value: float) -> float | None:
     """JSON has no NaN."""
     return None if math.isnan(value) else value
+
+
+def _check_folder(out: Path, names: Sequence[str]) -> None:
+    for name in names:
+        check_output(out / name, Path(name).suffix)
 
 
 def _write(path: Path, content: str) -> None:

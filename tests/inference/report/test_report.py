@@ -192,6 +192,12 @@ def test_command_lines(runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFi
     file.write_text("")
     assert main(["report", "--workdir", paths[0], f"--out={file}"]) == 2
     assert "is a file, expected a folder" in capsys.readouterr().err
+    assert main(["report", "--workdir", paths[0], f"--out={file}/below"]) == 2
+    assert f"{file} is not a writable folder" in capsys.readouterr().err
+    (tmp_path / "out" / "index.html").mkdir(parents=True)
+    assert main(["report", "--workdir", paths[0], f"--out={tmp_path}/out"]) == 2
+    assert "index.html: not a regular file" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["index.html"]
     assert main(["report", f"--workdir={tmp_path}"]) == 2
     assert "holds no run" in capsys.readouterr().err
 

@@ -31,6 +31,11 @@ def _write(world: World, name: str) -> list[str]:
     return [*predict(world)[:2], f"--write-classes={world.root}/{name}"]
 
 
+def _closed_output(world: World) -> list[str]:
+    world.monkeypatch.setattr("sys.stdout", None)  # what `>&-` comes to
+    return predict(world, "--json=-")
+
+
 PREDICTIONS = [
     Bad(
         "prediction without pictures",
@@ -73,6 +78,13 @@ PREDICTIONS = [
         lambda w: predict(w, "--json=-", "--csv=-"),
         "--csv=-",
         "standard output takes one of them",
+        "name a file",
+    ),
+    Bad(
+        "a standard output that is closed",
+        _closed_output,
+        "--json=-",
+        "standard output is closed",
         "name a file",
     ),
     Bad(
