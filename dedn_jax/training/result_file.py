@@ -82,7 +82,7 @@ def _whole(field: str, record: dict[str, Any], where: str = "") -> None:
 
 
 def _number(field: str, record: dict[str, Any], where: str) -> None:
-    found = record.get(field)
+    found: Any = record.get(field)
     # Metrics are percentages or shares; NaN is neither.
     if type(found) not in (int, float) or not 0 <= found <= 100 + 1e-6:
         raise _unexpected(field, record, "a number from 0 to 100", where)
