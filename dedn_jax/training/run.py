@@ -73,7 +73,12 @@ class TrainingRun:
         """
         if self._dataset is not None or "dataset" in self.__dict__:
             return self.dataset
-        return load_dataset(self.config, sizes_only=True)
+        outline = load_dataset(self.config, sizes_only=True)
+        if self.workdir.dataset_file.exists():
+            # Feature maps may be unread; `dataset` compares their sample.
+            fingerprint = outline.fingerprint()
+            self.workdir.check_fingerprint(fingerprint, BACKBONE_WEIGHTS, FEATURE_SAMPLE)
+        return outline
 
     @cached_property
     def groups(self) -> AttributeGroups:
@@ -91,7 +96,6 @@ class TrainingRun:
         network = make_network(self.config, self.outline, self.groups)
         if self.workdir.dataset_file.exists():
             fingerprint = self.outline.fingerprint() | network.fingerprint()
-            # Feature maps may be unread; `dataset` compares their sample.
             self.workdir.check_fingerprint(fingerprint, FEATURE_SAMPLE)
         return network
 

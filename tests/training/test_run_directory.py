@@ -112,3 +112,13 @@ def test_one_process_at_a_time(data: Path, tmp_path: Path) -> None:
     ):
         train(config, tmp_path / "run")
     assert train(config, tmp_path / "run").result["steps"] == 4
+
+
+def test_the_outline_is_that_of_the_runs_data(
+    finished: Callable[[str], Finished], tmp_path: Path
+) -> None:
+    """Names and embeddings of another data set are refused before any feature map is read."""
+    run = finished("last")
+    other = write_tiny(tmp_path / "other.hdf5", unseen=5)
+    with pytest.raises(InputError, match=r"another data set \(differs in class_embeddings\)"):
+        _ = open_run(run.path, {"data.path": other}).outline
