@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from dedn_jax.config import Overrides
 from dedn_jax.data.dataset import GZSLDataset
+from dedn_jax.errors import InputError
 from dedn_jax.inference.candidates import Among, Candidates, NewClasses
 from dedn_jax.inference.explain.explanation import Explanation, explain
 from dedn_jax.inference.explain.look import look
@@ -126,6 +127,12 @@ class Run(TrainingRun):
 
     def _candidates(self, classes: Candidates | NewClasses | None) -> Candidates:
         if isinstance(classes, Candidates):
+            given, own = len(classes.attribute_names), self.outline.num_attributes
+            if given != own:
+                raise InputError(
+                    f"classes of {given} attributes, but the run has {own}; take those of its own "
+                    "`candidates`"
+                )
             return classes
         return self.candidates if classes is None else self.candidates.with_new(classes)
 

@@ -166,7 +166,8 @@ class TrainingRun:
           batch_size: images at a time, changes no number; None: `config.evaluate.batch_size`.
 
         Raises:
-          InputError: the run is not finished, its data set has changed, or it has no calibration.
+          InputError: the run is not finished, its data set has changed, it has no calibration, or
+            the batch size is less than 1.
         """
         if calibrated and self.calibration is None:
             raise InputError(
@@ -187,10 +188,14 @@ class TrainingRun:
         Raises:
           InputError: as there.
         """
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"batch_size={batch_size}, expected at least 1")
         config = self.config
         if batch_size:
             config = config.copy_and_resolve_references()
-            config.evaluate.batch_size = batch_size
+            # A batch is filled up to its size: no larger than all images.
+            images = len(self.dataset.test_seen) + len(self.dataset.test_unseen)
+            config.evaluate.batch_size = min(batch_size, images)
         params = self.params if params is None else params
         task, layout = trainval_task(self.dataset), local_layout()
         with self.computing():

@@ -14,6 +14,7 @@ from dedn_jax.config import load_config
 from dedn_jax.data.prepared.build import build
 from dedn_jax.data.sources.folder import read_folder
 from dedn_jax.errors import InputError
+from dedn_jax.inference.candidates import Candidates
 from dedn_jax.inference.classes_file import read_classes, write_classes
 from dedn_jax.inference.picture_files import find_pictures
 from dedn_jax.inference.predict import predict
@@ -77,6 +78,15 @@ def test_gamma_is_added_to_unseen_classes_and_to_new_ones(picture_runs: PictureR
             gamma = 0 if k < 6 else 6
             assert after[k] == pytest.approx(before[k] + gamma, abs=1e-5)
     assert set(raised.classes[:, 0].tolist()) <= {6, 7, 8}
+
+
+def test_the_classes_of_another_data_set_are_refused(picture_runs: PictureRuns) -> None:
+    run = picture_runs.small
+    other = Candidates(("a",), np.ones((1, 3), np.float32), np.array([False]), ("x", "y", "z"))
+    with pytest.raises(InputError, match=r"classes of 3 attributes, but the run has \d+; take"):
+        run.predict(files_of(picture_runs)[0], other)
+    with pytest.raises(InputError, match="classes of 3 attributes"):
+        run.explain(files_of(picture_runs)[0], classes=other)
 
 
 def test_among_some_of_the_classes(picture_runs: PictureRuns) -> None:

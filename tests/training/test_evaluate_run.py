@@ -69,6 +69,9 @@ def test_evaluate_gives_the_trainings_numbers(
             if protocol == "validation":
                 expected["test_calibrated"] = run.result["test_calibrated"]
             assert report == expected
+    huge = f"--batch-size={10**12}"  # memory for that many images is not there
+    assert main(["evaluate", f"--workdir={finished('last').path}", huge]) == 0
+    capsys.readouterr()
     assert main(["evaluate", f"--workdir={finished('last').path}", "--batch-size=0"]) == 2
     assert "--batch-size=0, expected at least 1" in capsys.readouterr().err
 
@@ -81,6 +84,9 @@ def test_evaluate_needs_a_finished_run(
         shutil.copy(run.path / name, tmp_path / name)
     with pytest.raises(InputError, match=r"no trained model here; finish `dedn train` first"):
         open_run(tmp_path).evaluate()
+    for size in (0, -1):
+        with pytest.raises(InputError, match=rf"batch_size={size}, expected at least 1"):
+            open_run(run.path).evaluate(batch_size=size)
     with pytest.raises(InputError, match=r"result.json: missing, the run is not finished; train"):
         _ = open_run(tmp_path).result
     assert main(["evaluate", f"--workdir={tmp_path}"]) == 2

@@ -34,7 +34,7 @@ _SWEEP_FILES = ("report.json", "table.tex", PAGE)
 _RUN_FILES = (*_SWEEP_FILES, "classes.csv", "attributes.csv")
 
 
-def write_report(run: TrainingRun, out: Path | None = None) -> Path:
+def write_report(run: TrainingRun, out: str | Path | None = None) -> Path:
     """Writes a finished run's report: a page, `report.json`, `classes.csv`, `attributes.csv`,
     `table.tex`.
 
@@ -53,7 +53,7 @@ def write_report(run: TrainingRun, out: Path | None = None) -> Path:
       InputError: the run is not finished, its data set cannot be loaded, or the folder cannot be
         written to.
     """
-    return write_reports([run], out or run.workdir.path / "report")
+    return write_reports([run], Path(out) if out else run.workdir.path / "report")
 
 
 def write_reports(runs: Sequence[TrainingRun], out: Path) -> Path:
