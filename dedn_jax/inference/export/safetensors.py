@@ -19,6 +19,7 @@ from dedn_jax.training.run import TrainingRun
 
 _FORMAT = "dedn-jax"
 _MAX_BYTES = 8 * 2**30
+_DTYPES = ("F32", "F16", "BF16", "F64")
 
 
 def export_safetensors(run: TrainingRun, path: Path) -> None:
@@ -54,7 +55,7 @@ def read_safetensors(run: TrainingRun, path: Path) -> nnx.State:
     """Parameters for `run.evaluate` from a file that `export_safetensors` wrote.
 
     Raises:
-      InputError: no such file, or one of another model.
+      InputError: no such file, one of another model, or of values that are no numbers.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give one that `dedn export` wrote")
@@ -68,11 +69,20 @@ def read_safetensors(run: TrainingRun, path: Path) -> nnx.State:
         with safe_open(path, "np") as file:
             found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             _check(path, {k: tuple(v.get_shape()) for k, v in found.items()}, expected)
+            for name, values in found.items():
+                if values.get_dtype() not in _DTYPES:
+                    raise InputError(
+                        f"{path}: {name} is of type {values.get_dtype()}, expected one of "
+                        f"{', '.join(_DTYPES)}; export it again"
+                    )
             arrays = {name: file.get_tensor(name) for name in expected}
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"{path}: not a readable .safetensors file ({one_line(error)}); export it again"
         ) from error
+    for name, array in arrays.items():
+        if not np.isfinite(array.astype(np.float32)).all():
+            raise InputError(f"{path}: {name} has NaN or infinite values; export it again")
     flat = {
         key: value.replace(jnp.asarray(arrays[_name(key)], value.dtype))
         for key, value in nnx.to_flat_state(run.network.params)

@@ -93,7 +93,7 @@ def draw_seen_unseen(curves: Sequence[Curve]) -> str:
                 color=colour,
                 linestyle=DASHES[i % len(DASHES)],
                 linewidth=2,
-                label=f"{name}: AUSUC {curve.area:.3f}",
+                label=_label(f"{name}: AUSUC {curve.area:.3f}"),
             )
             for marker, point in zip("osD^", points, strict=False):
                 axes.plot(
@@ -103,7 +103,7 @@ def draw_seen_unseen(curves: Sequence[Curve]) -> str:
                     color=colour,
                     markersize=9,
                     markeredgecolor="white",
-                    label=point.text,
+                    label=_label(point.text),
                 )
         axes.set(
             xlim=(0, 100),
@@ -210,6 +210,11 @@ def draw_points(
         axes.grid(visible=False, axis="y")
         _legend(axes, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
         return _svg(figure)
+
+
+def _label(text: str) -> str:
+    """Matplotlib leaves what begins with an underscore out of a legend."""
+    return f" {text}" if text.startswith("_") else text
 
 
 def _legend(axes: Axes, **kwargs: Any) -> None:

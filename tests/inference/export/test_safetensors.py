@@ -75,3 +75,19 @@ def test_of_another_model(run: Run, tmp_path: Path) -> None:
             read_safetensors(run, other)
     with pytest.raises(InputError, match="no such file"):
         read_safetensors(run, tmp_path / "missing.safetensors")
+
+
+def test_values_that_are_no_parameters(run: Run, tmp_path: Path) -> None:
+    export_safetensors(run, tmp_path / "model.safetensors")
+    arrays = load_file(tmp_path / "model.safetensors")
+    other, name = tmp_path / "other.safetensors", "coarse.region_score"
+    broken = arrays[name].copy()
+    broken[0, 0] = np.nan
+    save_file({**arrays, name: broken}, other)
+    with pytest.raises(InputError, match=r"coarse.region_score has NaN or infinite values"):
+        read_safetensors(run, other)
+    save_file({**arrays, name: arrays[name].astype(np.int64)}, other)
+    with pytest.raises(
+        InputError, match=r"coarse.region_score is of type I64, expected one of F32"
+    ):
+        read_safetensors(run, other)

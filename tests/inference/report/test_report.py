@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from dedn_jax.cli.main import main
+from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
 from dedn_jax.inference.report.facts import dataset_name
@@ -148,6 +150,15 @@ def test_several_runs_side_by_side(runs: list[Run], tmp_path: Path) -> None:
     assert len(rows(tmp_path / "classes.csv")) == 3 * 8
     with pytest.raises(InputError, match="the same run is given twice"):
         write_reports([runs[0], runs[0]], tmp_path)
+
+
+def test_a_run_whose_name_begins_with_an_underscore_is_in_the_legend(
+    runs: list[Run], dataset: GZSLDataset, tmp_path: Path
+) -> None:
+    shutil.copytree(runs[0].workdir.path, tmp_path / "_mine")
+    mine = open_run(tmp_path / "_mine", dataset=dataset)
+    page = write_reports([mine, runs[1]], tmp_path / "out").read_text()
+    assert "_mine: AUSUC" in page and "_mine, calibrated: H" in page
 
 
 def test_a_demo_run_has_pictures(demo_run: Run) -> None:
