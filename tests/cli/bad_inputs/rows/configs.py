@@ -137,8 +137,8 @@ CONFIGS = [
         "evaluation before training",
         lambda w: unfinished(w, "evaluate"),
         "/run",
-        "no trained model here",
-        "finish `dedn train` first",
+        "result.json: missing, the run is not finished",
+        "train again with the same config and directory to resume it",
     ),
     Bad(
         "evaluation of hostile weights",
