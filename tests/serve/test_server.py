@@ -61,12 +61,13 @@ def test_a_port_that_is_taken(
 
 
 def test_runs_that_cannot_be_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dedn_jax.data.load import load_dataset
     from dedn_jax.training.workdir import Workdir
 
     config = tiny_config(write_tiny(tmp_path / "tiny.hdf5"))
     workdir = Workdir(tmp_path / "run")
     workdir.path.mkdir()
-    workdir.claim(config, {})
+    workdir.claim(config, load_dataset(config).fingerprint())
     assert main(["serve", f"--workdir={workdir.path}", "--port=0"]) == 2
     assert "the run is not finished" in capsys.readouterr().err
     assert main(["serve", f"--workdir={workdir.path}", "--host=no.such.host.invalid"]) == 2
