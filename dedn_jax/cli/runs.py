@@ -32,10 +32,10 @@ def add_evaluate(jobs: Any) -> None:
     """Adds `dedn evaluate` to the jobs."""
     evaluate = jobs.add_parser(
         "evaluate",
-        help="U, S, H, T1 of a trained run on its test sets",
-        description="Evaluates a finished run, or with --weights a state_dict of the published "
-        "code under the run's config. Fields that do not change the numbers can be overridden: "
-        "--config.data.path=FILE",
+        help="U, S, H, T1 and AUSUC of a trained run on its test sets",
+        description="Evaluates a finished run, with the fixed bias and mixes and, where the run is "
+        "calibrated, with those; or with --weights other parameters under the run's config. Fields "
+        "that do not change the numbers can be overridden: --config.data.path=FILE",
     )
     evaluate.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
     evaluate.add_argument(

@@ -21,8 +21,8 @@ from dedn_jax.inference.explain.fragments import (
     image,
     key,
     sum_rows,
-    text,
 )
+from dedn_jax.inference.html import TABLE_STYLE, text
 from dedn_jax.inference.predictions import Predictions
 from dedn_jax.serve.examples import Example
 
@@ -32,7 +32,7 @@ _THUMBNAIL = 96  # pixels
 
 PIECES_STYLE = f"""
 font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; overflow-wrap: anywhere;
-{STYLE}
+{TABLE_STYLE}{STYLE}
 h1 {{ font-size: 1.5rem; font-weight: 650; line-height: 1.25; margin: 0 0 .2rem; }}
 h2 {{ font-size: 1.15rem; font-weight: 650; margin: .4rem 0 .2rem; }}
 h3 {{ font-size: 1rem; font-weight: 650; margin: .4rem 0; }}

@@ -27,7 +27,6 @@ from dedn_jax.training.prediction import (
     Choices,
     Mixing,
     predict_branches,
-    predict_classes,
 )
 from dedn_jax.training.scores import Scores, unstack
 from dedn_jax.training.seen_unseen import SeenUnseenCurve, seen_unseen_curve
@@ -194,7 +193,7 @@ class Evaluator(Generic[L]):
 
     @cached_property
     def _choose(self) -> Callable[..., Any]:
-        return self._compile(self._of_batch(predict_classes))
+        return self._compile(self._of_batch(choices_alone))
 
     @cached_property
     def _score(self) -> Callable[..., Any]:
@@ -221,6 +220,11 @@ class Evaluator(Generic[L]):
         by_image, of_features = PartitionSpec(None, DATA), features_spec(self._features)
         specs = (REPLICATED, by_image, REPLICATED, of_features)
         return self._layout.compile(over_batches(of_batch), specs, by_image)
+
+
+def choices_alone(*arguments: Any) -> Choices[jax.Array]:
+    """The choices of `predict_branches`; XLA leaves out what they do not need."""
+    return predict_branches(*arguments)[0]
 
 
 def over_batches(of_batch: Callable[..., Any]) -> Callable[..., Any]:

@@ -111,20 +111,6 @@ def predict_scores(
     return _mixed(nnx.merge(model, params, frozen)(inputs, axes.rows), classes, mixing)
 
 
-def predict_classes(
-    model: nnx.GraphDef,
-    params: nnx.State,
-    inputs: Float[Array, "batch channels regions"] | UInt8[Array, "batch height width 3"],
-    classes: ClassSpace,
-    mixing: Mixing,
-    frozen: nnx.State = NONE_FROZEN,
-    axes: Axes = ALONE,
-) -> Choices[Array]:
-    """What each expert and their mixture choose; arguments as for `predict_scores`."""
-    scores = predict_scores(model, params, inputs, classes, mixing, frozen, axes)
-    return _choices(scores, classes, mixing)
-
-
 def predict_branches(
     model: nnx.GraphDef,
     params: nnx.State,
@@ -134,7 +120,10 @@ def predict_branches(
     frozen: nnx.State = NONE_FROZEN,
     axes: Axes = ALONE,
 ) -> tuple[Choices[Array], BranchScores[Array]]:
-    """The choices, and the scores of every branch; arguments as for `predict_scores`."""
+    """What each expert and their mixture choose, and the scores of every branch.
+
+    Arguments as for `predict_scores`.
+    """
     experts = nnx.merge(model, params, frozen)(inputs, axes.rows)
     attributes = jnp.stack([branch for expert in experts for branch in expert], axis=1)
     products = jnp.einsum(

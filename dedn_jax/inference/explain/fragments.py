@@ -16,14 +16,10 @@ from dedn_jax.inference.html import data_uri, label, text
 _STOPS = 9  # of the colour scale's gradient
 _WIDTH, _HEIGHT = 300, 12  # of a bar's drawing, stretched to the room there is
 
-# Of the pieces below, wherever they are put.
+# Of the pieces below, wherever they are put; after `html.TABLE_STYLE`.
 STYLE = """
 img { width: 100%; height: auto; display: block; border-radius: 4px; }
-table { border-collapse: collapse; width: 100%; }
-th, td { padding: .25rem .6rem .25rem 0; text-align: left; border-bottom: 1px solid #e5e5e5;
-  font-weight: normal; vertical-align: middle; }
-thead th { color: #555; font-size: .85rem; } thead th + th { text-align: right; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+thead th + th { text-align: right; }
 td.bar { width: 50%; padding-right: 0; } td.bar svg { display: block; width: 100%; height: 14px; }
 tfoot th, tfoot td { color: #555; }
 tfoot tr:last-child > * { color: #1a1a1a; font-weight: 600; border-bottom: 0; }
@@ -31,7 +27,6 @@ tr.chosen th, tr.chosen td { font-weight: 600; }
 .key { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .85rem; margin: .4rem 0; }
 .key i { display: inline-block; width: .8em; height: .8em; border-radius: 2px;
   margin-right: .35em; }
-figure { margin: 0; } figcaption { font-size: .9rem; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; text-align: center;
   font-size: .8rem; color: #555; }
 .scale { display: flex; align-items: center; gap: .5rem; font-size: .8rem; color: #555; }
@@ -64,9 +59,9 @@ def key() -> str:
 def sum_rows(sums: Sequence[tuple[str, float]]) -> str:
     """Rows without bars, as of `rest`."""
     return "".join(
-        f'<tr><th scope="row">{label}</th><td class="number">{signed(value)}</td>'
+        f'<tr><th scope="row">{text(name)}</th><td class="number">{signed(value)}</td>'
         '<td class="bar"></td></tr>'
-        for label, value in sums
+        for name, value in sums
     )
 
 

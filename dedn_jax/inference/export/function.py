@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jaxtyping import Array, Float, UInt8
 
 from dedn_jax import __version__
@@ -19,7 +21,6 @@ from dedn_jax.model.picture_model import normalize_regions
 from dedn_jax.training.run import TrainingRun
 
 InputKind = Literal["auto", "pictures", "features"]
-INPUT_KINDS: tuple[InputKind, ...] = ("auto", "pictures", "features")
 INPUTS = ("inputs", "class_embeddings", "unseen", "gamma")
 OUTPUTS = ("class_scores", "coarse_attributes", "fine_attributes")
 _MIN_NORM = 1e-12  # below it a class embedding is not normalised to 1
@@ -48,6 +49,17 @@ class Exportable(NamedTuple):
     candidates: Candidates
     gamma: float
     description: dict[str, Any]
+
+    def shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Of the function's arguments, for any number of images and classes."""
+        batch, classes = export.symbolic_shape("batch, classes")
+        attributes = len(self.candidates.attribute_names)
+        return (
+            jax.ShapeDtypeStruct((batch, *self.input_shape), self.input_dtype),
+            jax.ShapeDtypeStruct((classes, attributes), jnp.float32),
+            jax.ShapeDtypeStruct((classes,), jnp.float32),
+            jax.ShapeDtypeStruct((), jnp.float32),
+        )
 
     def examples(self, batch: int = 3) -> tuple[np.ndarray, ...]:
         """Inputs to try the function with: made-up images, the run's own classes and gamma."""

@@ -77,13 +77,12 @@ def _require() -> None:
 def _converted(found: Exportable, path: Path) -> Any:
     import jax2onnx
 
-    attributes = len(found.candidates.attribute_names)
     # It warns of inner values whose types it leaves out; the check below is what counts.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     try:
         return jax2onnx.to_onnx(
             found.function,
-            _inputs(found, attributes),
+            found.shapes(),
             model_name="dedn",
             input_names=INPUTS,
             output_names=OUTPUTS,
@@ -93,18 +92,6 @@ def _converted(found: Exportable, path: Path) -> Any:
             f"{path}: the model cannot be converted to ONNX ({one_line(error)}); export it with "
             "--format=stablehlo"
         ) from error
-
-
-def _inputs(found: Exportable, attributes: int) -> list[Any]:
-    from jax import export
-
-    batch, classes = export.symbolic_shape("batch, classes")
-    return [
-        jax.ShapeDtypeStruct((batch, *found.input_shape), found.input_dtype),
-        jax.ShapeDtypeStruct((classes, attributes), np.float32),
-        jax.ShapeDtypeStruct((classes,), np.float32),
-        jax.ShapeDtypeStruct((), np.float32),
-    ]
 
 
 def _run(content: bytes, found: Exportable) -> tuple[np.ndarray, ...]:

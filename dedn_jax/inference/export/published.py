@@ -43,13 +43,12 @@ def export_published_weights(run: TrainingRun, path: Path) -> None:
     Raises:
       InputError: the run is not finished, PyTorch is missing, or the file cannot be written.
     """
-    dataset = run.dataset
-    seen = np.isin(np.arange(dataset.num_classes), dataset.seen_classes)
-    classes = make_class_space(dataset.class_embeddings, seen, run.groups)
+    data = run.outline
+    classes = make_class_space(data.class_embeddings, data.seen, run.groups)
     state_dict = to_published(
         state_to_nested(experts_of(run.params)),
         class_embeddings=np.asarray(classes.embeddings),
-        seen=dataset.seen_classes,
+        seen=data.seen_classes,
         bias=run.config.loss.bias,
     )
     write_state_dict(path, state_dict)

@@ -8,12 +8,11 @@ import zipfile
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import export
 
 from dedn_jax.files import atomic_file
-from dedn_jax.inference.export.function import Exportable, InputKind, check_outputs, exportable
+from dedn_jax.inference.export.function import InputKind, check_outputs, exportable
 from dedn_jax.training.run import TrainingRun
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -41,7 +40,7 @@ def export_stablehlo(run: TrainingRun, path: Path, kind: InputKind = "auto") -> 
     """
     found = exportable(run, kind)
     with run.computing():
-        exported = export.export(jax.jit(found.function), platforms=PLATFORMS)(*_shapes(found))
+        exported = export.export(jax.jit(found.function), platforms=PLATFORMS)(*found.shapes())
         serialized = bytes(exported.serialize())
         examples = found.examples()
         expected = jax.jit(found.function)(*examples)
@@ -61,14 +60,3 @@ def export_stablehlo(run: TrainingRun, path: Path, kind: InputKind = "auto") -> 
     with atomic_file(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, content in members.items():
             archive.writestr(zipfile.ZipInfo(name, _TIME), content)
-
-
-def _shapes(found: Exportable) -> tuple[jax.ShapeDtypeStruct, ...]:
-    batch, classes = export.symbolic_shape("batch, classes")
-    attributes = len(found.candidates.attribute_names)
-    return (
-        jax.ShapeDtypeStruct((batch, *found.input_shape), found.input_dtype),
-        jax.ShapeDtypeStruct((classes, attributes), jnp.float32),
-        jax.ShapeDtypeStruct((classes,), jnp.float32),
-        jax.ShapeDtypeStruct((), jnp.float32),
-    )
