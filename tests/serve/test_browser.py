@@ -74,16 +74,19 @@ def test_from_a_picture_to_a_designed_class(
 
     choose(page, "#base", "class 2")
     page.wait_for_selector("#verdict :text('new class 2')")
+    page.wait_for_selector("#ranking :text('new class 2')")
     row = candidates.embeddings[2].copy()
     assert rows_of(page)["new class 2"][1:] == ("designed", design_score(run, picture, row))
 
     labels = page.locator("#sliders label:visible").all_inner_texts()
     number = page.locator("#sliders input[type=number]:visible").first
     attribute = int(re.search(r"attribute (\d)", labels[0])[1])  # type: ignore[index]
-    old = page.inner_text("#verdict")
+    before = [page.inner_text(part) for part in ("#verdict", "#ranking")]
     row[attribute] = 0.5
     number.fill("0.5")
-    page.wait_for_function("old => document.querySelector('#verdict').innerText !== old", arg=old)
+    for part, text in zip(("#verdict", "#ranking"), before, strict=True):
+        changed = "([part, text]) => document.querySelector(part).innerText !== text"
+        page.wait_for_function(changed, arg=[part, text])  # one is drawn after the other
     assert rows_of(page)["new class 2"][2] == design_score(run, picture, row)
 
     page.locator("#name input, #name textarea").fill(HOSTILE)
@@ -131,6 +134,7 @@ def test_an_example_and_what_cannot_be_done(page: Any, served: Served, tmp_path:
     assert not page.locator(".alert:visible").count()
     page.click("#remove")
     page.wait_for_selector("#sliders input[type=range]", state="hidden")
+    page.wait_for_selector("#ranking :text('mine')", state="detached")
     assert "mine" not in rows_of(page)
 
 
