@@ -53,7 +53,7 @@ def port_step(
         margin=loss.margin if loss.margin_aware else None,
         seen_margin=loss.seen_margin,
         calibration_weight=loss.calibration_weight,
-        agreement_weight=loss.agreement_weight,
+        agreement_weight=loss.distillation.agreement.weight,
         alignment_weight=loss.alignment_weight,
     )
     rmsprop = torch.optim.RMSprop(

@@ -47,6 +47,8 @@ def get_config() -> ConfigDict:
     config.backbone.learning_rate = 1e-6  # of the backbone, when trained
 
     config.model = ConfigDict()
+    config.model.experts = "both"  # or "coarse" or "fine" alone: no distillation then
+    config.model.branches = "both"  # of each expert; or "region" or "channel" alone
     config.model.rank = 0  # h of a low-rank region score matrix; 0: full rank
     config.model.kernel = "auto"  # of attention pooling: xla, pallas (fused), auto (the faster)
     config.model.precision = "float32"  # of matrix products: float32, tensorfloat32, bfloat16
@@ -57,11 +59,8 @@ def get_config() -> ConfigDict:
     config.loss.margin = 3.0  # t: subtracted from the true class
     config.loss.seen_margin = 1.0  # added to every seen class
     config.loss.calibration_weight = 0.0
-    config.loss.agreement_weight = 0.1  # between the experts' class scores
     config.loss.alignment_weight = 0.001  # between region and channel attribute scores
-    config.loss.kl_weight = 0.0  # bidirectional KL between the experts' class scores
-    config.loss.kl_temperature = 1.0
-    config.loss.kl_stop_gradient = False  # no gradient through the teacher
+    config.loss.distillation = _distillation()
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 1e-4
@@ -99,3 +98,68 @@ def get_config() -> ConfigDict:
     config.predict.region_mix = 0.8  # c_mix: the region branch's share of an attribute score
     config.predict.expert_mix = 0.9  # e_mix: the coarse expert's share of a class score
     return config
+
+
+def _distillation() -> ConfigDict:
+    """How the experts teach each other; docs/distillation.md has the formulas."""
+    d = ConfigDict()
+    d.name = "agreement"  # one of the sections below, several joined by +, or none
+    d.schedule = "constant"  # of the weight; warmup (linear) or ramp (sigmoid) from 0
+    d.schedule_epochs = 5.0  # in which the weight rises
+
+    d.agreement = ConfigDict()  # the published term
+    d.agreement.weight = 0.1
+
+    d.kl = ConfigDict()  # bidirectional KL
+    d.kl.weight = 0.5
+    d.kl.temperature = 2.0
+    d.kl.scale = True  # by temperature squared, which keeps the size of the gradient
+    d.kl.stop_gradient = False  # no gradient through the teacher
+    d.kl.coarse_weight = 1.0  # of the direction in which the coarse expert teaches
+    d.kl.fine_weight = 1.0
+    d.kl.bias = True  # d stays inside the softmax
+
+    d.js = ConfigDict()  # Jensen-Shannon divergence
+    d.js.weight = 1.0
+    d.js.temperature = 2.0
+
+    d.balanced_kl = ConfigDict()  # KL in both directions, weighted by the gap of entropies
+    d.balanced_kl.weight = 0.2
+    d.balanced_kl.temperature = 2.0
+    d.balanced_kl.emphasis = 2.0  # weight of the divergence that the gap favours; 1: none
+
+    d.selective = ConfigDict()  # the expert that is better on an image teaches
+    d.selective.weight = 0.5
+    d.selective.temperature = 2.0
+    d.selective.by_group = False  # choose the teacher for each attribute group
+
+    d.sinkhorn = ConfigDict()  # optimal transport between the outputs of a batch
+    d.sinkhorn.weight = 0.5
+    d.sinkhorn.temperature = 2.0
+    d.sinkhorn.epsilon = 0.1  # of the entropic regularisation
+    d.sinkhorn.iterations = 20
+
+    d.decoupled = ConfigDict()  # KL of the true class and of the others, weighted apart
+    d.decoupled.weight = 0.5
+    d.decoupled.temperature = 2.0
+    d.decoupled.target_weight = 1.0
+    d.decoupled.other_weight = 2.0
+
+    d.relational = ConfigDict()  # relations between images, and between attributes
+    d.relational.weight = 1.0
+    d.relational.temperature = 0.5
+    d.relational.image_weight = 1.0
+    d.relational.attribute_weight = 1.0
+
+    d.norm_direction = ConfigDict()  # attribute scores towards the peer's class mean, long
+    d.norm_direction.weight = 0.5
+
+    d.confident = ConfigDict()  # agreement with itself on maps whose regions are dropped
+    d.confident.weight = 0.5
+    d.confident.temperature = 2.0
+    d.confident.drop = 0.3  # share of regions
+
+    d.dual_head = ConfigDict()  # scores matched through auxiliary heads
+    d.dual_head.weight = 0.05
+    d.dual_head.temperature = 2.0
+    return d

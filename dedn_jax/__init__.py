@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
     from dedn_jax.inference.report.write import write_report
     from dedn_jax.inference.run import Run, open_run, train
-    from dedn_jax.model import losses
+    from dedn_jax.model import distillation, losses
     from dedn_jax.model.experts import DualExpert
     from dedn_jax.training import metrics
     from dedn_jax.training.callbacks import Callback
@@ -38,6 +38,7 @@ _HOMES = {
     "Run": "dedn_jax.inference.run",
     "StopRequest": "dedn_jax.training.interrupt",
     "base_config": "dedn_jax.config",
+    "distillation": "dedn_jax.model.distillation",
     "export_published_weights": "dedn_jax.inference.export.published",
     "load_config": "dedn_jax.config",
     "load_dataset": "dedn_jax.data.load",
@@ -59,6 +60,7 @@ __all__ = [
     "StopRequest",
     "__version__",
     "base_config",
+    "distillation",
     "export_published_weights",
     "load_config",
     "load_dataset",

@@ -28,6 +28,9 @@ KERNELS = ("auto", "xla", "pallas")
 STRATEGIES = ("jit", "pmap")
 RESIDENCIES = ("auto", "replicated", "sharded", "never")
 BACKBONE_DTYPES = ("float32", "bfloat16")
+EXPERTS = ("both", "coarse", "fine")
+BRANCHES = ("both", "region", "channel")
+SCHEDULES = ("constant", "warmup", "ramp")
 
 # As flags, `--config.train.epochs=3`, or as a mapping, `{"train.epochs": 3}`.
 Overrides = Sequence[str] | Mapping[str, object]
@@ -202,10 +205,14 @@ def unknown_field(field: str, known: Iterable[str]) -> str:
     known = list(known)
     section = field.rpartition(".")[0]
     near = difflib.get_close_matches(field, known, n=4, cutoff=0.75)
-    near = near or [name for name in known if name.startswith((f"{section}.", f"{field}."))]
-    sections = dict.fromkeys(name.split(".")[0] for name in known)
+    if not near:
+        # The names one level below, so that a section of sections stays one line.
+        above = next((p for p in (field, section) if any(n.startswith(f"{p}.") for n in known)), "")
+        depth = above.count(".") + 2 if above else 1
+        below = (n for n in known if not above or n.startswith(f"{above}."))
+        near = list(dict.fromkeys(".".join(n.split(".")[:depth]) for n in below))
     return (
-        f"unknown field config.{field}; known fields: {', '.join(near or sections)} "
+        f"unknown field config.{field}; known fields: {', '.join(near)} "
         "(configs/base.py explains all)"
     )
 
@@ -304,6 +311,35 @@ def _check_pictures(config: ConfigDict, require: Callable[[bool, str, str], None
     require(config.backbone.learning_rate > 0, "backbone.learning_rate", "more than 0")
 
 
+def distillation_names(name: str) -> list[str]:
+    """The objectives that `config.loss.distillation.name` joins by `+`; empty for `none`."""
+    return [] if name == "none" else [part.strip() for part in name.split("+")]
+
+
+def _check_distillation(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:
+    where = "loss.distillation"
+    d = config.loss.distillation
+    sections = {name: fields for name, fields in d.items() if isinstance(fields, ConfigDict)}
+    names = distillation_names(d.name)
+    require(
+        set(names) <= set(sections) and len(set(names)) == len(names),
+        f"{where}.name",
+        f"none, or one or several joined by + of {', '.join(sections)}",
+    )
+    require(d.schedule in SCHEDULES, f"{where}.schedule", "one of " + ", ".join(SCHEDULES))
+    require(d.schedule_epochs >= 0, f"{where}.schedule_epochs", "0 or more")
+    for section, fields in sections.items():
+        for name, value in fields.items():
+            at_least = {"emphasis": 1, "iterations": 1}.get(name, 0)
+            field = f"{where}.{section}.{name}"
+            if name in ("temperature", "epsilon"):
+                require(value > 0, field, "more than 0")
+            elif name == "drop":
+                require(0 <= value < 1, field, "a share from 0 to below 1")
+            else:
+                require(value >= at_least, field, f"{at_least} or more")
+
+
 def check_config(config: ConfigDict, where: str) -> None:
     """Checks ranges and choices of every field that has them.
 
@@ -358,9 +394,11 @@ def check_config(config: ConfigDict, where: str) -> None:
     require(config.train.evaluate_every >= 0, "train.evaluate_every", "0 (once an epoch) or more")
     require(config.evaluate.batch_size >= 1, "evaluate.batch_size", "at least 1")
     require(config.model.rank >= 0, "model.rank", "0 (full rank) or more")
-    for name in ("calibration_weight", "agreement_weight", "alignment_weight", "kl_weight"):
+    for name in ("calibration_weight", "alignment_weight"):
         require(config.loss[name] >= 0, f"loss.{name}", "0 or more")
-    require(config.loss.kl_temperature > 0, "loss.kl_temperature", "more than 0")
+    one_of("model.experts", EXPERTS)
+    one_of("model.branches", BRANCHES)
+    _check_distillation(config, require)
     for name in ("region_mix", "expert_mix"):
         require(0 <= config.predict[name] <= 1, f"predict.{name}", "a number from 0 to 1")
     for name in ("validation_classes", "validation_images", "continue_epochs", "mix_step"):

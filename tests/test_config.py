@@ -40,8 +40,9 @@ def test_published_recipes(name):
     # What all six share.
     assert config.train.batch_size == 50
     assert (config.loss.bias, config.loss.margin_aware) == (1.0, True)
-    assert (config.loss.agreement_weight, config.loss.alignment_weight) == (0.1, 0.001)
-    assert config.loss.kl_weight == 0
+    distillation = config.loss.distillation
+    assert (distillation.name, distillation.schedule) == ("agreement", "constant")
+    assert (distillation.agreement.weight, config.loss.alignment_weight) == (0.1, 0.001)
     assert config.optimizer.to_dict() == {
         "learning_rate": 1e-4,
         "decay": 0.99,
@@ -164,8 +165,16 @@ def test_own_recipe(tmp_path):
         ("--config.train.evaluate_every=-1", r"train.evaluate_every=-1, expected 0 \(once"),
         ("--config.seed=-1", "config.seed=-1, expected 0 to 2"),
         ("--config.model.rank=-1", "model.rank=-1, expected 0"),
-        ("--config.loss.kl_temperature=0", "loss.kl_temperature=0.0, expected more than 0"),
-        ("--config.loss.agreement_weight=-0.1", "loss.agreement_weight=-0.1, expected 0 or more"),
+        ("--config.loss.distillation.kl.temperature=0", "kl.temperature=0.0, expected more than 0"),
+        ("--config.loss.distillation.js.weight=-0.1", "js.weight=-0.1, expected 0 or more"),
+        ("--config.loss.distillation.name=kl+none", "expected none, or one or several joined by +"),
+        ("--config.loss.distillation.name=kl+kl", "expected none, or one or several joined by +"),
+        ("--config.loss.distillation.schedule=late", "one of constant, warmup, ramp"),
+        ("--config.loss.distillation.schedule_epochs=-1", "schedule_epochs=-1.0, expected 0"),
+        ("--config.loss.distillation.balanced_kl.emphasis=0.5", "expected 1 or more"),
+        ("--config.loss.distillation.confident.drop=1", "expected a share from 0 to below 1"),
+        ("--config.model.experts=medium", "one of both, coarse, fine"),
+        ("--config.model.branches=all", "one of both, region, channel"),
         ("--config.predict.region_mix=1.1", "predict.region_mix=1.1, expected a number from 0"),
         ("--config.predict.expert_mix=nan", "predict.expert_mix=nan, expected a finite number"),
         ("--config.optimizer.learning_rate=0", "learning_rate=0.0, expected more than 0"),
@@ -176,7 +185,7 @@ def test_own_recipe(tmp_path):
         ("--config.selection.protocol=best", "'best', expected one of validation, last, test-b"),
         ("--config.selection.metric=h", "'h', expected one of harmonic_mean, t1"),
         ("--config.selection.refit=no", "'no', expected one of retrain, continue"),
-        ("--config.loss.agreement_weight=nan", "agreement_weight=nan, expected a finite number"),
+        ("--config.loss.distillation.agreement.weight=nan", "weight=nan, expected a finite"),
         ("--config.distribution.attribute_shards=0", "attribute_shards=0, expected at least 1"),
         ("--config.optimizer.learning_rate=inf", "learning_rate=inf, expected a finite number"),
     ],

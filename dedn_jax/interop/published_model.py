@@ -58,18 +58,28 @@ class Recipe:
                 f"config.loss.bias={loss.bias}: the published awa2 code makes its margins of the "
                 "bias; set 1 to compare"
             )
-        if loss.kl_weight:
+        distillation = loss.distillation
+        if distillation.name not in ("agreement", "none") or distillation.schedule != "constant":
             raise InputError(
-                f"config.loss.kl_weight={loss.kl_weight}: the published code has no bidirectional "
-                "KL; set 0 to compare"
+                f"config.loss.distillation.name={distillation.name!r}, schedule="
+                f"{distillation.schedule!r}: the published code has its agreement term alone, with "
+                "a constant weight; set agreement (or none) and constant to compare"
             )
+        for field in ("experts", "branches"):
+            if config.model[field] != "both":
+                raise InputError(
+                    f"config.model.{field}={config.model[field]!r}: the published code always has "
+                    "both; set that to compare"
+                )
         return cls(
             calibration_weight=loss.calibration_weight,
             region_mix=config.predict.region_mix,
             margin_aware=loss.margin_aware,
             bias=loss.bias,
             rank=config.model.rank,
-            agreement_weight=loss.agreement_weight,
+            agreement_weight=(
+                distillation.agreement.weight if distillation.name == "agreement" else 0.0
+            ),
             alignment_weight=loss.alignment_weight,
             learning_rate=optimizer.learning_rate,
             decay=optimizer.decay,

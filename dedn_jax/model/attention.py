@@ -58,12 +58,12 @@ def stack_rows(sets: list[BranchRows]) -> BranchRows:
 
 
 def dual_attention(
-    region: BranchRows,
-    channel: BranchRows,
+    region: BranchRows | None,
+    channel: BranchRows | None,
     features: Float[Array, "batch channels regions"],
     kernel: Literal["xla", "pallas"] = "xla",
-) -> tuple[Float[Array, "batch attributes"], Float[Array, "batch attributes"]]:
-    """Attribute scores of both branches.
+) -> tuple[Float[Array, "batch attributes"] | None, Float[Array, "batch attributes"] | None]:
+    """Attribute scores of both branches; None for a branch without rows, which is not computed.
 
     Args:
       region: rows of `[attributes, channels]`.
@@ -74,21 +74,27 @@ def dual_attention(
     Returns:
       float32 `p_region` and `p_channel`, each `[batch, attributes]`.
     """
+    p_region = None if region is None else attention_pool(region, features, kernel)
+    if channel is None:
+        return p_region, None
     if kernel == "pallas":
-        return attention_pool(region, features, kernel), _fused(channel, features, transposed=True)
-    return (
-        attention_pool(region, features),
-        attention_pool(channel, jnp.swapaxes(features, 1, 2)),
-    )
+        return p_region, _fused(channel, features, transposed=True)
+    return p_region, attention_pool(channel, jnp.swapaxes(features, 1, 2))
 
 
 def dual_attention_weights(
-    region: BranchRows, channel: BranchRows, features: Float[Array, "batch channels regions"]
-) -> AttentionWeights:
+    region: BranchRows | None,
+    channel: BranchRows | None,
+    features: Float[Array, "batch channels regions"],
+) -> tuple[
+    Float[Array, "batch attributes regions"] | None,
+    Float[Array, "batch attributes channels"] | None,
+]:
     """The attention weights of both branches, for the arguments of `dual_attention`."""
-    return AttentionWeights(
-        attention_weights(region.attention, features),
-        attention_weights(channel.attention, jnp.swapaxes(features, 1, 2)),
+    transposed = jnp.swapaxes(features, 1, 2)
+    return (
+        None if region is None else attention_weights(region.attention, features),
+        None if channel is None else attention_weights(channel.attention, transposed),
     )
 
 

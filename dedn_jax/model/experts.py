@@ -23,9 +23,16 @@ from dedn_jax.model.groups import AttributeGroups, as_groups
 
 T = TypeVar("T")
 
+# Of `config.model.experts` and `config.model.branches`: what a choice leaves.
+EXPERTS = {"both": ("coarse", "fine"), "coarse": ("coarse",), "fine": ("fine",)}
+BRANCHES = {"both": ("region", "channel"), "region": ("region",), "channel": ("channel",)}
+
 
 class AttributeScores(NamedTuple):
-    """Both branches of one expert, `[batch, attributes]` each, attributes in group order."""
+    """Both branches of one expert, `[batch, attributes]` each, attributes in group order.
+
+    0 for a branch, or an expert, that the model does not have.
+    """
 
     region: Float[Array, "batch attributes"]
     channel: Float[Array, "batch attributes"]
@@ -58,6 +65,7 @@ class DualAttention(nnx.Module):
       regions: R of the feature maps.
       rank: h of the low-rank region score matrix (SUN); 0 for a full matrix.
       rngs: the stream `params` is used.
+      branches: names of those it has; the start of each does not depend on the other.
     """
 
     def __init__(
@@ -67,12 +75,14 @@ class DualAttention(nnx.Module):
         regions: int,
         rank: int,
         rngs: nnx.Rngs,
+        branches: Sequence[str] = BRANCHES["both"],
     ) -> None:
         vectors = jnp.asarray(word_vectors, jnp.float32)
         word_dim = vectors.shape[1]
+        score_keys = [rngs.params() for _ in range(3 if rank else 2)]
 
         def normal(*shape: int) -> nnx.Param:
-            return nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
+            return nnx.Param(jax.random.normal(score_keys.pop(0), shape, jnp.float32))
 
         def zeros(*shape: int) -> nnx.Param:
             return nnx.Param(jnp.zeros(shape, jnp.float32))
@@ -81,35 +91,43 @@ class DualAttention(nnx.Module):
         self.word_vectors = nnx.Param(
             vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         )
-        if self.low_rank:
-            self.region_score_left = normal(word_dim, rank)
-            self.region_score_right = normal(rank, channels)
-        else:
-            self.region_score = normal(word_dim, channels)
-        self.region_attention = zeros(word_dim, channels)
-        self.channel_score = normal(word_dim, regions)
-        self.channel_attention = zeros(word_dim, regions)
+        self.branches = tuple(branches)
+        if "region" in branches:
+            if self.low_rank:
+                self.region_score_left = normal(word_dim, rank)
+                self.region_score_right = normal(rank, channels)
+            else:
+                self.region_score = normal(word_dim, channels)
+            self.region_attention = zeros(word_dim, channels)
+        if "channel" in branches:
+            key = score_keys[-1]
+            self.channel_score = nnx.Param(jax.random.normal(key, (word_dim, regions), jnp.float32))
+            self.channel_attention = zeros(word_dim, regions)
 
     @property
     def num_attributes(self) -> int:
         return self.word_vectors.shape[0]
 
-    def fold(self, shards: AttributeShards | None = None) -> tuple[BranchRows, BranchRows]:
-        """The products V·H: region rows `[attributes, channels]`, channel rows `[..., regions]`.
+    def fold(self, shards: AttributeShards | None = None) -> dict[str, BranchRows]:
+        """The products V·H, `[attributes, channels]` by `region`, `[..., regions]` by `channel`.
 
-        With `shards` those of this device's shard alone.
+        With `shards` those of this device's shard alone; without a branch that it does not have.
         """
         v = self.word_vectors[...]
         if shards is not None:
             v = shards.local(v)
-        if self.low_rank:
-            region_score = (v @ self.region_score_left[...]) @ self.region_score_right[...]
-        else:
-            region_score = v @ self.region_score[...]
-        return (
-            BranchRows(region_score, v @ self.region_attention[...]),
-            BranchRows(v @ self.channel_score[...], v @ self.channel_attention[...]),
-        )
+        rows = {}
+        if "region" in self.branches:
+            if self.low_rank:
+                region_score = (v @ self.region_score_left[...]) @ self.region_score_right[...]
+            else:
+                region_score = v @ self.region_score[...]
+            rows["region"] = BranchRows(region_score, v @ self.region_attention[...])
+        if "channel" in self.branches:
+            rows["channel"] = BranchRows(
+                v @ self.channel_score[...], v @ self.channel_attention[...]
+            )
+        return rows
 
 
 class DualExpert(nnx.Module):
@@ -140,6 +158,9 @@ class DualExpert(nnx.Module):
       rank: h of the low-rank region score matrices; 0 for full ones.
       rngs: random streams, `params` is used.
       kernel: of the attention pooling, see `dedn_jax.model.kernels.resolve_kernel`.
+      experts: `both`, or `coarse` or `fine` alone; the scores of one that is missing are 0.
+      branches: `both`, or `region` or `channel` alone, likewise.
+      heads: add the auxiliary heads of the distillation objective `dual_head`, identities.
 
     Raises:
       InputError: `groups` is no partition of the attributes.
@@ -155,15 +176,31 @@ class DualExpert(nnx.Module):
         rank: int = 0,
         rngs: nnx.Rngs,
         kernel: Literal["xla", "pallas"] = "xla",
+        experts: Literal["both", "coarse", "fine"] = "both",
+        branches: Literal["both", "region", "channel"] = "both",
+        heads: bool = False,
     ) -> None:
         groups = as_groups(groups, word_vectors)
         self.kernel: Literal["xla", "pallas"] = kernel
         self.group_order = tuple(groups.order.tolist())
-        self.coarse = DualAttention(word_vectors, channels, regions, rank, rngs)
-        self.fine = nnx.List(
-            DualAttention(word_vectors[list(m)], channels, regions, rank, rngs)
-            for m in groups.members
-        )
+        self.group_sizes = tuple(len(m) for m in groups.members)
+        self.map_shape = channels, regions
+        self.expert_names = EXPERTS[experts]
+
+        def attention(members: Sequence[int] | slice) -> DualAttention:
+            of = word_vectors[members]
+            return DualAttention(of, channels, regions, rank, rngs, BRANCHES[branches])
+
+        # Made even where it is not kept, so that the start of the fine expert is the same.
+        coarse = attention(slice(None))
+        if "coarse" in self.expert_names:
+            self.coarse = coarse
+        if "fine" in self.expert_names:
+            self.fine = nnx.List(attention(list(m)) for m in groups.members)
+        self.has_heads = heads
+        if heads:
+            identity = jnp.eye(len(self.group_order), dtype=jnp.float32)
+            self.heads = nnx.Dict({name: nnx.Param(identity) for name in EXPERTS["both"]})
 
     @overload
     def __call__(
@@ -208,27 +245,38 @@ class DualExpert(nnx.Module):
         Raises:
           ValueError: features of another shape than the model was made for.
         """
-        features = self._flattened(features)
+        features = self.maps(features)
         region, channel = self._rows(shards)
         p_region, p_channel = dual_attention(region, channel, features, self.kernel)
         if shards is not None:
-            sizes = [net.num_attributes for net in (self.coarse, *self.fine)]
-            p_region, p_channel = (shards.gather(p, sizes) for p in (p_region, p_channel))
-        scores = PerExpert(*map(AttributeScores, self._split(p_region), self._split(p_channel)))
+            sizes = [net.num_attributes for net in self._networks()]
+            p_region, p_channel = (
+                None if p is None else shards.gather(p, sizes) for p in (p_region, p_channel)
+            )
+        by_expert = PerExpert(
+            *map(AttributeScores, *(self._split(p, len(features)) for p in (p_region, p_channel)))
+        )
         if not return_attention:
-            return scores
+            return by_expert
         # For inspection, not for training: computed from all rows on every device.
-        weights = dual_attention_weights(*self._rows(None), features)
-        split = self._split(weights.region), self._split(weights.channel)
-        return scores, PerExpert(*map(AttentionWeights, *split))
+        region, channel = self._rows(None)
+        weights = dual_attention_weights(region, channel, features)
+        channels, regions = self.map_shape
+        split = (
+            self._split(weights[0], len(features), regions),
+            self._split(weights[1], len(features), channels),
+        )
+        return by_expert, PerExpert(*map(AttentionWeights, *split))
 
-    def _flattened(
+    def maps(
         self, features: Float[Array, "batch channels *regions"]
     ) -> Float[Array, "batch channels regions"]:
-        channels, regions = (
-            matrix.shape[1]
-            for matrix in (self.coarse.region_attention, self.coarse.channel_attention)
-        )
+        """The features, their regions along one axis.
+
+        Raises:
+          ValueError: features of another shape than the model was made for.
+        """
+        channels, regions = self.map_shape
         features = jnp.asarray(features)
         shape = features.shape
         if len(shape) == 4:
@@ -240,15 +288,32 @@ class DualExpert(nnx.Module):
             )
         return features
 
-    def _rows(self, shards: AttributeShards | None) -> tuple[BranchRows, BranchRows]:
-        """Region and channel rows of the coarse expert, then of each group."""
-        folded = [net.fold(shards) for net in (self.coarse, *self.fine)]
-        return (
-            stack_rows([region for region, _ in folded]),
-            stack_rows([channel for _, channel in folded]),
+    def head_matrices(self) -> PerExpert[Float[Array, "attributes attributes"]] | None:
+        """The auxiliary heads of the distillation objective `dual_head`; None where it has none."""
+        return PerExpert(*(self.heads[n][...] for n in EXPERTS["both"])) if self.has_heads else None
+
+    def _networks(self) -> list[DualAttention]:
+        """The coarse expert, then that of each group; those that the model has."""
+        coarse = [self.coarse] if "coarse" in self.expert_names else []
+        return [*coarse, *(self.fine if "fine" in self.expert_names else ())]
+
+    def _rows(self, shards: AttributeShards | None) -> tuple[BranchRows | None, ...]:
+        """Region and channel rows of all networks; None for a branch that the model lacks."""
+        folded = [net.fold(shards) for net in self._networks()]
+        return tuple(
+            stack_rows([rows[branch] for rows in folded]) if branch in folded[0] else None
+            for branch in BRANCHES["both"]
         )
 
-    def _split(self, x: Float[Array, "batch rows *rest"]) -> PerExpert[Array]:
-        """The rows of each expert, in group order."""
+    def _split(
+        self, x: Float[Array, "batch rows *rest"] | None, batch: int, *rest: int
+    ) -> PerExpert[Array]:
+        """The rows of each expert, in group order; 0 where the model has none."""
         n = len(self.group_order)
-        return PerExpert(x[:, :n][:, jnp.asarray(self.group_order)], x[:, n:])
+        nothing = jnp.zeros((batch, n, *rest), jnp.float32)
+        if x is None:
+            return PerExpert(nothing, nothing)
+        coarse = (
+            x[:, :n][:, jnp.asarray(self.group_order)] if "coarse" in self.expert_names else nothing
+        )
+        return PerExpert(coarse, x[:, -n:] if "fine" in self.expert_names else nothing)

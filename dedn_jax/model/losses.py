@@ -1,7 +1,7 @@
 """The DEDN losses, each a pure function; all in float32 and log space.
 
 Shapes: b images, K classes, A attributes. `training/objective.py` puts the losses together and says
-how to add one.
+how to add one; those by which the experts teach each other are in `distillation/`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,16 @@ class BatchMean:
             return jnp.float32(values.shape[0] * devices)
         n = self.weights.sum()
         return n if self.axis is None else jax.lax.psum(n, self.axis)
+
+    def gather(self, values: Shaped[Array, "b ..."]) -> Shaped[Array, "all_images ..."]:
+        """The rows of all devices, on every device."""
+        if self.axis is None:
+            return values
+        return jax.lax.all_gather(values, self.axis, tiled=True)
+
+    def share(self, value: Float[Array, ""]) -> Float[Array, ""]:
+        """This device's term of a value that every device computed from gathered rows."""
+        return value if self.axis is None else value / jax.lax.psum(1, self.axis)
 
     def log_mean_exp(self, values: Float[Array, " b"]) -> Float[Array, ""]:
         """`log(mean_b exp(values))`, or this device's term of it."""
@@ -160,48 +170,3 @@ def agreement(
     difference = jnp.abs(x - y)
     norm = jnp.sqrt(jnp.square(difference).sum(-1, keepdims=True) + 1e-9)
     return mean((difference**3 / norm).sum(-1)) + jensen_shannon(x, y, mean)
-
-
-def kl_divergence(
-    teacher: Float[Array, "b n"],
-    student: Float[Array, "b n"],
-    temperature: float,
-    mean: BatchMean = MEAN,
-) -> Float[Array, ""]:
-    """`KL(softmax(teacher/T) ‖ softmax(student/T))` of scores, mean over rows, in nats."""
-    log_p = jax.nn.log_softmax(teacher / temperature)
-    log_q = jax.nn.log_softmax(student / temperature)
-    return mean((jnp.exp(log_p) * (log_p - log_q)).sum(-1))
-
-
-def bidirectional_kl(
-    x: Float[Array, "b n"],
-    y: Float[Array, "b n"],
-    *,
-    temperature: float = 1.0,
-    stop_gradient: bool = False,
-    mean: BatchMean = MEAN,
-) -> Float[Array, ""]:
-    """`T² · [KL(p_x ‖ p_y) + KL(p_y ‖ p_x)]`: each expert teaches the other.
-
-    T² keeps the gradient's scale when the temperature changes (Hinton et al., arXiv 1503.02531).
-
-    >>> coarse, fine = jnp.array([[2.0, 0.0]]), jnp.array([[0.0, 0.0]])
-    >>> f"{bidirectional_kl(coarse, fine):.4f}"
-    '0.7616'
-    >>> float(bidirectional_kl(coarse, coarse, temperature=2.0))
-    0.0
-
-    Args:
-      x, y: `[b, n]` scores.
-      temperature: T.
-      stop_gradient: no gradient flows to the teacher, the first argument of each divergence.
-      mean: the mean over images.
-
-    Returns:
-      Mean over rows, in nats.
-    """
-    hold = jax.lax.stop_gradient if stop_gradient else lambda z: z
-    both = kl_divergence(hold(x), y, temperature, mean)
-    both += kl_divergence(hold(y), x, temperature, mean)
-    return temperature**2 * both

@@ -45,6 +45,12 @@ class PictureModel(nnx.Module):
         self.backbone = backbone
         self.experts = experts
 
+    def maps(
+        self, images: UInt8[Array, "batch height width 3"]
+    ) -> Float[Array, "batch channels regions"]:
+        """Normalised feature maps of pictures, which the experts take."""
+        return normalize_regions(backbone_maps(self.backbone, images))
+
     @overload
     def __call__(
         self,
@@ -73,7 +79,7 @@ class PictureModel(nnx.Module):
         PerExpert[AttributeScores] | tuple[PerExpert[AttributeScores], PerExpert[AttentionWeights]]
     ):
         """As `DualExpert`, from pictures."""
-        features = normalize_regions(backbone_maps(self.backbone, images))
+        features = self.maps(images)
         if return_attention:
             return self.experts(features, shards, return_attention=True)
         return self.experts(features, shards)

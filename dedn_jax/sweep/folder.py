@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from dedn_jax.files import read_json, write_json
 from dedn_jax.sweep.points import Point
+from dedn_jax.training.saved_config import upgraded
 from dedn_jax.training.workdir import check_same_data, check_unchanged, holds
 
 SWEEP_FILE = "sweep.json"
@@ -55,6 +56,7 @@ class SweepFolder:
         if holds(self.path, self.identity_file, "sweep"):
             saved = read_json(self.identity_file)
             saved.pop("dataset", None)
+            saved["config"] = upgraded(saved.get("config", {}), self.identity_file)
             check_unchanged(self.path, "sweep", saved, self._identity)
 
     def claim(self, fingerprint: dict[str, object]) -> None:

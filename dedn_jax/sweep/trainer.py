@@ -133,7 +133,7 @@ class ModelsTrainer(Trainer[ModelLayout]):
     def _executor(self, phase: Phase, schedule: Schedule, done: int) -> ModelsExecutor:
         sampler = self._sampler(phase.name, phase.task)
         return ModelsExecutor(
-            self._make_step(),
+            self._make_step(phase.task),
             self.layout,
             self._constants(phase.task),
             np.asarray(phase.num_steps),

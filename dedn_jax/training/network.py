@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from dedn_jax.config import distillation_names
 from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.pictures.pictures import Pictures
 from dedn_jax.errors import InputError
@@ -99,6 +100,9 @@ def build_network(
         rank=config.model.rank,
         rngs=nnx.Rngs(params=config.seed),
         kernel=kernel or resolve_kernel(config.model.kernel, jax.default_backend()),
+        experts=config.model.experts,
+        branches=config.model.branches,
+        heads="dual_head" in distillation_names(config.loss.distillation.name),
     )
     if backbone is None:
         return Network(*nnx.split(experts), NONE_FROZEN)

@@ -1,6 +1,7 @@
-"""The training objective: the weighted sum of the losses in `model/losses.py`.
+"""The training objective: the weighted sum of `model/losses.py` and `model/distillation/`.
 
-To add a loss:
+How to add an objective between the experts is said in `model/distillation/__init__.py`. To add
+another loss:
 
 1. a pure function in `model/losses.py` that takes its mean over images by `BatchMean`;
 2. its weight in `config.loss` (`configs/base.py`, 0 by default), in `Objective`, and its range in
@@ -17,12 +18,14 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32
 from ml_collections import ConfigDict
 
 from dedn_jax.model import losses
-from dedn_jax.model.experts import AttributeScores
+from dedn_jax.model.distillation import Peers
+from dedn_jax.model.experts import EXPERTS
 from dedn_jax.model.groups import AttributeGroups
+from dedn_jax.training.distillation import Distillation
 
 
 class ClassSpace(NamedTuple):
@@ -57,82 +60,80 @@ def normalized_embeddings(
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The fields of `config.loss`: margins and the weight of each loss."""
+    """What `config.loss` asks for: margins, the weight of each loss, and the distillation.
+
+    Attributes:
+      experts: names of those that are trained.
+      align: whether each expert has both branches, which can then be aligned.
+    """
 
     bias: float
     margin_aware: bool
     margin: float
     seen_margin: float
     calibration_weight: float
-    agreement_weight: float
     alignment_weight: float
-    kl_weight: float
-    kl_temperature: float
-    kl_stop_gradient: bool
+    distillation: Distillation
+    experts: tuple[str, ...]
+    align: bool
 
     @classmethod
-    def from_config(cls, config: ConfigDict) -> Objective:
-        return cls(**config.loss.to_dict())
+    def from_config(cls, config: ConfigDict, steps_per_epoch: float = 1.0) -> Objective:
+        """The objective of a config.
+
+        Args:
+          config: a checked config.
+          steps_per_epoch: of the phase; schedules are in epochs.
+        """
+        loss = {k: v for k, v in config.loss.to_dict().items() if k != "distillation"}
+        return cls(
+            **loss,
+            distillation=Distillation.from_config(config, steps_per_epoch),
+            experts=EXPERTS[config.model.experts],
+            align=config.model.branches == "both",
+        )
 
 
 def objective_terms(
-    coarse: AttributeScores,
-    fine: AttributeScores,
-    labels: Int[Array, " batch"],
-    classes: ClassSpace,
-    objective: Objective,
-    mean: losses.BatchMean = losses.MEAN,
+    peers: Peers, objective: Objective, factor: Float[Array, ""] | None = None
 ) -> dict[str, Float[Array, ""]]:
-    """Every loss term, and their weighted sum as `loss`; scalars, means over images by `mean`.
+    """Every loss term, and their weighted sum as `loss`; scalars, means over images.
 
-    A term of weight 0 is computed and logged but not added, except `bidirectional_kl`, which is not
-    computed at all.
+    A term of weight 0 is computed and logged but not added, except distillation objectives, of
+    which only `ALWAYS_LOGGED` are computed without a weight.
 
     Args:
-      coarse, fine: scores of the two experts.
-      labels: `[batch]` class ids.
-      classes: to choose among.
+      peers: what the experts say of the batch.
       objective: weights and margins.
-      mean: the mean over images.
+      factor: of the distillation in this step; None: 1.
     """
-    o = objective
+    o, mean = objective, peers.mean
     terms: dict[str, Float[Array, ""]] = {}
-    scores = {}
     total = jnp.zeros((), jnp.float32)
-    for name, attribute_scores in (("coarse", coarse), ("fine", fine)):
-        s = losses.class_scores(
-            attribute_scores.for_training(), classes.embeddings, classes.seen, o.bias
-        )
+    scores = peers.scores._asdict()
+    for name in o.experts:
         terms[f"cross_entropy_{name}"] = losses.margin_cross_entropy(
-            s,
-            labels,
-            classes.seen,
+            scores[name],
+            peers.labels,
+            peers.seen,
             bias=o.bias,
             margin=o.margin if o.margin_aware else 0.0,
             seen_margin=o.seen_margin if o.margin_aware else 0.0,
             mean=mean,
         )
-        terms[f"calibration_{name}"] = losses.self_calibration(s, classes.seen, mean)
-        terms[f"alignment_{name}"] = losses.agreement(
-            attribute_scores.region, attribute_scores.channel, mean
-        )
+        terms[f"calibration_{name}"] = losses.self_calibration(scores[name], peers.seen, mean)
         total += terms[f"cross_entropy_{name}"]
         # Left out rather than multiplied by 0: calibration can be infinite, and 0 · inf is NaN.
         if o.calibration_weight:
             total += o.calibration_weight * terms[f"calibration_{name}"]
-        if o.alignment_weight:
-            total += o.alignment_weight * terms[f"alignment_{name}"]
-        scores[name] = s
-    terms["agreement"] = losses.agreement(scores["coarse"], scores["fine"], mean)
-    if o.agreement_weight:
-        total += o.agreement_weight * terms["agreement"]
-    if o.kl_weight:
-        terms["bidirectional_kl"] = losses.bidirectional_kl(
-            scores["coarse"],
-            scores["fine"],
-            temperature=o.kl_temperature,
-            stop_gradient=o.kl_stop_gradient,
-            mean=mean,
-        )
-        total += o.kl_weight * terms["bidirectional_kl"]
+        if o.align:
+            region, channel = getattr(peers.attributes, name)
+            terms[f"alignment_{name}"] = losses.agreement(region, channel, mean)
+            if o.alignment_weight:
+                total += o.alignment_weight * terms[f"alignment_{name}"]
+    if len(o.experts) == 2:
+        distilled = o.distillation.terms(peers)
+        for name, weight in o.distillation.weights.items():
+            total += (weight if factor is None else weight * factor) * distilled[name]
+        terms |= distilled
     return {"loss": total, **terms}

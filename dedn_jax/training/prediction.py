@@ -36,8 +36,17 @@ class Mixing:
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> Mixing:
-        """The fixed one of `config.predict` and `config.loss.bias`."""
-        return cls(config.predict.region_mix, config.predict.expert_mix, config.loss.bias)
+        """The fixed one of `config.predict` and `config.loss.bias`.
+
+        What the model lacks, an expert or a branch, has no share.
+        """
+        region_mix = {"region": 1.0, "channel": 0.0}.get(config.model.branches)
+        expert_mix = {"coarse": 1.0, "fine": 0.0}.get(config.model.experts)
+        return cls(
+            config.predict.region_mix if region_mix is None else region_mix,
+            config.predict.expert_mix if expert_mix is None else expert_mix,
+            config.loss.bias,
+        )
 
     @property
     def gamma(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,8 @@ class SingleTrainer(Trainer[Layout]):
     def _executor(self, phase: Phase, schedule: Schedule, done: int) -> Executor:
         sampler = self._sampler(phase.name, phase.task)
         batches = self._batches(phase.task, sampler, schedule, done)
-        arguments = self._make_step, self.layout, self._constants(phase.task)
+        make_step = functools.partial(self._make_step, phase.task)
+        arguments = make_step, self.layout, self._constants(phase.task)
         if isinstance(batches, ResidentBatches):
             return ResidentExecutor(*arguments, batches)
         streamed = PmapExecutor if self.config.distribution.strategy == "pmap" else JitExecutor

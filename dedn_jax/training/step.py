@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from dedn_jax.data.pipeline import Batch
 from dedn_jax.model import losses
+from dedn_jax.model.distillation import Peers
+from dedn_jax.model.experts import DualExpert
 from dedn_jax.parallel.axes import ALONE, Axes
 from dedn_jax.training.objective import ClassSpace, Objective, objective_terms
 
@@ -44,16 +46,37 @@ def loss_and_gradients(
     objective: Objective,
     frozen: nnx.State = NONE_FROZEN,
     axes: Axes = ALONE,
+    step: Int[Array, ""] | int = 0,
 ) -> tuple[LossTerms, nnx.State]:
     """Loss terms, and the gradient of their weighted sum with respect to `params`.
 
-    Under `axes` both are those of the global batch, replicated by one all-reduce.
+    Under `axes` both are those of the global batch, replicated by one all-reduce. `step`, the
+    number of steps taken before, decides where schedules are and which regions are dropped.
     """
     mean = losses.BatchMean(batch.weights, axes.data)
+    step = jnp.asarray(step, jnp.int32)
 
     def loss(params: nnx.State) -> tuple[Float[Array, ""], LossTerms]:
-        coarse, fine = nnx.merge(model, params, frozen)(batch.inputs, axes.rows)
-        terms = objective_terms(coarse, fine, batch.labels, classes, objective, mean)
+        module = nnx.merge(model, params, frozen)
+        experts: DualExpert = getattr(module, "experts", module)
+        maps = module.maps(batch.inputs)
+        distillation = objective.distillation
+        dropped = None
+        if share := distillation.dropped_share:
+            masks = kept_regions(distillation.seed, step, maps, share, axes.data)
+            dropped = experts(maps * masks[:, None].astype(maps.dtype), axes.rows)
+        peers = Peers.of(
+            attributes=experts(maps, axes.rows),
+            embeddings=classes.embeddings,
+            seen=classes.seen,
+            labels=batch.labels,
+            bias=objective.bias,
+            group_sizes=experts.group_sizes,
+            mean=mean,
+            dropped=dropped,
+            heads=experts.head_matrices(),
+        )
+        terms = objective_terms(peers, objective, distillation.factor(step))
         if axes.rows is not None:
             # After the gather every device along this axis has the same terms: dividing them makes
             # their sum, and that of the gradients, right.
@@ -62,6 +85,28 @@ def loss_and_gradients(
 
     (_, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)
     return jax.lax.psum((terms, gradients), axes.names) if axes.names else (terms, gradients)
+
+
+def kept_regions(
+    seed: int,
+    step: Int[Array, ""],
+    maps: Float[Array, "batch channels *regions"],
+    dropped: float,
+    axis: str | None,
+) -> Bool[Array, "batch regions"]:
+    """Which regions of each image are not dropped in a step, whatever devices the batch is on.
+
+    Args:
+      seed: of the run.
+      step: number of steps taken before.
+      maps: of this device's images.
+      dropped: share of regions that are dropped.
+      axis: along which the batch is sharded.
+    """
+    first = 0 if axis is None else jax.lax.axis_index(axis) * len(maps)
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, first + i))(jnp.arange(len(maps)))
+    return jax.vmap(lambda k: jax.random.bernoulli(k, 1.0 - dropped, maps.shape[2:]))(keys)
 
 
 TrainStep = Callable[..., tuple[TrainState, LossTerms]]
@@ -89,8 +134,11 @@ def make_train_step(
         state: TrainState, batch: Batch, classes: ClassSpace, frozen: nnx.State = NONE_FROZEN
     ) -> tuple[TrainState, LossTerms]:
         terms, gradients = loss_and_gradients(
-            model, state.params, batch, classes, objective, frozen, axes
+            model, state.params, batch, classes, objective, frozen, axes, state.step
         )
+        factor = objective.distillation.factor(state.step)
+        if factor is not None:
+            terms["distillation_factor"] = factor
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = cast(nnx.State, optax.apply_updates(state.params, updates))
         terms["gradient_norm"] = optax.tree.norm(gradients)

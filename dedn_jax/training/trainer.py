@@ -200,6 +200,10 @@ class Trainer(abc.ABC, Generic[L]):
         batch_size = self.config.train.batch_size
         return max(1, int(np.floor(len(task.train) * epochs / batch_size + 1e-9)))
 
+    def steps_per_epoch(self, task: Task) -> float:
+        """Steps of an epoch, at least 1; schedules are in epochs."""
+        return max(1.0, len(task.train) / self.config.train.batch_size)
+
     def _finished(self, folder: Path, like: nnx.State) -> PhaseResult:
         file = folder / "result.json"
         result = read_json(file)
@@ -260,8 +264,9 @@ class Trainer(abc.ABC, Generic[L]):
         classes = make_class_space(task.class_embeddings, task.seen, self.groups)
         return classes, self.network.frozen
 
-    def _make_step(self, axes: Axes = ALONE) -> TrainStep:
-        objective, optimizer = Objective.from_config(self.config), make_optimizer(self.config)
+    def _make_step(self, task: Task, axes: Axes = ALONE) -> TrainStep:
+        objective = Objective.from_config(self.config, self.steps_per_epoch(task))
+        optimizer = make_optimizer(self.config)
         return make_train_step(self.network.definition, objective, optimizer, axes)
 
     def _poll(self, done: int) -> int:

@@ -17,8 +17,9 @@ from dedn_jax.config import (
     override_fields,
 )
 from dedn_jax.data.dataset import fingerprint_difference
-from dedn_jax.errors import InputError, one_line
+from dedn_jax.errors import InputError
 from dedn_jax.files import locked_folder, read_json, write_json
+from dedn_jax.training.saved_config import no_config, upgraded
 
 _LOCK = ".lock"
 # Fields that may change between a start and its resumption: none of them changes a number.
@@ -48,8 +49,6 @@ _PICTURE_FIELDS = {
     "backbone": ("backbone.name", "backbone.dtype"),
     "transform": ("picture.resize", "picture.crop"),
 }
-# What earlier versions called values of `data.on_device`.
-_RENAMED = {"always": "replicated", "cut": "sharded"}
 
 
 class Workdir:
@@ -117,7 +116,8 @@ class Workdir:
         # `claim` writes the config last: without it, a killed `claim` is all there can be.
         if not holds(self.path, self.config_file, "run", (self.dataset_file.name,)):
             return
-        check_unchanged(self.path, "run", read_json(self.config_file), config.to_dict())
+        saved = upgraded(read_json(self.config_file), self.config_file)
+        check_unchanged(self.path, "run", saved, config.to_dict())
 
     def claim(self, config: ConfigDict, fingerprint: dict[str, object]) -> None:
         """Takes the directory for this config and data set, or checks that they are the same.
@@ -163,17 +163,11 @@ class Workdir:
             )
         # Fields that an older version lacked take the base's value.
         config = base_config()
-        saved = read_json(self.config_file)
+        saved = upgraded(read_json(self.config_file), self.config_file)
         try:
-            data = saved.get("data", {})
-            if data.get("on_device") in _RENAMED:
-                data["on_device"] = _RENAMED[data["on_device"]]
             config.update(saved)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            reason = one_line(error)
-            raise InputError(
-                f"{self.config_file}: not a config of this version: {reason}"
-            ) from error
+            raise no_config(self.config_file, error) from error
         where = str(self.config_file)
         free = self._free_fields(config)
         for field in override_fields(overrides, where):

@@ -263,7 +263,8 @@ def test_recipes_the_published_code_cannot_run_are_named():
     reference = load_reference(REFERENCE, "cub")
     for change, message in (
         ("--config.loss.margin=2.0", "config.loss.margin=2.0: the published cub code has 3.0"),
-        ("--config.loss.kl_weight=1.0", "has no bidirectional KL"),
+        ("--config.loss.distillation.name=kl", "has its agreement term alone"),
+        ("--config.model.experts=coarse", "always has both"),
     ):
         with pytest.raises(InputError, match=message):
             Recipe.from_config(load_config("cub_gzsl", [change]), reference)

@@ -154,8 +154,8 @@ def test_attention_weights_reproduce_the_scores(rank: int, dtype: jax.typing.DTy
     order = [1, 4, 3, 0, 2]
     coarse, fine = model.coarse.fold(), [network.fold() for network in model.fine]
     score_rows = {
-        "coarse": [np.asarray(branch.score)[order] for branch in coarse],
-        "fine": [np.concatenate([f[branch].score for f in fine]) for branch in (0, 1)],
+        "coarse": [np.asarray(coarse[b].score)[order] for b in ("region", "channel")],
+        "fine": [np.concatenate([f[b].score for f in fine]) for b in ("region", "channel")],
     }
     by_branch = np.asarray(features, np.float64), np.asarray(features, np.float64).swapaxes(1, 2)
     tolerance = 2e-5 if dtype == jnp.float32 else 3e-2  # rows are rounded to the features' dtype

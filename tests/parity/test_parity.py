@@ -42,13 +42,23 @@ CASES = {
     "cub": ("cub_gzsl", {"loss.calibration_weight": 0.18}),
     "cub, no margin, KL": (
         "cub_zsl",
-        {"loss.margin_aware": False, "loss.kl_weight": 0.5, "loss.kl_temperature": 2.0},
+        {
+            "loss.margin_aware": False,
+            "loss.distillation.name": "agreement+kl",
+            "loss.distillation.kl.weight": 0.5,
+            "loss.distillation.kl.temperature": 2.0,
+        },
     ),
     "sun, low rank": ("sun_gzsl", {"loss.calibration_weight": 0.1, "model.rank": 16}),
     "awa2": ("awa2_gzsl", {}),
     "awa2, stopped KL": (
         "awa2_gzsl",
-        {"loss.kl_weight": 0.3, "loss.kl_temperature": 4.0, "loss.kl_stop_gradient": True},
+        {
+            "loss.distillation.name": "agreement+kl",
+            "loss.distillation.kl.weight": 0.3,
+            "loss.distillation.kl.temperature": 4.0,
+            "loss.distillation.kl.stop_gradient": True,
+        },
     ),
 }
 # Compiling a step takes seconds: the others differ in a loss term, whose gradient is compared.
@@ -115,7 +125,7 @@ class Both:
             margin=loss.margin if loss.margin_aware else None,
             seen_margin=loss.seen_margin,
             calibration_weight=loss.calibration_weight,
-            agreement_weight=loss.agreement_weight,
+            agreement_weight=loss.distillation.agreement.weight,
             alignment_weight=loss.alignment_weight,
             region_mix=config.predict.region_mix,
         )
@@ -130,15 +140,14 @@ class Both:
         """The port's terms with the bidirectional KL, which its `losses` does not have."""
         features, labels = torch.from_numpy(self.raw[i]), torch.from_numpy(self.labels[i])
         terms = self.port.losses(features, labels)
-        if weight := self.config.loss.kl_weight:
+        distillation = self.config.loss.distillation
+        if "kl" in distillation.name:
             coarse, fine = self.port.scores(features, training=True)
-            terms["bidirectional_kl"] = port.bidirectional_kl(
-                coarse.classes,
-                fine.classes,
-                self.config.loss.kl_temperature,
-                self.config.loss.kl_stop_gradient,
+            kl = distillation.kl
+            terms["kl"] = port.bidirectional_kl(
+                coarse.classes, fine.classes, kl.temperature, kl.stop_gradient
             )
-            terms["total"] = terms["total"] + weight * terms["bidirectional_kl"]
+            terms["total"] = terms["total"] + kl.weight * terms["kl"]
         return terms
 
 

@@ -35,7 +35,7 @@ def test_without_a_grid_there_is_one_point() -> None:
         (["loss.bais=1"], r"unknown field config.loss.bais; known fields: loss.bias"),
         (["los.bias=1"], r"unknown field config.los.bias; known fields: loss.bias"),
         (["loss.bias.x=1"], r"unknown field config.loss.bias.x; known fields: loss.bias"),
-        (["loss=1"], r"unknown field config.loss; known fields: loss.agreement_weight, loss.al"),
+        (["loss=1"], r"unknown field config.loss; known fields: loss.alignment_weight, loss.b"),
         (["loss.bias"], r"expected section.field=a,b,c"),
         (["loss.bias="], r"expected section.field=a,b,c"),
         (["loss.bias=1,,2"], r"expected section.field=a,b,c"),

@@ -43,7 +43,7 @@ def test_an_older_config_is_filled_up(finished: Callable[[str], Finished], tmp_p
     path = tmp_path / "run"
     shutil.copytree(finished("last").path, path)
     config = json.loads((path / "config.json").read_text())
-    del config["loss"]["kl_temperature"]
+    del config["loss"]["distillation"], config["selection"]["mix_step"]
     (path / "config.json").write_text(json.dumps(config))
     assert open_run(path).evaluate() == finished("last").result["test"]
     config["loss"]["strange"] = 1

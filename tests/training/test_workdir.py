@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dedn_jax.config import base_config
+from dedn_jax.config import base_config, load_config
 from dedn_jax.errors import InputError
 from dedn_jax.files import write_json
 from dedn_jax.training.workdir import Workdir
@@ -23,12 +23,46 @@ def test_a_config_with_the_old_names_of_residency(tmp_path: Path, old: str, new:
 def test_a_run_from_before_a_field_was_there(tmp_path: Path) -> None:
     """It had the base's value; another value is another run."""
     saved = base_config().to_dict()
-    del saved["loss"]["kl_weight"]
+    del saved["train"]["log_every"], saved["loss"]["margin"]
     write_json(tmp_path / "config.json", saved)
     config = base_config()
     Workdir(tmp_path).check_config(config)
-    config.loss.kl_weight = 0.5
-    with pytest.raises(InputError, match=r"another config \(loss.kl_weight=0.0 there, 0.5 now\)"):
+    config.loss.margin = 0.5
+    with pytest.raises(InputError, match=r"another config \(loss.margin=3.0 there, 0.5 now\)"):
+        Workdir(tmp_path).check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("weights", "now"),
+    [
+        ((0.1, 0.0), {"name": "agreement"}),
+        ((0.2, 0.0), {"name": "agreement", "agreement.weight": 0.2}),
+        ((0.0, 0.0), {"name": "none"}),
+        (
+            (0.0, 0.5),
+            {"name": "kl", "kl.weight": 0.5, "kl.temperature": 4.0, "kl.stop_gradient": True},
+        ),
+        (
+            (0.1, 0.5),
+            {"name": "agreement+kl", "kl.temperature": 4.0, "kl.stop_gradient": True},
+        ),
+    ],
+)
+def test_a_run_with_the_weights_that_distillation_had(
+    tmp_path: Path, weights: tuple[float, float], now: dict[str, object]
+) -> None:
+    """The same objective is the same run, another one is not."""
+    saved = base_config().to_dict()
+    del saved["loss"]["distillation"]
+    saved["loss"] |= {"agreement_weight": weights[0], "kl_weight": weights[1]}
+    saved["loss"] |= {"kl_temperature": 4.0, "kl_stop_gradient": True}
+    write_json(tmp_path / "config.json", saved)
+    fields = {f"loss.distillation.{name}": value for name, value in now.items()}
+    config = load_config("base", fields)
+    assert Workdir(tmp_path).load_config().to_dict() == config.to_dict()
+    Workdir(tmp_path).check_config(config)
+    config.loss.distillation.name = "js"
+    with pytest.raises(InputError, match=r"loss.distillation.name=.* there, 'js' now"):
         Workdir(tmp_path).check_config(config)
 
 

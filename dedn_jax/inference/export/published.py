@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
+from dedn_jax.errors import InputError
 from dedn_jax.interop.convert import state_to_nested, with_experts
 from dedn_jax.interop.published import from_published, to_published
 from dedn_jax.torch_files import read_state_dict, write_state_dict
@@ -43,6 +44,12 @@ def export_published_weights(run: TrainingRun, path: Path) -> None:
     Raises:
       InputError: the run is not finished, PyTorch is missing, or the file cannot be written.
     """
+    for field in ("experts", "branches"):
+        if run.config.model[field] != "both":
+            raise InputError(
+                f"{run.workdir.config_file}: config.model.{field}={run.config.model[field]!r}: the "
+                "published code always has both; choose another format"
+            )
     data = run.outline
     classes = make_class_space(data.class_embeddings, data.seen, run.groups)
     state_dict = to_published(
