@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     config.data.features = ""  # the feature store of a prepared set, for source "features"
     config.data.on_device = "auto"  # feature maps resident: auto, replicated, sharded, never
     config.data.workers = 0  # processes that decode pictures; 0: threads of this process
+    config.data.class_embeddings = ""  # .mat (sent_splits.mat) or .npy; "": the data set's own
     config.data.word_vectors = ""  # .npy or pickled array; "": the data set's own
     config.data.dtype = "float32"  # of feature maps: float32, bfloat16, float16
     config.data.memory_map = False  # a store stays on disk, each batch is read from there

@@ -15,7 +15,7 @@ from dedn_jax.errors import InputError
 if TYPE_CHECKING:
     from dedn_jax.data.prepared.picture_set import Picture, PictureSet
 
-_BENCHMARKS = ("CUB", "SUN", "AWA2", "AWA1", "APY")
+_BENCHMARKS = ("CUB", "SUN", "AWA2", "AWA1", "APY", "FLO")
 _NAMES = f"{', '.join(_BENCHMARKS)}, demo, or folder for classes of your own"
 # Flags that not all sets take, and those that do.
 _ONLY_FOR = {

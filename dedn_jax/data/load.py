@@ -22,6 +22,7 @@ from dedn_jax.data.features.published_hdf5 import (
 from dedn_jax.data.features.store.reader import Store, check_store, open_store
 from dedn_jax.data.pictures.pictures import Pictures, PictureTransform
 from dedn_jax.data.prepared.reader import Prepared, open_prepared
+from dedn_jax.data.sources.class_embeddings import annotations_from_file
 from dedn_jax.data.sources.word_vectors import read_word_vectors
 from dedn_jax.demo.cache import demo_cache_dir
 from dedn_jax.errors import InputError
@@ -45,6 +46,11 @@ def load_dataset(config: ConfigDict, *, sizes_only: bool = False) -> GZSLDataset
       InputError: no path, or a file that cannot be used.
     """
     data = config.data
+    if data.class_embeddings and data.clip_negative_embeddings:
+        raise InputError(
+            "config.data.clip_negative_embeddings=True, expected false with "
+            "config.data.class_embeddings: it is for attributes, whose values are at least 0"
+        )
     if data.format == "published_hdf5":
         if not data.path:
             raise InputError(
@@ -61,6 +67,7 @@ def load_dataset(config: ConfigDict, *, sizes_only: bool = False) -> GZSLDataset
             dtype=data.dtype,
             sizes_only=sizes_only,
             clip_negative_embeddings=data.clip_negative_embeddings,
+            class_embeddings=data.class_embeddings,
             word_vectors=data.word_vectors,
         )
     if data.format == "store":
@@ -87,6 +94,7 @@ def read_published_hdf5(
     dtype: Any = "float32",
     sizes_only: bool = False,
     clip_negative_embeddings: bool = False,
+    class_embeddings: str | os.PathLike[str] = "",
     word_vectors: str | os.PathLike[str] = "",
 ) -> GZSLDataset:
     """Reads and checks a data set in the layout of the published code.
@@ -100,6 +108,7 @@ def read_published_hdf5(
       sizes_only: do not read the features; only the sizes of `inputs` are known.
       clip_negative_embeddings: set negative entries of `att` to 0, as the public code's AWA2
         loader does.
+      class_embeddings: a file to read them from (see `read_class_embeddings`) in place of `att`.
       word_vectors: a file to read the word vectors from (see `read_word_vectors`) in place of
         `w2v_att`.
 
@@ -113,6 +122,7 @@ def read_published_hdf5(
             file,
             where,
             clip_negative_embeddings=clip_negative_embeddings,
+            class_embeddings=class_embeddings,
             word_vectors=word_vectors,
         )
         feature_map = published_feature_map(file, where, len(annotations.labels))
@@ -184,9 +194,13 @@ def _features(store: Store, data: ConfigDict, sizes_only: bool) -> FeatureMaps:
 
 
 def _with_overrides(annotations: Annotations, data: ConfigDict) -> Annotations:
-    """Annotations with the word vectors and the clipping that `config.data` asks for."""
+    """Annotations with class embeddings, word vectors and the clipping that `config.data` names."""
     changes: dict[str, Any] = {}
-    if data.word_vectors:
+    if data.class_embeddings:
+        changes = annotations_from_file(
+            data.class_embeddings, annotations.class_names, data.word_vectors
+        )
+    elif data.word_vectors:
         changes["word_vectors"] = read_word_vectors(
             Path(data.word_vectors), annotations.num_attributes
         )

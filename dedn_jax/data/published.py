@@ -12,11 +12,12 @@ class Published:
     Attributes:
       trainval, test_seen, test_unseen: numbers of images of the proposed split (version 2).
       seen, unseen: numbers of classes.
-      attributes: number of attributes.
+      attributes: number of attributes, or of dimensions of the sentences.
       picture_folders: from a folder that occurs in the picture names to the same folder below the
         data set's picture root.
       named_folders: whether each picture's folder has the name of its class.
       repeats: whether a picture may occur more than once.
+      sentences: whether the class embeddings are of sentences, whose dimensions have no names.
       maps: channels and regions of the feature maps that DEDN's code is published with (ResNet-101,
         448 x 448 pictures; AWA2: 224 x 224); zeros where it has no recipe.
     """
@@ -30,6 +31,7 @@ class Published:
     picture_folders: dict[str, str]
     named_folders: bool = True
     repeats: bool = False
+    sentences: bool = False
     maps: tuple[int, int] = (0, 0)
 
     @property
@@ -43,7 +45,8 @@ class Published:
         return self.seen + self.unseen
 
 
-# Counts: Xian et al., arXiv 1707.00600, table 2 and the proposed splits v2. Folders: as the
+# Counts: Xian et al., arXiv 1707.00600, table 2 and the proposed splits v2; FLO: the same authors'
+# splits for "Feature Generating Networks for Zero-Shot Learning" (CVPR 2018). Folders: as the
 # archives unpack, which is also where the published code looks for them below `data/<NAME>`.
 PUBLISHED = {
     "CUB": Published(
@@ -74,6 +77,12 @@ PUBLISHED = {
         },
         named_folders=False,
         repeats=True,  # one entry per annotated object, and aPascal's pictures show several
+    ),
+    "FLO": Published(
+        *(5631, 1403, 1155, 82, 20, 1024),
+        {"jpg": "jpg"},
+        named_folders=False,  # all in one folder
+        sentences=True,
     ),
 }
 # By the first part of a recipe's name: those that DEDN's code is published for.

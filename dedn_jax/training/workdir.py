@@ -26,6 +26,7 @@ _LOCK = ".lock"
 FREE_FIELDS = frozenset(
     {
         "backbone.weights",
+        "data.class_embeddings",
         "data.features",
         "data.on_device",
         "data.path",

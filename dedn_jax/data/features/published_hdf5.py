@@ -27,6 +27,7 @@ from dedn_jax.data.annotations import (
 from dedn_jax.data.arrays import finite_matrix, whole_numbers
 from dedn_jax.data.features.hdf5 import READ_ERRORS
 from dedn_jax.data.features.maps import floating_dtype
+from dedn_jax.data.sources.class_embeddings import annotations_from_file
 from dedn_jax.data.sources.word_vectors import read_word_vectors
 from dedn_jax.errors import InputError, one_line
 
@@ -39,6 +40,7 @@ def published_annotations(
     where: str,
     *,
     clip_negative_embeddings: bool = False,
+    class_embeddings: str | os.PathLike[str] = "",
     word_vectors: str | os.PathLike[str] = "",
 ) -> Annotations:
     """Reads and checks all but `feature_map`.
@@ -46,32 +48,32 @@ def published_annotations(
     Args:
       file: from `open_published`.
       where: what an error message begins with.
-      clip_negative_embeddings, word_vectors: as in `read_published_hdf5`.
+      clip_negative_embeddings, class_embeddings, word_vectors: as in `read_published_hdf5`.
     """
-    class_embeddings = _matrix(file, where, "att", "[classes, attributes]")
-    classes, attributes = class_embeddings.shape
-    if word_vectors:
-        vectors = read_word_vectors(word_vectors, attributes)
+    att = _matrix(file, where, "att", "[classes, attributes]")
+    classes, attributes = att.shape
+    class_names = _names(file, where, "allclasses_names", "class", classes)
+    if class_embeddings:
+        own = annotations_from_file(class_embeddings, class_names, word_vectors)
     else:
-        vectors = _matrix(file, where, "w2v_att", "[attributes, word_dim]")
-        _check_attributes(where, class_embeddings, vectors)
+        own = {
+            "class_embeddings": np.maximum(att, 0) if clip_negative_embeddings else att,
+            "word_vectors": _word_vectors(file, where, att, word_vectors),
+            "attribute_names": _names(file, where, "attribute_names", "attribute", attributes),
+        }
     labels = _integers(file, where, "labels").astype(np.int32)
     check_labels(where, labels, classes)
     splits = {field: _integers(file, where, field) for field in SPLITS}
     check_splits(where, splits, labels)
-    if clip_negative_embeddings:
-        class_embeddings = np.maximum(class_embeddings, 0)
     return Annotations(
         source=where,
         labels=labels,
-        class_embeddings=class_embeddings,
-        word_vectors=vectors,
         trainval=splits["trainval_loc"],
         test_seen=splits["test_seen_loc"],
         test_unseen=splits["test_unseen_loc"],
-        class_names=_names(file, where, "allclasses_names", "class", classes),
-        attribute_names=_names(file, where, "attribute_names", "attribute", attributes),
+        class_names=class_names,
         validation_classes=_validation_classes(file, where, labels, splits["trainval_loc"]),
+        **own,
     )
 
 
@@ -169,9 +171,15 @@ def _names(file: h5py.File, where: str, name: str, kind: str, count: int) -> tup
     return tuple("".join(c for c in t if c.isprintable()) for t in text)
 
 
-def _check_attributes(where: str, att: np.ndarray, w2v: np.ndarray) -> None:
+def _word_vectors(
+    file: h5py.File, where: str, att: np.ndarray, given: str | os.PathLike[str]
+) -> np.ndarray:
+    """`w2v_att`, or those of the file that is given in its place."""
+    if given:
+        return read_word_vectors(given, att.shape[1])
+    w2v = _matrix(file, where, "w2v_att", "[attributes, word_dim]")
     if len(w2v) == att.shape[1]:
-        return
+        return w2v
     hint = ""
     if len(w2v) == att.shape[0]:
         hint = "; att looks transposed: store it as [classes, attributes]"

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.pictures.decoding import is_rotated, load, open_picture
@@ -30,19 +30,31 @@ class Picture:
       path: the file.
       encoded: the bytes.
       upright: whether to apply the rotation in its EXIF data.
+      box: left, top, right and bottom of the part to cut out, in pixels as stored, from 0; right
+        and bottom are the first ones outside. None: all of it.
     """
 
     name: str
     path: Path | None = None
     encoded: bytes | None = None
     upright: bool = False
+    box: tuple[int, int, int, int] | None = None
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.encoded is None):
             raise ValueError(f"{self.name}: give either path or encoded")
+        if self.upright and self.box is not None:
+            raise ValueError(f"{self.name}: a box counts the pixels as stored; give no upright")
 
     def size(self) -> int:
-        """Bytes of the file or in memory; raises InputError where the file cannot be found."""
+        """Bytes of the file or in memory; with a box, those of its pixels before compression.
+
+        Raises:
+          InputError: the file cannot be found.
+        """
+        if self.box is not None:
+            left, top, right, bottom = self.box
+            return 3 * (right - left) * (bottom - top)
         if self.path is None:
             return len(self.encoded or b"")
         return self._stat(self.path).st_size
@@ -60,14 +72,17 @@ class Picture:
         return self.encoded or b"" if self.path is None else _read(self.path)
 
     def read(self) -> bytes:
-        """The encoded picture; as stored, unless `upright` and rotated.
+        """The encoded picture; as stored, unless `upright` and rotated, or a part is cut out.
 
         Raises:
-          InputError: as `stored`; it is empty; or `upright` and not a picture.
+          InputError: as `stored`; it is empty; `upright` or with a box, and not a picture; or the
+            box is not within it.
         """
         data = self.stored()
         if not data:
             raise InputError(f"{self._where}: is empty; fetch the picture again or remove it")
+        if self.box is not None:
+            return _cut_out(data, self.box, self._where)
         return _turned_upright(data, self._where) if self.upright else data
 
     @property
@@ -127,17 +142,35 @@ def _read(path: Path) -> bytes:
     return data
 
 
+def _cut_out(data: bytes, box: tuple[int, int, int, int], where: str) -> bytes:
+    """A PNG of the pixels in the box; the same bytes where it is the whole picture."""
+    with load(data, where) as picture:
+        left, top, right, bottom = box
+        if not (0 <= left < right <= picture.width and 0 <= top < bottom <= picture.height):
+            raise InputError(
+                f"{where}: box {box} is not within the {picture.width} x {picture.height} pixels "
+                "of the picture; was the file replaced by another?"
+            )
+        if box == (0, 0, *picture.size):
+            return data
+        return _png(picture.crop(box))
+
+
 def _turned_upright(data: bytes, where: str) -> bytes:
     """The same bytes, or a PNG of the rotated pixels where EXIF gives an orientation."""
     with open_picture(data, where) as picture:
         if not is_rotated(picture, where):
             return data
     with load(data, where) as picture:
-        turned = ImageOps.exif_transpose(picture)
-    if turned.mode not in _PNG_MODES:
-        turned = turned.convert("RGB")
+        return _png(ImageOps.exif_transpose(picture))
+
+
+def _png(picture: Image.Image) -> bytes:
+    """Lossless, in the picture's own mode if a PNG can hold it, else as RGB."""
+    if picture.mode not in _PNG_MODES:
+        picture = picture.convert("RGB")
     # Pixels only: a camera's metadata (place, owner) does not belong in a data set.
-    turned.info = {k: v for k, v in turned.info.items() if k == "transparency"}
+    picture.info = {k: v for k, v in picture.info.items() if k == "transparency"}
     out = io.BytesIO()
-    turned.save(out, "PNG")
+    picture.save(out, "PNG")
     return out.getvalue()

@@ -18,6 +18,7 @@ from tests.helpers.xlsa17 import (
     LABELS,
     WORDS,
     cells,
+    write_apy,
     write_tree,
 )
 
@@ -57,11 +58,15 @@ def test_layouts(tmp_path: Path, name: str) -> None:
         ("CUB", "CUB/CUB_200_2011/attributes/attributes.txt"),
         ("CUB", "CUB/attributes.txt"),
         ("AWA2", "AWA2/Animals_with_Attributes2/predicates.txt"),
+        ("AWA1", "AWA1/Animals_with_Attributes/predicates.txt"),
         ("APY", "APY/attribute_data/attribute_names.txt"),
     ],
 )
 def test_attribute_names(tmp_path: Path, name: str, file: str) -> None:
-    write_tree(tmp_path, name)
+    if name == "APY":
+        write_apy(tmp_path)
+    else:
+        write_tree(tmp_path, name)
     path = tmp_path / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("1 has_fur::yes_(or_so)\n    2\tblack\n3 longneck\n")
@@ -101,6 +106,20 @@ def test_word_vectors(tmp_path: Path) -> None:
     assert "no such file" in error(data, word_vectors=tmp_path / "none.npy")
     np.save(given, WORDS[:2])
     assert "shape (2, 4)" in error(data, word_vectors=given)
+
+
+def test_awa1_has_the_attributes_of_awa2(tmp_path: Path) -> None:
+    write_tree(tmp_path, "AWA1")
+    own, other = (tmp_path / "w2v" / f"{name}_attribute.pkl" for name in ("AWA1", "AWA2"))
+    own.rename(other)
+    found = read_benchmark("AWA1", tmp_path)
+    assert found.origins[0] == f"word vectors: {other}"
+    np.testing.assert_array_equal(found.annotations.word_vectors, WORDS)
+    (WORDS + 1).dump(own)
+    assert read_benchmark("AWA1", tmp_path).origins[0] == f"word vectors: {own}"
+    own.unlink()
+    other.unlink()
+    assert f"{own}: no such file, nor " in error(tmp_path, "AWA1")
 
 
 def test_splits_elsewhere(tmp_path: Path) -> None:

@@ -184,6 +184,7 @@ def test_cub40_agrees_with_the_hdf5_file(shared_data):
             "VOCdevkit/VOC2008/JPEGImages/2008_1.jpg",
         ),
         ("APY", "/a/ayahoo_test_images/bag_5.jpg", "ayahoo_test_images/bag_5.jpg"),
+        ("FLO", "/BS/data/Oxford102/jpg/image_06734.jpg", "jpg/image_06734.jpg"),
         # Other people's disks.
         ("CUB", "C:\\images\\CUB\\images\\001.A\\a.jpg", "CUB_200_2011/images/001.A/a.jpg"),
         ("CUB", "../../images/./001.A//a.jpg", "CUB_200_2011/images/001.A/a.jpg"),
@@ -334,7 +335,7 @@ def test_transposed_att_is_hinted_at(tmp_path):
 
 
 def test_unknown_name_and_missing_folder(tmp_path):
-    assert "FLO: unknown data set; expected one of CUB, SUN, AWA2" in error(tmp_path, "FLO")
+    assert "NAB: unknown data set; expected one of CUB, SUN, AWA2" in error(tmp_path, "NAB")
     assert "att_splits.mat: no such file" in error(tmp_path, "SUN")
 
 

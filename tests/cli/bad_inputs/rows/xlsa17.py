@@ -6,7 +6,9 @@ import numpy as np
 import scipy.io
 
 from tests.cli.bad_inputs.world import XLSA17, Bad, World
-from tests.helpers.xlsa17 import cells, column
+from tests.helpers.xlsa17 import BOXES, cells, column, write_apy
+
+APY = "APY/attribute_data"
 
 
 def _mixed_up(world: World) -> list[str]:
@@ -39,6 +41,25 @@ def _damaged_mat(world: World) -> list[str]:
     command = world.tree()
     path = world.root / "mine" / XLSA17 / "att_splits.mat"
     path.write_bytes(path.read_bytes()[:400])
+    return command
+
+
+def _boxes(world: World, *last: tuple[int, int, int, int]) -> list[str]:
+    """`data build APY` with other boxes of the last entries."""
+    write_apy(world.root / "mine", [*BOXES[: -len(last)], *last])
+    return world.build("APY")
+
+
+def _no_boxes(world: World) -> list[str]:
+    command = _boxes(world, BOXES[-1])
+    (world.root / "mine" / APY / "ayahoo_test.txt").unlink()
+    return command
+
+
+def _other_boxes(world: World) -> list[str]:
+    command = _boxes(world, BOXES[-1])
+    path = world.root / "mine" / APY / "apascal_test.txt"
+    path.write_text("\n".join(reversed(path.read_text().splitlines())))
     return command
 
 
@@ -83,10 +104,31 @@ XLSA = [
         "see the README",
     ),
     Bad(
+        "boxes outside their pictures",
+        lambda w: _boxes(w, (81, 1, 90, 60), (1, 61, 80, 90)),
+        "ayahoo_test.txt: line 2",
+        "box 81 1 90 60 has no usable part within rat_13.jpg, nor have 1 others of 15",
+        "in their own size?",
+    ),
+    Bad(
+        "no file of boxes",
+        _no_boxes,
+        "ayahoo_test.txt",
+        "no such file, and it holds the boxes of the objects",
+        "unpack the archive of attribute_data",
+    ),
+    Bad(
+        "boxes of other pictures",
+        _other_boxes,
+        "apascal_test.txt: line 1",
+        "an object in '2008_000005.jpg', but entry 7 of res101.mat is VOCdevkit/",
+        "do the files belong together?",
+    ),
+    Bad(
         "unknown data set",
         lambda w: w.build("NABirds"),
         "NABirds",
         "unknown data set",
-        "expected CUB, SUN, AWA2, AWA1, APY",
+        "expected CUB, SUN, AWA2, AWA1, APY, FLO",
     ),
 ]
