@@ -16,6 +16,7 @@ from dedn_jax.data.features.store.writer import StoreWriter
 from dedn_jax.data.load import load_dataset, load_prepared
 from dedn_jax.data.pictures.pictures import Pictures
 from dedn_jax.data.sources import demo as demo_builder
+from dedn_jax.data.sources.class_embeddings import dimension_vectors
 from dedn_jax.demo.cache import demo_cache_dir
 from dedn_jax.errors import InputError
 
@@ -96,6 +97,33 @@ def test_changes_that_the_config_asks_for(demo, tmp_path):
     np.save(tmp_path / "v.npy", vectors)
     demo.data.word_vectors = str(tmp_path / "v.npy")
     np.testing.assert_array_equal(load_dataset(demo).word_vectors, vectors)
+    demo.data.word_vectors = ""
+    sentences = np.random.default_rng(1).normal(size=(50, 7)).astype(np.float32)
+    np.save(tmp_path / "s.npy", sentences)
+    demo.data.class_embeddings = str(tmp_path / "s.npy")
+    data = load_dataset(demo)
+    np.testing.assert_array_equal(data.class_embeddings, sentences)
+    np.testing.assert_array_equal(data.word_vectors, dimension_vectors(sentences, data.class_names))
+    assert data.attribute_names[6] == "dimension 6"
+    assert data.groups is None  # the demo's are of its attributes
+
+
+def test_sentences_of_a_published_file(write_published, tmp_path):
+    """They need no word vectors of attributes; all else is as it was."""
+    path = str(write_published(w2v_att=None))
+    sentences = np.random.default_rng(1).normal(size=(6, 9)).astype(np.float32)
+    np.save(tmp_path / "s.npy", sentences)
+    config = config_with(path=path, class_embeddings=str(tmp_path / "s.npy"))
+    data = load_dataset(config)
+    np.testing.assert_array_equal(data.class_embeddings, sentences)
+    np.testing.assert_array_equal(data.word_vectors, dimension_vectors(sentences, data.class_names))
+    assert len(data.trainval) == 12
+    np.save(tmp_path / "v.npy", np.arange(18.0).reshape(9, 2))
+    config.data.word_vectors = str(tmp_path / "v.npy")
+    np.testing.assert_array_equal(load_dataset(config).word_vectors, np.arange(18).reshape(9, 2))
+    config.data.clip_negative_embeddings = True
+    with pytest.raises(InputError, match=r"clip_negative_embeddings=True, expected false"):
+        load_dataset(config)
 
 
 def test_a_store_with_its_pictures_and_alone(demo, tmp_path):

@@ -62,9 +62,22 @@ _ABOUT = {
         "https://cvml.ista.ac.at/AwA/",
     ),
     "apy": About(
-        f"aPascal and aYahoo: photographs of 32 kinds of objects with 64 attributes. {_SPLITS}",
+        "aPascal and aYahoo: photographs of 32 kinds of objects, cut to their boxes, with 64 "
+        f"attributes. {_SPLITS}",
         _XIAN,
         "https://vision.cs.uiuc.edu/attributes/",
+    ),
+    "flo": About(
+        "Oxford Flowers 102: photographs of 102 kinds of flowers. Proposed splits and class "
+        "embeddings of sentences: Xian et al., Feature Generating Networks for Zero-Shot Learning.",
+        """\
+@inproceedings{xian2018feature,
+  title={Feature Generating Networks for Zero-Shot Learning},
+  author={Xian, Yongqin and Lorenz, Tobias and Schiele, Bernt and Akata, Zeynep},
+  booktitle={IEEE Conference on Computer Vision and Pattern Recognition},
+  year={2018}
+}""",
+        "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
     ),
     "demo": About("Drawn creatures of 50 kinds with attributes of their parts."),
 }

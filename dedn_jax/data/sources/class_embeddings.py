@@ -127,7 +127,7 @@ def _from_npy(path: Path) -> np.ndarray:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise InputError(
-            f"{path}: not a usable .npy file ({error}); save it as float32 with numpy.save"
+            f"{path}: no class embeddings as .npy ({error}); save them as float32 with numpy.save"
         ) from error
     return finite_matrix(array, str(path), "class embeddings", "[classes, dimensions]")
 

@@ -16,6 +16,7 @@ from dedn_jax.cli import main as cli
 from tests.cli.bad_inputs.making import no_file_over
 from tests.cli.bad_inputs.rows.archives import ARCHIVES
 from tests.cli.bad_inputs.rows.backbones import BACKBONES
+from tests.cli.bad_inputs.rows.class_embeddings import SENTENCES
 from tests.cli.bad_inputs.rows.configs import CONFIGS
 from tests.cli.bad_inputs.rows.disks import DISKS
 from tests.cli.bad_inputs.rows.explanations import EXPLANATIONS
@@ -37,6 +38,7 @@ BAR = re.compile(r"(\r[^\r\n]*)+\n?")
 TABLE = [
     *HDF5,
     *WORDS,
+    *SENTENCES,
     *XLSA,
     *FOLDER,
     *PICTURES,

@@ -69,6 +69,40 @@ def test_turned_pictures_in_other_colours(mode: str) -> None:
     assert (turned.size, turned.mode) == ((4, 7), "L" if mode == "L" else "RGB")
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "CMYK"])
+def test_parts(mode: str) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    whole = Image.fromarray(image).convert(mode)
+    out = io.BytesIO()
+    whole.save(out, "TIFF" if mode == "CMYK" else "PNG")
+    data = out.getvalue()
+    part = Picture("a", encoded=data, box=(2, 1, 7, 4))
+    assert part.size() == 3 * 5 * 3
+    cut = Image.open(io.BytesIO(part.read()))
+    assert (cut.format, cut.size) == ("PNG", (5, 3))
+    expected = np.asarray(whole.convert("RGB"))[1:4, 2:7]
+    np.testing.assert_array_equal(np.asarray(cut.convert("RGB")), expected)
+    assert Picture("a", encoded=data, box=(0, 0, 9, 6)).read() == data
+
+
+def test_a_part_is_of_the_pixels_as_stored() -> None:
+    """EXIF orientation is ignored, and does not come along."""
+    image = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    data = Picture("a", encoded=encoded(image, "PNG", 6), box=(2, 1, 7, 4)).read()
+    np.testing.assert_array_equal(pixels(data), image[1:4, 2:7])
+    assert not Image.open(io.BytesIO(data)).getexif()
+    with pytest.raises(ValueError, match="as stored"):
+        Picture("a", encoded=data, upright=True, box=(0, 0, 1, 1))
+
+
+@pytest.mark.parametrize("box", [(-1, 0, 5, 5), (0, 0, 10, 6), (0, 0, 9, 7), (3, 3, 3, 5)])
+def test_a_part_that_is_not_there(box: tuple[int, int, int, int]) -> None:
+    data = encoded(np.zeros((6, 9, 3), np.uint8), "PNG")
+    text = message(Picture("a", encoded=data, box=box))
+    assert text.startswith(f"a: box {box} is not within the 9 x 6 pixels of the picture")
+    assert "not a picture" in message(Picture("a", encoded=b"<html>", box=box))
+
+
 def test_odd_orientations_are_left_alone() -> None:
     for data in (
         encoded(np.zeros((4, 7, 3), np.uint8), "JPEG"),

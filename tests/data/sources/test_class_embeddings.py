@@ -85,7 +85,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "unknown kind of file" in error(tmp_path / "sentences.csv")
     path = tmp_path / "sentences.npy"
     path.write_bytes(b"MATLAB")
-    assert "not a usable .npy file" in error(path)
+    assert "no class embeddings as .npy" in error(path)
     np.save(path, np.array([[{}]]), allow_pickle=True)
     assert "an array of Python objects, expected numbers" in error(path)
     np.save(path, np.array(["ox"]))
@@ -98,7 +98,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(class_embeddings, "_MAX_BYTES", 100)
     assert "over 0 MiB" in error(path)
     mat = write_sentences(tmp_path / "sent_splits.mat")
-    mat.write_bytes(mat.read_bytes()[:-200])
+    mat.write_bytes(mat.read_bytes()[:300])
     assert "truncated" in error(mat)
 
 

@@ -155,7 +155,7 @@ CONFIGS = [
         lambda w: unfinished(w, "evaluate", "--config.seed=4"),
         "config.json: config.seed",
         "is fixed for this run",
-        "can be set: backbone.dtype, backbone.name, backbone.weights, data.features,",
+        "can be set: backbone.dtype, backbone.name, backbone.weights, data.class_embeddings,",
     ),
     Bad(
         "evaluation of no run",
