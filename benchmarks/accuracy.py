@@ -29,18 +29,24 @@ COLUMNS = (*METRICS, AUSUC)
 
 
 def run_seed(
-    recipe: str, features: Path, seed: int, protocol: str, out: Path, overrides: Sequence[str] = ()
+    recipe: str,
+    features: Path | None,
+    seed: int,
+    protocol: str,
+    out: Path,
+    overrides: Sequence[str] = (),
 ) -> dict[str, Row]:
-    """Trains one seed by one protocol, with `overrides` of the recipe.
+    """Trains one seed by one protocol, with `overrides` of the recipe; None: on the recipe's data.
 
     Returns:
       Rows of U, S, H, T1 and AUSUC of the fused score: `validation` for that protocol, and
       `validation, calibrated` with gamma and mixes chosen on the validation classes; `last` and
       `test-best` for `test-best`, which trains just as `last` does and looks at every epoch's end.
     """
-    if features.is_dir():
+    source = []
+    if features is not None and features.is_dir():
         source = ["--config.data.format=store", f"--config.data.path={features}"]
-    else:
+    elif features is not None:
         source = [f"--config.data.path={features}"]
     flags = [
         *overrides,

@@ -121,21 +121,21 @@ def _distillation() -> ConfigDict:
     d.kl.bias = True  # d stays inside the softmax
 
     d.js = ConfigDict()  # Jensen-Shannon divergence
-    d.js.weight = 1.0
+    d.js.weight = 4.0
     d.js.temperature = 2.0
 
     d.balanced_kl = ConfigDict()  # KL in both directions, weighted by the gap of entropies
-    d.balanced_kl.weight = 0.2
+    d.balanced_kl.weight = 0.25
     d.balanced_kl.temperature = 2.0
     d.balanced_kl.emphasis = 2.0  # weight of the divergence that the gap favours; 1: none
 
     d.selective = ConfigDict()  # the expert that is better on an image teaches
-    d.selective.weight = 0.5
+    d.selective.weight = 1.0
     d.selective.temperature = 2.0
     d.selective.by_group = False  # choose the teacher for each attribute group
 
     d.sinkhorn = ConfigDict()  # optimal transport between the outputs of a batch
-    d.sinkhorn.weight = 0.5
+    d.sinkhorn.weight = 2.0
     d.sinkhorn.temperature = 2.0
     d.sinkhorn.epsilon = 0.1  # of the entropic regularisation
     d.sinkhorn.iterations = 20
@@ -147,20 +147,20 @@ def _distillation() -> ConfigDict:
     d.decoupled.other_weight = 2.0
 
     d.relational = ConfigDict()  # relations between images, and between attributes
-    d.relational.weight = 1.0
+    d.relational.weight = 0.3
     d.relational.temperature = 0.5
     d.relational.image_weight = 1.0
     d.relational.attribute_weight = 1.0
 
     d.norm_direction = ConfigDict()  # attribute scores towards the peer's class mean, long
-    d.norm_direction.weight = 0.5
+    d.norm_direction.weight = 1.0
 
     d.confident = ConfigDict()  # agreement with itself on maps whose regions are dropped
-    d.confident.weight = 0.5
+    d.confident.weight = 1.0
     d.confident.temperature = 2.0
     d.confident.drop = 0.3  # share of regions
 
     d.dual_head = ConfigDict()  # scores matched through auxiliary heads
-    d.dual_head.weight = 0.05
+    d.dual_head.weight = 0.1
     d.dual_head.temperature = 2.0
     return d
