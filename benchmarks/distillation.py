@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    with write_atomically(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    png = BytesIO()
+    figure.savefig(png, dpi=110, format="png")
+    write_atomically(path, png.getvalue())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -161,8 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"seed {seed} {name}: {runs[name][-1]['calibrated']}", flush=True)
         rows = objective_rows(runs, epochs)
         write_json(args.out / "summary.json", {"recipe": args.recipe, "rows": rows})
-        with write_atomically(args.out / "table.md") as temporary:
-            temporary.write_text(table(rows, epochs))
+        write_atomically(args.out / "table.md", table(rows, epochs).encode())
         draw(rows, args.out / "epochs.png")
     sys.stdout.write((args.out / "table.md").read_text())
 
