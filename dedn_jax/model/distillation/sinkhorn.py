@@ -34,10 +34,17 @@ def sinkhorn(
     log_mass -= jax.nn.logsumexp(log_mass)
 
     def transport(x: Float[Array, "b K"], y: Float[Array, "b K"]) -> Float[Array, ""]:
-        cost = jnp.abs(x[:, None] - y[None]).sum(-1)
-        return _transport_cost(cost, log_mass, epsilon, iterations)
+        return _transport_cost(_distances(x, y), log_mass, epsilon, iterations)
 
     return mean.share(transport(c, f) - 0.5 * (transport(c, c) + transport(f, f)))
+
+
+def _distances(x: Float[Array, "n K"], y: Float[Array, "m K"]) -> Float[Array, "n m"]:
+    """`‖x_i - y_j‖₁` of points in the simplex, with no slope where two of them are equal."""
+    gap = jnp.abs(x[:, None] - y[None])
+    # A compiled softmax may be computed again, and rounded otherwise, for each of its uses. Of a
+    # point and itself a difference of rounding is left, whose sign would be the slope.
+    return jnp.where(gap > 1e-5 * (x[:, None] + y[None]), gap, 0.0).sum(-1)
 
 
 def _transport_cost(
