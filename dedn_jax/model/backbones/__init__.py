@@ -1,8 +1,8 @@
 """Backbones: from pictures to feature maps `[batch, channels, regions]`.
 
 To add one: a file with a subclass of `Backbone` whose constructor takes `(*, dtype, rngs)`, and a
-line in `_CONSTRUCTORS`; then `config.backbone.name` selects it. For pretrained weights it consists
-of `ConvNorm` layers and says in `naming` what a file calls their arrays.
+line in `_CONSTRUCTORS`; then `config.backbone.name` selects it. For pretrained weights it says in
+`namings` what files call its arrays.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dedn_jax.model.backbones.layers import Backbone
 from dedn_jax.model.backbones.mobilenet import MOBILENET, MobileNet
 from dedn_jax.model.backbones.resnet import RESNETS, ResNet
 from dedn_jax.model.backbones.small import SMALL, SmallNet
+from dedn_jax.model.backbones.vit import VISION_TRANSFORMERS, VisionTransformer
 from dedn_jax.model.backbones.weights import WeightsFile, load_weights
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "MobileNet",
     "ResNet",
     "SmallNet",
+    "VisionTransformer",
     "WeightsFile",
     "load_weights",
     "make_backbone",
@@ -34,6 +36,7 @@ __all__ = [
 
 _CONSTRUCTORS: dict[str, Callable[..., Backbone]] = {
     **{name: functools.partial(ResNet, name) for name in RESNETS},
+    **VISION_TRANSFORMERS,
     MOBILENET: MobileNet,
     SMALL: SmallNet,
 }
@@ -41,7 +44,9 @@ BACKBONES = tuple(_CONSTRUCTORS)
 _DTYPES = ("float32", "bfloat16")
 
 
-def make_backbone(name: str, dtype: DTypeLike, rngs: nnx.Rngs) -> Backbone:
+def make_backbone(
+    name: str, dtype: DTypeLike, rngs: nnx.Rngs, *, class_token: bool = False
+) -> Backbone:
     """A backbone with random weights; `load_weights` replaces them with pretrained ones.
 
     Parameters are `nnx.Param`, running statistics `nnx.BatchStat`, both float32. Batch norm is in
@@ -51,9 +56,10 @@ def make_backbone(name: str, dtype: DTypeLike, rngs: nnx.Rngs) -> Backbone:
       name: one of `BACKBONES`.
       dtype: the compute type, float32 or bfloat16.
       rngs: the stream `params` is used.
+      class_token: whether its class token is one more region.
 
     Raises:
-      InputError: unknown backbone or compute type.
+      InputError: unknown backbone or compute type, or one that has no class token.
     """
     if name not in BACKBONES:
         raise InputError(f"backbone {name!r}: expected one of {', '.join(BACKBONES)}")
@@ -63,4 +69,10 @@ def make_backbone(name: str, dtype: DTypeLike, rngs: nnx.Rngs) -> Backbone:
         known = False
     if not known:
         raise InputError(f"backbone dtype {dtype!r}: expected one of {', '.join(_DTYPES)}")
-    return _CONSTRUCTORS[name](dtype=dtype, rngs=rngs)
+    backbone = _CONSTRUCTORS[name](dtype=dtype, rngs=rngs)
+    if class_token and not backbone.has_class_token:
+        raise InputError(
+            f"config.backbone.class_token=true: {name} has no class token; set it to false"
+        )
+    backbone.class_token = class_token
+    return backbone

@@ -22,7 +22,7 @@ from dedn_jax.model.backbones.naming import Naming
 Maps = Float[Array, "batch height width channels"]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 # TPUs and recent GPUs would otherwise round float32 products to bfloat16 or TF32.
-_PRECISION = lax.Precision.HIGHEST
+PRECISION = lax.Precision.HIGHEST
 
 Padding = tuple[int, int]  # pixels before and after, the same along height and width
 
@@ -69,8 +69,8 @@ class ConvNorm(nnx.Module):
     def __call__(self, x: Maps) -> Maps:
         """Maps of any float type to float32 maps."""
         dtype = jnp.dtype(jnp.float32) if self.depthwise else self.dtype
-        convolve = _depthwise if self.depthwise else _convolve
-        y = convolve(x.astype(dtype), self.kernel[...].astype(dtype), self.stride, self.padding)
+        apply = _depthwise if self.depthwise else convolve
+        y = apply(x.astype(dtype), self.kernel[...].astype(dtype), self.stride, self.padding)
         scale = self.scale[...] * lax.rsqrt(self.variance[...] + self.epsilon)
         return y * scale + (self.bias[...] - self.mean[...] * scale)
 
@@ -81,15 +81,19 @@ class Backbone(nnx.Module):
     Attributes:
       channels: C of the feature map.
       stride: input pixels per region along one side.
+      has_class_token: whether there is a token of the whole picture.
+      class_token: whether it is one more region, the last.
       mean, std: for standardising pictures in [0, 1]; red, green, blue.
-      naming: of the arrays in files of pretrained weights; None: there are none.
+      namings: of the arrays in files of pretrained weights; empty: there are none.
     """
 
     channels: int
-    stride: ClassVar[int] = 32
+    stride: int = 32
+    has_class_token: ClassVar[bool] = False
+    class_token: bool = False
     mean: ClassVar[tuple[float, float, float]]
     std: ClassVar[tuple[float, float, float]]
-    naming: ClassVar[Naming | None] = None
+    namings: ClassVar[tuple[Naming, ...]] = ()
 
     @classmethod
     def preprocess(cls, images: ArrayLike) -> Float[Array, "*shape 3"]:
@@ -107,21 +111,29 @@ class Backbone(nnx.Module):
         unit = images.astype(jnp.float32) / 255.0
         return (unit - jnp.asarray(cls.mean)) / jnp.asarray(cls.std)
 
-    def __call__(
-        self, images: Float[Array, "batch height width 3"]
-    ) -> Float[Array, "batch channels regions"]:
-        """The feature map.
+    def maps(self, images: Float[Array, "batch height width 3"]) -> Maps:
+        """The feature map as a grid of regions, float32.
 
         Args:
           images: float32, from `preprocess`.
-
-        Returns:
-          float32, regions row by row from the top left.
 
         Raises:
           ValueError: pictures it cannot take; the message continues "the backbone takes no ".
         """
         raise NotImplementedError
+
+    def __call__(
+        self, images: Float[Array, "batch height width 3"]
+    ) -> Float[Array, "batch channels regions"]:
+        """The feature map, regions row by row from the top left; then the class token, if asked.
+
+        Args:
+          images: float32, from `preprocess`.
+
+        Raises:
+          ValueError: as `maps`.
+        """
+        return to_regions(self.maps(images))
 
 
 def to_regions(x: Maps) -> Float[Array, "batch channels regions"]:
@@ -130,16 +142,17 @@ def to_regions(x: Maps) -> Float[Array, "batch channels regions"]:
     return x.reshape(batch, height * width, channels).swapaxes(1, 2)
 
 
-def _convolve(
+def convolve(
     x: Maps, kernel: Float[Array, "height width in out"], stride: int, padding: Padding
 ) -> Maps:
+    """A convolution of arrays of the compute type, accumulated in float32."""
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
         (padding, padding),
         dimension_numbers=_LAYOUT,
-        precision=_PRECISION,
+        precision=PRECISION,
         preferred_element_type=jnp.float32,
     )
 

@@ -12,23 +12,25 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dedn_jax.model.backbones.layers import Backbone, ConvNorm, Padding, to_regions
-from dedn_jax.model.backbones.naming import FROM_HWCM, HWIO, LayerNames, Naming
+from dedn_jax.model.backbones.layers import Backbone, ConvNorm, Maps, Padding
+from dedn_jax.model.backbones.naming import FROM_HWCM, HWIO, LayerNames, Naming, conv_norms
 
 MOBILENET = "mobilenet_v1"
 _EPSILON = 1e-3
 _STEM_WIDTH = 32
 _NAMING = Naming(
     origin="MobileNet-v1 under Keras's names",
-    layers={
-        "stem": LayerNames("conv1", "conv1_bn"),
-        "depthwise.{}": LayerNames("conv_dw_{}", "conv_dw_{}_bn", (1,)),
-        "pointwise.{}": LayerNames("conv_pw_{}", "conv_pw_{}_bn", (1,)),
-    },
-    kernel=("kernel", HWIO),
-    depthwise=("depthwise_kernel", FROM_HWCM),
-    norm=("gamma", "beta", "moving_mean", "moving_variance"),
-    separator="/",
+    arrays=conv_norms(
+        {
+            "stem": LayerNames("conv1", "conv1_bn"),
+            "depthwise.{}": LayerNames("conv_dw_{}", "conv_dw_{}_bn", (1,), depthwise=True),
+            "pointwise.{}": LayerNames("conv_pw_{}", "conv_pw_{}_bn", (1,)),
+        },
+        kernel=("kernel", HWIO),
+        depthwise=("depthwise_kernel", FROM_HWCM),
+        norm=("gamma", "beta", "moving_mean", "moving_variance"),
+        separator="/",
+    ),
     # What comes after conv_pw_12 in the whole network.
     ignored=lambda key: key.startswith(("conv_dw_13", "conv_pw_13", "conv_preds")),
 )
@@ -65,7 +67,7 @@ class MobileNet(Backbone):
 
     mean = (0.5, 0.5, 0.5)  # to [-1, 1]
     std = (0.5, 0.5, 0.5)
-    naming = _NAMING
+    namings = (_NAMING,)
 
     def __init__(self, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         def layer(
@@ -91,13 +93,11 @@ class MobileNet(Backbone):
         self.depthwise = nnx.List(depthwise)
         self.pointwise = nnx.List(pointwise)
 
-    def __call__(
-        self, images: Float[Array, "batch height width 3"]
-    ) -> Float[Array, "batch channels regions"]:
+    def maps(self, images: Float[Array, "batch height width 3"]) -> Maps:
         x = nnx.relu6(self.stem(images))
         for depthwise, pointwise in zip(self.depthwise, self.pointwise, strict=True):
             x = nnx.relu6(pointwise(nnx.relu6(depthwise(x))))
-        return to_regions(x)
+        return x
 
 
 def _padding(size: int, stride: int) -> Padding:

@@ -9,18 +9,30 @@ from typing import NamedTuple
 HWIO = (0, 1, 2, 3)
 FROM_OIHW = (2, 3, 1, 0)
 FROM_HWCM = (0, 1, 3, 2)  # Keras's depthwise: [height, width, channels, 1]
+FROM_OI = (1, 0)  # of a linear layer, [in, out]
 
 
-class LayerNames(NamedTuple):
-    """Names of a convolution and of its batch norm in a file, `{}` for each index.
+class Stored(NamedTuple):
+    """Where a file has one of our arrays.
 
     Attributes:
+      names: in the file, `{}` for each index; several are joined along our last axis.
+      axes: of a stored array in our order; None: as stored.
       first: the number of the first of its kind, one for each index; ours start at 0.
+      leading: axes of length 1 that come before those.
+      absent: positions in `names` that no file has; zeros take their place.
+      grid_after: for position embeddings: how many of them come before those of a square grid,
+        which may have another size than ours; None: the shape is fixed.
+      non_negative: it is a variance.
     """
 
-    conv: str
-    norm: str
+    names: tuple[str, ...]
+    axes: tuple[int, ...] | None = None
     first: tuple[int, ...] = ()
+    leading: int = 0
+    absent: tuple[int, ...] = ()
+    grid_after: int | None = None
+    non_negative: bool = False
 
 
 class Naming(NamedTuple):
@@ -28,17 +40,55 @@ class Naming(NamedTuple):
 
     Attributes:
       origin: for messages.
-      layers: our path of a `ConvNorm` -> its names.
-      kernel, depthwise: name and axes of a kernel under its convolution's name.
-      norm: names of scale, bias, mean and variance under the batch norm's.
-      separator: between a layer's name and its array's.
-      ignored: whether a name that belongs to no layer of ours may be there.
+      arrays: our path of an array, `{}` for each index -> where the file has it.
+      ignored: whether a name that is none of those may be there.
+      roots: what all names may begin with; names without it then belong to another network.
     """
 
     origin: str
-    layers: Mapping[str, LayerNames]
-    kernel: tuple[str, tuple[int, ...]]
-    depthwise: tuple[str, tuple[int, ...]]
-    norm: tuple[str, str, str, str]
-    separator: str
+    arrays: Mapping[str, Stored]
     ignored: Callable[[str], bool]
+    roots: tuple[str, ...] = ("",)
+
+
+class LayerNames(NamedTuple):
+    """Names of a convolution and of its batch norm in a file, `{}` for each index.
+
+    Attributes:
+      first: see `Stored`.
+      depthwise: whether its kernel is named as a depthwise one.
+    """
+
+    conv: str
+    norm: str
+    first: tuple[int, ...] = ()
+    depthwise: bool = False
+
+
+def conv_norms(
+    layers: Mapping[str, LayerNames],
+    *,
+    kernel: tuple[str, tuple[int, ...]],
+    depthwise: tuple[str, tuple[int, ...]],
+    norm: tuple[str, str, str, str],
+    separator: str,
+) -> dict[str, Stored]:
+    """The arrays of `ConvNorm` layers.
+
+    Args:
+      layers: our path of a layer -> its names.
+      kernel, depthwise: name and axes of a kernel under its convolution's name.
+      norm: names of scale, bias, mean and variance under the batch norm's.
+      separator: between a layer's name and its array's.
+    """
+    arrays = {}
+    for path, layer in layers.items():
+        name, axes = depthwise if layer.depthwise else kernel
+        arrays[f"{path}.kernel"] = Stored((f"{layer.conv}{separator}{name}",), axes, layer.first)
+        for part, name in zip(("scale", "bias", "mean", "variance"), norm, strict=True):
+            arrays[f"{path}.{part}"] = Stored(
+                (f"{layer.norm}{separator}{name}",),
+                first=layer.first,
+                non_negative=part == "variance",
+            )
+    return arrays

@@ -13,24 +13,45 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dedn_jax.model.backbones.layers import Backbone, ConvNorm, Maps, to_regions
-from dedn_jax.model.backbones.naming import FROM_OIHW, LayerNames, Naming
+from dedn_jax.model.backbones.layers import Backbone, ConvNorm, Maps
+from dedn_jax.model.backbones.naming import FROM_OIHW, LayerNames, Naming, conv_norms
 
 _EPSILON = 1e-5
-_NAMING = Naming(
+_TORCH = {
+    "kernel": ("weight", FROM_OIHW),
+    "depthwise": ("weight", FROM_OIHW),
+    "norm": ("weight", "bias", "running_mean", "running_var"),
+    "separator": ".",
+}
+_TORCHVISION = Naming(
     origin="the state_dict of a torchvision ResNet",
-    layers={
-        "stem": LayerNames("conv1", "bn1"),
-        "stages.{}.{}.convs.{}": LayerNames("layer{}.{}.conv{}", "layer{}.{}.bn{}", (1, 0, 1)),
-        "stages.{}.{}.shortcut": LayerNames(
-            "layer{}.{}.downsample.0", "layer{}.{}.downsample.1", (1, 0)
-        ),
-    },
-    kernel=("weight", FROM_OIHW),
-    depthwise=("weight", FROM_OIHW),
-    norm=("weight", "bias", "running_mean", "running_var"),
-    separator=".",
+    arrays=conv_norms(
+        {
+            "stem": LayerNames("conv1", "bn1"),
+            "stages.{}.{}.convs.{}": LayerNames("layer{}.{}.conv{}", "layer{}.{}.bn{}", (1, 0, 1)),
+            "stages.{}.{}.shortcut": LayerNames(
+                "layer{}.{}.downsample.0", "layer{}.{}.downsample.1", (1, 0)
+            ),
+        },
+        **_TORCH,
+    ),
     ignored=lambda key: key.startswith("fc.") or key.endswith(".num_batches_tracked"),
+)
+_HUGGING_FACE = Naming(
+    origin="a ResNet of transformers",
+    arrays=conv_norms(
+        {
+            ours: LayerNames(f"{theirs}.convolution", f"{theirs}.normalization")
+            for ours, theirs in {
+                "stem": "embedder.embedder",
+                "stages.{}.{}.convs.{}": "encoder.stages.{}.layers.{}.layer.{}",
+                "stages.{}.{}.shortcut": "encoder.stages.{}.layers.{}.shortcut",
+            }.items()
+        },
+        **_TORCH,
+    ),
+    ignored=lambda key: key.endswith(".num_batches_tracked"),
+    roots=("resnet.", ""),
 )
 
 
@@ -115,7 +136,7 @@ class ResNet(Backbone):
 
     mean = (0.485, 0.456, 0.406)  # of ImageNet's training set, as torchvision's weights expect
     std = (0.229, 0.224, 0.225)
-    naming = _NAMING
+    namings = (_TORCHVISION, _HUGGING_FACE)  # timm's names are torchvision's
 
     def __init__(self, name: str, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         design = RESNETS[name]
@@ -137,9 +158,7 @@ class ResNet(Backbone):
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
 
-    def __call__(
-        self, images: Float[Array, "batch height width 3"]
-    ) -> Float[Array, "batch channels regions"]:
+    def maps(self, images: Float[Array, "batch height width 3"]) -> Maps:
         x = nnx.relu(self.stem(images))
         # Nothing is below 0 here, so zeros pad as well as -inf would, and the converter to ONNX
         # leaves out the padding of a pool.
@@ -148,4 +167,4 @@ class ResNet(Backbone):
         for stage in self.stages:
             for block in stage:
                 x = block(x)
-        return to_regions(x)
+        return x

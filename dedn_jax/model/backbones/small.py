@@ -25,7 +25,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dedn_jax.model.backbones.layers import Backbone, Maps, to_regions
+from dedn_jax.model.backbones.layers import Backbone, Maps
 
 SMALL = "small"
 _GRID = 4  # pixels between neighbours of every map before pooling
@@ -70,9 +70,7 @@ class SmallNet(Backbone):
         self.mix = nnx.Param(jnp.eye(self.channels) + 0.01 * noise)
         self.mix_bias = nnx.Param(jnp.zeros(self.channels, jnp.float32))
 
-    def __call__(
-        self, images: Float[Array, "batch height width 3"]
-    ) -> Float[Array, "batch channels regions"]:
+    def maps(self, images: Float[Array, "batch height width 3"]) -> Maps:
         height, width = images.shape[1:3]
         if height % _GRID or width % _GRID or min(height, width) < 2 * self.stride:
             raise ValueError(
@@ -82,7 +80,7 @@ class SmallNet(Backbone):
         cells = self._cells(images, (height // self.stride, width // self.stride))
         cells = cells - cells.mean(axis=(1, 2), keepdims=True)
         mixed = jnp.matmul(cells, self.mix[...], precision=lax.Precision.HIGHEST)
-        return to_regions(jax.nn.relu(mixed + self.mix_bias[...]))
+        return jax.nn.relu(mixed + self.mix_bias[...])
 
     def _cells(
         self, images: Float[Array, "batch height width 3"], sides: tuple[int, int]

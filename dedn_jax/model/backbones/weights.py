@@ -1,29 +1,33 @@
 """Loads pretrained weights from a file into a backbone, checked before anything is changed.
 
-The suffix (`.pth`/`.pt`, `.safetensors`, `.npz`) decides the format, `Backbone.naming` the names
+The suffix (`.pth`/`.pt`, `.safetensors`, `.npz`) decides the format, `Backbone.namings` the names
 inside. Files are untrusted: no code in them is run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import isqrt
 from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float32
 
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import named_file_sha256
-from dedn_jax.model.backbones.layers import Backbone, ConvNorm
-from dedn_jax.model.backbones.naming import Naming
+from dedn_jax.model.backbones.layers import Backbone
+from dedn_jax.model.backbones.naming import Naming, Stored
 from dedn_jax.numpy_files import read_npz
 from dedn_jax.torch_files import read_state_dict
 
-_MAX_BYTES = 2**30  # the largest ResNet takes 0.23 GiB
+_MAX_BYTES = 4 * 2**30  # a whole CLIP or SigLIP of size L takes 1.6 to 2.6 GiB in float32
 _FLOATS = (np.float16, np.float32, np.float64)
-_PARTS = ("kernel", "scale", "bias", "mean", "variance")
+_FLOAT_NAMES = "float16, float32 or float64"
+# What `DataParallel` and `torch.compile` put before every name.
+_WRAPPERS = ("module.", "_orig_mod.")
 
 
 class WeightsFile(NamedTuple):
@@ -38,13 +42,22 @@ class WeightsFile(NamedTuple):
     sha256: str
 
 
-class _Slot(NamedTuple):
-    """The place in the backbone for one array of a file."""
+class _Place(NamedTuple):
+    """An array of the backbone, and where a kind of file has it."""
 
-    layer: ConvNorm
-    part: str
-    axes: tuple[int, ...]
-    shape: tuple[int, ...]  # as stored
+    variable: nnx.Variable
+    stored: Stored
+    names: tuple[str | None, ...]  # of its parts; None: no file has that part
+    shape: tuple[int, ...]  # of a part in a file
+
+    def refused(self, shape: tuple[int, ...]) -> bool:
+        """Whether a part cannot have this shape in a file."""
+        grid, axis = self.stored.grid_after, self.stored.leading
+        if grid is None or len(shape) != len(self.shape):
+            return shape != self.shape
+        others = shape[:axis] + self.shape[axis : axis + 1] + shape[axis + 1 :]
+        positions = shape[axis] - grid
+        return others != self.shape or positions < 1 or isqrt(positions) ** 2 != positions
 
 
 def load_weights(backbone: Backbone, path: str | Path) -> WeightsFile:
@@ -61,7 +74,7 @@ def load_weights(backbone: Backbone, path: str | Path) -> WeightsFile:
         not this backbone's.
     """
     path = Path(path).expanduser()
-    if backbone.naming is None:
+    if not backbone.namings:
         raise InputError(
             f"{path}: a {type(backbone).__name__} has no pretrained weights; unset "
             "--config.backbone.weights and set --config.backbone.trained=true, or choose another "
@@ -93,10 +106,10 @@ def read_weights(path: Path) -> tuple[dict[str, np.ndarray], str]:
 def assign_weights(
     backbone: Backbone, arrays: Mapping[str, np.ndarray], source: str = "weights"
 ) -> None:
-    """Copies arrays, named as torchvision or Keras name them, into `backbone`: all or none.
+    """Copies arrays, named as one of `backbone.namings` says, into `backbone`: all or none.
 
     Args:
-      backbone: a `ResNet` (torchvision's names, kernels OIHW) or `MobileNet` (Keras's, HWIO).
+      backbone: changed in place.
       arrays: float16, float32 or float64, by name.
       source: where the arrays come from, for messages.
 
@@ -104,67 +117,103 @@ def assign_weights(
       InputError: a name is missing or unexpected, or an array has another shape, is not of
         floating-point type or not finite, or holds a negative variance.
     """
-    naming = _naming(backbone)
-    slots = _slots(backbone, naming)
-    missing = [key for key in slots if key not in arrays]
-    unexpected = [key for key in arrays if key not in slots and not naming.ignored(key)]
+    arrays = _unwrapped(arrays)
+    kinds = [(naming, root) for naming in backbone.namings for root in naming.roots]
+    known = [_places(backbone, *kind) for kind in kinds]
+    # The kind of file that the most names fit.
+    best = min(range(len(kinds)), key=lambda i: sum(key not in arrays for key in _names(known[i])))
+    (naming, root), places = kinds[best], known[best]
+    names = _names(places)
+    missing = [key for key in names if key not in arrays]
+    unexpected = [
+        key
+        for key in arrays
+        if key.startswith(root)
+        and key not in names
+        and not naming.ignored(key.removeprefix(root))
+    ]
     for problem, keys in (("lacks", missing), ("has unexpected", unexpected)):
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise InputError(
                 f"{source}: {problem} {', '.join(keys[:3])}{more}; expected {naming.origin} with "
-                f"{len(slots)} arrays; is the file for the backbone in the config?"
+                f"{len(names)} arrays; is the file for the backbone in the config?"
             )
-    values = {key: _checked(arrays[key], key, slot, source) for key, slot in slots.items()}
-    for key, slot in slots.items():
-        getattr(slot.layer, slot.part).set_value(jnp.asarray(values[key]))
+    values = [_value(place, arrays, source) for place in places]
+    for place, value in zip(places, values, strict=True):
+        place.variable.set_value(jnp.asarray(value))
 
 
 def expected_arrays(backbone: Backbone) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the arrays that a file for `backbone` holds."""
-    return {key: slot.shape for key, slot in _slots(backbone, _naming(backbone)).items()}
+    """Names and shapes of the arrays that a file for `backbone` holds, by its first naming."""
+    naming = backbone.namings[0]
+    places = _places(backbone, naming, naming.roots[0])
+    return {name: place.shape for name, place in _names(places).items()}
 
 
-def _naming(backbone: Backbone) -> Naming:
-    if backbone.naming is None:
-        raise TypeError(f"{type(backbone).__name__} names no weights")
-    return backbone.naming
+def _unwrapped(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Without what PyTorch's wrappers put before every name."""
+    for wrapper in _WRAPPERS:
+        if arrays and all(key.startswith(wrapper) for key in arrays):
+            arrays = {key.removeprefix(wrapper): array for key, array in arrays.items()}
+    return arrays
 
 
-def _slots(backbone: Backbone, naming: Naming) -> dict[str, _Slot]:
-    """Name in the file -> where it goes, for every parameter and statistic of the backbone."""
-    slots = {}
-    for path, layer in nnx.iter_modules(backbone):
-        if not isinstance(layer, ConvNorm):
-            if any(isinstance(value, nnx.Variable) for value in vars(layer).values()):
-                raise TypeError(f"{type(layer).__name__} has weights, and only ConvNorm is loaded")
+def _places(backbone: Backbone, naming: Naming, root: str) -> list[_Place]:
+    """Of every parameter and statistic of the backbone."""
+    places = []
+    for path, variable in nnx.iter_graph(backbone):
+        if not isinstance(variable, nnx.Variable):
             continue
         indices = [step for step in path if isinstance(step, int)]
-        pattern = ".".join("{}" if isinstance(step, int) else str(step) for step in path)
-        conv, norm, first = naming.layers[pattern]
-        numbers = [start + index for start, index in zip(first, indices, strict=True)]
-        kernel, axes = naming.depthwise if layer.depthwise else naming.kernel
-        names = [f"{conv}{naming.separator}{kernel}"]
-        names += [f"{norm}{naming.separator}{name}" for name in naming.norm]
-        for part, name in zip(_PARTS, names, strict=True):
-            ours = getattr(layer, part).shape
-            order = axes if part == "kernel" else (0,)
-            stored = tuple(int(ours[order.index(axis)]) for axis in range(len(order)))
-            slots[name.format(*numbers)] = _Slot(layer, part, order, stored)
-    return slots
+        stored = naming.arrays[
+            ".".join("{}" if isinstance(step, int) else str(step) for step in path)
+        ]
+        numbers = np.add(indices, stored.first) if stored.first else indices
+        names = tuple(
+            None if i in stored.absent else root + name.format(*numbers)
+            for i, name in enumerate(stored.names)
+        )
+        *others, last = variable.shape
+        ours = (*others, last // len(names))
+        axes = stored.axes or tuple(range(len(ours)))
+        shape = tuple(int(ours[axes.index(axis)]) for axis in range(len(axes)))
+        places.append(_Place(variable, stored, names, (1,) * stored.leading + shape))
+    return places
 
 
-def _checked(array: np.ndarray, key: str, slot: _Slot, source: str) -> np.ndarray:
+def _names(places: list[_Place]) -> dict[str, _Place]:
+    return {name: place for place in places for name in place.names if name is not None}
+
+
+def _value(
+    place: _Place, arrays: Mapping[str, np.ndarray], source: str
+) -> Float32[np.ndarray, "..."]:
     """The array as float32 in our layout."""
+    parts = [None if key is None else _part(place, key, arrays[key], source) for key in place.names]
+    shape = next(part.shape for part in parts if part is not None)
+    zeros = np.zeros(shape, np.float32)
+    filled = [zeros if part is None else part for part in parts]
+    return filled[0] if len(filled) == 1 else np.concatenate(filled, -1)
+
+
+def _part(
+    place: _Place, key: str, array: np.ndarray, source: str
+) -> Float32[np.ndarray, "..."]:
     if array.dtype.type not in _FLOATS:
-        raise InputError(f"{source}: {key} is {array.dtype}, expected float16, float32 or float64")
-    if array.shape != slot.shape:
-        raise InputError(f"{source}: {key} has shape {array.shape}, expected {slot.shape}")
+        raise InputError(f"{source}: {key} is {array.dtype}, expected {_FLOAT_NAMES}")
+    if place.refused(array.shape):
+        grid = place.stored.grid_after
+        free = "" if grid is None else f", or another square number plus {grid} of positions"
+        raise InputError(f"{source}: {key} has shape {array.shape}, expected {place.shape}{free}")
+    array = array.reshape(array.shape[place.stored.leading :])
+    if place.stored.axes is not None:
+        array = array.transpose(place.stored.axes)
     with np.errstate(over="ignore"):
-        ours = np.ascontiguousarray(array.transpose(slot.axes), np.float32)
+        ours = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(ours).all():
         raise InputError(f"{source}: {key} holds NaN or infinite values; download the file again")
-    if slot.part == "variance" and ours.min() < 0:
+    if place.stored.non_negative and ours.min() < 0:
         raise InputError(f"{source}: {key} holds a variance of {ours.min()}, expected 0 or more")
     return ours
 
