@@ -103,10 +103,10 @@ def flops(config: ConfigDict, steps: int) -> dict[str, float]:
     """Operations of the products of extracting all pictures, and of training so many steps."""
     sizes = find_sizes(config, "", {})
     backbone = nnx.eval_shape(lambda: init_backbone(config))
-    channels, regions = feature_shape(backbone, config.picture.crop)
+    shape = feature_shape(backbone, config.picture.crop)
     annotations = load_prepared(config).annotations
     batch = batch_images(config, annotations.trainval, annotations.labels[annotations.trainval])
-    step = step_flops(batch, sizes.attributes, channels, regions, sizes.word_dim)
+    step = step_flops(batch, sizes.attributes, shape.channels, shape.regions, sizes.word_dim)
     return {"extract": picture_flops(config) * sizes.stored, "train": step * steps}
 
 

@@ -41,8 +41,9 @@ def get_config() -> ConfigDict:
     config.picture.flip_probability = 0.5
 
     config.backbone = ConfigDict()
-    config.backbone.name = "resnet101"  # resnet18 to 152, mobilenet_v1, small
-    config.backbone.weights = ""  # .pth, .safetensors (torchvision's names) or .npz (Keras's)
+    config.backbone.name = "resnet101"  # see docs/backbones.md
+    config.backbone.weights = ""  # a .pth, .safetensors or .npz file
+    config.backbone.class_token = False  # of a vision transformer: one more region
     config.backbone.dtype = "float32"  # of its products: float32 or bfloat16
     config.backbone.trained = False  # fine-tuned with the experts, or frozen
     config.backbone.learning_rate = 1e-6  # of the backbone, when trained

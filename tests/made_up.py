@@ -67,7 +67,7 @@ def backbone_weights(path: Path, name: str = "resnet18", seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     arrays = {}
     for key, shape in expected_arrays(make_backbone(name, "float32", nnx.Rngs(0))).items():
-        if len(shape) == 4:
+        if len(shape) > 1:
             deviation = (2 / np.prod(shape[1:])) ** 0.5
             arrays[key] = (deviation * rng.standard_normal(shape)).astype(np.float32)
         else:

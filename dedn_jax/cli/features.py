@@ -108,6 +108,7 @@ def _check(args: argparse.Namespace, _: list[str]) -> None:
     verify(store)
     m = store.manifest
     print(
-        f"{m.images} images, {m.channels} channels, {m.grid[0]} x {m.grid[1]} regions, {m.dtype}"
+        f"{m.images} images, {m.channels} channels, {m.grid[0]} x {m.grid[1]} regions"
+        f"{' and the class token' if m.class_token else ''}, {m.dtype}"
         f"{', normalised' if m.normalized else ''}; {m.origin}; every shard is as it was written"
     )

@@ -168,9 +168,10 @@ def _matching_store(config: ConfigDict, prepared: Prepared) -> Store:
             "features extract` wrote, or train from pictures: --config.data.source=images"
         )
     store = open_store(config.data.features)
-    backbone = {"name": config.backbone.name}
-    if config.backbone.weights:
-        backbone["sha256"] = named_file_sha256(config.backbone.weights, "config.backbone.weights")
+    choice = config.backbone
+    backbone = {"name": choice.name, "class_token": choice.class_token}
+    if choice.weights:
+        backbone["sha256"] = named_file_sha256(choice.weights, "config.backbone.weights")
     check_store(
         store,
         pictures=prepared.digest,

@@ -69,14 +69,13 @@ def extract_features(
     pictures = open_pictures(prepared, config)
     backbone, weights = load_backbone(config)
     assert weights is not None
-    channels, regions = feature_shape(backbone, pictures.size)
-    side = round(regions**0.5)
+    shape = feature_shape(backbone, pictures.size)
     batch_size = config.evaluate.batch_size
-    image_bytes = channels * regions * np.dtype("float16").itemsize
+    image_bytes = shape.channels * shape.regions * np.dtype("float16").itemsize
     plan = StorePlan(
         images=len(pictures),
-        channels=channels,
-        grid=(side, side),
+        channels=shape.channels,
+        grid=shape.grid,
         dtype=dtype,
         normalized=normalized,
         shard_images=shard_images or batch_size * max(1, SHARD_BYTES // image_bytes // batch_size),
@@ -86,7 +85,8 @@ def extract_features(
             "name": config.backbone.name,
             "sha256": weights.sha256,
             "dtype": config.backbone.dtype,
-        },
+        }
+        | ({"class_token": True} if shape.class_token else {}),
         origin="extracted",
     )
     process, _ = processes.process()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -20,8 +19,8 @@ from dedn_jax.training.network import feature_shape, init_backbone, load_backbon
 from dedn_jax.training.run import TrainingRun
 
 _MADE_WITH = (
-    "--config.backbone.name, --config.backbone.weights, --config.picture.resize and "
-    "--config.picture.crop"
+    "--config.backbone.name, --config.backbone.weights, --config.backbone.class_token, "
+    "--config.picture.resize and --config.picture.crop"
 )
 
 
@@ -56,16 +55,15 @@ def from_pictures(run: TrainingRun) -> FromPictures:
         model = run.model
         assert isinstance(model, PictureModel)
         transform = inputs.transform
-        _, regions = feature_shape(model.backbone, transform.crop)
+        grid = feature_shape(model.backbone, transform.crop).grid
     else:
         config = _config_of(inputs.origin, run)
         transform = PictureTransform.from_config(config)
-        regions = _check_shape(config, inputs)
+        grid = _checked_grid(config, inputs)
         experts = run.model
         assert isinstance(experts, DualExpert)
         model = PictureModel(_backbone(config, inputs.origin), experts)
-    rows = math.isqrt(regions)
-    return FromPictures(model, transform, (rows, regions // rows))
+    return FromPictures(model, transform, grid)
 
 
 def _config_of(origin: Mapping[str, Any], run: TrainingRun) -> ConfigDict:
@@ -74,7 +72,11 @@ def _config_of(origin: Mapping[str, Any], run: TrainingRun) -> ConfigDict:
     backbone, transform = origin.get("backbone"), origin.get("transform")
     try:
         if backbone:
-            config.backbone.update(name=backbone["name"], dtype=backbone["dtype"])
+            config.backbone.update(
+                name=backbone["name"],
+                dtype=backbone["dtype"],
+                class_token=backbone.get("class_token", False),
+            )
         if transform:
             config.picture.update(resize=transform["resize"], crop=transform["crop"])
     except (KeyError, TypeError, ValueError) as error:
@@ -85,18 +87,18 @@ def _config_of(origin: Mapping[str, Any], run: TrainingRun) -> ConfigDict:
     return config
 
 
-def _check_shape(config: ConfigDict, inputs: FeatureMaps) -> int:
-    """Regions of the backbone's feature maps, which must be of the run's shape."""
+def _checked_grid(config: ConfigDict, inputs: FeatureMaps) -> tuple[int, int]:
+    """Rows and columns of the backbone's feature maps, which must be of the run's shape."""
     backbone = nnx.eval_shape(lambda: init_backbone(config))
-    channels, regions = feature_shape(backbone, config.picture.crop)
-    if (channels, regions) != (inputs.channels, inputs.regions):
+    shape = feature_shape(backbone, config.picture.crop)
+    if (shape.channels, shape.regions) != (inputs.channels, inputs.regions):
         raise InputError(
             f"config.backbone.name={config.backbone.name}, config.picture.crop="
-            f"{config.picture.crop}: feature maps of {channels} channels and {regions} regions, "
-            f"but the run was trained on {inputs.channels} channels and {inputs.regions} regions; "
-            f"give what its features were made with: {_MADE_WITH}"
+            f"{config.picture.crop}: feature maps of {shape.channels} channels and "
+            f"{shape.regions} regions, but the run was trained on {inputs.channels} channels and "
+            f"{inputs.regions} regions; give what its features were made with: {_MADE_WITH}"
         )
-    return regions
+    return shape.grid
 
 
 def _backbone(config: ConfigDict, origin: Mapping[str, Any]) -> Backbone:

@@ -30,6 +30,13 @@ class Attention(NamedTuple):
     region: Float32[np.ndarray, "pictures attributes regions"]
     channel: Float32[np.ndarray, "pictures attributes channels"]
 
+    def maps(
+        self, grid: tuple[int, int]
+    ) -> Float32[np.ndarray, "pictures attributes rows columns"]:
+        """Of the regions that are parts of the picture: all but a class token, the last."""
+        rows, columns = grid
+        return self.region[..., : rows * columns].reshape(*self.region.shape[:2], rows, columns)
+
 
 class PictureScorer:
     """What a finished run's model says of pictures.

@@ -16,6 +16,13 @@ from dedn_jax.model.experts import AttributeScores, DualExpert, PerExpert
 _MIN_NORM = 1e-12  # as in `dedn_jax.data.features.maps.normalize`: an all-zero region stays zero
 
 
+def picture_maps(
+    backbone: Backbone, images: UInt8[Array, "batch height width 3"]
+) -> Float[Array, "batch rows columns channels"]:
+    """Feature maps of pictures as grids of regions, without a class token."""
+    return backbone.maps(backbone.preprocess(images))
+
+
 def backbone_maps(
     backbone: Backbone, images: UInt8[Array, "batch height width 3"]
 ) -> Float[Array, "batch channels regions"]:

@@ -84,7 +84,8 @@ def find_sizes(config: ConfigDict, recipe: str, flags: Mapping[str, int | None])
     if config.data.source == "images":
         side, field = picture or config.picture.crop, "--picture" if picture else None
         backbone = nnx.eval_shape(lambda: init_backbone(config))
-        sizes["channels"], sizes["regions"] = feature_shape(backbone, side, field)
+        shape = feature_shape(backbone, side, field)
+        sizes["channels"], sizes["regions"] = shape.channels, shape.regions
         sizes["picture"] = side
     sizes |= {name: given[name] for name in _REQUIRED if name in given}
     if "images" in given:

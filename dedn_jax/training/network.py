@@ -18,11 +18,30 @@ from dedn_jax.model.backbones import Backbone, WeightsFile, load_weights, make_b
 from dedn_jax.model.experts import DualExpert
 from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.model.kernels import Kernel, resolve_kernel
-from dedn_jax.model.picture_model import PictureModel, backbone_maps
+from dedn_jax.model.picture_model import PictureModel, picture_maps
 from dedn_jax.training.step import NONE_FROZEN
 
 BACKBONE_WEIGHTS = "backbone_weights"  # field of a run's fingerprint
 _BACKBONE_STREAM = 1
+
+
+class FeatureShape(NamedTuple):
+    """Of the feature map of a picture.
+
+    Attributes:
+      channels: C.
+      grid: rows and columns of regions.
+      class_token: whether it is one more region, the last.
+    """
+
+    channels: int
+    grid: tuple[int, int]
+    class_token: bool
+
+    @property
+    def regions(self) -> int:
+        """R, the class token's included."""
+        return self.grid[0] * self.grid[1] + self.class_token
 
 
 class Network(NamedTuple):
@@ -55,7 +74,8 @@ def make_network(config: ConfigDict, dataset: GZSLDataset, groups: AttributeGrou
     backbone, weights = None, None
     if isinstance(inputs, Pictures):
         backbone, weights = load_backbone(config)
-        channels, regions = feature_shape(backbone, inputs.size)
+        shape = feature_shape(backbone, inputs.size)
+        channels, regions = shape.channels, shape.regions
     else:
         channels, regions = inputs.channels, inputs.regions
     network = build_network(
@@ -136,11 +156,12 @@ def init_backbone(config: ConfigDict) -> Backbone:
     """The backbone of `config.backbone` with initial values drawn by `config.seed`."""
     # A stream of its own: with or without a backbone, a seed gives the experts the same start.
     key = jax.random.fold_in(jax.random.key(config.seed), _BACKBONE_STREAM)
-    return make_backbone(config.backbone.name, config.backbone.dtype, nnx.Rngs(params=key))
+    choice, rngs = config.backbone, nnx.Rngs(params=key)
+    return make_backbone(choice.name, choice.dtype, rngs, class_token=choice.class_token)
 
 
-def feature_shape(backbone: Backbone, size: int, field: str | None = None) -> tuple[int, int]:
-    """Channels and regions of the feature maps of `size` by `size` pictures.
+def feature_shape(backbone: Backbone, size: int, field: str | None = None) -> FeatureShape:
+    """The shape of the feature maps of `size` by `size` pictures.
 
     Args:
       backbone: may be abstract, as `nnx.eval_shape` makes it.
@@ -154,15 +175,15 @@ def feature_shape(backbone: Backbone, size: int, field: str | None = None) -> tu
     definition, values = nnx.split(backbone)
     pictures = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
     try:
-        shape = jax.eval_shape(
-            lambda v, x: backbone_maps(nnx.merge(definition, v), x), values, pictures
+        _, *grid, channels = jax.eval_shape(
+            lambda v, x: picture_maps(nnx.merge(definition, v), x), values, pictures
         ).shape
     except ValueError as error:
         raise InputError(f"{field}={size}: the backbone takes no {error}") from error
-    _, channels, regions = shape
-    if not regions:
+    rows, columns = grid
+    if not rows * columns:
         raise InputError(f"{field}={size}: too small for a single region")
-    return channels, regions
+    return FeatureShape(channels, (rows, columns), backbone.class_token)
 
 
 def experts_of(params: nnx.State) -> nnx.State:

@@ -47,7 +47,7 @@ FREE_FIELDS = frozenset(
 # How pictures become feature maps, by the field of a data set's fingerprint that records it. A run
 # on features without such a record never used these; to predict from pictures it has to be told.
 _PICTURE_FIELDS = {
-    "backbone": ("backbone.name", "backbone.dtype"),
+    "backbone": ("backbone.name", "backbone.dtype", "backbone.class_token"),
     "transform": ("picture.resize", "picture.crop"),
 }
 

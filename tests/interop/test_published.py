@@ -194,9 +194,11 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path):
     inside, bare = tmp_path / "inside.pt", tmp_path / "bare.pt"
     torch.save({"GNet.V": Hostile(trace)}, inside)
     bare.write_bytes(pickle.dumps(Hostile(trace)))
-    with pytest.raises(InputError, match=r"inside\.pt: refused by PyTorch's weights-only reader"):
+    with pytest.raises(
+        InputError, match=r"inside\.pt: not a readable .* names \S*open, and only tensors"
+    ):
         torch_files.read_state_dict(inside)
-    with pytest.raises(InputError, match=r"bare\.pt: not a zip archive"):
+    with pytest.raises(InputError, match=r"bare\.pt: not a readable file of tensors"):
         torch_files.read_state_dict(bare)
     assert not trace.exists()
     # The file is a real attack: the reader that does run pickles would have been taken in.
@@ -214,11 +216,10 @@ def test_files_that_are_no_state_dict_are_named(tmp_path):
     for value, message in [
         ([torch.zeros(1)], "holds a list, expected a state_dict"),
         ({"model": {"GNet.V": torch.zeros(1)}}, "model is a dict, expected a tensor"),
-        ({"GNet.V": torch.zeros(2, dtype=torch.bfloat16)}, "GNet.V is torch.bfloat16, expected"),
-        ({"GNet.V": torch.eye(2).to_sparse()}, "GNet.V is not a plain dense tensor"),
+        ({"GNet.V": torch.eye(2).to_sparse()}, r"names torch\S+, and only tensors are read"),
         (
             {"GNet.V": torch.zeros(1).expand(1 << 40)},
-            r"bytes of tensors \(at GNet.V\)",
+            r"4398046511104 bytes of tensors, expected at most",
         ),
     ]:
         torch.save(value, path)
@@ -226,11 +227,11 @@ def test_files_that_are_no_state_dict_are_named(tmp_path):
             torch_files.read_state_dict(path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model/data.pkl", bytes(1 << 20))
-    with pytest.raises(InputError, match="bytes unpacked, compressed"):
+    with pytest.raises(InputError, match="a compressed archive"):
         torch_files.read_state_dict(path)
     torch.save({"GNet.V": torch.zeros(1000)}, path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match="not a zip archive"):
+    with pytest.raises(InputError, match="not a readable file of tensors"):
         torch_files.read_state_dict(path)
 
 
@@ -255,7 +256,5 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_without_torch_the_message_says_what_to_install(tmp_path):
-    with pytest.raises(InputError, match=r"pip install 'dedn-jax\[torch\]'"):
-        torch_files.read_state_dict(tmp_path / "model.pt")
     with pytest.raises(InputError, match=r"pip install 'dedn-jax\[torch\]'"):
         torch_files.write_state_dict(tmp_path / "model.pt", {})

@@ -36,7 +36,8 @@ class Explanation:
       score: of the explained class, taken apart.
       difference: from the score of the class that it is compared with.
       attributes: attribute scores.
-      region_attention: where each attribute looks; every map sums to 1.
+      region_attention: where each attribute looks; every map sums to 1, less what a class token
+        is given.
       channel_attention: which channels each attribute attends to; every row sums to 1.
     """
 

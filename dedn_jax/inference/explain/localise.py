@@ -99,10 +99,9 @@ def localise(
             continue
         scores, weights = scorer.attention(np.stack(pictures))
         for row, (points, bird) in enumerate(places):
-            of_scores, of_weights = (
-                np.stack([expert.region[row] for expert in both]) for both in (scores, weights)
-            )
-            localiser.add(of_scores, of_weights, points, bird)
+            of_scores = np.stack([expert.region[row] for expert in scores])
+            maps = np.stack([expert.maps(scorer.grid)[row] for expert in weights])
+            localiser.add(of_scores, maps.reshape(*maps.shape[:2], -1), points, bird)
         advance(len(pictures))
     return localiser.result()
 

@@ -23,7 +23,8 @@ class Look(NamedTuple):
     Attributes:
       picture: as the model saw it.
       attributes: attribute scores.
-      region_attention: where each attribute looks; every map sums to 1.
+      region_attention: where each attribute looks; every map sums to 1, less what a class token
+        is given.
       channel_attention: which channels each attribute attends to; every row sums to 1.
     """
 
@@ -50,10 +51,9 @@ def look(scorer: PictureScorer, picture: PictureSource) -> Look:
     """
     pixels = scorer.decode(picture)
     branches, weights = scorer.attention(pixels[None])
-    regions = np.stack([expert.region[0] for expert in weights])
     return Look(
         picture=pixels,
         attributes=np.stack([[branch[0] for branch in expert] for expert in branches]),
-        region_attention=regions.reshape(*regions.shape[:2], *scorer.grid),
+        region_attention=np.stack([expert.maps(scorer.grid)[0] for expert in weights]),
         channel_attention=np.stack([expert.channel[0] for expert in weights]),
     )

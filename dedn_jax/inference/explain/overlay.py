@@ -38,7 +38,7 @@ def overlay(
 
     Args:
       picture: as the model saw it.
-      grid: attention of each region; sums to 1.
+      grid: attention of each region.
       scale: of the colours.
     """
     height, width = picture.shape[:2]

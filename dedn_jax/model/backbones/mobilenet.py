@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dedn_jax.model.backbones.layers import Backbone, ConvNorm, Maps, Padding
-from dedn_jax.model.backbones.naming import FROM_HWCM, HWIO, LayerNames, Naming, conv_norms
+from dedn_jax.model.backbones.naming import KERAS, LayerNames, Naming, conv_norms
 
 MOBILENET = "mobilenet_v1"
 _EPSILON = 1e-3
@@ -26,10 +26,7 @@ _NAMING = Naming(
             "depthwise.{}": LayerNames("conv_dw_{}", "conv_dw_{}_bn", (1,), depthwise=True),
             "pointwise.{}": LayerNames("conv_pw_{}", "conv_pw_{}_bn", (1,)),
         },
-        kernel=("kernel", HWIO),
-        depthwise=("depthwise_kernel", FROM_HWCM),
-        norm=("gamma", "beta", "moving_mean", "moving_variance"),
-        separator="/",
+        KERAS,
     ),
     # What comes after conv_pw_12 in the whole network.
     ignored=lambda key: key.startswith(("conv_dw_13", "conv_pw_13", "conv_preds")),

@@ -65,29 +65,50 @@ class LayerNames(NamedTuple):
     depthwise: bool = False
 
 
-def conv_norms(
-    layers: Mapping[str, LayerNames],
-    *,
-    kernel: tuple[str, tuple[int, ...]],
-    depthwise: tuple[str, tuple[int, ...]],
-    norm: tuple[str, str, str, str],
-    separator: str,
-) -> dict[str, Stored]:
-    """The arrays of `ConvNorm` layers.
+class Convention(NamedTuple):
+    """What a framework calls the arrays of convolutions and batch norms.
 
-    Args:
-      layers: our path of a layer -> its names.
+    Attributes:
       kernel, depthwise: name and axes of a kernel under its convolution's name.
       norm: names of scale, bias, mean and variance under the batch norm's.
       separator: between a layer's name and its array's.
     """
+
+    kernel: tuple[str, tuple[int, ...]]
+    depthwise: tuple[str, tuple[int, ...]]
+    norm: tuple[str, str, str, str]
+    separator: str
+
+
+KERAS = Convention(
+    kernel=("kernel", HWIO),
+    depthwise=("depthwise_kernel", FROM_HWCM),
+    norm=("gamma", "beta", "moving_mean", "moving_variance"),
+    separator="/",
+)
+TORCH = Convention(
+    kernel=("weight", FROM_OIHW),
+    depthwise=("weight", FROM_OIHW),
+    norm=("weight", "bias", "running_mean", "running_var"),
+    separator=".",
+)
+
+
+def conv_norms(layers: Mapping[str, LayerNames], convention: Convention) -> dict[str, Stored]:
+    """The arrays of `ConvNorm` layers.
+
+    Args:
+      layers: our path of a layer -> its names.
+      convention: what their arrays are called.
+    """
     arrays = {}
+    between = convention.separator
     for path, layer in layers.items():
-        name, axes = depthwise if layer.depthwise else kernel
-        arrays[f"{path}.kernel"] = Stored((f"{layer.conv}{separator}{name}",), axes, layer.first)
-        for part, name in zip(("scale", "bias", "mean", "variance"), norm, strict=True):
+        name, axes = convention.depthwise if layer.depthwise else convention.kernel
+        arrays[f"{path}.kernel"] = Stored((f"{layer.conv}{between}{name}",), axes, layer.first)
+        for part, name in zip(("scale", "bias", "mean", "variance"), convention.norm, strict=True):
             arrays[f"{path}.{part}"] = Stored(
-                (f"{layer.norm}{separator}{name}",),
+                (f"{layer.norm}{between}{name}",),
                 first=layer.first,
                 non_negative=part == "variance",
             )

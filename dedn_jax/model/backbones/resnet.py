@@ -14,15 +14,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from dedn_jax.model.backbones.layers import Backbone, ConvNorm, Maps
-from dedn_jax.model.backbones.naming import FROM_OIHW, LayerNames, Naming, conv_norms
+from dedn_jax.model.backbones.naming import TORCH, LayerNames, Naming, conv_norms
 
 _EPSILON = 1e-5
-_TORCH = {
-    "kernel": ("weight", FROM_OIHW),
-    "depthwise": ("weight", FROM_OIHW),
-    "norm": ("weight", "bias", "running_mean", "running_var"),
-    "separator": ".",
-}
 _TORCHVISION = Naming(
     origin="the state_dict of a torchvision ResNet",
     arrays=conv_norms(
@@ -33,7 +27,7 @@ _TORCHVISION = Naming(
                 "layer{}.{}.downsample.0", "layer{}.{}.downsample.1", (1, 0)
             ),
         },
-        **_TORCH,
+        TORCH,
     ),
     ignored=lambda key: key.startswith("fc.") or key.endswith(".num_batches_tracked"),
 )
@@ -48,7 +42,7 @@ _HUGGING_FACE = Naming(
                 "stages.{}.{}.shortcut": "encoder.stages.{}.layers.{}.shortcut",
             }.items()
         },
-        **_TORCH,
+        TORCH,
     ),
     ignored=lambda key: key.endswith(".num_batches_tracked"),
     roots=("resnet.", ""),

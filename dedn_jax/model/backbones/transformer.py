@@ -6,6 +6,7 @@ accumulated in float32; everything else, the residual stream included, is in flo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,7 +20,11 @@ from jaxtyping import Array, Bool, Float
 from dedn_jax.model.backbones.layers import PRECISION
 
 Tokens = Float[Array, "batch tokens width"]
-Activation = Callable[[Array], Array]
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # what OpenAI's CLIP was trained with
+}
 _DEVIATION = 0.02  # of initial kernels, as ViTs have it
 
 
@@ -96,7 +101,7 @@ class Block(nnx.Module):
 
     Args:
       size: of the transformer.
-      activation: of the MLP.
+      activation: of the MLP, a key of `ACTIVATIONS`.
       epsilon: of the norms.
       layer_scale: whether there are scales s per channel; they start at 1.
       dtype: the compute type; parameters are always float32.
@@ -107,7 +112,7 @@ class Block(nnx.Module):
         self,
         size: Size,
         *,
-        activation: Activation,
+        activation: str,
         epsilon: float,
         layer_scale: bool = False,
         dtype: DTypeLike,
@@ -122,7 +127,7 @@ class Block(nnx.Module):
         width = size.width
         self.heads = size.heads
         self.dtype = jnp.dtype(dtype)
-        self.activation = activation
+        self.activation = ACTIVATIONS[activation]
         self.attention_norm = LayerNorm(width, epsilon)
         self.query_key_value = linear(width, 3 * width)
         self.output = linear(width, width)
@@ -151,7 +156,7 @@ class Block(nnx.Module):
         return x + (y if self.mlp_scale is None else y * self.mlp_scale[...])
 
     def _attention(self, x: Tokens, rotation: Rotation | None, mask: Array | None) -> Tokens:
-        batch, tokens, width = x.shape
+        batch, tokens, _ = x.shape
         each = self.query_key_value(x).reshape(batch, tokens, 3, self.heads, -1)
         query, key, value = (each[:, :, i] for i in range(3))
         if rotation is not None:
@@ -168,18 +173,3 @@ class Block(nnx.Module):
 def product(equation: str, a: Array, b: Array) -> Array:
     """A product of two arrays of the compute type, accumulated in float32."""
     return jnp.einsum(equation, a, b, precision=PRECISION, preferred_element_type=jnp.float32)
-
-
-def gelu(x: Array) -> Array:
-    """`x Φ(x)`."""
-    return jax.nn.gelu(x, approximate=False)
-
-
-def gelu_tanh(x: Array) -> Array:
-    """The approximation of GELU by tanh."""
-    return jax.nn.gelu(x, approximate=True)
-
-
-def quick_gelu(x: Array) -> Array:
-    """`x σ(1.702 x)`, the approximation of GELU that OpenAI's CLIP was trained with."""
-    return x * jax.nn.sigmoid(1.702 * x)

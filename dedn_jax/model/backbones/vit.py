@@ -22,14 +22,10 @@ from dedn_jax.model.backbones.layers import Backbone, Maps, convolve, to_regions
 from dedn_jax.model.backbones.naming import Naming
 from dedn_jax.model.backbones.positions import resized, rotary
 from dedn_jax.model.backbones.transformer import (
-    Activation,
     Block,
     LayerNorm,
     Size,
     Tokens,
-    gelu,
-    gelu_tanh,
-    quick_gelu,
 )
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -66,7 +62,7 @@ class VisionTransformer(Backbone):
 
     mean, std = _HALVES
     namings: ClassVar[tuple[Naming, ...]] = (vit_files.HUGGING_FACE_VIT, vit_files.TIMM)
-    activation: ClassVar[Activation] = staticmethod(gelu)
+    activation: ClassVar[str] = "gelu"
     epsilon: ClassVar[float] = 1e-6
     has_class_token: ClassVar[bool] = True
     registers: ClassVar[int] = 0  # tokens beside it that are no part of the picture
@@ -76,9 +72,7 @@ class VisionTransformer(Backbone):
     antialias: ClassVar[bool] = False  # in interpolating position embeddings
     rotary: ClassVar[bool] = False  # positions turn queries and keys in place of being added
 
-    def __init__(
-        self, size: Size, picture: Picture, *, dtype: DTypeLike, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, size: Size, picture: Picture, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         def drawn(*shape: int) -> nnx.Param:
             return nnx.Param(_DEVIATION * jax.random.normal(rngs.params(), shape))
 
@@ -96,7 +90,7 @@ class VisionTransformer(Backbone):
         self.blocks = nnx.List(
             Block(
                 size,
-                activation=type(self).activation,
+                activation=self.activation,
                 epsilon=self.epsilon,
                 layer_scale=self.layer_scale,
                 dtype=dtype,
@@ -198,7 +192,7 @@ class CLIP(VisionTransformer):
 
     mean, std = _CLIP
     namings = (vit_files.HUGGING_FACE_CLIP, vit_files.OPEN_CLIP)
-    activation = staticmethod(quick_gelu)
+    activation = "quick_gelu"
     epsilon = 1e-5
     patch_bias = False
     first_norm = True
@@ -207,14 +201,14 @@ class CLIP(VisionTransformer):
 class OpenCLIP(CLIP):
     """The image tower of CLIP as OpenCLIP trains it: with the exact GELU."""
 
-    activation = staticmethod(gelu)
+    activation = "gelu"
 
 
 class SigLIP(VisionTransformer):
     """The image tower of SigLIP and SigLIP 2, without its pooling head: no class token."""
 
     namings = (vit_files.HUGGING_FACE_SIGLIP, vit_files.TIMM_SIGLIP)
-    activation = staticmethod(gelu_tanh)
+    activation = "gelu_tanh"
     has_class_token = False
 
 

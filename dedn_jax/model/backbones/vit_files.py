@@ -127,10 +127,8 @@ TIMM_SIGLIP = Naming(
 )
 
 _ENCODER = "encoder.layer.{}."
-_ATTENTION = {
-    "qkv": tuple(f"attention.attention.{name}" for name in ("query", "key", "value")),
-    "output": "attention.output.dense",
-}
+_QKV = tuple(f"attention.attention.{name}" for name in ("query", "key", "value"))
+_OUTPUT = "attention.output.dense"
 _EMBEDDED = _named(
     patch="embeddings.patch_embeddings.projection",
     token=Stored(("embeddings.cls_token",), leading=2),
@@ -145,7 +143,8 @@ HUGGING_FACE_VIT = Naming(
         _ENCODER,
         norms=("layernorm_before", "layernorm_after"),
         mlp=("intermediate.dense", "output.dense"),
-        **_ATTENTION,
+        qkv=_QKV,
+        output=_OUTPUT,
     ),
     ignored=_starts("classifier.", "pooler.", "embeddings.mask_token"),
     roots=("", "vit.", "deit."),
@@ -158,7 +157,8 @@ HUGGING_FACE_DINO_V2 = Naming(
         norms=("norm1", "norm2"),
         mlp=("mlp.fc1", "mlp.fc2"),
         scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),
-        **_ATTENTION,
+        qkv=_QKV,
+        output=_OUTPUT,
     ),
     ignored=_starts("classifier.", "embeddings.mask_token"),
     roots=("", "dinov2.", "dinov2_with_registers."),

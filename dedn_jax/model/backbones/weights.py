@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from flax import nnx
 from jaxtyping import Float32
@@ -24,8 +25,8 @@ from dedn_jax.numpy_files import read_npz
 from dedn_jax.torch_files import read_state_dict
 
 _MAX_BYTES = 4 * 2**30  # a whole CLIP or SigLIP of size L takes 1.6 to 2.6 GiB in float32
-_FLOATS = (np.float16, np.float32, np.float64)
-_FLOAT_NAMES = "float16, float32 or float64"
+_FLOATS = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
+_FLOAT_NAMES = "float16, bfloat16, float32 or float64"
 # What `DataParallel` and `torch.compile` put before every name.
 _WRAPPERS = ("module.", "_orig_mod.")
 
@@ -66,8 +67,7 @@ def load_weights(backbone: Backbone, path: str | Path) -> WeightsFile:
     Args:
       backbone: changed in place; values become float32. It may be abstract, as `nnx.eval_shape`
         makes it.
-      path: `.pth` or `.pt` (needs PyTorch), `.safetensors` (needs the package of that name) or
-        `.npz`.
+      path: `.pth`, `.pt`, `.safetensors` or `.npz`.
 
     Raises:
       InputError: no such file, another format, a damaged file, or names, sizes or types that are
@@ -110,7 +110,7 @@ def assign_weights(
 
     Args:
       backbone: changed in place.
-      arrays: float16, float32 or float64, by name.
+      arrays: float16, bfloat16, float32 or float64, by name.
       source: where the arrays come from, for messages.
 
     Raises:
@@ -128,9 +128,7 @@ def assign_weights(
     unexpected = [
         key
         for key in arrays
-        if key.startswith(root)
-        and key not in names
-        and not naming.ignored(key.removeprefix(root))
+        if key.startswith(root) and key not in names and not naming.ignored(key.removeprefix(root))
     ]
     for problem, keys in (("lacks", missing), ("has unexpected", unexpected)):
         if keys:
@@ -188,7 +186,7 @@ def _names(places: list[_Place]) -> dict[str, _Place]:
 
 def _value(
     place: _Place, arrays: Mapping[str, np.ndarray], source: str
-) -> Float32[np.ndarray, "..."]:
+) -> Float32[np.ndarray, ...]:
     """The array as float32 in our layout."""
     parts = [None if key is None else _part(place, key, arrays[key], source) for key in place.names]
     shape = next(part.shape for part in parts if part is not None)
@@ -197,9 +195,7 @@ def _value(
     return filled[0] if len(filled) == 1 else np.concatenate(filled, -1)
 
 
-def _part(
-    place: _Place, key: str, array: np.ndarray, source: str
-) -> Float32[np.ndarray, "..."]:
+def _part(place: _Place, key: str, array: np.ndarray, source: str) -> Float32[np.ndarray, ...]:
     if array.dtype.type not in _FLOATS:
         raise InputError(f"{source}: {key} is {array.dtype}, expected {_FLOAT_NAMES}")
     if place.refused(array.shape):
@@ -219,11 +215,6 @@ def _part(
 
 
 # --- formats -----------------------------------------------------------------------------------
-
-
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    # torchvision still serves weights in the format before PyTorch 1.6.
-    return read_state_dict(path, legacy=True)
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -251,8 +242,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
-    ".pth": _read_torch,
-    ".pt": _read_torch,
+    ".pth": read_state_dict,
+    ".pt": read_state_dict,
     ".safetensors": _read_safetensors,
     ".npz": _read_npz,
 }

@@ -6,8 +6,16 @@ import pytest
 from flax import nnx
 
 from dedn_jax.model.backbones.transformer import Size
-from dedn_jax.model.backbones.vit import CLIP, DINOv2, DINOv2Registers, DINOv3, OpenCLIP, Picture
-from dedn_jax.model.backbones.vit import SigLIP, VisionTransformer
+from dedn_jax.model.backbones.vit import (
+    CLIP,
+    DINOv2,
+    DINOv2Registers,
+    DINOv3,
+    OpenCLIP,
+    Picture,
+    SigLIP,
+    VisionTransformer,
+)
 from dedn_jax.model.backbones.weights import load_weights
 
 pytestmark = [pytest.mark.transformers, pytest.mark.torch]

@@ -145,7 +145,7 @@ BAD_ARRAYS = {
     ),
     "dtype": (
         lambda a: a.update({"bn1.bias": a["bn1.bias"].astype(np.int32)}),
-        r"bn1\.bias is int32, expected float16, float32 or float64",
+        r"bn1\.bias is int32, expected float16, bfloat16, float32 or float64",
     ),
     "NaN": (lambda a: a["bn1.bias"].__setitem__(3, np.nan), r"bn1\.bias holds NaN"),
     "too large for float32": (
@@ -171,11 +171,9 @@ def test_arrays_that_do_not_fit(tmp_path, resnet, case):
 def test_weights_of_another_depth_and_of_another_kind(tmp_path, resnet, mobilenet):
     deeper = nnx.eval_shape(lambda: make_backbone("resnet34", "float32", nnx.Rngs(0)))
     arrays = {k: np.ones(shape, np.float32) for k, shape in expected_arrays(deeper).items()}
-    with pytest.raises(InputError, match=r"has unexpected layer1\.2\.conv1\.weight, .* more; "):
+    with pytest.raises(InputError, match=r"has unexpected layer1\.2\.bn1\.bias, .* more; "):
         assign_weights(resnet, arrays)
-    with pytest.raises(
-        InputError, match=r"lacks conv_dw_1/depthwise_kernel, .* and 122 more; .* with 125"
-    ):
+    with pytest.raises(InputError, match=r"lacks conv_dw_1_bn/beta, .* and 122 more; .* with 125"):
         assign_weights(mobilenet, arrays)
 
 
@@ -214,18 +212,12 @@ BAD_FILES = {
         _archive({"a.npy": _HUGE}),
         r"a: 0 bytes for .* shape \(99999999999,\)",
     ),
-    "no tensors": ("w.pth", b"hello", r"refused by PyTorch's weights-only reader"),
-    "code": ("w.pth", b"cos\nsystem\n(S'false'\ntR.", r"refused by PyTorch's weights-only reader"),
+    "no tensors": ("w.pth", b"hello", r"w\.pth: not a readable file of tensors"),
+    "code": ("w.pth", b"cos\nsystem\n(S'false'\ntR.", r"not a readable file .*STRING in a pickle"),
 }
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=pytest.mark.torch if name.endswith(".pth") else ())
-        for case, (name, _, _) in BAD_FILES.items()
-    ],
-)
+@pytest.mark.parametrize("case", BAD_FILES)
 def test_files_that_cannot_be_read(tmp_path, resnet, case):
     name, content, message = BAD_FILES[case]
     if content is not None:
@@ -247,4 +239,4 @@ def test_a_legacy_tensor_that_stands_for_too_much(tmp_path, resnet, monkeypatch)
     tensors = {"conv1.weight": torch.zeros(1).expand(10**6)}
     torch.save(tensors, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
     assert (tmp_path / "w.pth").stat().st_size < 1000
-    assert_refused(resnet, tmp_path / "w.pth", r"more than 100000 bytes of tensors")
+    assert_refused(resnet, tmp_path / "w.pth", r"4000000 bytes of tensors, expected at most 100000")

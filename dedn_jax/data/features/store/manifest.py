@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +45,8 @@ class StorePlan:
       origin: "extracted" from pictures, or "imported".
       pictures: digest of the pictures; None where they are not known.
       transform: how a picture is prepared, such as `{"resize": 448, "crop": 448}`, or None.
-      backbone: `{"name", "sha256", "dtype"}` of the network, or None.
+      backbone: `{"name", "sha256", "dtype"}` of the network, with `"class_token": true` where its
+        class token is one more region, the last; or None.
       shard_images: images in every shard but the last; 0 for as many as 64 MB hold.
     """
 
@@ -86,7 +86,12 @@ class StorePlan:
 
     @property
     def regions(self) -> int:
-        return self.grid[0] * self.grid[1]
+        return self.grid[0] * self.grid[1] + self.class_token
+
+    @property
+    def class_token(self) -> bool:
+        """Whether the last region is the class token."""
+        return bool(self.backbone and self.backbone.get("class_token"))
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -189,7 +194,9 @@ def read_plan(path: Path) -> tuple[StorePlan, str]:
     """
     value = _read(path)
     try:
-        return StorePlan(**_plan_fields(value)), _sha256("annotations", value["annotations"])
+        plan = StorePlan(**_plan_fields(value))
+        _check_regions(value, plan)
+        return plan, _sha256("annotations", value["annotations"])
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
 
@@ -207,6 +214,7 @@ def read_manifest(path: Path) -> Manifest:
             annotations=_sha256("annotations", value["annotations"]),
             shards=tuple(_sha256("sha256", s["sha256"]) for s in value["shards"]),
         )
+        _check_regions(value, manifest)
         # File names are never taken from the manifest: they could lead out of the folder.
         if value["shards"] != manifest.to_json()["shards"]:
             raise ValueError("shards: files or numbers of images do not fit images, shard_images")
@@ -231,9 +239,12 @@ def _plan_fields(value: dict[str, Any]) -> dict[str, Any]:
     fields = {f.name: value[f.name] for f in dataclasses.fields(StorePlan)}
     fields["grid"] = tuple(fields["grid"])
     _check_count("shard_images", fields["shard_images"], 1)
-    if len(fields["grid"]) == 2 and value["regions"] != math.prod(fields["grid"]):
-        raise ValueError(f"regions is {value['regions']} for grid {list(fields['grid'])}")
     return fields
+
+
+def _check_regions(value: dict[str, Any], plan: StorePlan) -> None:
+    if value["regions"] != plan.regions:
+        raise ValueError(f"regions is {value['regions']} for grid {list(plan.grid)}")
 
 
 def _damaged(path: Path, error: Exception) -> InputError:

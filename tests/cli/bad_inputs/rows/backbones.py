@@ -40,9 +40,8 @@ BACKBONES = [
         "hostile weights",
         _hostile_weights,
         "resnet18.pth",
-        "refused by PyTorch's weights-only reader",
+        "not a readable file of tensors",
         "save it again with torch.save(model.state_dict())",
-        needs="torch",
     ),
     Bad(
         "no such weights",
@@ -94,6 +93,27 @@ BACKBONES = [
         "config.backbone.weights",
         "a frozen backbone needs trained weights",
         "--config.backbone.trained=true",
+    ),
+    Bad(
+        "class token of a backbone without one",
+        lambda w: w.extract("--config.backbone.class_token=true"),
+        "config.backbone.class_token=true",
+        "has no class token",
+        "set it to false",
+    ),
+    Bad(
+        "pictures that do not consist of patches",
+        lambda w: w.train(
+            *w.prepared_flags(),
+            "--config.data.source=images",
+            "--config.backbone.name=vit_s16",
+            "--config.backbone.weights=",
+            "--config.backbone.trained=true",
+            "--config.picture.crop=40",
+        ),
+        "config.picture.crop=40",
+        "takes no pictures of 40 x 40 pixels",
+        "expected multiples of 16",
     ),
     Bad(
         "unknown backbone",

@@ -146,16 +146,15 @@ CONFIGS = [
             w, "evaluate", f"--weights={w.words('model.pt', pickle.dumps(Hostile()))}"
         ),
         "model.pt",
-        "not a zip archive as torch.save writes it",
-        "save its state_dict() again",
-        needs="torch",
+        "not a readable file of tensors",
+        "save it again with torch.save(model.state_dict())",
     ),
     Bad(
         "evaluation under another config",
         lambda w: unfinished(w, "evaluate", "--config.seed=4"),
         "config.json: config.seed",
         "is fixed for this run",
-        "can be set: backbone.dtype, backbone.name, backbone.weights, data.class_embeddings,",
+        "can be set: backbone.class_token, backbone.dtype, backbone.name, backbone.weights,",
     ),
     Bad(
         "evaluation of no run",

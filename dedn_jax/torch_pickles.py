@@ -1,0 +1,233 @@
+"""The content of `torch.save` files, read without PyTorch and without running their pickles.
+
+A pickle is a program. Before it is unpickled its instructions are looked through: those that build
+dicts, lists, tuples, numbers and text may be there, and the only functions that it can name are
+stand-ins for the few that a tensor consists of. What it gives are records of tensors; their values
+are read afterwards, from the parts of the file that they point to.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+_MAX_PICKLE_BYTES = 64 * 2**20  # one of a thousand tensors takes 0.1 MiB
+# fmt: off
+_OPCODES = frozenset((
+    "PROTO", "FRAME", "STOP", "MARK", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD",
+    "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_DICT", "EMPTY_LIST",
+    "SETITEM", "SETITEMS", "APPEND", "APPENDS", "NONE", "NEWTRUE", "NEWFALSE",
+    "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE",
+    "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "MEMOIZE", "BINPERSID",
+))
+# fmt: on
+_STORAGES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+_LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+
+
+class Storage(NamedTuple):
+    """Values of one type, one after the other."""
+
+    key: str
+    dtype: np.dtype
+    length: int
+
+
+class Tensor(NamedTuple):
+    """What a pickle says of a tensor.
+
+    Attributes:
+      storage: where its values are.
+      offset: of the first one.
+      shape, strides: in values.
+    """
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.storage.dtype.itemsize
+
+    def array(self, values: np.ndarray) -> np.ndarray:
+        """A copy of the values that it stands for.
+
+        Raises:
+          ValueError: it reaches beyond its storage.
+        """
+        steps = [(n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)]
+        last = self.offset + sum(steps)
+        if math.prod(self.shape) and last >= len(values):
+            raise ValueError("a tensor reaches beyond its storage")
+        strides = [step * values.itemsize for step in self.strides]
+        return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, strides).copy()
+
+
+class Saved(NamedTuple):
+    """The content of a file.
+
+    Attributes:
+      value: dicts, lists, tuples, numbers and text, with `Tensor` for tensors.
+      values_of: the values of a storage.
+    """
+
+    value: Any
+    values_of: Callable[[Storage], np.ndarray]
+
+
+def read_saved(path: Path) -> Saved:
+    """The content of a file that `torch.save` wrote, in today's format or that before 1.6.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: another format, a damaged file, or anything but plain tensors in it.
+    """
+    try:
+        return _from_archive(path) if zipfile.is_zipfile(path) else _from_legacy(path)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # a damaged pickle or archive can raise anything
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _from_archive(path: Path) -> Saved:
+    with zipfile.ZipFile(path) as archive:
+        members = {member.filename: member for member in archive.infolist()}
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
+            raise ValueError("a compressed archive, expected one stored as torch.save does")
+        pickles = [name for name in members if name.split("/")[1:] == ["data.pkl"]]
+        if len(pickles) != 1:
+            raise ValueError("an archive without data.pkl")
+        root = pickles[0].removesuffix("data.pkl")
+        order = members.get(f"{root}byteorder")
+        if order and archive.read(order) != b"little":
+            raise ValueError("not in little-endian byte order")
+        if members[pickles[0]].file_size > _MAX_PICKLE_BYTES:
+            raise ValueError(f"a pickle of {members[pickles[0]].file_size} bytes")
+        value = _unpickled(io.BytesIO(archive.read(pickles[0])))
+
+    def values_of(storage: Storage) -> np.ndarray:
+        with zipfile.ZipFile(path) as archive:
+            return np.frombuffer(archive.read(f"{root}data/{storage.key}"), storage.dtype)
+
+    return Saved(value, values_of)
+
+
+def _from_legacy(path: Path) -> Saved:
+    """Pickles one after the other: three of a header, the value, the storages' keys; then these."""
+    with path.open("rb") as file:
+        if _unpickled(file) != _LEGACY_MAGIC or _unpickled(file) != _LEGACY_PROTOCOL:
+            raise ValueError("not a file of torch.save")
+        system = _unpickled(file)
+        if not isinstance(system, dict) or system.get("little_endian") is not True:
+            raise ValueError("not in little-endian byte order")
+        storages: dict[str, Storage] = {}
+        value, keys = _unpickled(file, storages), _unpickled(file)
+        starts: dict[str, int] = {}
+        for key in keys:
+            count = int.from_bytes(file.read(8), "little")
+            if key not in storages or count != storages[key].length:
+                raise ValueError("storages that are not those of its tensors")
+            starts[key] = file.tell()
+            file.seek(count * storages[key].dtype.itemsize, io.SEEK_CUR)
+        if set(starts) != set(storages):
+            raise ValueError("storages that are not those of its tensors")
+
+    def values_of(storage: Storage) -> np.ndarray:
+        with path.open("rb") as file:
+            file.seek(starts[storage.key])
+            data = file.read(storage.length * storage.dtype.itemsize)
+        return np.frombuffer(data, storage.dtype)
+
+    return Saved(value, values_of)
+
+
+def _unpickled(file: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
+    """The next pickle of a file, which stands behind it afterwards."""
+    start, steps = file.tell(), 0
+    for opcode, argument, _ in pickletools.genops(file):
+        steps += 1
+        if opcode.name not in _OPCODES:
+            raise ValueError(f"{opcode.name} in a pickle, which plain tensors do not need")
+        # The memo is an array: a large index alone would allocate it.
+        if opcode.name in ("BINPUT", "LONG_BINPUT") and argument > steps:
+            raise ValueError("a damaged pickle")
+        if file.tell() - start > _MAX_PICKLE_BYTES:
+            raise ValueError(f"a pickle of more than {_MAX_PICKLE_BYTES} bytes")
+    end = file.tell()
+    file.seek(start)
+    value = _Unpickler(io.BytesIO(file.read(end - start)), {} if storages is None else storages)
+    return value.load()
+
+
+class _Names(dict):
+    """In place of OrderedDict; a pickle sets attributes of it, which dict has none of."""
+
+
+class _Unpickler(pickle.Unpickler):
+    """Names no function but those below."""
+
+    def __init__(self, file: BinaryIO, storages: dict[str, Storage]) -> None:
+        super().__init__(file)
+        self._storages = storages
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in _STORAGES:
+            return np.dtype(_STORAGES[name])
+        found = _FUNCTIONS.get((module, name))
+        if found is None:
+            raise ValueError(f"it names {module[:40]}.{name[:40]}, and only tensors are read")
+        return found
+
+    def persistent_load(self, pid: Any) -> Storage:
+        kind, dtype, key, _, length, *view = pid
+        if kind != "storage" or view not in ([], [None]) or not isinstance(dtype, np.dtype):
+            raise ValueError("a storage that is not plain")
+        if not isinstance(key, str) or type(length) is not int or length < 0:
+            raise ValueError("a storage without a size")
+        storage = Storage(key, dtype, length)
+        if self._storages.setdefault(key, storage) != storage:
+            raise ValueError("two storages of one name")
+        return storage
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+    numbers = (offset, *shape, *strides)
+    if not isinstance(storage, Storage) or len(shape) != len(strides):
+        raise ValueError("a tensor without a storage")
+    if not all(type(n) is int and n >= 0 for n in numbers):
+        raise ValueError("a tensor with a negative size")
+    return Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _parameter(tensor: Any, *_: Any) -> Any:
+    return tensor
+
+
+_FUNCTIONS: Mapping[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _Names,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+}

@@ -1,0 +1,100 @@
+"""A vision transformer from pictures to explanations, with its class token as one more region."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from dedn_jax.cli.main import main
+from dedn_jax.config import load_config
+from dedn_jax.data.features.store.reader import open_store
+from dedn_jax.errors import InputError
+from dedn_jax.inference.explain.localise import localise
+from dedn_jax.inference.extract import extract_features
+from dedn_jax.inference.run import train
+from tests.helpers.tiny_vit import NAME, WIDTH, add_tiny_vit
+from tests.made_up import backbone_weights, prepared_folder
+
+SIDE, GRID = 48, (6, 6)
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
+    add_tiny_vit(monkeypatch)
+    fields = {
+        "data.format": "prepared",
+        "data.source": "images",
+        "data.path": prepared_folder(tmp_path),
+        "backbone.name": NAME,
+        "backbone.weights": backbone_weights(tmp_path / "vit.safetensors", NAME),
+        "backbone.class_token": True,
+        "picture.resize": SIDE,
+        "picture.crop": SIDE,
+        "train.epochs": 1,
+        "train.batch_size": 12,
+        "evaluate.batch_size": 5,
+        "selection.protocol": "last",
+    }
+    return load_config("base", fields)
+
+
+def test_a_run_from_pictures_and_one_from_a_store(
+    config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = train(config, tmp_path / "images")
+    scorer = images.picture_scorer
+    assert scorer.grid == GRID
+    path = next((tmp_path / "mine").glob("pictures/class 6/*.jpg"))
+    found = images.explain(path)
+    assert found.region_attention.shape == (2, images.dataset.num_attributes, *GRID)
+    _, attention = scorer.attention(scorer.decode(path)[None])
+    for e, expert in enumerate(attention):
+        assert expert.region.shape[2] == 37
+        patches = expert.region[0, :, :-1].reshape(-1, *GRID)
+        np.testing.assert_allclose(found.region_attention[e], patches, atol=1e-6)
+        np.testing.assert_allclose(
+            found.region_attention[e].sum((1, 2)), 1 - expert.region[0, :, -1], atol=1e-5
+        )
+
+    store = extract_features(config, tmp_path / "store", dtype="float32", normalized=True)
+    manifest = open_store(store).manifest
+    assert (manifest.channels, manifest.grid, manifest.regions) == (WIDTH, GRID, 37)
+    assert main(["features", "check", str(store)]) == 0
+    assert "24 channels, 6 x 6 regions and the class token, float32" in capsys.readouterr().out
+    config.data.update(source="features", features=str(store))
+    features = train(config, tmp_path / "features")
+    ours, theirs = features.explain(path), found
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
+    np.testing.assert_allclose(ours.region_attention, theirs.region_attention, atol=1e-4)
+    config.backbone.class_token = False
+    with pytest.raises(InputError, match=r"backbone\.class_token=true, expected false"):
+        train(config, tmp_path / "other")
+
+
+def test_localisation_looks_at_patches_alone(
+    config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peak of an attribute that attends to the class token most is that of the patches."""
+    from dedn_jax.inference.explain import localise as module
+
+    run = train(config, tmp_path / "run")
+    seen = []
+
+    class Localiser:
+        def __init__(self, *_: object) -> None: ...
+
+        def add(self, scores: np.ndarray, attention: np.ndarray, *_: object) -> None:
+            seen.append(attention)
+
+        def result(self) -> None: ...
+
+    monkeypatch.setattr(module, "Localiser", Localiser)
+    monkeypatch.setattr(module, "_image_id", lambda *_: 0)
+    monkeypatch.setattr(module, "_placed", lambda *_: ({}, np.zeros(4)))
+    paths = [str(p) for p in sorted((tmp_path / "mine" / "pictures" / "class 7").iterdir())]
+    names = run.candidates.attribute_names
+    localise(run.picture_scorer, None, names, paths, skip=print, advance=lambda _: None)
+    assert [a.shape for a in seen] == [(2, len(names), 36)] * len(paths)

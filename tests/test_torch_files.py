@@ -1,0 +1,169 @@
+"""Files of `torch.save`, read without PyTorch: formats, tensors, and hostile pickles."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from dedn_jax.errors import InputError
+from dedn_jax.torch_files import read_state_dict
+
+_STORAGE = b"ctorch\nFloatStorage\n"
+
+
+def tensor(key: bytes = b"0", length: int = 6, shape=(2, 3), strides=(3, 1), offset: int = 0):
+    """The instructions of a pickle for a tensor."""
+
+    def numbers(values):
+        return b"(" + b"".join(b"J" + struct.pack("<i", v) for v in values) + b"t"
+
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storage"
+        + _STORAGE
+        + b"X" + struct.pack("<I", len(key)) + key
+        + b"X\3\0\0\0cpuJ" + struct.pack("<i", length) + b"tQ"
+        + b"J" + struct.pack("<i", offset) + numbers(shape) + numbers(strides)
+        + b"\x89)tR"
+    )  # fmt: skip
+
+
+def state_dict(value: bytes) -> bytes:
+    return b"\x80\x02}X\1\0\0\0w" + value + b"s."
+
+
+def archive(path: Path, content: bytes, values: np.ndarray | None = None) -> Path:
+    values = np.arange(6, dtype="<f4") if values is None else values
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("model/data.pkl", content)
+        file.writestr("model/byteorder", "little")
+        file.writestr("model/data/0", values.tobytes())
+    return path
+
+
+def legacy(path: Path, content: bytes, keys=("0",), count: int = 6) -> Path:
+    header = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
+    parts = [*(pickle.dumps(part, 2) for part in header), content, pickle.dumps(list(keys), 2)]
+    values = np.arange(6, dtype="<f4").tobytes()
+    path.write_bytes(b"".join(parts) + struct.pack("<q", count) + values)
+    return path
+
+
+@pytest.mark.parametrize("write", [archive, legacy])
+def test_tensors(tmp_path, write):
+    expected = np.arange(6, dtype=np.float32).reshape(2, 3)
+    found = read_state_dict(write(tmp_path / "a.pth", state_dict(tensor())))
+    np.testing.assert_array_equal(found["w"], expected)
+    assert found["w"].flags.writeable
+    turned = tensor(shape=(2, 2), strides=(1, 3), offset=1)
+    found = read_state_dict(write(tmp_path / "b.pth", state_dict(turned)))
+    np.testing.assert_array_equal(found["w"], [[1, 4], [2, 5]])
+
+
+def test_a_checkpoint_is_read_for_its_state_dict(tmp_path):
+    whole = b"\x80\x02}X\5\0\0\0epochK\3sX\n\0\0\0state_dict" + state_dict(tensor())[2:-1] + b"s."
+    assert read_state_dict(archive(tmp_path / "a.pth", whole))["w"].shape == (2, 3)
+
+
+class Hostile:
+    """Unpickling it creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_code_is_refused_and_does_not_run(tmp_path):
+    trace = tmp_path / "created"
+    for protocol in range(6):
+        content = pickle.dumps({"w": Hostile(trace)}, protocol)
+        for write in (archive, legacy):
+            with pytest.raises(InputError, match=r"w\.pth: not a readable file of tensors"):
+                read_state_dict(write(tmp_path / "w.pth", content))
+    assert not trace.exists()
+    pickle.loads(content)["w"].close()
+    assert trace.exists()  # the pickle is a real attack
+
+
+BAD = {
+    "beyond its storage": (tensor(shape=(2, 4), strides=(3, 1)), r"reaches beyond its storage"),
+    "offset beyond": (tensor(offset=1), r"reaches beyond its storage"),
+    "negative stride": (tensor(strides=(-3, 1)), r"negative size"),
+    "no such storage": (tensor(key=b"7"), r"no item named 'model/data/7'"),
+    "path as a storage": (tensor(key=b"../data.pkl"), r"no item named"),
+    "other function": (b"cnumpy\nzeros\n(J\xff\xff\xff\x7ftR", r"names numpy\.zeros"),
+    "submodule": (b"ctorch\nhub.load\n)R", r"names torch\.hub\.load"),
+    "object": (b"(i__main__\nX\n", r"INST in a pickle"),
+    "large memo": (b"Nr\xff\xff\xff\x7f", r"a damaged pickle"),
+    "number": (b"K\1", r"w is a int, expected a tensor"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_pickles(tmp_path, case):
+    value, message = BAD[case]
+    path = archive(tmp_path / "w.pth", state_dict(value))
+    with pytest.raises(InputError, match=message) as caught:
+        read_state_dict(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_files(tmp_path):
+    path = tmp_path / "w.pth"
+    with pytest.raises(InputError, match="no such file"):
+        read_state_dict(path)
+    for content in (b"", b"hello", b"\x80\x02K\1."):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="not a readable file of tensors"):
+            read_state_dict(path)
+    for keys, count in ((("1",), 6), (("0",), 5), ((), 6)):
+        with pytest.raises(InputError, match="storages that are not those of its tensors"):
+            read_state_dict(legacy(path, state_dict(tensor()), keys, count))
+    huge = tensor(shape=(1 << 30, 1 << 20), strides=(0, 0))
+    with pytest.raises(InputError, match=r"4503599627370496 bytes of tensors, expected at most"):
+        read_state_dict(archive(path, state_dict(huge)))
+    with pytest.raises(InputError, match="an archive without data.pkl"):
+        np.savez(path.with_suffix(".npz"), a=np.ones(2))
+        read_state_dict(path.with_suffix(".npz").rename(path))
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_pytorch_writes(tmp_path, zipped):
+    import torch
+
+    torch.manual_seed(0)
+    tensors = {
+        "transposed": torch.randn(3, 4).T,
+        "part": torch.randn(5)[1:4],
+        "number": torch.tensor(3),
+        "parameter": torch.nn.Parameter(torch.randn(2, 2)),
+        "half": torch.randn(3).half(),
+        "bfloat16": torch.randn(3).bfloat16(),
+        "empty": torch.zeros(0, 3),
+        "truth": torch.tensor([True, False]),
+    }
+    tensors["shared"] = tensors["transposed"][1:]
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 2), torch.nn.BatchNorm2d(4))
+    for value in (tensors, module.state_dict(), {"state_dict": tensors, "lr": 0.1, "args": [1]}):
+        file = io.BytesIO()
+        torch.save(value, file, _use_new_zipfile_serialization=zipped)
+        (tmp_path / "w.pth").write_bytes(file.getvalue())
+        found = read_state_dict(tmp_path / "w.pth")
+        theirs = value.get("state_dict", value)
+        assert list(found) == list(theirs)
+        for key, expected in theirs.items():
+            expected = expected.detach()
+            if expected.dtype == torch.bfloat16:
+                assert found[key].dtype == ml_dtypes.bfloat16
+                expected = expected.float()
+            np.testing.assert_array_equal(found[key], expected.numpy())
