@@ -166,13 +166,12 @@ def _from_legacy(path: Path) -> Saved:
 
 def _unpickled(file: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
     """The next pickle of a file, which stands behind it afterwards."""
-    start, steps = file.tell(), 0
-    for opcode, argument, _ in pickletools.genops(file):
-        steps += 1
+    start = file.tell()
+    for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if opcode.name not in _OPCODES:
             raise ValueError(f"{opcode.name} in a pickle, which plain tensors do not need")
         # The memo is an array: a large index alone would allocate it.
-        if opcode.name in ("BINPUT", "LONG_BINPUT") and argument > steps:
+        if opcode.name in ("BINPUT", "LONG_BINPUT") and int(argument or 0) > step:
             raise ValueError("a damaged pickle")
         if file.tell() - start > _MAX_PICKLE_BYTES:
             raise ValueError(f"a pickle of more than {_MAX_PICKLE_BYTES} bytes")

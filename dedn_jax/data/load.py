@@ -27,6 +27,7 @@ from dedn_jax.data.sources.word_vectors import read_word_vectors
 from dedn_jax.demo.cache import demo_cache_dir
 from dedn_jax.errors import InputError
 from dedn_jax.files import named_file_sha256
+from dedn_jax.model.backbones import find_weights
 
 
 def load_dataset(config: ConfigDict, *, sizes_only: bool = False) -> GZSLDataset:
@@ -171,7 +172,8 @@ def _matching_store(config: ConfigDict, prepared: Prepared) -> Store:
     choice = config.backbone
     backbone = {"name": choice.name, "class_token": choice.class_token}
     if choice.weights:
-        backbone["sha256"] = named_file_sha256(choice.weights, "config.backbone.weights")
+        file = find_weights(choice.name, choice.weights)
+        backbone["sha256"] = named_file_sha256(file, "config.backbone.weights")
     check_store(
         store,
         pictures=prepared.digest,

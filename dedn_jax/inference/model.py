@@ -12,7 +12,7 @@ from dedn_jax.data.features.maps import FeatureMaps
 from dedn_jax.data.pictures.pictures import Pictures, PictureTransform
 from dedn_jax.errors import InputError
 from dedn_jax.files import named_file_sha256
-from dedn_jax.model.backbones import Backbone
+from dedn_jax.model.backbones import Backbone, find_weights
 from dedn_jax.model.experts import DualExpert
 from dedn_jax.model.picture_model import PictureModel
 from dedn_jax.training.network import feature_shape, init_backbone, load_backbone
@@ -113,10 +113,11 @@ def _backbone(config: ConfigDict, origin: Mapping[str, Any]) -> Backbone:
             f"give the file of its weights with --config.backbone.weights{others}"
         )
     if sha256:
-        found = named_file_sha256(choice.weights, "config.backbone.weights")
+        file = find_weights(choice.name, choice.weights)
+        found = named_file_sha256(file, "config.backbone.weights")
         if found != sha256:
             raise InputError(
-                f"{choice.weights}: has SHA-256 {found}, but the run's features were made by "
+                f"{file}: has SHA-256 {found}, but the run's features were made by "
                 f"{choice.name} with weights of SHA-256 {sha256}; give that file with "
                 "--config.backbone.weights"
             )

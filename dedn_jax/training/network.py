@@ -14,7 +14,13 @@ from dedn_jax.config import distillation_names
 from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.pictures.pictures import Pictures
 from dedn_jax.errors import InputError
-from dedn_jax.model.backbones import Backbone, WeightsFile, load_weights, make_backbone
+from dedn_jax.model.backbones import (
+    Backbone,
+    WeightsFile,
+    find_weights,
+    load_weights,
+    make_backbone,
+)
 from dedn_jax.model.experts import DualExpert
 from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.model.kernels import Kernel, resolve_kernel
@@ -149,7 +155,7 @@ def load_backbone(config: ConfigDict) -> tuple[Backbone, WeightsFile | None]:
         return init_backbone(config), None
     # Initial values that the file's replace need not be drawn, which takes seconds of compilation.
     backbone = nnx.eval_shape(lambda: init_backbone(config))
-    return backbone, load_weights(backbone, choice.weights)
+    return backbone, load_weights(backbone, find_weights(choice.name, choice.weights))
 
 
 def init_backbone(config: ConfigDict) -> Backbone:

