@@ -15,6 +15,7 @@ from dedn_jax.data.annotations import Annotations, check_labels, check_splits
 from dedn_jax.data.arrays import finite_matrix, whole_numbers
 from dedn_jax.data.features.maps import FeatureMaps, InMemoryFeatures, normalize
 from dedn_jax.data.pictures.pictures import Pictures
+from dedn_jax.data.sources.class_embeddings import dimension_vectors
 from dedn_jax.errors import InputError
 from dedn_jax.model.groups import AttributeGroups
 
@@ -48,7 +49,7 @@ class GZSLDataset(Annotations):
         features: Float[np.ndarray, "images channels *regions"],
         labels: Integer[np.ndarray, " images"],
         class_embeddings: Float[np.ndarray, "classes attributes"],
-        word_vectors: Float[np.ndarray, "attributes word_dim"],
+        word_vectors: Float[np.ndarray, "attributes word_dim"] | None,
         trainval: Integer[np.ndarray, " trainval"],
         test_seen: Integer[np.ndarray, " test_seen"],
         test_unseen: Integer[np.ndarray, " test_unseen"],
@@ -82,7 +83,8 @@ class GZSLDataset(Annotations):
             normalised; a copy, L2-normalised over channels, is kept.
           labels: class ids from 0.
           class_embeddings: as published, not normalised.
-          word_vectors: of the attributes.
+          word_vectors: of the attributes; None where they have no names, as the dimensions of a
+            sentence's embedding: `dimension_vectors`.
           trainval, test_seen, test_unseen: image indices from 0, disjoint.
           class_names, attribute_names: for reports; None: "class 0", "attribute 0", ...
           validation_classes: ids of seen classes to validate on; None: drawn by the seed.
@@ -98,6 +100,9 @@ class GZSLDataset(Annotations):
             np.asarray(class_embeddings), source, "class_embeddings", "[classes, attributes]"
         )
         classes, attributes = embeddings.shape
+        names = tuple(class_names or (f"class {k}" for k in range(classes)))
+        if word_vectors is None:
+            word_vectors = dimension_vectors(embeddings, names)
         vectors = finite_matrix(
             np.asarray(word_vectors), source, "word_vectors", "[attributes, word_dim]"
         )
@@ -122,7 +127,7 @@ class GZSLDataset(Annotations):
             class_embeddings=embeddings,
             word_vectors=vectors,
             **splits,
-            class_names=tuple(class_names or (f"class {k}" for k in range(classes))),
+            class_names=names,
             attribute_names=tuple(attribute_names or (f"attribute {a}" for a in range(attributes))),
             validation_classes=validation_classes,
             groups=groups,

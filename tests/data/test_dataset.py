@@ -18,6 +18,7 @@ from dedn_jax.data.dataset import (
 )
 from dedn_jax.data.features.maps import InMemoryFeatures, normalize
 from dedn_jax.data.load import read_published_hdf5
+from dedn_jax.data.sources.class_embeddings import dimension_vectors
 from dedn_jax.errors import InputError
 from dedn_jax.model.groups import AttributeGroups
 
@@ -73,6 +74,19 @@ def test_from_arrays():
     images = np.array([3, 3, 139])
     np.testing.assert_array_equal(found.inputs[images], wanted.inputs[images])
     assert (found.labels.dtype, found.trainval.dtype) == (np.int32, np.int64)
+
+
+def test_dimensions_without_names() -> None:
+    fields = parts()
+    names = ("trainval", "test_seen", "test_unseen", "labels", "class_embeddings")
+    arrays = {name: fields[name] for name in names}
+    arrays["features"] = np.random.default_rng(1).random((140, 4, 6))
+    found = GZSLDataset.from_arrays(word_vectors=None, **arrays)
+    np.testing.assert_array_equal(
+        found.word_vectors, dimension_vectors(fields["class_embeddings"], found.class_names)
+    )
+    with pytest.raises(InputError, match="1 class names for embeddings of 14 classes"):
+        GZSLDataset.from_arrays(word_vectors=None, class_names=["a"], **arrays)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -101,8 +101,16 @@ def dimension_vectors(
     by the class's value in this dimension less the mean over all classes. Two dimensions that rise
     and fall together over the classes so get vectors that point the same way, as names that share
     words do.
+
+    Raises:
+      InputError: as many names as classes are expected.
     """
     values = np.asarray(class_embeddings, np.float64)
+    if len(class_names) != len(values):
+        raise InputError(
+            f"{len(class_names)} class names for embeddings of {len(values)} classes; give one for "
+            "each"
+        )
     classes = hashed_word_vectors([[name] for name in class_names])
     return ((values - values.mean(axis=0)).T @ classes).astype(np.float32)
 

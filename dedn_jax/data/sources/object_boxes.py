@@ -149,7 +149,7 @@ def _check_same(objects: list[_Object], data: Xlsa17, folder: Path) -> None:
         # Only a name of another class is wrong: names may be spelt in other ways.
         if numbers.get(found.class_name, label) != label:
             raise InputError(
-                f"{found.where}: a {found.class_name!r}, but entry {i + 1} of res101.mat is a "
+                f"{found.where}: a {found.class_name[:64]!r}, but entry {i + 1} of res101.mat is a "
                 f"{data.class_names[label]!r}; do the files belong together?"
             )
 

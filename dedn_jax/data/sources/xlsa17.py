@@ -5,7 +5,7 @@ Xian et al., "Zero-Shot Learning: A Comprehensive Evaluation of the Good, the Ba
 `original_att`, `allclasses_names`, `trainval_loc`, `test_seen_loc`, `test_unseen_loc`, and in some
 copies `train_loc`, `val_loc`) and `res101.mat` (`image_files`, `labels`, and `features`, which is
 not read). Locations and labels count from 1. Picture names carry the folders of the disk they were
-made on.
+made on. FLO comes in the same two files, its `att` of sentences, without names of classes.
 
 A label is a class's row in `allclasses_names`, which is also its column in `att`. In CUB that is
 not the number in the folder's name: `001.Black_footed_Albatross` is row 151 of some copies.
@@ -39,7 +39,8 @@ class Xlsa17:
       trainval, test_seen, test_unseen: int64 image indices, disjoint, in the file's order.
       validation_classes: int64 ids of the seen classes of `val_loc`, or None.
       class_names: one per class, in the order of the labels.
-      class_embeddings: `[classes, attributes]` float32, `att` as published (columns of length 1).
+      class_embeddings: `[classes, attributes]` float32, `att` as published: of length 1, FLO's of
+        any.
       original_att: `[classes, attributes]` float32 in the data set's own units (CUB: percent; AWA:
         0 to 100, -1 where unknown; SUN: share of votes), or None.
     """
@@ -62,7 +63,7 @@ def read_xlsa17(folder: str | os.PathLike[str], name: str) -> Xlsa17:
     Args:
       folder: `.../xlsa17/data`; the files are `<folder>/<name>/att_splits.mat` and, where pictures
         are wanted, `<folder>/<name>/res101.mat`.
-      name: CUB, SUN, AWA2, AWA1 or APY.
+      name: CUB, SUN, AWA2, AWA1, APY or FLO.
 
     Returns:
       The data set. Without `res101.mat`, `image_files`, `labels` and what follows from them
