@@ -98,15 +98,15 @@ def _read_objects(folder: Path) -> list[_Object]:
 
 def _read_file(path: Path) -> list[_Object]:
     expected = "picture, class, xmin, ymin, xmax, ymax and attributes a line"
+    if not path.is_file():  # nor is a pipe opened, which would wait for someone to write
+        raise InputError(
+            f"{path}: no such file, and it holds the boxes of the objects; unpack the archive of "
+            f"attribute_data so that {path.parent.name}/ is in {path.parent.parent}"
+        )
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise InputError(f"{path}: over {_MAX_BYTES // 2**20} MiB, expected {expected}")
         lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: no such file, and it holds the boxes of the objects; unpack the archive of "
-            f"attribute_data so that {path.parent.name}/ is in {path.parent.parent}"
-        ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
