@@ -26,10 +26,10 @@ types: $(VENV)/.dev
 unit: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist worksteal
 
-# The comparisons with PyTorch, which `make test` skips.
+# The comparisons with PyTorch and transformers, which `make test` skips.
 torch:
 	$(MAKE) VENV=$(TORCH_VENV) $(TORCH_VENV)/.torch
-	$(TORCH_VENV)/bin/pytest -n 2 --dist worksteal -m torch
+	$(TORCH_VENV)/bin/pytest -n 2 --dist worksteal -m 'torch or tokenizers'
 
 # The models exported as ONNX, which `make test` skips.
 onnx:

@@ -24,6 +24,7 @@ _OPTIONAL = {
     "torch": "needs PyTorch: make torch",
     "onnx": "needs jax2onnx and ONNX Runtime: make onnx",
     "gradio": "needs Gradio: make serve",
+    "tokenizers": "needs tokenizers: make torch",
     "transformers": "needs transformers: make torch",
     "libtpu": "needs libtpu: pip install 'dedn-jax[tpu-plan]'",
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dedn_jax.cli.arguments import path_flag
+from dedn_jax.cli.word_vectors import add_wordvectors
 from dedn_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def add_data(jobs: Any) -> None:
     _add_build(data_jobs)
     _add_check(data_jobs)
     _add_show(data_jobs)
-    _add_wordvectors(data_jobs)
+    add_wordvectors(data_jobs)
 
 
 def _add_build(jobs: Any) -> None:
@@ -79,19 +80,6 @@ def _add_show(jobs: Any) -> None:
     show.add_argument("prepared", type=path_flag, help="a folder that `dedn data build` wrote")
     show.add_argument("--out", required=True, type=path_flag, help="folder for the pages")
     show.set_defaults(run=_show, overrides=False)
-
-
-def _add_wordvectors(jobs: Any) -> None:
-    vectors = jobs.add_parser(
-        "wordvectors",
-        help="word vectors of attributes from a GloVe text file",
-        description="Averages the GloVe vectors of the words of every attribute name; the result "
-        "is for --word-vectors or --config.data.word_vectors.",
-    )
-    vectors.add_argument("--glove", required=True, type=path_flag, help="a GloVe text file")
-    vectors.add_argument("--attributes", required=True, type=path_flag, help="one name a line")
-    vectors.add_argument("--out", required=True, type=path_flag, help="the .npy file to write")
-    vectors.set_defaults(run=_wordvectors, overrides=False)
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
@@ -247,21 +235,3 @@ def _show(args: argparse.Namespace, _: list[str]) -> None:
 
     pages = draw_contact_sheets(open_prepared(args.prepared), args.out)
     print(f"Wrote {len(pages)} pages: {pages[0]}" + (f" to {pages[-1].name}" if pages[1:] else ""))
-
-
-def _wordvectors(args: argparse.Namespace, _: list[str]) -> None:
-    import numpy as np
-
-    from dedn_jax.data.sources.attribute_names import read_attribute_names
-    from dedn_jax.data.sources.glove import word_vectors_from_glove
-    from dedn_jax.files import atomic_file, check_output
-
-    check_output(args.out, ".npy")
-    found = word_vectors_from_glove(args.glove, read_attribute_names(args.attributes))
-    with atomic_file(args.out) as file:
-        np.save(file, found.vectors)
-    print(f"Wrote {args.out}: {found.vectors.shape[0]} vectors of {found.vectors.shape[1]}")
-    for word, parts in found.compounds.items():
-        print(f"{word!r} is not in the file; taken as {' + '.join(parts)}")
-    for name, words in found.unknown_words.items():
-        print(f"{name!r}: not in the file, left out: {', '.join(words)}")

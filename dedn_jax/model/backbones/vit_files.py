@@ -183,14 +183,16 @@ HUGGING_FACE_DINO_V3 = Naming(
     ignored=_starts("embeddings.mask_token"),
 )
 
-# Of the image and the text towers of CLIP and SigLIP.
-HUGGING_FACE_BLOCKS = block_arrays(
-    "encoder.layers.{}.",
-    norms=("layer_norm1", "layer_norm2"),
-    qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    output="self_attn.out_proj",
-    mlp=("mlp.fc1", "mlp.fc2"),
-)
+
+def _hugging_face_blocks(tower: str) -> dict[str, Stored]:
+    """Of the image and the text towers of CLIP and SigLIP."""
+    return block_arrays(
+        f"{tower}encoder.layers.{{}}.",
+        norms=("layer_norm1", "layer_norm2"),
+        qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        output="self_attn.out_proj",
+        mlp=("mlp.fc1", "mlp.fc2"),
+    )
 
 
 def _hugging_face_tower(origin: str, class_tokens: int) -> Naming:
@@ -203,7 +205,7 @@ def _hugging_face_tower(origin: str, class_tokens: int) -> Naming:
             norm_before="pre_layrnorm",
             norm="post_layernorm",
         )
-        | HUGGING_FACE_BLOCKS,
+        | _hugging_face_blocks(""),
         ignored=_starts("embeddings.position_ids", "head."),
         roots=("vision_model.", ""),
     )
@@ -231,3 +233,27 @@ OPEN_CLIP = Naming(
     ignored=_starts("proj"),
     roots=("visual.", ""),
 )
+
+
+def _text_tower(origin: str, projection: dict[str, Stored]) -> Naming:
+    embeddings = "text_model.embeddings."
+    return Naming(
+        origin=origin,
+        arrays={
+            "vocabulary": Stored((f"{embeddings}token_embedding.weight",)),
+            "positions": Stored((f"{embeddings}position_embedding.weight",)),
+            **_hugging_face_blocks("text_model."),
+            **_norm("norm", "text_model.final_layer_norm"),
+            **projection,
+        },
+        ignored=_starts(
+            "vision_model.", "visual_projection.", "logit_", f"{embeddings}position_ids"
+        ),
+    )
+
+
+CLIP_TEXT = _text_tower(
+    "a CLIP of transformers",
+    {"projection.kernel": Stored(("text_projection.weight",), FROM_OI)},
+)
+SIGLIP_TEXT = _text_tower("a SigLIP of transformers", _linear("projection", "text_model.head"))

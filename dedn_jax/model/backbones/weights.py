@@ -19,7 +19,7 @@ from jaxtyping import Float32
 
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import named_file_sha256
-from dedn_jax.model.backbones.layers import Backbone
+from dedn_jax.model.backbones.layers import Backbone, Pretrained
 from dedn_jax.model.backbones.naming import Naming, Stored
 from dedn_jax.numpy_files import read_npz
 from dedn_jax.torch_files import read_state_dict
@@ -44,7 +44,7 @@ class WeightsFile(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """An array of the backbone, and where a kind of file has it."""
+    """An array of a network, and where a kind of file has it."""
 
     variable: nnx.Variable
     stored: Stored
@@ -85,8 +85,14 @@ def load_weights(backbone: Backbone, path: str | Path) -> WeightsFile:
     return WeightsFile(str(path), digest)
 
 
-def read_weights(path: Path) -> tuple[dict[str, np.ndarray], str]:
+def read_weights(
+    path: Path, setting: str = "config.backbone.weights"
+) -> tuple[dict[str, np.ndarray], str]:
     """Every array of a file by its name there, and the SHA-256 of the file.
+
+    Args:
+      path: the file.
+      setting: which names it, for messages.
 
     Raises:
       InputError: see `load_weights`.
@@ -96,7 +102,7 @@ def read_weights(path: Path) -> tuple[dict[str, np.ndarray], str]:
         raise InputError(
             f"{path}: unknown format; expected a file that ends in {', '.join(_READERS)}"
         )
-    digest = named_file_sha256(path, "config.backbone.weights", _MAX_BYTES)
+    digest = named_file_sha256(path, setting, _MAX_BYTES)
     try:
         return reader(path), digest
     except OSError as error:
@@ -104,12 +110,12 @@ def read_weights(path: Path) -> tuple[dict[str, np.ndarray], str]:
 
 
 def assign_weights(
-    backbone: Backbone, arrays: Mapping[str, np.ndarray], source: str = "weights"
+    network: Pretrained, arrays: Mapping[str, np.ndarray], source: str = "weights"
 ) -> None:
-    """Copies arrays, named as one of `backbone.namings` says, into `backbone`: all or none.
+    """Copies arrays, named as one of `network.namings` says, into `network`: all or none.
 
     Args:
-      backbone: changed in place.
+      network: changed in place.
       arrays: float16, bfloat16, float32 or float64, by name.
       source: where the arrays come from, for messages.
 
@@ -118,8 +124,8 @@ def assign_weights(
         floating-point type or not finite, or holds a negative variance.
     """
     arrays = _unwrapped(arrays)
-    kinds = [(naming, root) for naming in backbone.namings for root in naming.roots]
-    known = [_places(backbone, *kind) for kind in kinds]
+    kinds = [(naming, root) for naming in network.namings for root in naming.roots]
+    known = [_places(network, *kind) for kind in kinds]
     # The kind of file that the most names fit.
     best = min(range(len(kinds)), key=lambda i: sum(key not in arrays for key in _names(known[i])))
     (naming, root), places = kinds[best], known[best]
@@ -157,10 +163,10 @@ def _unwrapped(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     return arrays
 
 
-def _places(backbone: Backbone, naming: Naming, root: str) -> list[_Place]:
-    """Of every parameter and statistic of the backbone."""
+def _places(network: Pretrained, naming: Naming, root: str) -> list[_Place]:
+    """Of every parameter and statistic of the network."""
     places = []
-    for path, variable in nnx.iter_graph(backbone):
+    for path, variable in nnx.iter_graph(network):
         if not isinstance(variable, nnx.Variable):
             continue
         indices = [step for step in path if isinstance(step, int)]

@@ -29,7 +29,41 @@ def glove(world: World, glove: bytes, names: str = "blue\nwing\n", out: str = "w
     return ["data", "wordvectors", *flags, f"--out={world.root / out}"]
 
 
+def text_model(world: World, *flags: str) -> list[str]:
+    (world.root / "names.txt").write_text("blue\nwing\n")
+    given = flags or (f"--text-model={world.root}/clip", f"--attributes={world.root}/names.txt")
+    return ["data", "wordvectors", *given, f"--out={world.root}/w.npy"]
+
+
 WORDS = [
+    Bad(
+        "text model without the package that reads texts",
+        text_model,
+        "--text-model",
+        "needs the package tokenizers",
+        "pip install 'dedn-jax[text]'",
+    ),
+    Bad(
+        "prompt for GloVe",
+        lambda w: [*glove(w, b"blue 1 2 3\nwing 4 5 6\n"), "--prompt=a {}"],
+        "--prompt",
+        "only applies to --text-model",
+        "leave it out",
+    ),
+    Bad(
+        "prompt without a place for the words",
+        lambda w: [*text_model(w), "--prompt=a bird"],
+        "--prompt='a bird'",
+        "expected {} once",
+        "for the words",
+    ),
+    Bad(
+        "sentences for GloVe",
+        lambda w: text_model(w, "--glove=g.txt", "--sentences=s.txt"),
+        "--sentences",
+        "GloVe has vectors of words",
+        "give --text-model, or names",
+    ),
     Bad(
         "hostile pickle of word vectors",
         lambda w: _with_words(w, "words.pkl", pickle.dumps(Hostile())),
