@@ -16,10 +16,17 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[*find_packages(include=["dedn_jax", "dedn_jax.*"]), "dedn_jax.configs"],
+    packages=[
+        *find_packages(include=["dedn_jax", "dedn_jax.*"]),
+        "dedn_jax.configs",
+        "dedn_jax.configs.ablations",
+    ],
     package_data={"dedn_jax": ["py.typed"]},
     # The recipes live at the top level of a checkout and travel inside the installed package.
-    package_dir={"dedn_jax.configs": "configs"},
+    package_dir={
+        "dedn_jax.configs": "configs",
+        "dedn_jax.configs.ablations": "configs/ablations",
+    },
     entry_points={"console_scripts": ["dedn = dedn_jax.cli.main:console"]},
     install_requires=[
         "jax>=0.10,<0.12",

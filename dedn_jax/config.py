@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -48,28 +49,33 @@ def _configs_dir() -> Path:
     raise InputError(f"{package}: no configs/base.py inside or beside it; reinstall dedn-jax")
 
 
-def find_config(name_or_path: str | Path) -> Path:
-    """The file of a recipe: a path, or the bare name of a recipe that comes with the package.
+def find_config(name_or_path: str | Path, kind: Literal["recipe", "ablations"] = "recipe") -> Path:
+    """The file of a recipe: a path, or the bare name of one that comes with the package.
+
+    Args:
+      name_or_path: a path or a name.
+      kind: recipes are in `configs/`, ablations in `configs/ablations/`.
 
     Raises:
-      InputError: no such file or recipe.
+      InputError: no such file.
     """
     path = Path(name_or_path)
     if path.is_file():
         return path
-    known = _configs_dir()
+    folder = Path("configs") if kind == "recipe" else Path("configs", kind)
+    known = _configs_dir() / folder.relative_to("configs")
     candidate = known / f"{path.stem}.py"
-    bare = path.parent in (Path("."), Path("configs")) and path.suffix in ("", ".py")
+    bare = path.parent in (Path("."), folder) and path.suffix in ("", ".py")
     if bare and candidate.is_file():
         return candidate
     names = ", ".join(sorted(p.stem for p in known.glob("*.py")))
-    raise InputError(f"no recipe {str(name_or_path)!r}; give a Python file, or one of {names}")
+    raise InputError(f"no {kind} {str(name_or_path)!r}; give a Python file, or one of {names}")
 
 
-def _import_file(path: Path) -> ModuleType:
+def _import_file(path: Path, function: str, hint: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"dedn_recipe_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise InputError(f"{path}: not a Python file; {_RECIPE}")
+        raise InputError(f"{path}: not a Python file; {hint}")
     module = importlib.util.module_from_spec(spec)
     # A recipe is the user's own code, run like any other Python they write.
     bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
@@ -78,13 +84,33 @@ def _import_file(path: Path) -> ModuleType:
     except Exception as error:
         reason = one_line(error)
         raise InputError(
-            f"{path}: running it raised {type(error).__name__}: {reason}; {_RECIPE}"
+            f"{path}: running it raised {type(error).__name__}: {reason}; {hint}"
         ) from error
     finally:
         sys.dont_write_bytecode = bytecode
-    if not hasattr(module, "get_config"):
-        raise InputError(f"{path}: no function get_config(); {_RECIPE}")
+    if not hasattr(module, function):
+        raise InputError(f"{path}: no function {function}(); {hint}")
     return module
+
+
+def run_config_file(path: Path, function: str, hint: str) -> object:
+    """What a function of a Python file returns.
+
+    Args:
+      path: the file, the user's own code.
+      function: its name.
+      hint: how to write such a file, for messages.
+
+    Raises:
+      InputError: the file cannot be run, lacks the function, or raises an error.
+    """
+    module = _import_file(path, function, hint)
+    try:
+        return getattr(module, function)()
+    except Exception as error:  # the user's code may raise anything
+        raise InputError(
+            f"{path}: {function}() raised {type(error).__name__}: {_reason(error)}"
+        ) from error
 
 
 def base_config() -> ConfigDict:
@@ -101,7 +127,8 @@ def base_config() -> ConfigDict:
       >>> get_config().optimizer.momentum
       0.9
     """
-    config: ConfigDict = _import_file(_configs_dir() / "base.py").get_config()
+    module = _import_file(_configs_dir() / "base.py", "get_config", _RECIPE)
+    config: ConfigDict = module.get_config()
     return config.lock()
 
 
@@ -122,13 +149,7 @@ def load_config(name_or_path: str | Path, overrides: Overrides = ()) -> ConfigDi
       InputError: unknown recipe, unknown field, a value of the wrong type or outside its range.
     """
     path = find_config(name_or_path)
-    module = _import_file(path)
-    try:
-        config = module.get_config()
-    except Exception as error:  # the user's code may raise anything
-        raise InputError(
-            f"{path}: get_config() raised {type(error).__name__}: {_reason(error)}"
-        ) from error
+    config = run_config_file(path, "get_config", _RECIPE)
     if not isinstance(config, ConfigDict):
         raise InputError(
             f"{path}: get_config() must return a ConfigDict, got {type(config).__name__}; {_RECIPE}"

@@ -35,6 +35,12 @@ def add_sweep(jobs: Any) -> None:
         metavar="SECTION.FIELD=A,B,C",
         help="a field to vary and its values; repeat the flag for all combinations",
     )
+    sweep.add_argument(
+        "--points",
+        metavar="FILE",
+        help="named points instead of a grid: a Python file with get_points(), or the name of one "
+        "in configs/ablations/ (paper: the ablations of the paper)",
+    )
     sweep.set_defaults(run=_sweep, overrides=True)
 
 
@@ -45,5 +51,12 @@ def _sweep(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.training.interrupt import StopOnSignals
 
     config = load_config(args.config, overrides)
-    result = sweep(config, args.workdir, args.seeds, args.grid, stop=StopOnSignals())
+    result = sweep(
+        config,
+        args.workdir,
+        args.seeds,
+        args.grid,
+        points_file=args.points,
+        stop=StopOnSignals(),
+    )
     print(result_text(result))

@@ -30,6 +30,8 @@ class SweepFolder:
             "seeds": seeds,
             "grid": [point.fields for point in points],
         }
+        if names := [point.name for point in points if point.name]:
+            self._identity["names"] = names
 
     @property
     def identity_file(self) -> Path:

@@ -29,13 +29,16 @@ class Point:
     Attributes:
       fields: the values that the grid gives it, by field; empty where there is no grid.
       config: the whole config with these values.
+      name: of a point from a file.
     """
 
     fields: dict[str, object]
     config: ConfigDict
+    name: str | None = None
 
     def __str__(self) -> str:
-        return ", ".join(f"{k}={v}" for k, v in self.fields.items()) or "the config as it is"
+        fields = ", ".join(f"{k}={v}" for k, v in self.fields.items())
+        return self.name or fields or "the config as it is"
 
 
 def make_points(config: ConfigDict, grid: Sequence[str]) -> list[Point]:
@@ -52,7 +55,7 @@ def make_points(config: ConfigDict, grid: Sequence[str]) -> list[Point]:
     axes: dict[str, list[str]] = {}
     for flag in grid:
         field, values = _parse(flag)
-        _check_field(config, field, flag)
+        check_field(config, field, f"--grid {flag}")
         if field in axes:
             raise InputError(f"--grid {flag}: config.{field} is given twice; name all values once")
         axes[field] = values
@@ -76,14 +79,16 @@ def _parse(flag: str) -> tuple[str, list[str]]:
     return field.strip().removeprefix("config."), values
 
 
-def _check_field(config: ConfigDict, field: str, flag: str) -> None:
+def check_field(config: ConfigDict, field: str, where: str) -> None:
+    """Raises InputError where a sweep cannot vary a field."""
     known = flat_fields(config.to_dict())
     if field not in known:
-        raise InputError(f"--grid {flag}: {unknown_field(field, known)}")
-    if reason := _REFUSED.get(field.split(".")[0]):
-        raise InputError(f"--grid {flag}: config.{field} {reason}")
+        raise InputError(f"{where}: {unknown_field(field, known)}")
+    reason = _REFUSED.get(field.split(".")[0])
+    if reason and field != "data.groups":  # which belongs to the model
+        raise InputError(f"{where}: config.{field} {reason}")
     if field in FREE_FIELDS:
-        raise InputError(f"--grid {flag}: config.{field} changes no number; give it as an override")
+        raise InputError(f"{where}: config.{field} changes no number; give it as an override")
 
 
 def _with(config: ConfigDict, values: dict[str, str]) -> ConfigDict:

@@ -129,8 +129,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def point_name(point: dict[str, Any]) -> str:
-    """What to call a point of the grid: its fields."""
-    return ", ".join(f"{k}={v}" for k, v in point["fields"].items()) or "config"
+    """What to call a point: its name, or the fields that the grid gives it."""
+    fields = ", ".join(f"{k}={v}" for k, v in point["fields"].items())
+    return point.get("name") or fields or "config"
 
 
 def _diverged(point: dict[str, Any]) -> str:

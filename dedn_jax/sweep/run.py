@@ -23,6 +23,7 @@ from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.sweep.folder import SweepFolder
 from dedn_jax.sweep.layout import ModelLayout, stack
 from dedn_jax.sweep.points import Point, make_points
+from dedn_jax.sweep.points_file import read_points
 from dedn_jax.sweep.report import SHARED, draw, summaries
 from dedn_jax.sweep.trainer import ModelsResult, ModelsTrainer
 from dedn_jax.training.compilation_cache import compilation_cache
@@ -36,7 +37,6 @@ class _Common(NamedTuple):
     """What all points share."""
 
     dataset: GZSLDataset
-    groups: AttributeGroups
     features: ResidentFeatures | None
     layout: ModelLayout
     seeds: list[int]
@@ -49,6 +49,7 @@ def sweep(
     seeds: int,
     grid: Sequence[str] = (),
     *,
+    points_file: str | Path | None = None,
     stop: StopRequest | None = None,
 ) -> dict[str, Any]:
     """Runs or resumes a sweep.
@@ -67,6 +68,7 @@ def sweep(
       workdir_path: directory of the sweep; an interrupted sweep in it goes on.
       seeds: how many models.
       grid: see `dedn_jax.sweep.points.make_points`.
+      points_file: in place of a grid, see `dedn_jax.sweep.points_file.read_points`.
       stop: makes the sweep save and raise `Interrupted`; None: nothing does.
 
     Returns:
@@ -77,13 +79,15 @@ def sweep(
       Interrupted: `stop` asked for it; everything is saved.
     """
     _check(config, seeds)
-    points = make_points(config, grid)
+    if points_file and grid:
+        raise InputError("--grid: --points names every point already; give one of the two")
+    points = read_points(config, points_file) if points_file else make_points(config, grid)
     folder = SweepFolder(workdir_path, config, seeds, points)
     folder.check()
     dataset = load_dataset(config)
     for point in points:
         check_protocol(point.config, dataset)
-    groups = resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
+        _groups(point.config, dataset)
     with Workdir(workdir_path).locked():
         folder.claim(dataset.fingerprint())
         if not folder.result_file.exists():
@@ -96,7 +100,7 @@ def sweep(
             with stop or StopRequest() as stop, compilation_cache(folder.path, config):
                 features = place_features(dataset.inputs, config, local_layout(), may_shard=False)
                 all_seeds = [config.seed + i for i in range(seeds)]
-                common = _Common(dataset, groups, features, layout, all_seeds, stop)
+                common = _Common(dataset, features, layout, all_seeds, stop)
                 results = [
                     _point(point, number, len(points), folder.point(number), common)
                     for number, point in enumerate(points)
@@ -157,11 +161,12 @@ def _point(
 
 def _train(point: Point, where: str, folder: Path, common: _Common) -> dict[str, object]:
     config, dataset = point.config, common.dataset
-    network, *others = (_network(config, seed, common) for seed in common.seeds)
+    groups = _groups(config, dataset)
+    network, *others = (_network(config, seed, dataset, groups) for seed in common.seeds)
     trainer = ModelsTrainer(
         config=config,
         network=network,
-        groups=common.groups,
+        groups=groups,
         layout=common.layout,
         features=common.features,
         folder=folder,
@@ -179,6 +184,8 @@ def _train(point: Point, where: str, folder: Path, common: _Common) -> dict[str,
     diverged_at = final.diverged_at
     protocol = config.selection.protocol
     result: dict[str, object] = {"fields": point.fields, "protocol": protocol}
+    if point.name:
+        result["name"] = point.name
     if isinstance(validation, ModelsResult):
         pairs = zip(validation.diverged_at, final.diverged_at, strict=True)
         diverged_at = [a or b for a, b in pairs]
@@ -202,10 +209,16 @@ def _train(point: Point, where: str, folder: Path, common: _Common) -> dict[str,
     }
 
 
-def _network(config: ConfigDict, seed: int, common: _Common) -> Network:
+def _groups(config: ConfigDict, dataset: GZSLDataset) -> AttributeGroups:
+    return resolve_groups(config.data.groups, dataset.word_vectors, dataset.groups)
+
+
+def _network(
+    config: ConfigDict, seed: int, dataset: GZSLDataset, groups: AttributeGroups
+) -> Network:
     own = ConfigDict(config.to_dict())
     own.seed = seed
-    return make_network(own, common.dataset, common.groups)
+    return make_network(own, dataset, groups)
 
 
 def _validation(result: ModelsResult) -> list[dict[str, Any]]:

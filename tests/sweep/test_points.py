@@ -44,7 +44,7 @@ def test_without_a_grid_there_is_one_point() -> None:
         (["train.epochs=3,0"], r"config.train.epochs=0, expected at least 1"),
         (["loss.bias=1,2,1.0"], r"a value is given twice"),
         (["loss.bias=1", "loss.bias=2"], r"config.loss.bias is given twice"),
-        (["data.groups=0-2"], r"config.data.groups would make it another data set"),
+        (["data.dtype=float16"], r"config.data.dtype would make it another data set"),
         (["seed=1,2"], r"config.seed is what --seeds varies"),
         (["backbone.name=resnet18"], r"config.backbone.name has no effect on features"),
         (["distribution.strategy=jit,pmap"], r"config.distribution.strategy changes no number"),
