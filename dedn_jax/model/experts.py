@@ -199,8 +199,9 @@ class DualExpert(nnx.Module):
             self.fine = nnx.List(attention(list(m)) for m in groups.members)
         self.has_heads = heads
         if heads:
-            identity = jnp.eye(len(self.group_order), dtype=jnp.float32)
-            self.heads = nnx.Dict({name: nnx.Param(identity) for name in EXPERTS["both"]})
+            n = len(self.group_order)
+            # An array for each: a step that reuses the memory of its state takes none twice.
+            self.heads = nnx.Dict({name: nnx.Param(jnp.eye(n)) for name in EXPERTS["both"]})
 
     @overload
     def __call__(
