@@ -74,5 +74,5 @@ def test_a_sweep_of_named_points(tmp_path: Path) -> None:
     assert all(f"\n{name} " in text for name in ("coarse", "region", "one group"))
     assert sweep(config, tmp_path / "sweep", 2, points_file=points) == result
     points.write_text(points.read_text().replace("'coarse':", "'cexp':"))
-    with pytest.raises(InputError, match="names=.* there"):
+    with pytest.raises(InputError, match=r"names=.* there"):
         sweep(config, tmp_path / "sweep", 2, points_file=points)
