@@ -75,12 +75,19 @@ def get_config() -> ConfigDict:
     config.train.epochs = 80
     config.train.batch_size = 50
     config.train.balanced = True  # class-balanced sampling
+    config.train.mixup = 0.0  # alpha of Beta, by which images and labels are mixed; 0: none
+    config.train.images = 1.0  # share of each class's training images, drawn by the seed
     config.train.steps_per_call = 32  # in one compiled call, with resident feature maps
     config.train.compilation_cache = True  # in .compilation_cache beside the work directory
     config.train.evaluate_every = 0  # steps; 0: once an epoch
     config.train.log_every = 10  # steps
     config.train.checkpoint_every = 500  # steps
     config.train.checkpoints_kept = 2  # besides the selected parameters
+
+    config.teacher = ConfigDict()
+    config.teacher.workdir = ""  # a finished run on the same data, which the experts learn from
+    config.teacher.weight = 0.5  # of the teacher; the cross-entropy has the rest
+    config.teacher.temperature = 4.0
 
     config.selection = ConfigDict()
     config.selection.protocol = "validation"  # or "last", "test-best" (the published protocol)

@@ -412,6 +412,10 @@ def check_config(config: ConfigDict, where: str) -> None:
         *("log_every", "checkpoint_every", "checkpoints_kept"),
     ):
         require(config.train[name] >= 1, f"train.{name}", "at least 1")
+    require(config.train.mixup >= 0, "train.mixup", "0 (none) or more")
+    require(0 < config.train.images <= 1, "train.images", "a share above 0, at most 1")
+    require(0 <= config.teacher.weight <= 1, "teacher.weight", "a number from 0 to 1")
+    require(config.teacher.temperature > 0, "teacher.temperature", "more than 0")
     require(config.train.evaluate_every >= 0, "train.evaluate_every", "0 (once an epoch) or more")
     require(config.evaluate.batch_size >= 1, "evaluate.batch_size", "at least 1")
     require(config.model.rank >= 0, "model.rank", "0 (full rank) or more")

@@ -21,13 +21,17 @@ class BatchMean:
       weights: `[b]` float32: 1 for an image, 0 for padding; None where there is no padding.
       axis: name of the mapped axis along which the batch is sharded, if it is. Each device then
         gets its term of the mean: their sum over the axis is the mean.
+      scale: `[b]` float32: what the value of each image is multiplied by; None: 1.
     """
 
     weights: Float[Array, " b"] | None = None
     axis: str | None = None
+    scale: Float[Array, " b"] | None = None
 
     def __call__(self, values: Float[Array, " b"]) -> Float[Array, ""]:
         """The mean, or this device's term of it."""
+        if self.scale is not None:
+            values = values * self.scale
         if self.weights is None and self.axis is None:
             return values.mean()
         return self.sum(values) / self.count(values)

@@ -30,6 +30,8 @@ from dedn_jax.training.compilation_cache import compilation_cache
 from dedn_jax.training.interrupt import StopRequest, ending_the_run, stopped_run
 from dedn_jax.training.network import Network, make_network
 from dedn_jax.training.phases import SELECTED_BY, check_protocol, run_phases
+from dedn_jax.training.teacher import Teacher
+from dedn_jax.training.teacher_run import load_teacher
 from dedn_jax.training.workdir import Workdir
 
 
@@ -37,6 +39,7 @@ class _Common(NamedTuple):
     """What all points share."""
 
     dataset: GZSLDataset
+    teacher: Teacher | None
     features: ResidentFeatures | None
     layout: ModelLayout
     seeds: list[int]
@@ -88,8 +91,9 @@ def sweep(
     for point in points:
         check_protocol(point.config, dataset)
         _groups(point.config, dataset)
+    teacher = load_teacher(config, dataset)
     with Workdir(workdir_path).locked():
-        folder.claim(dataset.fingerprint())
+        folder.claim(dataset.fingerprint() | (teacher.fingerprint() if teacher else {}))
         if not folder.result_file.exists():
             layout = ModelLayout.of_devices(seeds)
             if not layout.shards_models:
@@ -100,7 +104,7 @@ def sweep(
             with stop or StopRequest() as stop, compilation_cache(folder.path, config):
                 features = place_features(dataset.inputs, config, local_layout(), may_shard=False)
                 all_seeds = [config.seed + i for i in range(seeds)]
-                common = _Common(dataset, features, layout, all_seeds, stop)
+                common = _Common(dataset, teacher, features, layout, all_seeds, stop)
                 results = [
                     _point(point, number, len(points), folder.point(number), common)
                     for number, point in enumerate(points)
@@ -173,6 +177,7 @@ def _train(point: Point, where: str, folder: Path, common: _Common) -> dict[str,
         stop=common.stop,
         seeds=common.seeds,
         where=where,
+        teacher=common.teacher,
     )
     phases = run_phases(trainer, dataset, stack([n.params for n in (network, *others)]))
     validation, final = phases.validation, phases.final

@@ -135,7 +135,7 @@ class ModelsTrainer(Trainer[ModelLayout]):
         return ModelsExecutor(
             self._make_step(phase.task),
             self.layout,
-            self._constants(phase.task),
+            self._constants(phase),
             np.asarray(phase.num_steps),
             self._batches(phase.task, sampler, schedule, done),
             done,

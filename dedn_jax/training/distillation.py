@@ -28,14 +28,12 @@ class Distillation:
       options: the keyword arguments of every objective.
       schedule: `constant`, `warmup` or `ramp`.
       schedule_steps: in which the weights rise to their values.
-      seed: of what is drawn at random.
     """
 
     weights: dict[str, float]
     options: dict[str, dict[str, Any]]
     schedule: str
     schedule_steps: float
-    seed: int
 
     @classmethod
     def from_config(cls, config: ConfigDict, steps_per_epoch: float) -> Distillation:
@@ -48,7 +46,6 @@ class Distillation:
             options,
             section["schedule"],
             section["schedule_epochs"] * steps_per_epoch,
-            config.seed,
         )
 
     @property

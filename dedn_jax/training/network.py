@@ -27,7 +27,9 @@ from dedn_jax.model.kernels import Kernel, resolve_kernel
 from dedn_jax.model.picture_model import PictureModel, picture_maps
 from dedn_jax.training.step import NONE_FROZEN
 
-BACKBONE_WEIGHTS = "backbone_weights"  # field of a run's fingerprint
+# Fields of a run's fingerprint.
+BACKBONE_WEIGHTS = "backbone_weights"
+TEACHER = "teacher"  # see `training.teacher`
 _BACKBONE_STREAM = 1
 
 

@@ -18,14 +18,16 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32, Int
 from ml_collections import ConfigDict
 
 from dedn_jax.model import losses
 from dedn_jax.model.distillation import Peers
+from dedn_jax.model.distillation.teacher import teacher_kl
 from dedn_jax.model.experts import EXPERTS
 from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.training.distillation import Distillation
+from dedn_jax.training.views import Mixed
 
 
 class ClassSpace(NamedTuple):
@@ -65,6 +67,10 @@ class Objective:
     Attributes:
       experts: names of those that are trained.
       align: whether each expert has both branches, which can then be aligned.
+      mixup: α of the mixing of images; 0: none.
+      teacher_weight: share of the cross-entropy that a trained teacher takes the place of.
+      teacher_temperature: of its scores.
+      seed: of what is drawn at random.
     """
 
     bias: float
@@ -76,6 +82,10 @@ class Objective:
     distillation: Distillation
     experts: tuple[str, ...]
     align: bool
+    mixup: float
+    teacher_weight: float
+    teacher_temperature: float
+    seed: int
 
     @classmethod
     def from_config(cls, config: ConfigDict, steps_per_epoch: float = 1.0) -> Objective:
@@ -91,11 +101,19 @@ class Objective:
             distillation=Distillation.from_config(config, steps_per_epoch),
             experts=EXPERTS[config.model.experts],
             align=config.model.branches == "both",
+            mixup=config.train.mixup,
+            teacher_weight=config.teacher.weight if config.teacher.workdir else 0.0,
+            teacher_temperature=config.teacher.temperature,
+            seed=config.seed,
         )
 
 
 def objective_terms(
-    peers: Peers, objective: Objective, factor: Float[Array, ""] | None = None
+    peers: Peers,
+    objective: Objective,
+    factor: Float[Array, ""] | None = None,
+    mixed: Mixed | None = None,
+    teacher: Peers | None = None,
 ) -> dict[str, Float[Array, ""]]:
     """Every loss term, and their weighted sum as `loss`; scalars, means over images.
 
@@ -106,23 +124,23 @@ def objective_terms(
       peers: what the experts say of the batch.
       objective: weights and margins.
       factor: of the distillation in this step; None: 1.
+      mixed: with what the images are mixed, if they are.
+      teacher: what a trained model says of them, if there is one.
     """
     o, mean = objective, peers.mean
     terms: dict[str, Float[Array, ""]] = {}
     total = jnp.zeros((), jnp.float32)
     scores = peers.scores._asdict()
     for name in o.experts:
-        terms[f"cross_entropy_{name}"] = losses.margin_cross_entropy(
-            scores[name],
-            peers.labels,
-            peers.seen,
-            bias=o.bias,
-            margin=o.margin if o.margin_aware else 0.0,
-            seen_margin=o.seen_margin if o.margin_aware else 0.0,
-            mean=mean,
-        )
+        terms[f"cross_entropy_{name}"] = _cross_entropy(scores[name], peers, o, mixed)
         terms[f"calibration_{name}"] = losses.self_calibration(scores[name], peers.seen, mean)
-        total += terms[f"cross_entropy_{name}"]
+        if teacher is None:
+            total += terms[f"cross_entropy_{name}"]
+        else:
+            theirs = getattr(teacher.scores, name)
+            terms[f"teacher_{name}"] = teacher_kl(theirs, scores[name], o.teacher_temperature, mean)
+            total += (1.0 - o.teacher_weight) * terms[f"cross_entropy_{name}"]
+            total += o.teacher_weight * terms[f"teacher_{name}"]
         # Left out rather than multiplied by 0: calibration can be infinite, and 0 · inf is NaN.
         if o.calibration_weight:
             total += o.calibration_weight * terms[f"calibration_{name}"]
@@ -137,3 +155,24 @@ def objective_terms(
             total += (weight if factor is None else weight * factor) * distilled[name]
         terms |= distilled
     return {"loss": total, **terms}
+
+
+def _cross_entropy(
+    scores: Float[Array, "b K"], peers: Peers, o: Objective, mixed: Mixed | None
+) -> Float[Array, ""]:
+    """Of the labels; of mixed images also of the other labels, each with its share."""
+
+    def of(labels: Int[Array, " b"], share: Float[Array, " b"] | None) -> Float[Array, ""]:
+        return losses.margin_cross_entropy(
+            scores,
+            labels,
+            peers.seen,
+            bias=o.bias,
+            margin=o.margin if o.margin_aware else 0.0,
+            seen_margin=o.seen_margin if o.margin_aware else 0.0,
+            mean=dataclasses.replace(peers.mean, scale=share),
+        )
+
+    if mixed is None:
+        return of(peers.labels, None)
+    return of(peers.labels, mixed.share) + of(mixed.labels, 1.0 - mixed.share)

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from dedn_jax.data.dataset import GZSLDataset, trainval_task, validation_task
+from dedn_jax.data.dataset import GZSLDataset, pruned, trainval_task, validation_task
 from dedn_jax.errors import InputError
 from dedn_jax.training.calibration import Calibration
 from dedn_jax.training.interrupt import ending_the_run
@@ -60,6 +60,7 @@ def run_phases(trainer: Trainer, dataset: GZSLDataset, params: nnx.State) -> Pha
             config.selection.validation_images,
             config.seed,
         )
+        candidate = pruned(candidate, config.train.images, config.seed)
         validation_classes = candidate.class_ids[~candidate.seen]
         steps = trainer.num_steps(candidate, epochs)
         phase = Phase("validation", candidate, steps, VALIDATION_LABEL)
@@ -71,7 +72,7 @@ def run_phases(trainer: Trainer, dataset: GZSLDataset, params: nnx.State) -> Pha
         epochs = selected * config.train.batch_size / len(candidate.train)
         if config.selection.refit == "continue":
             params, epochs = validation.params, epochs * config.selection.continue_epochs
-    task = trainval_task(dataset)
+    task = pruned(trainval_task(dataset), config.train.images, config.seed)
     label = TEST_BEST_LABEL if protocol == "test-best" else None
     final = trainer.train(Phase("final", task, trainer.num_steps(task, epochs), label), params)
     return Phases(validation, validation_classes, calibrations, final)

@@ -24,6 +24,8 @@ from dedn_jax.training.phases import (
 )
 from dedn_jax.training.run import TrainingRun
 from dedn_jax.training.single import SingleTrainer
+from dedn_jax.training.teacher import Teacher
+from dedn_jax.training.teacher_run import load_teacher
 from dedn_jax.training.trainer import Tested
 
 
@@ -34,6 +36,8 @@ def train_run(
     folder, config = run.workdir, run.config
     folder.check_config(config)
     fingerprint = run.dataset.fingerprint() | run.network.fingerprint()
+    if teacher := load_teacher(config, run.dataset):
+        fingerprint |= teacher.fingerprint()
     check_protocol(config, run.dataset)
     layout = Layout.of_devices(attribute_shards=config.distribution.attribute_shards)
     # One process holds the directory for all.
@@ -44,14 +48,18 @@ def train_run(
         if folder.result_file.exists():
             return
         with stop or StopRequest() as stop, run.computing():
-            _train(run, layout, stop, callbacks if is_main() else ())
+            _train(run, layout, stop, callbacks if is_main() else (), teacher)
         if is_main():
             write_json(folder.result_file, run.result)
         barrier("the result is written")
 
 
 def _train(
-    run: TrainingRun, layout: Layout, stop: StopRequest, callbacks: Sequence[Callback]
+    run: TrainingRun,
+    layout: Layout,
+    stop: StopRequest,
+    callbacks: Sequence[Callback],
+    teacher: Teacher | None,
 ) -> None:
     """Trains and finishes `run`."""
     config, dataset = run.config, run.dataset
@@ -64,6 +72,7 @@ def _train(
         folder=run.workdir.path,
         stop=stop,
         callbacks=callbacks,
+        teacher=teacher,
     )
     phases = run_phases(trainer, dataset, run.network.params)
     with ending_the_run("in the evaluation on the test sets"):

@@ -56,7 +56,7 @@ class SingleTrainer(Trainer[Layout]):
         sampler = self._sampler(phase.name, phase.task)
         batches = self._batches(phase.task, sampler, schedule, done)
         make_step = functools.partial(self._make_step, phase.task)
-        arguments = make_step, self.layout, self._constants(phase.task)
+        arguments = make_step, self.layout, self._constants(phase)
         if isinstance(batches, ResidentBatches):
             return ResidentExecutor(*arguments, batches)
         streamed = PmapExecutor if self.config.distribution.strategy == "pmap" else JitExecutor

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from dedn_jax.data.pipeline import Batch
 from dedn_jax.model import losses
@@ -17,6 +17,7 @@ from dedn_jax.model.distillation import Peers
 from dedn_jax.model.experts import DualExpert
 from dedn_jax.parallel.axes import ALONE, Axes
 from dedn_jax.training.objective import ClassSpace, Objective, objective_terms
+from dedn_jax.training.views import kept_regions, mixed_maps, mixing
 
 # The frozen state of a model that has none: experts without a backbone.
 NONE_FROZEN: nnx.State = nnx.State({})
@@ -38,6 +39,19 @@ class TrainState(NamedTuple):
     optimizer: optax.OptState
 
 
+class TeacherState(NamedTuple):
+    """What a step is given of a trained teacher; see `training.teacher`.
+
+    Attributes:
+      params, frozen: of its network.
+      classes: of the phase, attributes in the teacher's group order.
+    """
+
+    params: nnx.State
+    frozen: nnx.State
+    classes: ClassSpace
+
+
 def loss_and_gradients(
     model: nnx.GraphDef,
     params: nnx.State,
@@ -47,25 +61,33 @@ def loss_and_gradients(
     frozen: nnx.State = NONE_FROZEN,
     axes: Axes = ALONE,
     step: Int[Array, ""] | int = 0,
+    teacher: tuple[nnx.GraphDef, TeacherState] | None = None,
 ) -> tuple[LossTerms, nnx.State]:
     """Loss terms, and the gradient of their weighted sum with respect to `params`.
 
     Under `axes` both are those of the global batch, replicated by one all-reduce. `step`, the
-    number of steps taken before, decides where schedules are and which regions are dropped.
+    number of steps taken before, decides where schedules are and what is drawn at random.
     """
-    mean = losses.BatchMean(batch.weights, axes.data)
     step = jnp.asarray(step, jnp.int32)
+    mean = losses.BatchMean(batch.weights, axes.data)
+    mixed = None
+    if objective.mixup:
+        mixed = mixing(objective.seed, step, batch.labels, objective.mixup, mean)
 
-    def loss(params: nnx.State) -> tuple[Float[Array, ""], LossTerms]:
+    def say(
+        model: nnx.GraphDef, params: nnx.State, frozen: nnx.State, classes: ClassSpace, share: float
+    ) -> Peers:
+        """What the experts of a model say of the batch, and of it with a share of regions gone."""
         module = nnx.merge(model, params, frozen)
         experts: DualExpert = getattr(module, "experts", module)
         maps = module.maps(batch.inputs)
-        distillation = objective.distillation
+        if mixed is not None:
+            maps = mixed_maps(maps, mixed, axes.data)
         dropped = None
-        if share := distillation.dropped_share:
-            masks = kept_regions(distillation.seed, step, maps, share, axes.data)
-            dropped = experts(maps * masks[:, None].astype(maps.dtype), axes.rows)
-        peers = Peers.of(
+        if share:
+            kept = kept_regions(objective.seed, step, maps, share, axes.data)
+            dropped = experts(maps * kept[:, None].astype(maps.dtype), axes.rows)
+        return Peers.of(
             attributes=experts(maps, axes.rows),
             embeddings=classes.embeddings,
             seen=classes.seen,
@@ -76,7 +98,16 @@ def loss_and_gradients(
             dropped=dropped,
             heads=experts.head_matrices(),
         )
-        terms = objective_terms(peers, objective, distillation.factor(step))
+
+    taught = None
+    if teacher is not None:
+        definition, state = teacher
+        taught = say(definition, state.params, state.frozen, state.classes, 0.0)
+
+    def loss(params: nnx.State) -> tuple[Float[Array, ""], LossTerms]:
+        peers = say(model, params, frozen, classes, objective.distillation.dropped_share)
+        factor = objective.distillation.factor(step)
+        terms = objective_terms(peers, objective, factor, mixed, taught)
         if axes.rows is not None:
             # After the gather every device along this axis has the same terms: dividing them makes
             # their sum, and that of the gradients, right.
@@ -87,28 +118,6 @@ def loss_and_gradients(
     return jax.lax.psum((terms, gradients), axes.names) if axes.names else (terms, gradients)
 
 
-def kept_regions(
-    seed: int,
-    step: Int[Array, ""],
-    maps: Float[Array, "batch channels *regions"],
-    dropped: float,
-    axis: str | None,
-) -> Bool[Array, "batch regions"]:
-    """Which regions of each image are not dropped in a step, whatever devices the batch is on.
-
-    Args:
-      seed: of the run.
-      step: number of steps taken before.
-      maps: of this device's images.
-      dropped: share of regions that are dropped.
-      axis: along which the batch is sharded.
-    """
-    first = 0 if axis is None else jax.lax.axis_index(axis) * len(maps)
-    key = jax.random.fold_in(jax.random.key(seed), step)
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, first + i))(jnp.arange(len(maps)))
-    return jax.vmap(lambda k: jax.random.bernoulli(k, 1.0 - dropped, maps.shape[2:]))(keys)
-
-
 TrainStep = Callable[..., tuple[TrainState, LossTerms]]
 
 
@@ -117,24 +126,31 @@ def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     axes: Axes = ALONE,
+    teacher: nnx.GraphDef | None = None,
 ) -> TrainStep:
-    """The step `(state, batch, classes, frozen) -> (state, terms)`; pure, not compiled.
+    """The step `(state, batch, classes, frozen, teacher) -> (state, terms)`; pure, not compiled.
 
     `terms` are the loss terms before the step, `gradient_norm`, and `parameter_norm` after it.
-    `frozen` is the model's state besides `state.params`, by default none.
+    `frozen` is the model's state besides `state.params`, by default none; so is `teacher`.
 
     Args:
       model: its definition.
       objective: which losses.
       optimizer: of `make_optimizer`.
       axes: mapped axes that the step runs under; see `loss_and_gradients`.
+      teacher: definition of the teacher's model, if there is one.
     """
 
     def train_step(
-        state: TrainState, batch: Batch, classes: ClassSpace, frozen: nnx.State = NONE_FROZEN
+        state: TrainState,
+        batch: Batch,
+        classes: ClassSpace,
+        frozen: nnx.State = NONE_FROZEN,
+        taught_by: TeacherState | None = None,
     ) -> tuple[TrainState, LossTerms]:
+        theirs = None if teacher is None or taught_by is None else (teacher, taught_by)
         terms, gradients = loss_and_gradients(
-            model, state.params, batch, classes, objective, frozen, axes, state.step
+            model, state.params, batch, classes, objective, frozen, axes, state.step, theirs
         )
         factor = objective.distillation.factor(state.step)
         if factor is not None:

@@ -39,7 +39,8 @@ from dedn_jax.training.phase import STREAMS, Phase, PhaseResult
 from dedn_jax.training.prediction import Mixing
 from dedn_jax.training.schedule import Schedule
 from dedn_jax.training.scores import Scores
-from dedn_jax.training.step import TrainState, TrainStep, make_train_step
+from dedn_jax.training.step import TeacherState, TrainState, TrainStep, make_train_step
+from dedn_jax.training.teacher import Teacher
 
 
 class Start(NamedTuple):
@@ -86,6 +87,7 @@ class Trainer(abc.ABC, Generic[L]):
       layout: of the devices.
       features: resident feature maps; None: batches are streamed.
       folder: of the run; a phase's is in it.
+      teacher: that the models learn from, if there is one.
       stop: polled while training and evaluating.
       callbacks: told of steps, evaluations and phases.
     """
@@ -98,6 +100,7 @@ class Trainer(abc.ABC, Generic[L]):
     folder: Path
     stop: StopRequest
     callbacks: Sequence[Callback] = ()
+    teacher: Teacher | None = None
 
     def train(self, phase: Phase, params: nnx.State) -> PhaseResult:
         """Trains, resumes what an earlier call left, or returns what it finished with.
@@ -260,14 +263,17 @@ class Trainer(abc.ABC, Generic[L]):
         reading = Reading(self.config.data.workers, self.layout.host_shard)
         return TrainBatches(task, sampler, schedule.num_steps, reading, done)
 
-    def _constants(self, task: Task) -> tuple[ClassSpace, nnx.State]:
+    def _constants(self, phase: Phase) -> tuple[ClassSpace, nnx.State, TeacherState | None]:
+        task = phase.task
         classes = make_class_space(task.class_embeddings, task.seen, self.groups)
-        return classes, self.network.frozen
+        teacher = self.teacher.state(phase.name, task) if self.teacher else None
+        return classes, self.network.frozen, teacher
 
     def _make_step(self, task: Task, axes: Axes = ALONE) -> TrainStep:
         objective = Objective.from_config(self.config, self.steps_per_epoch(task))
         optimizer = make_optimizer(self.config)
-        return make_train_step(self.network.definition, objective, optimizer, axes)
+        teacher = self.teacher.network.definition if self.teacher else None
+        return make_train_step(self.network.definition, objective, optimizer, axes, teacher)
 
     def _poll(self, done: int) -> int:
         return poll_stop(self.stop, done, 1)

@@ -37,6 +37,7 @@ FREE_FIELDS = frozenset(
         "distribution.strategy",
         "evaluate.batch_size",
         "model.kernel",
+        "teacher.workdir",
         "train.compilation_cache",
         "train.log_every",
         "train.steps_per_call",

@@ -17,7 +17,7 @@ from dedn_jax.model.distillation import OBJECTIVES, Peers, bidirectional_kl
 from dedn_jax.training.distillation import ALWAYS_LOGGED, Distillation
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.objective import Objective, objective_terms
-from dedn_jax.training.step import kept_regions
+from dedn_jax.training.views import kept_regions
 from tests.helpers.tiny import tiny_config
 from tests.model.distillation.made_up import arrays_of, peers_of, said
 
