@@ -60,6 +60,15 @@ class PictureRuns:
     @cached_property
     def small(self) -> Run:
         """From pictures, through a small backbone that was trained; calibrated."""
+        return self._small("small")
+
+    @cached_property
+    def part(self) -> Run:
+        """As `small`, the region branch of the fine expert alone."""
+        return self._small("part", {"model.experts": "fine", "model.branches": "region"})
+
+    def _small(self, name: str, fields: dict[str, object] | None = None) -> Run:
         backbone = {"backbone.name": "small", "backbone.trained": True}
         others = {"data.source": "images", "selection.protocol": "validation"}
-        return train(load_config("base", self._common | backbone | others), self._root / "small")
+        config = load_config("base", self._common | backbone | others | (fields or {}))
+        return train(config, self._root / name)

@@ -27,8 +27,10 @@ def read_published_weights(run: TrainingRun, path: Path) -> nnx.State:
       True
 
     Raises:
-      InputError: not a `state_dict` of the published model, or one of other sizes than the run's.
+      InputError: not a `state_dict` of the published model, one of other sizes than the run's, or a
+        run whose model lacks an expert or a branch.
     """
+    _check_parts(run)
     nested = from_published(read_state_dict(path), str(path))
     return with_experts(run.network.params, nested, str(path))
 
@@ -42,14 +44,10 @@ def export_published_weights(run: TrainingRun, path: Path) -> None:
       True
 
     Raises:
-      InputError: the run is not finished, PyTorch is missing, or the file cannot be written.
+      InputError: the run is not finished, its model lacks an expert or a branch, PyTorch is missing,
+        or the file cannot be written.
     """
-    for field in ("experts", "branches"):
-        if run.config.model[field] != "both":
-            raise InputError(
-                f"{run.workdir.config_file}: config.model.{field}={run.config.model[field]!r}: the "
-                "published code always has both; choose another format"
-            )
+    _check_parts(run)
     data = run.outline
     classes = make_class_space(data.class_embeddings, data.seen, run.groups)
     state_dict = to_published(
@@ -59,3 +57,12 @@ def export_published_weights(run: TrainingRun, path: Path) -> None:
         bias=run.config.loss.bias,
     )
     write_state_dict(path, state_dict)
+
+
+def _check_parts(run: TrainingRun) -> None:
+    for field in ("experts", "branches"):
+        if run.config.model[field] != "both":
+            raise InputError(
+                f"{run.workdir.config_file}: config.model.{field}={run.config.model[field]!r}: the "
+                "published code always has both; use safetensors"
+            )
