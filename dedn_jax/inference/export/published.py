@@ -44,8 +44,8 @@ def export_published_weights(run: TrainingRun, path: Path) -> None:
       True
 
     Raises:
-      InputError: the run is not finished, its model lacks an expert or a branch, PyTorch is missing,
-        or the file cannot be written.
+      InputError: the run is not finished, its model lacks an expert or a branch, PyTorch is
+        missing, or the file cannot be written.
     """
     _check_parts(run)
     data = run.outline
