@@ -142,6 +142,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_flags(parser)
+    parser.add_argument("--reference-dir", type=Path, help="a checkout of zjrao/DEDN")
     parser.add_argument("--steps", type=int, default=3, help="after warming up")
     args = parser.parse_args(argv)
     report = measure(sizes_of(args), args.reference_dir, positive("--steps", args.steps))

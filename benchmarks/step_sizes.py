@@ -97,8 +97,7 @@ def make_up(size: Size, most_bytes: int = HOST_BYTES) -> MadeUp:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of both benchmarks."""
-    parser.add_argument("--reference-dir", type=Path, help="a checkout of zjrao/DEDN")
+    """The flags by which sizes are chosen, and that of the report."""
     parser.add_argument("--sizes", default="small", help=f"some of {','.join(SIZES)}")
     parser.add_argument("--channels", type=int, help="instead of the size's own")
     parser.add_argument("--side", type=int, help="likewise; regions are side x side")

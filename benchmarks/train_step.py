@@ -199,6 +199,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measures and prints, size by size."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_flags(parser)
+    parser.add_argument("--reference-dir", type=Path, help="a checkout of zjrao/DEDN")
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args(argv)
     sizes, rounds = sizes_of(args), positive("--rounds", args.rounds)
