@@ -24,7 +24,7 @@ from dedn_jax.plan.sizes import Sizes
 from dedn_jax.training.network import Network, build_network, init_backbone
 from dedn_jax.training.objective import ClassSpace, Objective
 from dedn_jax.training.optimizer import make_optimizer
-from dedn_jax.training.step import TrainState, init_state, make_train_step
+from dedn_jax.training.step import TeacherState, TrainState, init_state, make_train_step
 
 
 class Program(NamedTuple):
@@ -108,14 +108,18 @@ def train_program(
         _abstract((sizes.classes,), jnp.bool),
     )
     objective = Objective.from_config(config)
-    step = make_train_step(network.definition, objective, optimizer, layout.axes)
+    # A teacher is taken to have the model of this config.
+    taught = bool(config.teacher.workdir)
+    teacher = TeacherState(network.params, network.frozen, classes) if taught else None
+    theirs = network.definition if taught else None
+    step = make_train_step(network.definition, objective, optimizer, layout.axes, theirs)
 
-    def run(state: TrainState, batch: Batch, features: Any, classes: Any, frozen: Any) -> Any:
-        return step(state, batch._replace(inputs=lookup(features, batch.inputs)), classes, frozen)
+    def run(state: TrainState, batch: Batch, features: Any, *constants: Any) -> Any:
+        return step(state, batch._replace(inputs=lookup(features, batch.inputs)), *constants)
 
-    specs = (REPLICATED, SHARDED, features_spec(features), REPLICATED, REPLICATED)
-    jitted = layout.compile(run, specs, REPLICATED, donate=(0,))
-    return Program(jitted, (state, batch, features, classes, network.frozen), specs)
+    arguments = (state, batch, features, classes, network.frozen, teacher)
+    specs = (REPLICATED, SHARDED, features_spec(features), REPLICATED, REPLICATED, REPLICATED)
+    return Program(layout.compile(run, specs, REPLICATED, donate=(0,)), arguments, specs)
 
 
 def extract_program(config: ConfigDict, picture: int, images: int) -> Program:

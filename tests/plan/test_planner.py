@@ -10,8 +10,10 @@ import pytest
 
 from dedn_jax.config import load_config
 from dedn_jax.errors import InputError
+from dedn_jax.parallel.mesh import Layout
 from dedn_jax.plan.chips import parse_slice
 from dedn_jax.plan.planner import MAX_EXTRA, padded, plan
+from dedn_jax.plan.programs import train_program
 from dedn_jax.plan.report import duration, plan_text
 from dedn_jax.plan.sizes import find_sizes
 
@@ -184,3 +186,17 @@ def test_attribute_shards_leave_fewer_parts_of_a_batch() -> None:
     assert compiler.asked[0]["images"] == 50
     _, compiler = _plan(1e6, "v5e:2x4")
     assert compiler.asked[0]["images"] == 56
+
+
+def test_a_teacher_and_missing_parts_are_in_the_step() -> None:
+    """FLOPs of the step: a forward pass more with a teacher, a branch or an expert less without."""
+    sizes = find_sizes(load_config("awa2_gzsl"), "awa2_gzsl", {"channels": 32, "regions": 9})
+
+    def flops(*overrides: str) -> float:
+        config = load_config("awa2_gzsl", overrides)
+        return float(train_program(config, sizes, 50, Layout.of_devices()).flops().total)
+
+    whole = flops()
+    assert 1.2 * whole < flops("--config.teacher.workdir=runs/all") < 1.5 * whole
+    assert flops("--config.model.branches=region") < 0.75 * whole
+    assert flops("--config.model.experts=fine") < 0.6 * whole
