@@ -65,11 +65,19 @@ def get_config() -> ConfigDict:
     config.loss.distillation = _distillation()
 
     config.optimizer = ConfigDict()
-    config.optimizer.learning_rate = 1e-4
-    config.optimizer.decay = 0.99
-    config.optimizer.epsilon = 1e-8
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 1e-4
+    config.optimizer.name = "rmsprop"  # as published; or adamw, sgd, lion
+    config.optimizer.learning_rate = 1e-4  # the highest, where a schedule changes it
+    config.optimizer.decay = 0.99  # of squared gradients (rmsprop; adamw, lion: b2); not of sgd
+    config.optimizer.epsilon = 1e-8  # of rmsprop and adamw
+    config.optimizer.momentum = 0.9  # of rmsprop and sgd; adamw, lion: b1
+    config.optimizer.weight_decay = 1e-4  # rmsprop, sgd: L2 in the gradient; adamw, lion: decoupled
+    config.optimizer.schedule = "constant"  # or cosine, over config.train.epochs
+    config.optimizer.warmup_epochs = 0.0  # in which the learning rate rises from 0
+    config.optimizer.final_fraction = 0.0  # of the learning rate, at the end of a cosine
+    config.optimizer.clip_norm = 0.0  # of the gradient of all parameters; 0: not clipped
+    config.optimizer.ema_decay = 0.0  # of averaged parameters, which are then the run's; 0: off
+    config.optimizer.scale_with_batch = False  # learning rates by batch_size / reference_batch
+    config.optimizer.reference_batch = 50
 
     config.train = ConfigDict()
     config.train.epochs = 80

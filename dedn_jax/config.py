@@ -29,6 +29,8 @@ KERNELS = ("auto", "xla", "pallas")
 STRATEGIES = ("jit", "pmap")
 RESIDENCIES = ("auto", "replicated", "sharded", "never")
 BACKBONE_DTYPES = ("float32", "bfloat16")
+OPTIMIZERS = ("rmsprop", "adamw", "sgd", "lion")
+LEARNING_RATES = ("constant", "cosine")
 EXPERTS = ("both", "coarse", "fine")
 BRANCHES = ("both", "region", "channel")
 SCHEDULES = ("constant", "warmup", "ramp")
@@ -361,6 +363,34 @@ def _check_distillation(config: ConfigDict, require: Callable[[bool, str, str], 
                 require(value >= at_least, field, f"{at_least} or more")
 
 
+def _check_optimizer(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:
+    o = config.optimizer
+    for name, choices in (("name", OPTIMIZERS), ("schedule", LEARNING_RATES)):
+        require(o[name] in choices, f"optimizer.{name}", "one of " + ", ".join(choices))
+    for name in ("learning_rate", "epsilon"):
+        require(o[name] > 0, f"optimizer.{name}", "more than 0")
+    for name in ("decay", "momentum", "ema_decay"):
+        require(0 <= o[name] < 1, f"optimizer.{name}", "a number from 0 to below 1")
+    for name in ("weight_decay", "clip_norm"):
+        require(o[name] >= 0, f"optimizer.{name}", "0 or more")
+    epochs = config.train.epochs
+    require(
+        0 <= o.warmup_epochs < epochs,
+        "optimizer.warmup_epochs",
+        f"0 to below config.train.epochs={epochs}",
+    )
+    require(0 <= o.final_fraction <= 1, "optimizer.final_fraction", "a number from 0 to 1")
+    selection = config.selection
+    continues = selection.protocol == "validation" and selection.refit == "continue"
+    require(
+        not (o.schedule == "cosine" and continues and o.final_fraction == 0),
+        "optimizer.final_fraction",
+        "more than 0 with config.optimizer.schedule=cosine and config.selection.refit=continue, "
+        "which trains on at what the learning rate has come to",
+    )
+    require(o.reference_batch >= 1, "optimizer.reference_batch", "at least 1")
+
+
 def check_config(config: ConfigDict, where: str) -> None:
     """Checks ranges and choices of every field that has them.
 
@@ -428,8 +458,4 @@ def check_config(config: ConfigDict, where: str) -> None:
         require(0 <= config.predict[name] <= 1, f"predict.{name}", "a number from 0 to 1")
     for name in ("validation_classes", "validation_images", "continue_epochs", "mix_step"):
         require(0 < config.selection[name] < 1, f"selection.{name}", "a share between 0 and 1")
-    for name in ("learning_rate", "epsilon"):
-        require(config.optimizer[name] > 0, f"optimizer.{name}", "more than 0")
-    for name in ("decay", "momentum"):
-        require(0 <= config.optimizer[name] < 1, f"optimizer.{name}", "a number from 0 to below 1")
-    require(config.optimizer.weight_decay >= 0, "optimizer.weight_decay", "0 or more")
+    _check_optimizer(config, require)

@@ -44,11 +44,19 @@ def test_published_recipes(name):
     assert (distillation.name, distillation.schedule) == ("agreement", "constant")
     assert (distillation.agreement.weight, config.loss.alignment_weight) == (0.1, 0.001)
     assert config.optimizer.to_dict() == {
+        "name": "rmsprop",
         "learning_rate": 1e-4,
         "decay": 0.99,
         "epsilon": 1e-8,
         "momentum": 0.9,
         "weight_decay": 1e-4,
+        "schedule": "constant",
+        "warmup_epochs": 0.0,
+        "final_fraction": 0.0,
+        "clip_norm": 0.0,
+        "ema_decay": 0.0,
+        "scale_with_batch": False,
+        "reference_batch": 50,
     }
 
 
@@ -179,6 +187,15 @@ def test_own_recipe(tmp_path):
         ("--config.predict.expert_mix=nan", "predict.expert_mix=nan, expected a finite number"),
         ("--config.optimizer.learning_rate=0", "learning_rate=0.0, expected more than 0"),
         ("--config.optimizer.momentum=1", "momentum=1.0, expected a number from 0 to below 1"),
+        ("--config.optimizer.name=adam", "name='adam', expected one of rmsprop, adamw, sgd, lion"),
+        ("--config.optimizer.schedule=step", "schedule='step', expected one of constant, cosine"),
+        ("--config.optimizer.warmup_epochs=-1", r"epochs=-1.0, expected 0 to below config.train"),
+        ("--config.optimizer.warmup_epochs=80", r"=80.0, expected 0 to below .*epochs=\d+$"),
+        ("--config.optimizer.final_fraction=2", "final_fraction=2.0, expected a number from 0 to"),
+        ("--config.optimizer.clip_norm=-1", "clip_norm=-1.0, expected 0 or more"),
+        ("--config.optimizer.weight_decay=-1", "weight_decay=-1.0, expected 0 or more"),
+        ("--config.optimizer.ema_decay=1", "ema_decay=1.0, expected a number from 0 to below 1"),
+        ("--config.optimizer.reference_batch=0", "reference_batch=0, expected at least 1"),
         ("--config.selection.validation_classes=1", "=1.0, expected a share between 0 and 1"),
         ("--config.data.format=csv", "data.format='csv', expected one of published_hdf5, stor"),
         ("--config.data.dtype=float64", "data.dtype='float64', expected one of float32, bf"),

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     import torch
     from ml_collections import ConfigDict
 
+# Of `config.optimizer`, what the published code does.
+_OPTIMIZER: dict[str, object] = {
+    "name": "rmsprop",
+    "schedule": "constant",
+    "warmup_epochs": 0.0,
+    "clip_norm": 0.0,
+    "ema_decay": 0.0,
+    "scale_with_batch": False,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -70,6 +80,13 @@ class Recipe:
                 raise InputError(
                     f"config.model.{field}={config.model[field]!r}: the published code always has "
                     "both; set that to compare"
+                )
+        for field, value in _OPTIMIZER.items():
+            if optimizer[field] != value:
+                raise InputError(
+                    f"config.optimizer.{field}={optimizer[field]!r}: the published code has "
+                    "RMSprop at one learning rate, without clipping or averaging; set "
+                    f"{value!r} to compare"
                 )
         return cls(
             calibration_weight=loss.calibration_weight,

@@ -89,7 +89,7 @@ def train_program(
         an argument.
     """
     network = abstract_network(config, sizes, kernel)
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, sizes.images / sizes.batch)
     state = jax.eval_shape(lambda p: init_state(p, optimizer), network.params)
     if sizes.picture:
         inputs = _abstract((images, sizes.picture, sizes.picture, 3), jnp.uint8)

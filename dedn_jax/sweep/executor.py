@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from dedn_jax.data.pipeline import Batch, Batches
@@ -17,6 +16,7 @@ from dedn_jax.parallel.resident.batches import ResidentBatches, draw_batches
 from dedn_jax.parallel.resident.features import lookup
 from dedn_jax.sweep.layout import ModelLayout, each_model
 from dedn_jax.sweep.step_metrics import all_finite
+from dedn_jax.training.optimizer import Optimizer
 from dedn_jax.training.step import TrainState, TrainStep, init_state
 
 
@@ -117,13 +117,26 @@ def choose(which: jax.Array, these: Any, those: Any) -> Any:
 
 
 def init_states(
-    params: nnx.State, optimizer: optax.GradientTransformation, layout: ModelLayout
+    params: nnx.State,
+    optimizer: Optimizer,
+    layout: ModelLayout,
+    schedule_step: np.ndarray | int = 0,
 ) -> TrainState:
-    """The stacked states before the first step; shares no memory with the stacked `params`."""
+    """The stacked states before the first step; shares no memory with the stacked `params`.
 
-    def init(params: nnx.State) -> TrainState:
+    Args:
+      params: stacked.
+      optimizer: of every model.
+      layout: of the models.
+      schedule_step: as for `init_state`; `[models]`, or the same for all.
+    """
+
+    def init(params: nnx.State, schedule_step: jax.Array) -> TrainState:
         copies = jax.tree.map(jnp.copy, params)
-        return jax.vmap(lambda p: init_state(p, optimizer))(copies)
+        return jax.vmap(lambda p, s: init_state(p, optimizer, s))(copies, schedule_step)
 
+    by_model = layout.by_model
+    schedule_steps = np.broadcast_to(np.asarray(schedule_step, np.int32), layout.models)
+    states = layout.compile(init, (by_model, by_model), by_model)(params, schedule_steps)
     # Placed again: what does not depend on `params` comes out replicated.
-    return layout.place(layout.compile(init, (layout.by_model,), layout.by_model)(params))
+    return layout.place(states)

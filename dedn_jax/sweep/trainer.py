@@ -120,8 +120,9 @@ class ModelsTrainer(Trainer[ModelLayout]):
     def _place(self, params: nnx.State) -> nnx.State:
         return self.layout.place(params)
 
-    def _init_state(self, params: nnx.State) -> TrainState:
-        return init_states(params, make_optimizer(self.config), self.layout)
+    def _init_state(self, phase: Phase, params: nnx.State) -> TrainState:
+        optimizer = make_optimizer(self.config, self.steps_per_epoch(phase.task))
+        return init_states(params, optimizer, self.layout, self._schedule_step(phase))
 
     def _selection(self, params: nnx.State) -> Selections:
         return Selections(self.config.selection.metric, params, len(self.seeds))

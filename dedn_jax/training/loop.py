@@ -159,7 +159,7 @@ class Loop:
         assert label is not None
         for callback in self.callbacks:
             callback.on_evaluation_start(self.step, label)
-        params = self.executor.replicated(state.params)
+        params = self.executor.replicated(state.evaluated)
         metrics = self.evaluate(params, self.monitor.active(self.step))
         self.log.evaluation(self.step, label, metrics)
         self.selection.update(self.step, metrics, params)

@@ -24,12 +24,14 @@ class Phase:
       num_steps: steps to take; `[models]` in a sweep.
       label: names the images evaluated on wherever their numbers appear; None: the last step's
         parameters are taken without any evaluation.
+      epochs_before: epochs of the schedules that are over; `[models]` in a sweep.
     """
 
     name: str
     task: Task
     num_steps: int | np.ndarray
     label: str | None
+    epochs_before: float | np.ndarray = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,7 +49,7 @@ def run_phases(trainer: Trainer, dataset: GZSLDataset, params: nnx.State) -> Pha
     """
     config = trainer.config
     protocol = config.selection.protocol
-    epochs = config.train.epochs
+    epochs, epochs_before = config.train.epochs, 0.0
     validation: PhaseResult | None = None
     validation_classes: np.ndarray | None = None
     calibrations: list[Calibration | None] | None = None
@@ -71,10 +71,12 @@ def run_phases(trainer: Trainer, dataset: GZSLDataset, params: nnx.State) -> Pha
         selected = np.asarray(validation.selected_step)
         epochs = selected * config.train.batch_size / len(candidate.train)
         if config.selection.refit == "continue":
-            params, epochs = validation.params, epochs * config.selection.continue_epochs
+            params, epochs_before = validation.params, epochs
+            epochs = epochs * config.selection.continue_epochs
     task = pruned(trainval_task(dataset), config.train.images, config.seed)
     label = TEST_BEST_LABEL if protocol == "test-best" else None
-    final = trainer.train(Phase("final", task, trainer.num_steps(task, epochs), label), params)
+    steps = trainer.num_steps(task, epochs)
+    final = trainer.train(Phase("final", task, steps, label, epochs_before), params)
     return Phases(validation, validation_classes, calibrations, final)
 
 

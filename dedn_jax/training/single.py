@@ -37,8 +37,10 @@ class SingleTrainer(Trainer[Layout]):
     def _place(self, params: nnx.State) -> nnx.State:
         return self.layout.replicate(params)
 
-    def _init_state(self, params: nnx.State) -> TrainState:
-        return self.layout.replicate(init_state(copied(params), make_optimizer(self.config)))
+    def _init_state(self, phase: Phase, params: nnx.State) -> TrainState:
+        optimizer = make_optimizer(self.config, self.steps_per_epoch(phase.task))
+        state = init_state(copied(params), optimizer, int(self._schedule_step(phase)))
+        return self.layout.replicate(state)
 
     def _selection(self, params: nnx.State) -> Selects:
         return Selection(self.config.selection.metric, params)

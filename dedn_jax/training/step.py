@@ -16,7 +16,9 @@ from dedn_jax.model import losses
 from dedn_jax.model.distillation import Peers
 from dedn_jax.model.experts import DualExpert
 from dedn_jax.parallel.axes import ALONE, Axes
+from dedn_jax.training.averaging import Averaged
 from dedn_jax.training.objective import ClassSpace, Objective, objective_terms
+from dedn_jax.training.optimizer import Optimizer
 from dedn_jax.training.views import kept_regions, mixed_maps, mixing
 
 # The frozen state of a model that has none: experts without a backbone.
@@ -37,6 +39,11 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
     params: nnx.State
     optimizer: optax.OptState
+
+    @property
+    def evaluated(self) -> nnx.State:
+        """The parameters that are evaluated, selected and saved: averaged ones if there are."""
+        return self.optimizer.average if isinstance(self.optimizer, Averaged) else self.params
 
 
 class TeacherState(NamedTuple):
@@ -124,13 +131,14 @@ TrainStep = Callable[..., tuple[TrainState, LossTerms]]
 def make_train_step(
     model: nnx.GraphDef,
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     axes: Axes = ALONE,
     teacher: nnx.GraphDef | None = None,
 ) -> TrainStep:
     """The step `(state, batch, classes, frozen, teacher) -> (state, terms)`; pure, not compiled.
 
-    `terms` are the loss terms before the step, `gradient_norm`, and `parameter_norm` after it.
+    `terms` are the loss terms before the step, `gradient_norm` before clipping, `parameter_norm`
+    after the step and, where it changes, `learning_rate`.
     `frozen` is the model's state besides `state.params`, by default none; so is `teacher`.
 
     Args:
@@ -159,11 +167,23 @@ def make_train_step(
         params = cast(nnx.State, optax.apply_updates(state.params, updates))
         terms["gradient_norm"] = optax.tree.norm(gradients)
         terms["parameter_norm"] = optax.tree.norm(params)
+        learning_rate = optimizer.learning_rate(state.optimizer)
+        if learning_rate is not None:
+            terms["learning_rate"] = learning_rate
         return TrainState(state.step + 1, params, optimizer_state), terms
 
     return train_step
 
 
-def init_state(params: nnx.State, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+def init_state(
+    params: nnx.State, optimizer: Optimizer, schedule_step: Int[Array, ""] | int = 0
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      params: to start from.
+      optimizer: of `make_optimizer`.
+      schedule_step: steps after which the learning rate's schedule is taken up.
+    """
+    optimizer_state = optimizer.init(params, schedule_step)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer_state)

@@ -128,7 +128,7 @@ class Trainer(abc.ABC, Generic[L]):
     def _train(self, phase: Phase, params: nnx.State, folder: Path) -> PhaseResult:
         # The step reuses the state's memory: it must not share any with what the caller holds.
         params = self._place(params)
-        state, selection = self._init_state(params), self._selection(params)
+        state, selection = self._init_state(phase, params), self._selection(params)
         step, evaluation_due = 0, False
         keep = self.config.train.checkpoints_kept
         with contextlib.closing(Checkpoints(folder / "checkpoints", keep)) as checkpoints:
@@ -142,7 +142,7 @@ class Trainer(abc.ABC, Generic[L]):
             with self._loop(phase, start, selection, checkpoints) as loop:
                 state = loop.run(loop.executor.place(state))
         if phase.label is None:
-            selection.select(loop.monitor.steps, state.params)
+            selection.select(loop.monitor.steps, state.evaluated)
         save_params(folder / "selected", selection.params)
         result = self._result_json(phase, selection, loop.monitor)
         if is_main():
@@ -204,8 +204,8 @@ class Trainer(abc.ABC, Generic[L]):
         return max(1, int(np.floor(len(task.train) * epochs / batch_size + 1e-9)))
 
     def steps_per_epoch(self, task: Task) -> float:
-        """Steps of an epoch, at least 1; schedules are in epochs."""
-        return max(1.0, len(task.train) / self.config.train.batch_size)
+        """Steps of an epoch, not rounded; schedules are in epochs."""
+        return len(task.train) / self.config.train.batch_size
 
     def _finished(self, folder: Path, like: nnx.State) -> PhaseResult:
         file = folder / "result.json"
@@ -270,10 +270,16 @@ class Trainer(abc.ABC, Generic[L]):
         return classes, self.network.frozen, teacher
 
     def _make_step(self, task: Task, axes: Axes = ALONE) -> TrainStep:
-        objective = Objective.from_config(self.config, self.steps_per_epoch(task))
-        optimizer = make_optimizer(self.config)
+        steps_per_epoch = self.steps_per_epoch(task)
+        objective = Objective.from_config(self.config, steps_per_epoch)
+        optimizer = make_optimizer(self.config, steps_per_epoch)
         teacher = self.teacher.network.definition if self.teacher else None
         return make_train_step(self.network.definition, objective, optimizer, axes, teacher)
+
+    def _schedule_step(self, phase: Phase) -> np.ndarray:
+        """Where a phase takes up the learning rate's schedule, in steps; `[models]` in a sweep."""
+        steps = phase.epochs_before * self.steps_per_epoch(phase.task)
+        return np.rint(steps).astype(np.int32)
 
     def _poll(self, done: int) -> int:
         return poll_stop(self.stop, done, 1)
@@ -287,7 +293,7 @@ class Trainer(abc.ABC, Generic[L]):
         """Parameters on the devices."""
 
     @abc.abstractmethod
-    def _init_state(self, params: nnx.State) -> TrainState:
+    def _init_state(self, phase: Phase, params: nnx.State) -> TrainState:
         """The state before the first step, on the devices; shares no memory with `params`."""
 
     @abc.abstractmethod

@@ -265,6 +265,12 @@ def test_recipes_the_published_code_cannot_run_are_named():
         ("--config.loss.margin=2.0", "config.loss.margin=2.0: the published cub code has 3.0"),
         ("--config.loss.distillation.name=kl", "has its agreement term alone"),
         ("--config.model.experts=coarse", "always has both"),
+        ("--config.optimizer.name=adamw", r"optimizer.name='adamw': the published .* 'rmsprop' to"),
+        ("--config.optimizer.schedule=cosine", r"='cosine': .* at one learning rate"),
+        ("--config.optimizer.warmup_epochs=1", r"warmup_epochs=1.0: .*set 0.0 to compare"),
+        ("--config.optimizer.clip_norm=1", r"clip_norm=1.0: .* without clipping"),
+        ("--config.optimizer.ema_decay=0.9", r"ema_decay=0.9: .* averaging"),
+        ("--config.optimizer.scale_with_batch", r"scale_with_batch=True: .*set False"),
     ):
         with pytest.raises(InputError, match=message):
             Recipe.from_config(load_config("cub_gzsl", [change]), reference)

@@ -34,6 +34,9 @@ FLAGS = [
     "--config.train.checkpoint_every=10",
     "--config.train.log_every=1",
     "--config.optimizer.learning_rate=1e-4",
+    "--config.optimizer.warmup_epochs=0.5",
+    "--config.optimizer.clip_norm=0.5",
+    "--config.optimizer.ema_decay=0.5",
     "--config.selection.protocol=last",
 ]
 

@@ -74,6 +74,29 @@ def test_mapped_step_on_eight_devices() -> None:
     assert answer["aliased"] == 3 * parameters + 4
 
 
+@pytest.mark.parametrize(
+    ("flags", "slots", "counts"),
+    [
+        (["name=rmsprop"], 2, 0),
+        (["name=adamw"], 2, 1),
+        (["name=sgd"], 1, 0),
+        (["name=lion"], 1, 1),
+        (["name=sgd", "schedule=cosine", "clip_norm=1"], 1, 1),
+        (["name=adamw", "ema_decay=0.9"], 3, 2),
+    ],
+)
+def test_state_of_the_optimisers(flags: list[str], slots: int, counts: int) -> None:
+    """Slots as large as the parameters, and counts of steps."""
+    config = load_config("cub_gzsl", [f"--config.optimizer.{flag}" for flag in flags])
+    layout = Layout.of_devices(jax.devices()[:1])
+    compiled = train_program(config, _LOOPED, _LOOPED.batch, layout).lower(layout).compile()
+    p = _LOOPED
+    parameters = 4 * 2 * (p.attributes * p.word_dim + p.word_dim * 2 * (p.channels + p.regions))
+    assert compiled.memory_analysis().alias_size_in_bytes == (1 + slots) * parameters + 4 * (
+        1 + counts
+    )
+
+
 def test_attribute_shards() -> None:
     """Two parts of the batch, four of the rows: the same work, and scores are gathered."""
     whole = _ask(_LOOPED)

@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 
 from dedn_jax.sweep.run import sweep
 from dedn_jax.training.interrupt import Interrupted, StopRequest
+from dedn_jax.training.logs import read_lines
+from dedn_jax.training.phases import VALIDATION_LABEL
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SEEDS = 3
@@ -58,3 +60,33 @@ def interrupted_sweep(
     """A sweep that is asked to stop at the `calls`-th look, and says `message`."""
     with pytest.raises(Interrupted, match=message):
         sweep(config, path, SEEDS, grid, stop=StopAfter(calls))
+
+
+def assert_model_is(point: Path, model: int, run: Path) -> None:
+    """A model of a sweep's point has the losses, the selection and the metrics of a training."""
+    found, expected = read(point), read(run)
+    assert found["diverged_at"][model] is None
+    for name in ("test", "steps", "selected_step"):
+        assert found[name][model] == expected[name]
+    for name in ("validation", "test_best_t1", "calibration", "test_calibrated"):
+        assert (name in found) == (name in expected)
+        if name == "calibration" and name in expected:
+            assert expected[name]["chosen_on"] == VALIDATION_LABEL
+            for expert, chosen in found[name][model].items():
+                theirs = expected[name][expert]
+                assert chosen["validation"] == theirs["validation"]
+                for field in ("gamma", "expert_mix", "region_mix"):  # gamma depends on rounding
+                    assert chosen[field] == pytest.approx(theirs[field], rel=1e-4)
+        elif name in expected:
+            assert found[name][model] == expected[name]
+    mine, theirs = losses(point), losses(run)
+    shared = mine.keys() & theirs.keys()
+    assert len(shared) >= len(theirs) - 2  # the last of a phase may be between two of the sweep's
+    for key in shared:
+        for name in ("loss", "agreement", "parameter_norm"):
+            assert mine[key][name][model] == pytest.approx(theirs[key][name], rel=1e-4, abs=1e-6)
+
+
+def losses(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    lines = read_lines(folder / "metrics.jsonl")
+    return {(line["phase"], line["step"]): line for line in lines if "loss" in line}

@@ -83,6 +83,29 @@ CONFIGS = [
         "expected at least 1",
     ),
     Bad(
+        "optimiser that is not there",
+        lambda w: w.train("--config.optimizer.name=adam"),
+        "base.py",
+        "config.optimizer.name='adam'",
+        "expected one of rmsprop, adamw, sgd, lion",
+    ),
+    Bad(
+        "warm-up longer than the training",
+        lambda w: w.train("--config.train.epochs=3", "--config.optimizer.warmup_epochs=3"),
+        "base.py",
+        "config.optimizer.warmup_epochs=3.0",
+        "expected 0 to below config.train.epochs=3",
+    ),
+    Bad(
+        "trained on at a learning rate of 0",
+        lambda w: w.train(
+            "--config.optimizer.schedule=cosine", "--config.selection.refit=continue"
+        ),
+        "base.py",
+        "config.optimizer.final_fraction=0.0",
+        "expected more than 0 with config.optimizer.schedule=cosine",
+    ),
+    Bad(
         "pictures from a file of features",
         lambda w: w.train_on(w.hdf5(), "--config.data.source=images"),
         "base.py",
