@@ -156,7 +156,12 @@ def self_calibration(
 def jensen_shannon(
     x: Float[Array, "b n"], y: Float[Array, "b n"], mean: BatchMean = MEAN
 ) -> Float[Array, ""]:
-    """Jensen-Shannon divergence of `softmax(x)` and `softmax(y)`, mean over rows, in nats."""
+    """Jensen-Shannon divergence of `softmax(x)` and `softmax(y)`, mean over rows, in nats.
+
+    >>> x, y = jnp.array([[1e4, 0.0]]), jnp.array([[0.0, 1e4]])
+    >>> f"{jensen_shannon(x, y):.4f}"  # log 2, the most there is
+    '0.6931'
+    """
     log_p, log_q = jax.nn.log_softmax(x), jax.nn.log_softmax(y)
     log_mean = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
     divergence = jnp.exp(log_p) * (log_p - log_mean) + jnp.exp(log_q) * (log_q - log_mean)

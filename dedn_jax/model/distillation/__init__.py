@@ -1,5 +1,12 @@
 """How the experts teach each other: objectives by the names of `config.loss.distillation`.
 
+>>> import jax.numpy as jnp
+>>> coarse, fine = jnp.array([[2.0, 0.0]]), jnp.array([[0.0, 0.0]])
+>>> f"{bidirectional_kl(coarse, fine):.4f}"
+'0.7616'
+>>> sorted(OBJECTIVES)[:4]
+['agreement', 'balanced_kl', 'confident', 'decoupled']
+
 To add one: a file with a pure function of `Peers`, whose keyword arguments are its fields in
 `configs/base.py`, and a line in `OBJECTIVES`.
 """

@@ -28,12 +28,6 @@ def bidirectional_kl(
     Source: Hinton et al., arXiv 1503.02531, in both directions as in deep mutual learning, arXiv
     1706.00384.
 
-    >>> coarse, fine = jnp.array([[2.0, 0.0]]), jnp.array([[0.0, 0.0]])
-    >>> f"{bidirectional_kl(coarse, fine):.4f}"
-    '0.7616'
-    >>> float(bidirectional_kl(coarse, coarse, temperature=2.0))
-    0.0
-
     Args:
       coarse, fine: `[b, n]` scores.
       temperature: T.
