@@ -8,7 +8,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -16,24 +16,8 @@ from typing import Literal
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from dedn_jax.config_ranges import check_ranges
 from dedn_jax.errors import InputError, one_line
-
-SELECTION_PROTOCOLS = ("validation", "last", "test-best")
-SELECTION_METRICS = ("harmonic_mean", "t1", "ausuc")
-REFITS = ("retrain", "continue")
-PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
-FEATURE_DTYPES = ("float32", "bfloat16", "float16")
-DATA_SOURCES = ("features", "images")
-DATA_FORMATS = ("published_hdf5", "store", "prepared", "demo")
-KERNELS = ("auto", "xla", "pallas")
-STRATEGIES = ("jit", "pmap")
-RESIDENCIES = ("auto", "replicated", "sharded", "never")
-BACKBONE_DTYPES = ("float32", "bfloat16")
-OPTIMIZERS = ("rmsprop", "adamw", "sgd", "lion")
-LEARNING_RATES = ("constant", "cosine")
-EXPERTS = ("both", "coarse", "fine")
-BRANCHES = ("both", "region", "channel")
-SCHEDULES = ("constant", "warmup", "ramp")
 
 # As flags, `--config.train.epochs=3`, or as a mapping, `{"train.epochs": 3}`.
 Overrides = Sequence[str] | Mapping[str, object]
@@ -290,172 +274,11 @@ def _check_value(value: object, default: object, field: str, where: str) -> None
         raise InputError(f"{where}: config.{field}={value}, expected a finite number")
 
 
-def _check_pictures(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:
-    pictures = config.data.source == "images"
-    by_format = {
-        "published_hdf5": ("features",),
-        "store": ("features",),
-        "prepared": DATA_SOURCES,
-        "demo": ("images",),
-    }
-    sources = by_format[config.data.format]
-    require(
-        config.data.source in sources,
-        "data.source",
-        f"{' or '.join(sources)} with config.data.format={config.data.format}",
-    )
-    require(
-        config.data.workers == 0 or (pictures and config.data.workers > 0),
-        "data.workers",
-        "0; worker processes decode pictures, and these need config.data.source=images",
-    )
-    require(
-        not config.data.features or (config.data.format == "prepared" and not pictures),
-        "data.features",
-        "an empty string: a feature store beside a data set needs config.data.format=prepared and "
-        "config.data.source=features",
-    )
-    p = config.picture
-    require(p.crop >= 32, "picture.crop", "at least 32 pixels")
-    require(p.resize >= p.crop, "picture.resize", f"at least config.picture.crop={p.crop}")
-    require(0 < p.smallest_area <= 1, "picture.smallest_area", "a share above 0, at most 1")
-    require(0 <= p.flip_probability <= 1, "picture.flip_probability", "a number from 0 to 1")
-    require(
-        not (p.augment and not pictures),
-        "picture.augment",
-        "false: features cannot be augmented; set config.data.source=images",
-    )
-    trained = config.backbone.trained
-    require(
-        not (trained and not pictures),
-        "backbone.trained",
-        "false: training a backbone needs pictures; set config.data.source=images",
-    )
-    require(config.backbone.learning_rate > 0, "backbone.learning_rate", "more than 0")
-
-
-def distillation_names(name: str) -> list[str]:
-    """The objectives that `config.loss.distillation.name` joins by `+`; empty for `none`."""
-    return [] if name == "none" else [part.strip() for part in name.split("+")]
-
-
-def _check_distillation(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:
-    where = "loss.distillation"
-    d = config.loss.distillation
-    sections = {name: fields for name, fields in d.items() if isinstance(fields, ConfigDict)}
-    names = distillation_names(d.name)
-    require(
-        set(names) <= set(sections) and len(set(names)) == len(names),
-        f"{where}.name",
-        f"none, or one or several joined by + of {', '.join(sections)}",
-    )
-    require(d.schedule in SCHEDULES, f"{where}.schedule", "one of " + ", ".join(SCHEDULES))
-    require(d.schedule_epochs >= 0, f"{where}.schedule_epochs", "0 or more")
-    for section, fields in sections.items():
-        for name, value in fields.items():
-            at_least = {"emphasis": 1, "iterations": 1}.get(name, 0)
-            field = f"{where}.{section}.{name}"
-            if name in ("temperature", "epsilon"):
-                require(value > 0, field, "more than 0")
-            elif name == "drop":
-                require(0 <= value < 1, field, "a share from 0 to below 1")
-            else:
-                require(value >= at_least, field, f"{at_least} or more")
-
-
-def _check_optimizer(config: ConfigDict, require: Callable[[bool, str, str], None]) -> None:
-    o = config.optimizer
-    for name, choices in (("name", OPTIMIZERS), ("schedule", LEARNING_RATES)):
-        require(o[name] in choices, f"optimizer.{name}", "one of " + ", ".join(choices))
-    for name in ("learning_rate", "epsilon"):
-        require(o[name] > 0, f"optimizer.{name}", "more than 0")
-    for name in ("decay", "momentum", "ema_decay"):
-        require(0 <= o[name] < 1, f"optimizer.{name}", "a number from 0 to below 1")
-    for name in ("weight_decay", "clip_norm"):
-        require(o[name] >= 0, f"optimizer.{name}", "0 or more")
-    epochs = config.train.epochs
-    require(
-        0 <= o.warmup_epochs < epochs,
-        "optimizer.warmup_epochs",
-        f"0 to below config.train.epochs={epochs}",
-    )
-    require(0 <= o.final_fraction <= 1, "optimizer.final_fraction", "a number from 0 to 1")
-    selection = config.selection
-    continues = selection.protocol == "validation" and selection.refit == "continue"
-    require(
-        not (o.schedule == "cosine" and continues and o.final_fraction == 0),
-        "optimizer.final_fraction",
-        "more than 0 with config.optimizer.schedule=cosine and config.selection.refit=continue, "
-        "which trains on at what the learning rate has come to",
-    )
-    require(o.reference_batch >= 1, "optimizer.reference_batch", "at least 1")
-
-
 def check_config(config: ConfigDict, where: str) -> None:
-    """Checks ranges and choices of every field that has them.
+    """Checks the fields of a config, their types, ranges and choices.
 
     Raises:
       InputError: names the field, the value found and the values allowed.
     """
-
-    def require(ok: bool, field: str, expected: str) -> None:
-        if not ok:
-            value = config
-            for part in field.split("."):
-                value = value[part]
-            raise InputError(f"{where}: config.{field}={value!r}, expected {expected}")
-
-    def one_of(field: str, choices: Sequence[str]) -> None:
-        value = config
-        for part in field.split("."):
-            value = value[part]
-        require(value in choices, field, "one of " + ", ".join(choices))
-
     _check_fields(config, base_config(), where)
-    one_of("data.source", DATA_SOURCES)
-    one_of("data.format", DATA_FORMATS)
-    one_of("data.on_device", RESIDENCIES)
-    one_of("backbone.dtype", BACKBONE_DTYPES)
-    one_of("distribution.strategy", STRATEGIES)
-    require(
-        config.data.on_device in ("auto", "never") or config.distribution.strategy == "jit",
-        "data.on_device",
-        "auto or never with config.distribution.strategy=pmap, which streams its batches",
-    )
-    shards = config.distribution.attribute_shards
-    require(shards >= 1, "distribution.attribute_shards", "at least 1")
-    require(
-        shards == 1 or config.distribution.strategy == "jit",
-        "distribution.attribute_shards",
-        "1 with config.distribution.strategy=pmap, which shards batches only",
-    )
-    _check_pictures(config, require)
-    one_of("data.dtype", FEATURE_DTYPES)
-    one_of("selection.protocol", SELECTION_PROTOCOLS)
-    one_of("selection.metric", SELECTION_METRICS)
-    one_of("selection.refit", REFITS)
-    one_of("model.precision", PRECISIONS)
-    one_of("model.kernel", KERNELS)
-    require(0 <= config.seed < 2**32, "seed", "0 to 2**32 - 1")
-    for name in (
-        *("epochs", "batch_size", "steps_per_call"),
-        *("log_every", "checkpoint_every", "checkpoints_kept"),
-    ):
-        require(config.train[name] >= 1, f"train.{name}", "at least 1")
-    require(config.train.mixup >= 0, "train.mixup", "0 (none) or more")
-    require(0 < config.train.images <= 1, "train.images", "a share above 0, at most 1")
-    require(0 <= config.teacher.weight <= 1, "teacher.weight", "a number from 0 to 1")
-    require(config.teacher.temperature > 0, "teacher.temperature", "more than 0")
-    require(config.train.evaluate_every >= 0, "train.evaluate_every", "0 (once an epoch) or more")
-    require(config.evaluate.batch_size >= 1, "evaluate.batch_size", "at least 1")
-    require(config.model.rank >= 0, "model.rank", "0 (full rank) or more")
-    for name in ("calibration_weight", "alignment_weight"):
-        require(config.loss[name] >= 0, f"loss.{name}", "0 or more")
-    one_of("model.experts", EXPERTS)
-    one_of("model.branches", BRANCHES)
-    _check_distillation(config, require)
-    for name in ("region_mix", "expert_mix"):
-        require(0 <= config.predict[name] <= 1, f"predict.{name}", "a number from 0 to 1")
-    for name in ("validation_classes", "validation_images", "continue_epochs", "mix_step"):
-        require(0 < config.selection[name] < 1, f"selection.{name}", "a share between 0 and 1")
-    _check_optimizer(config, require)
+    check_ranges(config, where)

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32, Integer
 
-from dedn_jax.config import FEATURE_DTYPES
+from dedn_jax.config_ranges import FEATURE_DTYPES
 from dedn_jax.data.annotations import Annotations, check_labels, check_splits
 from dedn_jax.data.arrays import finite_matrix, whole_numbers
 from dedn_jax.data.features.maps import FeatureMaps, InMemoryFeatures, normalize

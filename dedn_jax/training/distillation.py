@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from dedn_jax.config import distillation_names
+from dedn_jax.config_ranges import distillation_names
 from dedn_jax.model.distillation import OBJECTIVES, Peers
 
 # Logged in every run, trained or not: cheap, and comparable between runs.

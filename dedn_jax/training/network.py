@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from dedn_jax.config import distillation_names
+from dedn_jax.config_ranges import distillation_names
 from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.pictures.pictures import Pictures
 from dedn_jax.errors import InputError

@@ -5,7 +5,7 @@ another loss:
 
 1. a pure function in `model/losses.py` that takes its mean over images by `BatchMean`;
 2. its weight in `config.loss` (`configs/base.py`, 0 by default), in `Objective`, and its range in
-   `config.check_config`;
+   `config_ranges.check_ranges`;
 3. a term in `objective_terms`, added to the total only where its weight is not 0;
 4. a refusal in `interop/published_model.py` (`Recipe.from_config`), since the published code has no
    such term.
