@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
-from tests.cli.bad_inputs.making import Hostile
 from tests.cli.bad_inputs.world import Bad, World
 from tests.helpers.published import published_fields
 
@@ -162,15 +159,6 @@ CONFIGS = [
         "/run",
         "result.json: missing, the run is not finished",
         "train again with the same config and directory to resume it",
-    ),
-    Bad(
-        "evaluation of hostile weights",
-        lambda w: unfinished(
-            w, "evaluate", f"--weights={w.words('model.pt', pickle.dumps(Hostile()))}"
-        ),
-        "model.pt",
-        "not a readable file of tensors",
-        "save it again with torch.save(model.state_dict())",
     ),
     Bad(
         "evaluation under another config",
