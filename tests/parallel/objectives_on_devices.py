@@ -68,6 +68,7 @@ def _config(names: tuple[str, ...]) -> ConfigDict:
             **{f"loss.distillation.{name}.weight": 1.0 for name in names},
             "loss.distillation.schedule": "warmup",
             "loss.distillation.schedule_epochs": 1.0,
+            "train.mixup": 0.4 if names == BY_IMAGE else 0.0,
             "optimizer.learning_rate": 1e-3,
             # RMSprop divides by a gradient's size: where that is rounding alone, so is the step.
             "optimizer.epsilon": 1e-3,
