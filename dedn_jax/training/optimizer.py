@@ -1,6 +1,6 @@
 """Optimisers and learning rate schedules, made of optax pieces.
 
-To add an optimiser: a function in `_OPTIMIZERS`, and its name in `dedn_jax.config`.
+To add an optimiser: a function in `_OPTIMIZERS`, and its name in `dedn_jax.config_ranges`.
 """
 
 from __future__ import annotations
