@@ -137,16 +137,20 @@ class Both:
         )
 
     def port_losses(self, i: int) -> dict[str, torch.Tensor]:
-        """The port's terms with the bidirectional KL, which its `losses` does not have."""
+        """The port's terms, and those that are logged besides: KL and Jensen-Shannon divergence."""
         features, labels = torch.from_numpy(self.raw[i]), torch.from_numpy(self.labels[i])
         terms = self.port.losses(features, labels)
         distillation = self.config.loss.distillation
+        coarse, fine = self.port.scores(features, training=True)
+        kl, t = distillation.kl, distillation.js.temperature
+        terms["kl"] = port.bidirectional_kl(
+            coarse.classes, fine.classes, kl.temperature, kl.stop_gradient
+        )
+        p, q = (torch.softmax(x.classes / t, 1) for x in (coarse, fine))
+        middle = ((p + q) / 2).log()
+        divergence = p * (p.log() - middle) + q * (q.log() - middle)
+        terms["js"] = t**2 * 0.5 * divergence.sum(1).mean()
         if "kl" in distillation.name:
-            coarse, fine = self.port.scores(features, training=True)
-            kl = distillation.kl
-            terms["kl"] = port.bidirectional_kl(
-                coarse.classes, fine.classes, kl.temperature, kl.stop_gradient
-            )
             terms["total"] = terms["total"] + kl.weight * terms["kl"]
         return terms
 
