@@ -255,7 +255,7 @@ class DualExpert(nnx.Module):
                 None if p is None else shards.gather(p, sizes) for p in (p_region, p_channel)
             )
         by_expert = PerExpert(
-            *map(AttributeScores, *(self._split(p, len(features)) for p in (p_region, p_channel)))
+            *map(AttributeScores, *(self._split(p, features.shape[0]) for p in (p_region, p_channel)))
         )
         if not return_attention:
             return by_expert
@@ -264,8 +264,8 @@ class DualExpert(nnx.Module):
         weights = dual_attention_weights(region, channel, features)
         channels, regions = self.map_shape
         split = (
-            self._split(weights[0], len(features), regions),
-            self._split(weights[1], len(features), channels),
+            self._split(weights[0], features.shape[0], regions),
+            self._split(weights[1], features.shape[0], channels),
         )
         return by_expert, PerExpert(*map(AttentionWeights, *split))
 
