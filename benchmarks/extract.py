@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pictures", type=int, default=256)
     parser.add_argument("--side", type=int, default=224, help="of the squares, in pixels")
-    parser.add_argument("--backbone", default="resnet18", help="a ResNet")
+    parser.add_argument("--backbone", default="resnet18", help="one with pretrained weights")
     parser.add_argument("--dtype", default="float32", help="of the backbone's products")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--workers", type=int, default=0, help="processes that read; 0: threads")

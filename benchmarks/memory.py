@@ -34,12 +34,12 @@ _BATCH = 16
 
 
 def random_weights(name: str, path: Path) -> Path:
-    """A `.safetensors` file of random weights for a ResNet."""
+    """A `.safetensors` file of random weights for a backbone."""
     rng = np.random.default_rng(0)
     shapes = expected_arrays(make_backbone(name, "float32", nnx.Rngs(0)))
-    scale = {k: (2 / np.prod(s[1:])) ** 0.5 if len(s) == 4 else 1.0 for k, s in shapes.items()}
+    scale = {k: (2 / np.prod(s[1:])) ** 0.5 if len(s) > 1 else 1.0 for k, s in shapes.items()}
     arrays = {
-        k: (scale[k] * (rng.standard_normal(s) if len(s) == 4 else np.ones(s))).astype(np.float32)
+        k: (scale[k] * (rng.standard_normal(s) if len(s) > 1 else np.ones(s))).astype(np.float32)
         for k, s in shapes.items()
     }
     save_file(arrays, str(path))
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--pictures", type=int, default=256)
     parser.add_argument("--side", type=int, default=224)
-    parser.add_argument("--backbone", default="resnet18", help="a ResNet")
+    parser.add_argument("--backbone", default="resnet18", help="one with pretrained weights")
     parser.add_argument("--json", type=Path, help="write the report here as well")
     args = parser.parse_args(argv)
     pictures, side = positive("--pictures", args.pictures), positive("--side", args.side)

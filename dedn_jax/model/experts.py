@@ -255,7 +255,9 @@ class DualExpert(nnx.Module):
                 None if p is None else shards.gather(p, sizes) for p in (p_region, p_channel)
             )
         by_expert = PerExpert(
-            *map(AttributeScores, *(self._split(p, features.shape[0]) for p in (p_region, p_channel)))
+            *map(
+                AttributeScores, *(self._split(p, features.shape[0]) for p in (p_region, p_channel))
+            )
         )
         if not return_attention:
             return by_expert
