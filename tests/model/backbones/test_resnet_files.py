@@ -75,6 +75,7 @@ def test_a_prefix_that_only_some_names_have():
 
 
 @pytest.mark.torch
+@pytest.mark.tokenizers
 @pytest.mark.transformers
 @pytest.mark.parametrize(("name", "kind"), [("resnet18", "basic"), ("resnet50", "bottleneck")])
 def test_features_are_those_of_transformers(tmp_path, name, kind):

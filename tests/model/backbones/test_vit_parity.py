@@ -18,7 +18,8 @@ from dedn_jax.model.backbones.vit import (
 )
 from dedn_jax.model.backbones.weights import load_weights
 
-pytestmark = [pytest.mark.transformers, pytest.mark.torch]
+# transformers imports both.
+pytestmark = [pytest.mark.transformers, pytest.mark.tokenizers, pytest.mark.torch]
 SIZE, PICTURE = Size(48, 3, 4, 96), Picture(8, 40)
 COMMON = {
     "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96,
