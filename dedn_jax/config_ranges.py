@@ -158,6 +158,14 @@ def _distillation(config: ConfigDict, require: Require) -> None:
         f"{where}.name",
         f"none, or one or several joined by + of {', '.join(sections)}",
     )
+    selection = config.selection
+    require(
+        d.schedule == "constant"
+        or selection.protocol != "validation"
+        or selection.refit != "continue",
+        f"{where}.schedule",
+        "constant with config.selection.refit=continue, where it would begin again",
+    )
     require(d.schedule_epochs >= 0, f"{where}.schedule_epochs", "0 or more")
     for section, fields in sections.items():
         for name, value in fields.items():

@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, locks, hashes and JSON."""
+"""Files that appear complete or not at all, locks, hashes, JSON, and other people's text files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -162,6 +163,30 @@ def check_output(path: Path, suffix: str = ".json") -> None:
 def write_json(path: Path, value: object) -> None:
     """Writes `value` as indented JSON, atomically."""
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_text_lines(path: Path, max_bytes: int, advice: str) -> list[str]:
+    """The lines of a text file that somebody else made.
+
+    Args:
+      path: the file.
+      max_bytes: a larger file is not read.
+      advice: what to do, at the end of a message.
+
+    Raises:
+      InputError: no regular file, too large, not readable, or not UTF-8.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe could be waited for without end
+            raise InputError(f"{path}: not a regular file; {advice}")
+        if found.st_size > max_bytes:
+            raise InputError(f"{path}: over {max_bytes // 2**20} MiB; {advice}")
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}; {advice}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text; {advice}") from error
 
 
 def read_json(path: Path) -> dict:

@@ -255,3 +255,12 @@ def test_recipe_without_a_section(tmp_path):
         InputError, match=r"mine.py: unknown field config.a; known fields: backbone, "
     ):
         load_config(str(path))
+
+
+def test_a_schedule_of_distillation_does_not_begin_again() -> None:
+    flags = ["--config.loss.distillation.schedule=ramp", "--config.selection.refit=continue"]
+    with pytest.raises(
+        InputError, match=r"schedule='ramp', expected constant with config.selection"
+    ):
+        load_config("cub_gzsl", flags)
+    load_config("cub_gzsl", [*flags, "--config.selection.protocol=last"])

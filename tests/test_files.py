@@ -17,6 +17,7 @@ from dedn_jax.files import (
     hold_lock,
     locked_folder,
     read_json,
+    read_text_lines,
     write_json,
 )
 
@@ -121,3 +122,21 @@ def test_one_line() -> None:
     assert one_line(KeyError()) == "KeyError"
     assert one_line(ValueError("x" * 999), limit=7) == "x" * 7
     assert len(one_line(ValueError("x" * 999))) == 200
+
+
+def test_text_lines_of_somebody_else(tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    file.write_text("wing\nbill\n")
+    assert read_text_lines(file, 100, "give names") == ["wing", "bill"]
+    for content, limit, message in (
+        (b"x" * 11, 10, "over 0 MiB; give names"),
+        (b"\xff\xfe", 100, "not UTF-8 text; give names"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            read_text_lines(file, limit, "give names")
+    os.mkfifo(tmp_path / "pipe")  # which nobody writes to
+    with pytest.raises(InputError, match="pipe: not a regular file; give names"):
+        read_text_lines(tmp_path / "pipe", 100, "give names")
+    with pytest.raises(InputError, match="No such file or directory; give names"):
+        read_text_lines(tmp_path / "none", 100, "give names")

@@ -24,7 +24,7 @@ from dedn_jax.plan.sizes import Sizes
 from dedn_jax.training.network import Network, build_network, init_backbone
 from dedn_jax.training.objective import ClassSpace, Objective
 from dedn_jax.training.optimizer import make_optimizer
-from dedn_jax.training.step import TeacherState, TrainState, init_state, make_train_step
+from dedn_jax.training.step import ModelState, TrainState, init_state, make_train_step
 
 
 class Program(NamedTuple):
@@ -110,7 +110,7 @@ def train_program(
     objective = Objective.from_config(config)
     # A teacher is taken to have the model of this config.
     taught = bool(config.teacher.workdir)
-    teacher = TeacherState(network.params, network.frozen, classes) if taught else None
+    teacher = ModelState(network.params, network.frozen, classes) if taught else None
     theirs = network.definition if taught else None
     step = make_train_step(network.definition, objective, optimizer, layout.axes, theirs)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,12 @@ class Calibration:
                     float(saved[name]["gamma"]) / 2,
                 )
                 for name in EXPERTS
+                if name in saved or name == "fused"
             }
             for name, m in mixing.items():
                 if not (np.isfinite(m.gamma) and 0 <= m.region_mix <= 1 and 0 <= m.expert_mix <= 1):
                     raise ValueError(f"{name}: {m.to_json()}, expected mixes from 0 to 1")
-            return cls(mixing, {name: saved[name]["validation"] for name in EXPERTS})
+            return cls(mixing, {name: saved[name]["validation"] for name in mixing})
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"{where}: its calibration cannot be read ({error!r}); restore the file, or remove "
@@ -66,7 +67,9 @@ class Calibration:
             ) from error
 
 
-def calibrate(scores: Scores, fixed: Mixing, step: float) -> Calibration:
+def calibrate(
+    scores: Scores, fixed: Mixing, step: float, names: Collection[str] = EXPERTS
+) -> Calibration:
     """Chooses gamma, `expert_mix` and `region_mix` by H.
 
     Gamma is exact (see `SeenUnseenCurve.best`), the mixes are multiples of `step`. Of several with
@@ -77,13 +80,16 @@ def calibrate(scores: Scores, fixed: Mixing, step: float) -> Calibration:
       scores: of images whose classes take no part in training, beside images of seen classes.
       fixed: the mixing to stay near to.
       step: between two mixes.
+      names: of what is calibrated; an expert that the model lacks is not.
     """
     mixes = [*np.round(np.arange(0, 1, step), 9).tolist(), 1.0]
-    chosen = {
-        "coarse": _best(scores, fixed, mixes, [1.0]),
-        "fine": _best(scores, fixed, mixes, [0.0]),
-        "fused": _best(scores, fixed, mixes, mixes),
+    whole = len(names) == len(EXPERTS)
+    expert_mixes = {
+        "coarse": [1.0],
+        "fine": [0.0],
+        "fused": mixes if whole else [fixed.expert_mix],
     }
+    chosen = {name: _best(scores, fixed, mixes, expert_mixes[name]) for name in names}
     return Calibration(chosen, {name: mixed_metrics(scores, m) for name, m in chosen.items()})
 
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import Reading, Shard, evaluation_batches
+from dedn_jax.model.experts import EXPERTS as MODEL_EXPERTS
 from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.parallel.axes import Axes
 from dedn_jax.parallel.mesh import DATA, REPLICATED, SHARDED
@@ -105,6 +106,8 @@ class Evaluator(Generic[L]):
         classes = make_class_space(task.class_embeddings, task.seen, groups)
         self._constants = layout.replicate((classes, network.frozen))
         self._mixing = Mixing.from_config(config)
+        present = (*MODEL_EXPERTS[config.model.experts], "fused")
+        self._names = [name for name in EXPERTS if name in present]
 
     def __call__(self, params: nnx.State, should_stop: ShouldStop = never_stop) -> Metrics:
         """The metrics of `params`, each image counted once.
@@ -115,8 +118,8 @@ class Evaluator(Generic[L]):
             through all batches at once.
 
         Returns:
-          For `coarse`, `fine` and `fused`: U, S, H and T1 in percent and AUSUC, from 0 to 1; S
-          alone where no unseen class has an image.
+          For `coarse`, `fine` and `fused`, without an expert that the model lacks: U, S, H and T1
+          in percent and AUSUC, from 0 to 1; S alone where no unseen class has an image.
 
         Raises:
           Stopped: `should_stop` gave a signal.
@@ -182,6 +185,7 @@ class Evaluator(Generic[L]):
         return {
             name: gzsl_metrics(Choices(*(x[:, e] for x in choices)), labels, unseen)
             for e, name in enumerate(EXPERTS)
+            if name in self._names
         }
 
     def _scores(self, found: BranchScores[np.ndarray]) -> Scores:
@@ -303,7 +307,7 @@ def curve_of(
 def metrics_table(metrics: Metrics) -> str:
     """A fixed-width table of `metrics`, a line per expert; `-` for what could not be measured."""
     lines = ["expert  " + "".join(f"{m:>8}" for m in (*METRICS, AUSUC))]
-    for name in EXPERTS:
+    for name in (name for name in EXPERTS if name in metrics):
         row = metrics[name]
         cells = [f"{row[m]:8.1f}" if m in row else f"{'-':>8}" for m in METRICS]
         cells.append(f"{row[AUSUC]:8.3f}" if AUSUC in row else f"{'-':>8}")

@@ -19,7 +19,7 @@ from dedn_jax.parallel.axes import ALONE, Axes
 from dedn_jax.training.averaging import Averaged
 from dedn_jax.training.objective import ClassSpace, Objective, objective_terms
 from dedn_jax.training.optimizer import Optimizer
-from dedn_jax.training.views import kept_regions, mixed_maps, mixing
+from dedn_jax.training.views import Mixed, kept_regions, mixed_maps, mixing
 
 # The frozen state of a model that has none: experts without a backbone.
 NONE_FROZEN: nnx.State = nnx.State({})
@@ -46,17 +46,33 @@ class TrainState(NamedTuple):
         return self.optimizer.average if isinstance(self.optimizer, Averaged) else self.params
 
 
-class TeacherState(NamedTuple):
-    """What a step is given of a trained teacher; see `training.teacher`.
+class ModelState(NamedTuple):
+    """What a model's experts are computed from, besides its definition and a batch.
 
     Attributes:
       params, frozen: of its network.
-      classes: of the phase, attributes in the teacher's group order.
+      classes: to choose among, attributes in the group order of the model.
     """
 
     params: nnx.State
     frozen: nnx.State
     classes: ClassSpace
+
+
+class _View(NamedTuple):
+    """How a step looks at its batch.
+
+    Attributes:
+      step: number of steps taken before.
+      mixed: with what the images are mixed, if they are.
+      mean: the mean over images.
+      axes: mapped axes that the step runs under.
+    """
+
+    step: Int[Array, ""]
+    mixed: Mixed | None
+    mean: losses.BatchMean
+    axes: Axes
 
 
 def loss_and_gradients(
@@ -68,7 +84,7 @@ def loss_and_gradients(
     frozen: nnx.State = NONE_FROZEN,
     axes: Axes = ALONE,
     step: Int[Array, ""] | int = 0,
-    teacher: tuple[nnx.GraphDef, TeacherState] | None = None,
+    teacher: tuple[nnx.GraphDef, ModelState] | None = None,
 ) -> tuple[LossTerms, nnx.State]:
     """Loss terms, and the gradient of their weighted sum with respect to `params`.
 
@@ -80,41 +96,13 @@ def loss_and_gradients(
     mixed = None
     if objective.mixup:
         mixed = mixing(objective.seed, step, batch.labels, objective.mixup, mean)
-
-    def say(
-        model: nnx.GraphDef, params: nnx.State, frozen: nnx.State, classes: ClassSpace, share: float
-    ) -> Peers:
-        """What the experts of a model say of the batch, and of it with a share of regions gone."""
-        module = nnx.merge(model, params, frozen)
-        experts: DualExpert = getattr(module, "experts", module)
-        maps = module.maps(batch.inputs)
-        if mixed is not None:
-            maps = mixed_maps(maps, mixed, axes.data)
-        dropped = None
-        if share:
-            kept = kept_regions(objective.seed, step, maps, share, axes.data)
-            dropped = experts(maps * kept[:, None].astype(maps.dtype), axes.rows)
-        return Peers.of(
-            attributes=experts(maps, axes.rows),
-            embeddings=classes.embeddings,
-            seen=classes.seen,
-            labels=batch.labels,
-            bias=objective.bias,
-            group_sizes=experts.group_sizes,
-            mean=mean,
-            dropped=dropped,
-            heads=experts.head_matrices(),
-        )
-
-    taught = None
-    if teacher is not None:
-        definition, state = teacher
-        taught = say(definition, state.params, state.frozen, state.classes, 0.0)
+    view = _View(step, mixed, mean, axes)
+    taught = _peers(*teacher, batch, objective, view, dropped=0.0) if teacher else None
 
     def loss(params: nnx.State) -> tuple[Float[Array, ""], LossTerms]:
-        peers = say(model, params, frozen, classes, objective.distillation.dropped_share)
-        factor = objective.distillation.factor(step)
-        terms = objective_terms(peers, objective, factor, mixed, taught)
+        distillation, state = objective.distillation, ModelState(params, frozen, classes)
+        peers = _peers(model, state, batch, objective, view, distillation.dropped_share)
+        terms = objective_terms(peers, objective, distillation.factor(step), mixed, taught)
         if axes.rows is not None:
             # After the gather every device along this axis has the same terms: dividing them makes
             # their sum, and that of the gradients, right.
@@ -123,6 +111,37 @@ def loss_and_gradients(
 
     (_, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)
     return jax.lax.psum((terms, gradients), axes.names) if axes.names else (terms, gradients)
+
+
+def _peers(
+    model: nnx.GraphDef,
+    state: ModelState,
+    batch: Batch,
+    objective: Objective,
+    view: _View,
+    dropped: float,
+) -> Peers:
+    """What a model's experts say of a batch, and of it without a share `dropped` of the regions."""
+    module = nnx.merge(model, state.params, state.frozen)
+    experts: DualExpert = getattr(module, "experts", module)
+    axes, maps = view.axes, module.maps(batch.inputs)
+    if view.mixed is not None:
+        maps = mixed_maps(maps, view.mixed, axes.data)
+    without = None
+    if dropped:
+        kept = kept_regions(objective.seed, view.step, maps, dropped, axes.data)
+        without = experts(maps * kept[:, None].astype(maps.dtype), axes.rows)
+    return Peers.of(
+        attributes=experts(maps, axes.rows),
+        embeddings=state.classes.embeddings,
+        seen=state.classes.seen,
+        labels=batch.labels,
+        bias=objective.bias,
+        group_sizes=experts.group_sizes,
+        mean=view.mean,
+        dropped=without,
+        heads=experts.head_matrices(),
+    )
 
 
 TrainStep = Callable[..., tuple[TrainState, LossTerms]]
@@ -154,7 +173,7 @@ def make_train_step(
         batch: Batch,
         classes: ClassSpace,
         frozen: nnx.State = NONE_FROZEN,
-        taught_by: TeacherState | None = None,
+        taught_by: ModelState | None = None,
     ) -> tuple[TrainState, LossTerms]:
         theirs = None if teacher is None or taught_by is None else (teacher, taught_by)
         terms, gradients = loss_and_gradients(

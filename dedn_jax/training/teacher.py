@@ -17,7 +17,7 @@ from dedn_jax.data.dataset import Task
 from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.training.network import TEACHER, Network
 from dedn_jax.training.objective import make_class_space
-from dedn_jax.training.step import TeacherState
+from dedn_jax.training.step import ModelState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Teacher:
     groups: AttributeGroups
     params: dict[str, nnx.State]
 
-    def state(self, phase: str, task: Task) -> TeacherState:
+    def state(self, phase: str, task: Task) -> ModelState:
         """For a phase: the teacher of a validation phase knows no validation class either."""
         classes = make_class_space(task.class_embeddings, task.seen, self.groups)
-        return TeacherState(self.params[phase], self.network.frozen, classes)
+        return ModelState(self.params[phase], self.network.frozen, classes)
 
     def fingerprint(self) -> dict[str, object]:
         """The hash of its parameters, for what a run records; JSON-ready."""

@@ -39,7 +39,7 @@ from dedn_jax.training.phase import STREAMS, Phase, PhaseResult
 from dedn_jax.training.prediction import Mixing
 from dedn_jax.training.schedule import Schedule
 from dedn_jax.training.scores import Scores
-from dedn_jax.training.step import TeacherState, TrainState, TrainStep, make_train_step
+from dedn_jax.training.step import ModelState, TrainState, TrainStep, make_train_step
 from dedn_jax.training.teacher import Teacher
 
 
@@ -173,7 +173,8 @@ class Trainer(abc.ABC, Generic[L]):
                 ) from error
             return [s and Calibration.from_json(s, file) for s in saved]
         fixed, step = Mixing.from_config(self.config), self.config.selection.mix_step
-        found = [one and calibrate(one[1], fixed, step) for one in self._scores(phase.task, params)]
+        scores = self._scores(phase.task, params)
+        found = [one and calibrate(one[1], fixed, step, names=one[0]) for one in scores]
         if is_main():
             write_json(file, {"models": [one and one.to_json() for one in found]})
         barrier("the calibration is written")
@@ -263,7 +264,7 @@ class Trainer(abc.ABC, Generic[L]):
         reading = Reading(self.config.data.workers, self.layout.host_shard)
         return TrainBatches(task, sampler, schedule.num_steps, reading, done)
 
-    def _constants(self, phase: Phase) -> tuple[ClassSpace, nnx.State, TeacherState | None]:
+    def _constants(self, phase: Phase) -> tuple[ClassSpace, nnx.State, ModelState | None]:
         task = phase.task
         classes = make_class_space(task.class_embeddings, task.seen, self.groups)
         teacher = self.teacher.state(phase.name, task) if self.teacher else None

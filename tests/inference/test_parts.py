@@ -12,6 +12,7 @@ import pytest
 from dedn_jax.cli.main import main
 from dedn_jax.inference.export.safetensors import export_safetensors, read_safetensors
 from dedn_jax.inference.run import open_run
+from dedn_jax.training.evaluation import metrics_table
 from tests.helpers.picture_runs import PictureRuns
 
 
@@ -20,9 +21,12 @@ def test_metrics(picture_runs: PictureRuns) -> None:
     run = picture_runs.part
     assert run.evaluate() == run.result["test"]
     for found in (run.result["test"], run.result["test_calibrated"]):
+        assert found.keys() == {"fine", "fused"}  # the coarse expert is not there
         assert found["fused"] == found["fine"]
         assert found["fused"]["AUSUC"] > 0
+    assert "coarse" not in metrics_table(run.result["test"])
     assert run.calibration is not None
+    assert run.calibration.mixing.keys() == {"fine", "fused"}
     fused = run.calibration.mixing["fused"]
     assert (fused.expert_mix, fused.region_mix) == (0.0, 1.0)
 

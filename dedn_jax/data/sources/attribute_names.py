@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from dedn_jax.errors import InputError
+from dedn_jax.files import read_text_lines
 
 _MAX_BYTES = 2**20  # a list of names; CUB's has 11 kB
 
@@ -36,15 +37,8 @@ def read_sentences(path: str | Path) -> tuple[str, ...]:
 
 
 def _lines(path: Path, what: str) -> list[str]:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{path}: over {_MAX_BYTES} bytes, expected one {what} a line")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give a file of {what}s") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text; expected one {what} a line") from error
-    lines = [line.strip() for line in text.splitlines()]
+    found = read_text_lines(path, _MAX_BYTES, f"expected one {what} a line")
+    lines = [line.strip() for line in found]
     if not any(lines):
         raise InputError(f"{path}: holds no {what}s; expected one a line")
     return [line for line in lines if line]

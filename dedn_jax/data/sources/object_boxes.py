@@ -20,6 +20,7 @@ from dedn_jax.data.pictures.decoding import MAX_ASPECT, PictureError, open_pictu
 from dedn_jax.data.prepared.picture_set import Picture
 from dedn_jax.data.sources.xlsa17 import Xlsa17
 from dedn_jax.errors import InputError
+from dedn_jax.files import read_text_lines
 from dedn_jax.progress import progress
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, as `Picture.box`
@@ -103,14 +104,7 @@ def _read_file(path: Path) -> list[_Object]:
             f"{path}: no such file, and it holds the boxes of the objects; unpack the archive of "
             f"attribute_data so that {path.parent.name}/ is in {path.parent.parent}"
         )
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{path}: over {_MAX_BYTES // 2**20} MiB, expected {expected}")
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text, expected {expected}") from error
+    lines = read_text_lines(path, _MAX_BYTES, f"expected {expected}")
     return [
         _parse(line.split(), f"{path}: line {number}")
         for number, line in enumerate(lines, 1)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from dedn_jax.errors import InputError
+from dedn_jax.files import read_text_lines
 
 _MAX_BYTES = 64 * 2**20  # CUB's largest, part_locs.txt, has 4.5 MB
 _ADVICE = "give the parts folder of an unpacked CUB_200_2011.tgz"
@@ -68,14 +69,7 @@ def read_parts(folder: Path) -> PartAnnotations:
 
 def _lines(path: Path, cells: int) -> Iterator[tuple]:
     """The path, the line's number and its cells; the last cell may hold spaces."""
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{path}: over {_MAX_BYTES // 2**20} MiB; {_ADVICE}")
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; {_ADVICE}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text; {_ADVICE}") from error
+    lines = read_text_lines(path, _MAX_BYTES, _ADVICE)
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -165,7 +165,7 @@ def _results(analysis: Analysis) -> str:
         rows = "; ".join(
             f"{e}: gamma {c['gamma']:.3g}, expert_mix {c['expert_mix']:.3g}, region_mix "
             f"{c['region_mix']:.3g}"
-            for e, c in ((e, result["calibration"][e]) for e in EXPERTS)
+            for e, c in ((e, result["calibration"][e]) for e in EXPERTS if e in calibrated)
         )
         note = (
             f'<p class="note">Calibrated: chosen by H on {text(result["calibration"]["chosen_on"])}'
@@ -188,10 +188,11 @@ def _results(analysis: Analysis) -> str:
 
 
 def _metrics(title: str, metrics: Metrics) -> str:
+    present = [e for e in EXPERTS if e in metrics]
     return "".join(
-        f'<tr><th scope="row">{title if e == EXPERTS[0] else ""}</th><td>{e}</td>'
+        f'<tr><th scope="row">{title if e == present[0] else ""}</th><td>{e}</td>'
         f"{metric_cells(metrics[e])}</tr>"
-        for e in EXPERTS
+        for e in present
     )
 
 
