@@ -74,12 +74,14 @@ def dual_attention(
     Returns:
       float32 `p_region` and `p_channel`, each `[batch, attributes]`.
     """
-    p_region = None if region is None else attention_pool(region, features, kernel)
+    with jax.named_scope("region"):
+        p_region = None if region is None else attention_pool(region, features, kernel)
     if channel is None:
         return p_region, None
-    if kernel == "pallas":
-        return p_region, _fused(channel, features, transposed=True)
-    return p_region, attention_pool(channel, jnp.swapaxes(features, 1, 2))
+    with jax.named_scope("channel"):
+        if kernel == "pallas":
+            return p_region, _fused(channel, features, transposed=True)
+        return p_region, attention_pool(channel, jnp.swapaxes(features, 1, 2))
 
 
 def dual_attention_weights(

@@ -35,6 +35,7 @@ class AttributeShards(NamedTuple):
         padded = jnp.pad(vectors, ((0, size * self.num_shards - len(vectors)), (0, 0)))
         return jax.lax.dynamic_slice_in_dim(padded, jax.lax.axis_index(self.axis) * size, size)
 
+    @jax.named_scope("exchange")
     def gather(
         self, scores: Float[Array, "batch local_rows"], sizes: Sequence[int]
     ) -> Float[Array, "batch all_rows"]:

@@ -300,6 +300,7 @@ class DualExpert(nnx.Module):
         coarse = [self.coarse] if "coarse" in self.expert_names else []
         return [*coarse, *(self.fine if "fine" in self.expert_names else ())]
 
+    @jax.named_scope("fold")
     def _rows(self, shards: AttributeShards | None) -> tuple[BranchRows | None, ...]:
         """Region and channel rows of all networks; None for a branch that the model lacks."""
         folded = [net.fold(shards) for net in self._networks()]

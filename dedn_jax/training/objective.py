@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int
@@ -108,6 +109,7 @@ class Objective:
         )
 
 
+@jax.named_scope("losses")
 def objective_terms(
     peers: Peers,
     objective: Objective,

@@ -110,7 +110,8 @@ def loss_and_gradients(
         return terms["loss"], terms
 
     (_, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-    return jax.lax.psum((terms, gradients), axes.names) if axes.names else (terms, gradients)
+    with jax.named_scope("exchange"):
+        return jax.lax.psum((terms, gradients), axes.names) if axes.names else (terms, gradients)
 
 
 def _peers(
@@ -182,10 +183,11 @@ def make_train_step(
         factor = objective.distillation.factor(state.step)
         if factor is not None:
             terms["distillation_factor"] = factor
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-        params = cast(nnx.State, optax.apply_updates(state.params, updates))
-        terms["gradient_norm"] = optax.tree.norm(gradients)
-        terms["parameter_norm"] = optax.tree.norm(params)
+        with jax.named_scope("optimizer"):
+            updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+            params = cast(nnx.State, optax.apply_updates(state.params, updates))
+            terms["gradient_norm"] = optax.tree.norm(gradients)
+            terms["parameter_norm"] = optax.tree.norm(params)
         learning_rate = optimizer.learning_rate(state.optimizer)
         if learning_rate is not None:
             terms["learning_rate"] = learning_rate

@@ -48,6 +48,7 @@ class Peers(NamedTuple):
     heads: PerExpert[Float[Array, "A A"]] | None = None
 
     @classmethod
+    @jax.named_scope("losses")
     def of(
         cls,
         attributes: PerExpert[AttributeScores],

@@ -95,6 +95,7 @@ def features_spec(features: ResidentFeatures | None) -> PartitionSpec:
     return REPLICATED if features is None or features.axis is None else SHARDED
 
 
+@jax.named_scope("lookup")
 def lookup(features: ResidentFeatures | None, inputs: jax.Array) -> jax.Array:
     """A device's shard of a batch: looked up in resident features, or as it was streamed.
 
@@ -122,6 +123,7 @@ def lookup(features: ResidentFeatures | None, inputs: jax.Array) -> jax.Array:
     return found.reshape(rows, *found.shape[2:])
 
 
+@jax.named_scope("exchange")
 def _exchange(features: ResidentFeatures, rows: jax.Array, axis: str) -> jax.Array:
     """Every device asks all for its rows and sends what it holds, in one reduce-scatter."""
     of_all = jax.lax.all_gather(rows, axis, tiled=True)
