@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from dedn_jax.errors import InputError
 if TYPE_CHECKING:
     from dedn_jax.inference.candidates import Candidates
     from dedn_jax.inference.run import Run
+    from dedn_jax.training.profiling import Profile
 
 
 def path_flag(text: str) -> Path:
@@ -51,6 +53,29 @@ def join_processes(args: argparse.Namespace) -> None:
         raise InputError("give all of --coordinator, --processes and --process, or none")
     else:
         processes.initialize(*several)
+
+
+def add_profile(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag that `chosen_profile` reads."""
+    parser.add_argument(
+        "--profile",
+        metavar="START:STOP",
+        help="write a trace of these steps, counted from 1, for TensorBoard and Perfetto",
+    )
+
+
+def chosen_profile(args: argparse.Namespace) -> AbstractContextManager[Profile | None]:
+    """What the flag of `add_profile` asks for, to be entered around the training.
+
+    Raises:
+      InputError: not START:STOP.
+    """
+    if args.profile is None:
+        return nullcontext()
+    from dedn_jax.training.profiling import Profile
+    from dedn_jax.training.workdir import Workdir
+
+    return Profile.from_flag(args.profile, Workdir(args.workdir).tensorboard)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,14 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from dedn_jax.cli.arguments import add_config, add_processes, join_processes, path_flag
+from dedn_jax.cli.arguments import (
+    add_config,
+    add_processes,
+    add_profile,
+    chosen_profile,
+    join_processes,
+    path_flag,
+)
 from dedn_jax.errors import InputError
 
 
@@ -24,6 +31,7 @@ def add_train(jobs: Any) -> None:
     )
     add_config(train)
     train.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
+    add_profile(train)
     add_processes(train)
     train.set_defaults(run=_train, overrides=True)
 
@@ -75,8 +83,12 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.training.interrupt import StopOnSignals
     from dedn_jax.training.protocol import result_text
 
+    profiling = chosen_profile(args)
     join_processes(args)
-    run = train(load_config(args.config, overrides), args.workdir, stop=StopOnSignals())
+    config = load_config(args.config, overrides)
+    with profiling as profile:
+        callbacks = [profile] if profile else []
+        run = train(config, args.workdir, callbacks=callbacks, stop=StopOnSignals())
     if is_main():
         print(result_text(run.result))
 

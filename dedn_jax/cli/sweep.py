@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dedn_jax.cli.arguments import add_config, path_flag
+from dedn_jax.cli.arguments import add_config, add_profile, chosen_profile, path_flag
 
 
 def add_sweep(jobs: Any) -> None:
@@ -41,6 +41,7 @@ def add_sweep(jobs: Any) -> None:
         help="named points instead of a grid: a Python file with get_points(), or the name of one "
         "in configs/ablations/ (paper: the ablations of the paper)",
     )
+    add_profile(sweep)
     sweep.set_defaults(run=_sweep, overrides=True)
 
 
@@ -50,13 +51,16 @@ def _sweep(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.sweep.run import sweep
     from dedn_jax.training.interrupt import StopOnSignals
 
+    profiling = chosen_profile(args)
     config = load_config(args.config, overrides)
-    result = sweep(
-        config,
-        args.workdir,
-        args.seeds,
-        args.grid,
-        points_file=args.points,
-        stop=StopOnSignals(),
-    )
+    with profiling as profile:
+        result = sweep(
+            config,
+            args.workdir,
+            args.seeds,
+            args.grid,
+            points_file=args.points,
+            callbacks=[profile] if profile else [],
+            stop=StopOnSignals(),
+        )
     print(result_text(result))

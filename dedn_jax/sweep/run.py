@@ -26,6 +26,7 @@ from dedn_jax.sweep.points import Point, make_points
 from dedn_jax.sweep.points_file import read_points
 from dedn_jax.sweep.report import SHARED, draw, summaries
 from dedn_jax.sweep.trainer import ModelsResult, ModelsTrainer
+from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.compilation_cache import compilation_cache
 from dedn_jax.training.interrupt import StopRequest, ending_the_run, stopped_run
 from dedn_jax.training.network import Network, make_network
@@ -43,6 +44,7 @@ class _Common(NamedTuple):
     features: ResidentFeatures | None
     layout: ModelLayout
     seeds: list[int]
+    callbacks: Sequence[Callback]
     stop: StopRequest
 
 
@@ -53,6 +55,7 @@ def sweep(
     grid: Sequence[str] = (),
     *,
     points_file: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
     stop: StopRequest | None = None,
 ) -> dict[str, Any]:
     """Runs or resumes a sweep.
@@ -72,6 +75,7 @@ def sweep(
       seeds: how many models.
       grid: see `dedn_jax.sweep.points.make_points`.
       points_file: in place of a grid, see `dedn_jax.sweep.points_file.read_points`.
+      callbacks: see the phases of every point in turn; metrics are lists over the models.
       stop: makes the sweep save and raise `Interrupted`; None: nothing does.
 
     Returns:
@@ -104,7 +108,7 @@ def sweep(
             with stop or StopRequest() as stop, compilation_cache(folder.path, config):
                 features = place_features(dataset.inputs, config, local_layout(), may_shard=False)
                 all_seeds = [config.seed + i for i in range(seeds)]
-                common = _Common(dataset, teacher, features, layout, all_seeds, stop)
+                common = _Common(dataset, teacher, features, layout, all_seeds, callbacks, stop)
                 results = [
                     _point(point, number, len(points), folder.point(number), common)
                     for number, point in enumerate(points)
@@ -175,6 +179,7 @@ def _train(point: Point, where: str, folder: Path, common: _Common) -> dict[str,
         features=common.features,
         folder=folder,
         stop=common.stop,
+        callbacks=common.callbacks,
         seeds=common.seeds,
         where=where,
         teacher=common.teacher,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dedn_jax.training.evaluation import Metrics
     from dedn_jax.training.phase import PhaseResult
+    from dedn_jax.training.step import TrainState
 
 
 class Callback:
@@ -32,6 +33,22 @@ class Callback:
 
     def on_phase_start(self, phase: str) -> None:
         """Before a phase, `validation` or `final`, trains, resumes or is read as finished."""
+
+    def on_call_start(self, first: int, last: int, state: TrainState) -> None:
+        """Before the call of the program that takes steps `first` to `last`.
+
+        Args:
+          first, last: one and the same where batches are streamed.
+          state: before them, on the devices, perhaps not yet computed; the call reuses its memory.
+        """
+
+    def on_call_end(self, first: int, last: int, metrics: Any) -> None:
+        """After that call, which does not wait for the devices.
+
+        Args:
+          first, last: as before.
+          metrics: of the steps, on the devices, perhaps not yet computed.
+        """
 
     def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """After a logged step (`config.train.log_every`): the loss and its terms."""

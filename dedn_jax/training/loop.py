@@ -89,7 +89,7 @@ class Loop:
       log: where evaluations go.
       bar: the progress bar.
       stop: polled after every call, and by `evaluate`.
-      callbacks: told of the first call and of evaluations.
+      callbacks: told of calls and of evaluations.
       step: steps done.
       evaluation_due: whether the parameters of `step` are still to be evaluated.
     """
@@ -129,7 +129,7 @@ class Loop:
             first = self.step + 1
             count = min(self.executor.max_steps, self.schedule.next_due(self.step) - self.step)
             # The steps before still run on the device while batches are read and sent.
-            state, metrics = self.executor.run(state, count)
+            state, metrics = self._call(state, count)
             self.step += count
             if started:
                 self._first_call(metrics, count, started)
@@ -153,6 +153,18 @@ class Loop:
             if signal and (self.evaluation_due or not finished):
                 raise stopped_run(signal, self._where())
         return self.executor.replicated(state)
+
+    def _call(self, state: TrainState, count: int) -> tuple[TrainState, Any]:
+        """Starts the next `count` steps; their state and metrics."""
+        first, last = self.step + 1, self.step + count
+        for callback in self.callbacks:
+            callback.on_call_start(first, last, state)
+        # A profile counts steps by it.
+        with jax.profiler.StepTraceAnnotation("train", step_num=first):
+            state, metrics = self.executor.run(state, count)
+        for callback in self.callbacks:
+            callback.on_call_end(first, last, metrics)
+        return state, metrics
 
     def _evaluate(self, state: TrainState) -> None:
         label = self.schedule.label

@@ -16,6 +16,7 @@ from dedn_jax.sweep.run import sweep
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.network import make_network
 from dedn_jax.training.phases import TEST_BEST_LABEL
+from dedn_jax.training.profiling import Profile
 from tests.helpers.tiny import tiny_config, write_tiny
 from tests.sweep.common import FIELDS, GRID, PROTOCOLS, SEEDS, assert_model_is, losses, read
 
@@ -46,6 +47,16 @@ def test_another_model_has_its_own_parameters_and_steps(
     monkeypatch.setattr(dedn_jax.training.run, "make_network", other_seed)
     train(config, runs / "other")
     assert_model_is(swept / "points" / "1", model, runs / "other")
+
+
+def test_profile(config: ConfigDict, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = runs / "profiled"
+    with Profile.from_flag("2:3", path / "tensorboard") as profile:
+        sweep(config, path, SEEDS, ["selection.protocol=last"], callbacks=[profile])
+    said = [s for s in capsys.readouterr().err.splitlines() if "profile: " in s]
+    assert len(said) == 1 and "traced steps 2 to 3 of phase final" in said[0]
+    (file,) = (path / "tensorboard" / "plugins" / "profile").glob("*/perfetto_trace.json.gz")
+    assert file.stat().st_size > 1000
 
 
 def test_the_result(swept: Path) -> None:

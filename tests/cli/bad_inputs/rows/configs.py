@@ -49,6 +49,20 @@ def _damaged_config(world: World) -> list[str]:
 
 CONFIGS = [
     Bad(
+        "steps to profile that end before they start",
+        lambda w: w.train("--profile=20:10"),
+        "--profile=20:10",
+        "expected START:STOP",
+        "such as 101:110",
+    ),
+    Bad(
+        "steps of a sweep to profile that are no numbers",
+        lambda w: ["sweep", *w.train("--profile=all", "--seeds=2")[1:]],
+        "--profile=all",
+        "expected START:STOP",
+        "such as 101:110",
+    ),
+    Bad(
         "unknown field in a recipe",
         lambda w: _recipe(w, _base_with("c.train.epoch = 3")),
         "recipe.py",
