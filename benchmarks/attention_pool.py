@@ -28,7 +28,7 @@ from benchmarks.common import Call, environment, interleaved_medians
 from benchmarks.common import peaks as machine_peaks
 from dedn_jax.errors import InputError
 from dedn_jax.model.attention import BranchRows, attention_pool
-from dedn_jax.model.kernels import Kernel
+from dedn_jax.model.kernels import Kernel, resolve_kernel
 from dedn_jax.model.kernels.attention_pool import attention_pool as fused_pool
 
 # Rows of both experts.
@@ -45,7 +45,7 @@ def _pool(
         return fused_pool(score, attend, features, transposed=transposed)
     stored = jnp.swapaxes(features, 1, 2) if transposed else features
     rows = BranchRows(score.astype(features.dtype), attend.astype(features.dtype))
-    return attention_pool(rows, stored)
+    return attention_pool(rows, stored, kernel)
 
 
 def _value_and_gradient(
@@ -76,7 +76,8 @@ def measure(
     rounds: int,
 ) -> dict[str, Any]:
     """Times everything; one row per size, type, branch, pass and kernel."""
-    kernels: list[Kernel] = ["xla"] if jax.default_backend() == "cpu" else ["xla", "pallas"]
+    xla = resolve_kernel("xla", jax.default_backend())
+    kernels: list[Kernel] = [xla] if xla == "cpu" else [xla, "pallas"]
     rng = np.random.default_rng(0)
     rows, peaks = [], {}
     for dtype in dtypes:
@@ -113,9 +114,9 @@ def measure(
                     "flop_share": flops / seconds / flops_peak,
                     "byte_share": read / seconds / bytes_peak,
                 }
-                if kernel != "xla":
+                if kernel != xla:
                     row["speedup"] = times["xla"] / seconds
-                    row["difference"] = _difference(calls[kernel](), calls["xla"]())
+                    row["difference"] = _difference(calls[kernel](), calls[xla]())
                 rows.append(row)
     return {
         "environment": environment(),
@@ -131,7 +132,7 @@ def measure(
 def table(report: dict[str, Any]) -> str:
     """The report as text."""
     lines = [report["environment"], report["problem"]]
-    if all(row["kernel"] == "xla" for row in report["rows"]):
+    if all(row["kernel"] == "cpu" for row in report["rows"]):
         lines.append("on a CPU Pallas kernels would be interpreted: only XLA is timed")
     lines += [
         f"{dtype}: measured peak {peak['tflop_per_s']:.3g} TFLOP/s, {peak['gb_per_s']:.0f} GB/s"

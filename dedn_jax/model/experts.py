@@ -20,6 +20,7 @@ from dedn_jax.model.attention import (
 )
 from dedn_jax.model.attribute_shards import AttributeShards
 from dedn_jax.model.groups import AttributeGroups, as_groups
+from dedn_jax.model.kernels import Kernel, resolve_kernel
 
 T = TypeVar("T")
 
@@ -157,7 +158,8 @@ class DualExpert(nnx.Module):
       regions: R of the feature maps, height times width.
       rank: h of the low-rank region score matrices; 0 for full ones.
       rngs: random streams, `params` is used.
-      kernel: of the attention pooling, see `dedn_jax.model.kernels.resolve_kernel`.
+      kernel: of the attention pooling, from `dedn_jax.model.kernels.resolve_kernel`; None: XLA's
+        own operations, as they suit the default JAX backend.
       experts: `both`, or `coarse` or `fine` alone; the scores of one that is missing are 0.
       branches: `both`, or `region` or `channel` alone, likewise.
       heads: add the auxiliary heads of the distillation objective `dual_head`, identities.
@@ -175,13 +177,13 @@ class DualExpert(nnx.Module):
         regions: int,
         rank: int = 0,
         rngs: nnx.Rngs,
-        kernel: Literal["xla", "pallas"] = "xla",
+        kernel: Kernel | None = None,
         experts: Literal["both", "coarse", "fine"] = "both",
         branches: Literal["both", "region", "channel"] = "both",
         heads: bool = False,
     ) -> None:
         groups = as_groups(groups, word_vectors)
-        self.kernel: Literal["xla", "pallas"] = kernel
+        self.kernel: Kernel = kernel or resolve_kernel("xla", jax.default_backend())
         self.group_order = tuple(groups.order.tolist())
         self.group_sizes = tuple(len(m) for m in groups.members)
         self.map_shape = channels, regions

@@ -74,7 +74,7 @@ def train_program(
     sizes: Sizes,
     images: int,
     layout: Layout,
-    kernel: Kernel = "xla",
+    kernel: Kernel = "cpu",
     features: ResidentFeatures | None = None,
 ) -> Program:
     """One step of `dedn train`.

@@ -82,7 +82,7 @@ def _compile(request: dict[str, Any], config: ConfigDict, layout: Layout) -> dic
         program = extract_program(config, sizes.picture, images)
     else:
         # The trace of a fused kernel, which does the same work, does not say how often it runs.
-        counted = train_program(config, sizes, images, layout, "xla", features)
+        counted = train_program(config, sizes, images, layout, "cpu", features)
         kernel = resolve_kernel(config.model.kernel, request["platform"])
         program = train_program(config, sizes, images, layout, kernel, features)
     share = counted.flops()

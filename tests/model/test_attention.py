@@ -1,7 +1,8 @@
-"""Attention pooling, both ways of computing it, against float64."""
+"""Attention pooling, all ways of computing it, against float64."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -11,13 +12,39 @@ import numpy as np
 import pytest
 from jax.interpreters import partial_eval
 
-from dedn_jax.model import attention
-from dedn_jax.model.attention import BranchRows, attention_pool, dual_attention, stack_rows
+from dedn_jax.model.attention import (
+    BranchRows,
+    attention_pool,
+    blocks,
+    dual_attention,
+    images,
+    stack_rows,
+)
+from dedn_jax.model.attention.blocks import Blocks
 
 BATCH, ATTRIBUTES, DIM, POSITIONS = 3, 5, 4, 6
 Pool = Callable[[BranchRows, jax.Array], jax.Array]
+
+
+def in_blocks(branch: str, size: Blocks, rows: BranchRows, features: jax.Array) -> jax.Array:
+    """One branch of the form for accelerators, of `[batch, dim, positions]` as the others."""
+    if branch == "region":
+        return blocks.dual_attention(rows, None, features, size)[0]
+    return blocks.dual_attention(None, rows, features.swapaxes(1, 2), size)[1]
+
+
 WAYS = pytest.mark.parametrize(
-    "pool", [attention._pool_dense, attention._pool_per_image, attention_pool]
+    "pool",
+    [
+        images.pool_dense,
+        images.pool_per_image,
+        attention_pool,
+        functools.partial(in_blocks, "region", Blocks(both=9, channel=9)),
+        functools.partial(in_blocks, "region", Blocks(both=2, channel=1)),
+        functools.partial(in_blocks, "channel", Blocks(both=9, channel=2)),
+        functools.partial(in_blocks, "channel", Blocks(both=1, channel=9)),
+    ],
+    ids=["dense", "per_image", "cpu", "region", "few_regions", "channel", "few_channels"],
 )
 
 
@@ -83,8 +110,9 @@ def test_value(pool: Pool, positions: int) -> None:
 
 
 @WAYS
-def test_gradients(pool: Pool) -> None:
-    rows, features = problem(1)
+@pytest.mark.parametrize("positions", [POSITIONS, 2 * DIM + 1])
+def test_gradients(pool: Pool, positions: int) -> None:
+    rows, features = problem(1, positions=positions)
     cotangent = np.random.default_rng(2).standard_normal((BATCH, ATTRIBUTES)).astype(np.float32)
     expected = gradients64(rows, features, cotangent)
     eager = gradients(pool, rows, features, cotangent)
@@ -127,7 +155,7 @@ def test_huge_logits_and_uniform_attention(pool: Pool) -> None:
 def test_choice_by_shape(monkeypatch: pytest.MonkeyPatch, positions: int, name: str) -> None:
     """The per-image form is taken where it keeps less: more than two positions per dimension."""
     for way in ("dense", "per_image"):
-        monkeypatch.setattr(attention, f"_pool_{way}", lambda _rows, _features, way=way: way)
+        monkeypatch.setattr(images, f"pool_{way}", lambda _rows, _features, way=way: way)
     assert attention_pool(*problem(6, positions=positions)) == name
 
 
@@ -145,11 +173,11 @@ def test_per_image_keeps_nothing_of_every_position() -> None:
         return [x.size for x in jax.tree.leaves(backward) if hasattr(x, "size")]
 
     large = batch * attributes * positions
-    per_image = kept(attention._pool_per_image)
+    per_image = kept(images.pool_per_image)
     assert per_image, "residuals could not be inspected"
     assert max(per_image) < large
     assert max(per_image) == max(batch * attributes * dim, batch * dim * positions)
-    assert max(kept(attention._pool_dense)) >= large  # the test can tell them apart
+    assert max(kept(images.pool_dense)) >= large  # the test can tell them apart
 
     def sizes(jaxpr: jax.extend.core.Jaxpr) -> list[int]:
         found = []
@@ -162,18 +190,26 @@ def test_per_image_keeps_nothing_of_every_position() -> None:
     def gradient(rows: BranchRows, features: jax.Array, pool: Pool) -> BranchRows:
         return jax.grad(lambda r: pool(r, features).sum())(rows)
 
-    for pool, any_large in ((attention._pool_per_image, False), (attention._pool_dense, True)):
+    for pool, any_large in ((images.pool_per_image, False), (images.pool_dense, True)):
         jaxpr = jax.make_jaxpr(lambda r, f, pool=pool: gradient(r, f, pool))(rows, features)
         assert (max(sizes(jaxpr.jaxpr)) >= large) == any_large
 
 
+FORMS = pytest.mark.parametrize(
+    "pool",
+    [attention_pool, functools.partial(in_blocks, "channel", Blocks(both=2, channel=1))],
+    ids=["cpu", "blocks"],
+)
+
+
+@FORMS
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("positions", [2 * DIM, 2 * DIM + 1], ids=["dense", "per_image"])
-def test_factors_of_all_products(dtype: str, positions: int) -> None:
+def test_factors_of_all_products(pool: Pool, dtype: str, positions: int) -> None:
     """bfloat16 features are multiplied as such, forward and backward, added up in float32."""
     rows, features = problem(9, positions=positions)
     features = features.astype(dtype)
-    traced = jax.make_jaxpr(jax.grad(lambda r: attention_pool(r, features).sum()))(rows).jaxpr
+    traced = jax.make_jaxpr(jax.grad(lambda r: pool(r, features).sum()))(rows).jaxpr
     # Without the gradient in the features, which nobody asks for here.
     jaxpr, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
     # What is kept of every image has no positions any more, and stays float32.
@@ -192,8 +228,9 @@ def products(jaxpr: jax.extend.core.Jaxpr) -> Iterator[jax.extend.core.JaxprEqn]
             yield from products(inner)
 
 
+@FORMS
 @pytest.mark.parametrize("positions", [2 * DIM, 2 * DIM + 1, 200], ids=["dense", "few", "many"])
-def test_bfloat16(positions: int) -> None:
+def test_bfloat16(pool: Pool, positions: int) -> None:
     """Within rounding of float64; scores far from 0 do not make the gradient worse."""
     rows, features = problem(10, positions=positions)
     features = (features + 3.0).astype(jnp.bfloat16)
@@ -201,10 +238,10 @@ def test_bfloat16(positions: int) -> None:
     rounded = BranchRows(*(r.astype(jnp.bfloat16) for r in rows))
     exact = np.asarray(features, np.float64)
     expected = pool64(np.asarray(rounded.score), np.asarray(rounded.attention), exact)
-    found = attention_pool(rows, features)
+    found = pool(rows, features)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     one = np.ones((BATCH, ATTRIBUTES), np.float32)
-    by_score, by_attention, _ = gradients(attention_pool, rows, features, one)
+    by_score, by_attention, _ = gradients(pool, rows, features, one)
     assert by_score.dtype == by_attention.dtype == jnp.float32
     logits = np.einsum("ad,bdp->bap", np.asarray(rounded.attention, np.float64), exact)
     scores = np.einsum("ad,bdp->bap", np.asarray(rounded.score, np.float64), exact)

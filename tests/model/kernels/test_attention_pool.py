@@ -224,7 +224,8 @@ def test_the_model_calls_it_for_both_branches() -> None:
 def test_resolve_kernel() -> None:
     # Nothing has been measured on an accelerator yet.
     for platform in ("cpu", "gpu", "tpu", "other"):
-        assert [resolve_kernel(c, platform) for c in KERNELS] == ["xla", "xla", "pallas"]
+        xla = platform if platform in ("gpu", "tpu") else "cpu"
+        assert [resolve_kernel(c, platform) for c in KERNELS] == [xla, xla, "pallas"]
     with pytest.raises(InputError, match=r"kernel='cuda', expected one of auto, xla, pallas"):
         resolve_kernel("cuda", "gpu")
 
