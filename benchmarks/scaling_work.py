@@ -35,7 +35,7 @@ from dedn_jax.parallel.executors import (
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.parallel.resident.batches import ResidentBatches
 from dedn_jax.parallel.resident.features import make_resident
-from dedn_jax.plan.hlo import read_program
+from dedn_jax.plan.collectives import read_program
 from dedn_jax.training.network import make_network
 from dedn_jax.training.objective import ClassSpace, Objective, make_class_space
 from dedn_jax.training.optimizer import make_optimizer

@@ -18,8 +18,10 @@ class Chip:
     Attributes:
       name: as in the names of slices.
       flops: peak of bfloat16 products, FLOP/s.
+      clock: cycles of a core in a second.
       memory: HBM, bytes.
       bandwidth: of HBM, bytes/s.
+      on_chip: VMEM of all its cores, bytes.
       link: of one link to a neighbour in one direction, bytes/s.
       dimensions: of the torus; a chip has two links for each.
       hosted: chips of a host, in slices of several hosts.
@@ -30,8 +32,10 @@ class Chip:
 
     name: str
     flops: float
+    clock: float
     memory: float
     bandwidth: float
+    on_chip: float
     link: float
     dimensions: int
     hosted: int
@@ -41,15 +45,17 @@ class Chip:
 
 # Source: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}. Links: the bidirectional bandwidth of a chip
 # given there (v5e 400, v5p 1200, v6e 800 GB/s) over two directions and 4 or 6 links; v4: Jouppi et
-# al., arXiv 2304.01433, six of 50 GB/s. A v4 chip's two cores work as one device unless libtpu is
-# told otherwise, but topologies without hardware start with two.
+# al., arXiv 2304.01433, six of 50 GB/s. VMEM: docs.jax.dev, Pallas, TPU details. Clocks: the peak
+# over what the matrix units do in a cycle, four of 128 x 128 a core, of v6e four of 256 x 256. A v4
+# chip's two cores work as one device unless libtpu is told otherwise, but topologies without
+# hardware start with two.
 CHIPS = {
     c.name: c
     for c in (
-        Chip("v4", 275e12, 32 * 2**30, 1200e9, 50e9, 3, 4, 4, "megacore"),
-        Chip("v5e", 197e12, 16 * 2**30, 819e9, 50e9, 2, 4, 16),
-        Chip("v5p", 459e12, 95 * 2**30, 2765e9, 100e9, 3, 4, 4),
-        Chip("v6e", 918e12, 32 * 2**30, 1638e9, 100e9, 2, 4, 16),
+        Chip("v4", 275e12, 1.05e9, 32 * 2**30, 1200e9, 32 * 2**20, 50e9, 3, 4, 4, "megacore"),
+        Chip("v5e", 197e12, 1.5e9, 16 * 2**30, 819e9, 128 * 2**20, 50e9, 2, 4, 16),
+        Chip("v5p", 459e12, 1.75e9, 95 * 2**30, 2765e9, 128 * 2**20, 100e9, 3, 4, 4),
+        Chip("v6e", 918e12, 1.75e9, 32 * 2**30, 1638e9, 128 * 2**20, 100e9, 2, 4, 16),
     )
 }
 
@@ -84,9 +90,14 @@ class Slice:
         """
         if self.chips <= 2:
             return self.chips - 1
-        rings = [n >= self.chip.wraps and n % self.chip.wraps == 0 for n in self.axes]
-        is_torus = self.chip.dimensions == 2 or all(rings)
-        return 2 * max(1, sum(rings) if is_torus else 0)
+        return 2 * max(1, sum(self.rings))
+
+    @property
+    def rings(self) -> tuple[bool, ...]:
+        """Which axes are rings."""
+        long = [n >= self.chip.wraps and n % self.chip.wraps == 0 for n in self.axes]
+        is_torus = self.chip.dimensions == 2 or all(long)
+        return tuple(ring and is_torus for ring in long)
 
 
 def parse_slice(name: str) -> Slice:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dedn_jax.errors import InputError
+from dedn_jax.plan.bundles import libtpu_arguments
 from dedn_jax.plan.chips import EXAMPLES
 
 # Simulated CPU devices, for tests.
@@ -33,9 +34,9 @@ def compile_program(request: dict[str, Any], timeout: float) -> dict[str, Any]:
         raise InputError("dedn plan needs libtpu: pip install 'dedn-jax[tpu-plan]'")
     with tempfile.TemporaryDirectory(prefix="dedn_plan_") as folder:
         question, reply = Path(folder, "request.json"), Path(folder, "answer.json")
-        question.write_text(json.dumps(request))
+        question.write_text(json.dumps(request | {"folder": str(Path(folder, "code"))}))
         worker = [sys.executable, "-m", "dedn_jax.plan.worker", str(question), str(reply)]
-        status, output = _run(worker, timeout)
+        status, output = _run(worker, timeout, Path(folder, "code"))
         if status is None:
             raise InputError(
                 f"--topology: {name}: not compiled within {timeout:g} s; give a larger --timeout"
@@ -51,14 +52,18 @@ def compile_program(request: dict[str, Any], timeout: float) -> dict[str, Any]:
     return answer
 
 
-def _run(command: list[str], timeout: float) -> tuple[int | None, list[str]]:
-    """Exit status, None after a timeout, and the lines of output."""
+def _run(command: list[str], timeout: float, folder: Path) -> tuple[int | None, list[str]]:
+    """Exit status, None after a timeout, and the lines of output.
+
+    libtpu writes the code of kernels into `folder`.
+    """
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to query
         "TPU_LOG_DIR": "disabled",
         # Without it libtpu locks the chips of this machine, which are not used here.
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+        "LIBTPU_INIT_ARGS": libtpu_arguments(folder),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={CPU_DEVICES}",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }

@@ -1,148 +1,199 @@
-"""Parses a compiled program's HLO text: its loops and its collectives."""
+"""Parses a compiled program's HLO text: computations, instructions, and arrays as laid out."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import re
 from typing import NamedTuple
 
-COLLECTIVES = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "collective-permute",
-    "all-to-all",
-)
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
-_SHAPE = re.compile(r"\b(pred|bf16|[fsuc]\d+\w*)\[([\d,]*)\]")
-_OPERATION = re.compile(r"= (.+?) (" + "|".join(COLLECTIVES) + r")(-start)?\(")
-_WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
-_KNOWN = re.compile(r"known_trip_count\D+?n\D+?(\d+)")
-_CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+_ARRAY = re.compile(r"\b(pred|bf16|[fsuc]\d+\w*)\[([\d,]*)\](?:\{([^{}]*)\})?")
+_OPERATION = re.compile(r"\s*([\w\-]+)\(")
+_NAME = re.compile(r"%([\w.\-]+)")
+_CALLED = re.compile(
+    r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)"
+)
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_CHAIN = re.compile(r'\bchain_id="(\d+)"')
-_GROUP = re.compile(r"replica_groups=\{\{([\d,]+)\}|replica_groups=\[\d+,(\d+)\]")
-_CONSTANT = re.compile(r"= s\d+\[\]\S* constant\((\d+)\)")
+_KNOWN = re.compile(r"known_trip_count\D+?n\D+?(\d+)")
+_CONSTANT = re.compile(r"constant\((\d+)\)")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_SOURCE = re.compile(r'op_name="([^"]*)"')
+_OPENING, _CLOSING = "([{", ")]}"
+HBM = 0  # memory space; others are on the chip
 
 
-class Traffic(NamedTuple):
-    """One kind of collective in one run of the program, on one chip.
-
-    Attributes:
-      runs: how often.
-      bytes: of the full arrays: what is reduced, or the result of gathering.
-      largest: bytes of the largest one.
-    """
-
-    runs: int
-    bytes: int
-    largest: int
-
-
-class Program(NamedTuple):
-    """Collectives and loops of a program.
+class Array(NamedTuple):
+    """An array of an instruction's result.
 
     Attributes:
-      traffic: by kind of collective; loops count as often as they run.
-      trips: iterations of every loop; a nested loop is listed for each of its runs.
-      unknown_loops: loops whose length the text does not give; they count once.
+      dtype: as HLO writes it.
+      dims: its shape.
+      space: of memory; 0 is main memory.
+      nbytes: as laid out, padded to whole tiles.
+      unpadded: bytes of its numbers.
     """
 
-    traffic: dict[str, Traffic]
-    trips: list[int]
-    unknown_loops: int
+    dtype: str
+    dims: tuple[int, ...]
+    space: int
+    nbytes: int
+    unpadded: int
+
+    @property
+    def in_hbm(self) -> int:
+        """Bytes in main memory: all or none."""
+        return self.nbytes if self.space == HBM else 0
 
 
-def shape_bytes(text: str) -> list[int]:
-    """Bytes of every array of a shape such as `(f32[2,3]{1,0}, bf16[4])`."""
-    sizes = []
-    for dtype, dims in _SHAPE.findall(text):
-        bits = re.search(r"\d+", dtype)  # as in f32, f8e4m3fn; a pred takes a byte
-        count = math.prod(map(int, filter(None, dims.split(","))))
-        sizes.append(count * (int(bits[0]) if bits else 8) // 8)
-    return sizes
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a computation.
 
-
-def read_program(text: str, chips: int) -> Program:
-    """Counts loops and collectives.
-
-    Args:
-      text: `compiled.as_text()`.
-      chips: in a collective that names no groups.
+    Attributes:
+      name: without `%`.
+      op: such as `fusion`.
+      arrays: of the result, a tuple's flattened.
+      operands: names.
+      root: whether it is the computation's result.
+      inside: the operand list as written: a parameter's number, a constant's value.
+      attributes: the text after the operands.
     """
-    bodies, entry = _computations(text)
-    # Runs and bytes of each collective. One that overlaps other operations, those of a loop too, is
-    # written once for every piece of it; the pieces have a chain id in common.
-    found: dict[tuple[str, str], tuple[int, int]] = {}
-    trips: list[int] = []
-    unknown = 0
 
-    def visit(name: str, times: int) -> None:
-        nonlocal unknown
-        for line in bodies.get(name, ()):
-            if match := _OPERATION.search(line):
-                kind, size = match[2], _bytes(line, match[1], match[2], bool(match[3]), chips)
-                chain = _CHAIN.search(line)
-                key = kind, chain[1] if chain else f"alone {len(found)}"
-                found[key] = min((times, size), found.get(key, (times, size)))
-            if match := _WHILE.search(line):
-                count = _trips(line, bodies.get(match[1], []))
-                unknown += count is None
-                trips.extend([count or 1] * times)
-                visit(match[2], times * (count or 1))
-                continue
-            for called in _called(line):
-                visit(called, times)
+    name: str
+    op: str
+    arrays: tuple[Array, ...]
+    operands: tuple[str, ...]
+    root: bool
+    inside: str
+    attributes: str
 
-    visit(entry, 1)
-    totals: dict[str, Traffic] = {}
-    for (kind, _), (times, size) in sorted(found.items()):
-        runs, total, largest = totals.get(kind, Traffic(0, 0, 0))
-        totals[kind] = Traffic(runs + times, total + times * size, max(largest, size))
-    return Program(totals, trips, unknown)
+    @property
+    def called(self) -> tuple[str, ...]:
+        """Computations that it names, the scalar functions of reductions among them."""
+        names = _CALLED.findall(self.attributes)
+        if match := _BRANCHES.search(self.attributes):
+            names += [n.strip().lstrip("%") for n in match[1].split(",")]
+        return tuple(names)
+
+    @property
+    def cycles(self) -> int | None:
+        """As the TPU compiler estimates them; None where it does not."""
+        match = _CYCLES.search(self.attributes)
+        return int(match[1]) if match else None
+
+    @property
+    def source(self) -> str:
+        """The JAX operation that it comes from, such as `jit(step)/dot_general`."""
+        match = _SOURCE.search(self.attributes)
+        return match[1] if match else ""
+
+    def attribute(self, name: str) -> str:
+        """The word after `name=`, without `%` and quotes; empty where there is none."""
+        match = re.search(rf'\b{name}="?%?([\w.\-]+)', self.attributes)
+        return match[1] if match else ""
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of every computation, and the name of the entry."""
-    bodies: dict[str, list[str]] = {}
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """A program.
+
+    Attributes:
+      computations: instructions by name of the computation, in the order of the schedule.
+      entry: name of the first one.
+    """
+
+    computations: dict[str, tuple[Instruction, ...]]
+    entry: str
+
+    @functools.cached_property
+    def by_name(self) -> dict[str, dict[str, Instruction]]:
+        """Instructions of each computation by their names."""
+        return {c: {i.name: i for i in body} for c, body in self.computations.items()}
+
+    def trips(self, loop: Instruction) -> int | None:
+        """Iterations of a `while`: its known trip count, or the condition's only constant."""
+        if match := _KNOWN.search(loop.attributes):
+            return int(match[1])
+        condition = self.computations.get(loop.attribute("condition"), ())
+        texts = [f"{i.op}({i.inside})" for i in condition if i.op == "constant"]
+        bounds = [int(m[1]) for t in texts if (m := _CONSTANT.fullmatch(t))]
+        counts_up = any("direction=LT" in i.attributes for i in condition)
+        return bounds[0] if len(bounds) == 1 and counts_up else None
+
+
+def parse(text: str) -> Module:
+    """Parses `compiled.as_text()`; what is no instruction is left out."""
+    computations: dict[str, list[Instruction]] = {}
     entry, name = "", ""
     for line in text.splitlines():
-        if match := _HEAD.match(line):
-            name = match[2]
-            bodies[name] = []
-            entry = name if match[1] else entry
+        if name and (instruction := _instruction(line)):
+            computations[name].append(instruction)
         elif line.startswith("}"):
             name = ""
-        elif name:
-            bodies[name].append(line)
-    return bodies, entry
+        elif match := _HEAD.match(line):
+            name = match[2]
+            computations[name] = []
+            entry = name if match[1] else entry
+    return Module({name: tuple(body) for name, body in computations.items()}, entry)
 
 
-def _called(line: str) -> list[str]:
-    """Computations that a line calls, other than the scalar function of a reduction."""
-    if _OPERATION.search(line) or " reduce(" in line or " scatter(" in line or " sort(" in line:
-        return []
-    names = _CALLED.findall(line)
-    if match := _BRANCHES.search(line):
-        names += [n.strip().lstrip("%") for n in match[1].split(",")]
-    return names
+def arrays(text: str) -> tuple[Array, ...]:
+    """The arrays of a shape such as `(f32[2,3]{1,0:T(8,128)}, bf16[4]{0:S(1)})`."""
+    return tuple(_array(*match) for match in _ARRAY.findall(text))
 
 
-def _trips(line: str, condition: list[str]) -> int | None:
-    """Iterations of a loop: its known trip count, or its only constant bound."""
-    if match := _KNOWN.search(line):
-        return int(match[1])
-    bounds = [int(m[1]) for c in condition if (m := _CONSTANT.search(c))]
-    counts_up = any("direction=LT" in c for c in condition)
-    return bounds[0] if len(bounds) == 1 and counts_up else None
+def _array(dtype: str, dims: str, layout: str) -> Array:
+    shape = tuple(map(int, filter(None, dims.split(","))))
+    width = re.search(r"\d+", dtype)  # as in f32, f8e4m3fn; a pred takes a byte
+    bits = int(width[0]) if width else 8
+    order, _, rest = layout.partition(":")
+    space = re.search(r"S\((\d+)\)", rest)
+    minor_first = [int(i) for i in order.split(",") if i.strip().isdigit()]
+    physical = [shape[i] for i in minor_first] if len(minor_first) == len(shape) else [*shape[::-1]]
+    if tile := re.search(r"T\(([\d,]+)\)", rest):
+        for i, side in enumerate(reversed([int(n) for n in tile[1].split(",")])):
+            if i < len(physical):
+                physical[i] = -(-physical[i] // side) * side
+    return Array(
+        dtype,
+        shape,
+        int(space[1]) if space else HBM,
+        math.prod(physical) * bits // 8,
+        math.prod(shape) * bits // 8,
+    )
 
 
-def _bytes(line: str, shape: str, kind: str, started: bool, chips: int) -> int:
-    sizes = shape_bytes(shape)
-    # A `-start` operation returns its operand too, except for an all-reduce.
-    size = max(sizes, default=0) if started and kind != "all-reduce" else sum(sizes)
-    if kind != "reduce-scatter" or started:
-        return size
-    group = _GROUP.search(line)
-    members = chips if not group else int(group[2] or len(group[1].split(",")))
-    return size * members
+def _instruction(line: str) -> Instruction | None:
+    match = _INSTRUCTION.match(line)
+    if not match:
+        return None
+    text = match[3]
+    # The type ends where a bracket that opened it is closed: at the first space outside of all.
+    end = _outside(text, " ")
+    operation = _OPERATION.match(text, end)
+    if not operation:
+        return None
+    closed = _outside(text, ")", operation.end())
+    inside = text[operation.end() : closed]
+    return Instruction(
+        name=match[2],
+        op=operation[1],
+        arrays=arrays(text[:end]),
+        operands=tuple(_NAME.findall(inside)),
+        root=bool(match[1]),
+        inside=inside,
+        attributes=text[closed + 1 :],
+    )
+
+
+def _outside(text: str, wanted: str, start: int = 0) -> int:
+    """Where `wanted` first stands outside of brackets opened after `start`; else the end."""
+    depth = 0
+    for i in range(start, len(text)):
+        if text[i] == wanted and not depth:
+            return i
+        depth += (text[i] in _OPENING) - (text[i] in _CLOSING)
+    return len(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -13,10 +13,15 @@ from dedn_jax.errors import InputError
 from dedn_jax.parallel.resident.rule import Residency, requested, residency
 from dedn_jax.plan.chips import CHIPS, Slice
 from dedn_jax.plan.compile import CPU_DEVICES, compile_program
-from dedn_jax.plan.roofline import loop_factor, memory_needed, roofline
+from dedn_jax.plan.floor import (
+    ITEM_BYTES,
+    Floor,
+    attention_floor,
+    counted_floor,
+    step_floor,
+)
 from dedn_jax.plan.sizes import Sizes
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MAX_EXTRA = 2  # compilations spent on what would fit
 Compile = Callable[[dict[str, Any], float], dict[str, Any]]
 Row = dict[str, Any]
@@ -58,6 +63,13 @@ class Planner:
         batch, images = sizes.batch, padded(sizes.batch, max(1, shards))
         answer = self._ask("train", sizes, on, images, placed)
         row = self._row("train", sizes, on, batch, images, answer)
+        if "needed" not in answer:
+            each = images // max(1, shards)
+            row |= self._times(
+                self._floor(sizes, on, each, answer, placed), answer, sizes, on, each
+            )
+            # Counted as `dedn train` counts its steps.
+            row |= _all_steps(row, max(1, sizes.images * self.config.train.epochs // batch))
         if sizes.picture:
             return row
         return row | {
@@ -73,7 +85,21 @@ class Planner:
         side = sizes.picture or self.config.picture.crop
         sizes = dataclasses.replace(sizes, picture=side)
         answer = self._ask("extract", sizes, on, images, "never")
-        return self._row("extract", sizes, on, per_host * on.hosts, images, answer)
+        row = self._row("extract", sizes, on, per_host * on.hosts, images, answer)
+        if "needed" in answer:
+            return row
+        row |= self._times(self._counted(sizes, on, answer), answer, sizes, on, 0)
+        return row | _all_steps(row, -(-sizes.images // (per_host * on.hosts)))
+
+    def attention(self, sizes: Sizes, on: Slice) -> Row:
+        """The row of attention pooling alone, of a batch on one chip of the slice."""
+        images = sizes.batch
+        answer = self._ask("attention", sizes, on, images, "never")
+        row = self._row("attention", sizes, on, images, images, answer)
+        if "needed" in answer:
+            return row
+        least = attention_floor(self.config, sizes, images, on.chip)
+        return row | self._times(least, answer, sizes, on, images)
 
     def smaller(self, sizes: Sizes, row: Row) -> list[Change]:
         """What to try where a training step does not fit, the smallest sacrifice first."""
@@ -113,7 +139,6 @@ class Planner:
         request = {
             "platform": self.platform,
             "topology": on.name,
-            "compiled_as": on.chip.compiled_as,
             "job": job,
             "config": self.config.to_dict(),
             "sizes": dataclasses.asdict(sizes),
@@ -145,29 +170,64 @@ class Planner:
             "fits": "needed" not in answer and needed <= on.chip.memory,
             "compiled": answer,
         }
-        if "needed" in answer:
-            return row
-        if answer["chips"] != on.chips:
+        if "needed" not in answer and answer["chips"] != on.chips and job != "attention":
             raise InputError(
                 f"--topology: {on.name}: compiled for {answer['chips']} devices, expected "
                 f"{on.chips}"
             )
-        # A backbone's products have their own precision, and outweigh the experts'.
+        return row
+
+    def _floor(
+        self, sizes: Sizes, on: Slice, images: int, answer: dict[str, Any], placed: Residency
+    ) -> Floor:
+        """Of a training step; `images` are a chip's."""
+        if sizes.picture:
+            return self._counted(sizes, on, answer)
+        # What the compiled step keeps of the state on a chip; laid out it may be padded.
+        state = min(answer["state"], answer["aliased"] or answer["state"])
+        return step_floor(self.config, sizes, images, on, answer["parameters"], state, placed)
+
+    def _counted(self, sizes: Sizes, on: Slice, answer: dict[str, Any]) -> Floor:
+        """Of a program with a backbone, whose products outweigh the experts'."""
         precision = self.config.backbone.dtype if sizes.picture else self.config.model.precision
-        times = roofline(answer, on, precision)
-        if job == "train":  # counted as `dedn train` counts its steps
-            steps = max(1, sizes.images * self.config.train.epochs // batch)
-        else:
-            steps = -(-sizes.images // batch)
-        return row | {
-            "roofline": dataclasses.asdict(times),
-            "bound": max(("compute", "memory", "exchange"), key=lambda k: getattr(times, k)),
-            "step_seconds": times.seconds,
-            "steps": steps,
-            "total_seconds": steps * times.seconds,
-            # A loop that XLA did not partition runs as many times as often as there are shards.
-            "loops_not_sharded": loop_factor(answer) > 1.5,
+        moved = answer["arguments"] + answer["outputs"]
+        return counted_floor(answer["flops"], answer["flops_bfloat16"], moved, on.chip, precision)
+
+    def _times(
+        self, least: Floor, answer: dict[str, Any], sizes: Sizes, on: Slice, images: int
+    ) -> Row:
+        """Floor, schedule and what bounds the program; without a schedule the floor is all."""
+        floor = dataclasses.asdict(least) | {"seconds": least.seconds, "bound": least.bound}
+        schedule = answer.get("schedule")
+        if schedule is None:
+            return {
+                "floor": floor,
+                "schedule": None,
+                "step_seconds": least.seconds,
+                "bound": least.bound,
+            }
+        # Kernels whose code could not be read take what attention takes at least.
+        missing = (
+            schedule["kernels"] and attention_floor(self.config, sizes, images, on.chip).seconds
+        )
+        return {
+            "floor": floor,
+            "schedule": schedule,
+            "step_seconds": schedule["seconds"] + missing,
+            "bound": max(("compute", "memory", "exchange", "latency"), key=lambda k: schedule[k]),
         }
+
+
+def memory_needed(answer: Mapping[str, Any]) -> float:
+    """Bytes of a chip's memory; an output that reuses an argument's memory costs nothing."""
+    if "needed" in answer:
+        return float(answer["needed"])
+    outputs = answer["outputs"] - answer["aliased"]
+    return float(answer["arguments"] + answer["temporaries"] + outputs + answer["code"])
+
+
+def _all_steps(row: Row, steps: int) -> Row:
+    return {"steps": steps, "total_seconds": steps * row["step_seconds"]}
 
 
 def plan(
@@ -227,4 +287,4 @@ def _larger(on: Slice, slices: Sequence[Slice], rows: Sequence[Row]) -> list[str
 
 def _feature_bytes(sizes: Sizes) -> int:
     """Bytes of all feature maps."""
-    return sizes.stored * sizes.channels * sizes.regions * _BYTES[sizes.dtype]
+    return sizes.stored * sizes.channels * sizes.regions * ITEM_BYTES[sizes.dtype]

@@ -13,6 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from dedn_jax.data.pipeline import Batch
+from dedn_jax.model.attention import BranchRows, dual_attention
+from dedn_jax.model.experts import BRANCHES, EXPERTS
 from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.model.kernels import Kernel
 from dedn_jax.model.picture_model import backbone_maps
@@ -120,6 +122,35 @@ def train_program(
     arguments = (state, batch, features, classes, network.frozen, teacher)
     specs = (REPLICATED, SHARDED, features_spec(features), REPLICATED, REPLICATED, REPLICATED)
     return Program(layout.compile(run, specs, REPLICATED, donate=(0,)), arguments, specs)
+
+
+def attention_program(config: ConfigDict, sizes: Sizes, images: int, kernel: Kernel) -> Program:
+    """Attention pooling of both experts, with the gradient of its rows, on one device.
+
+    Args:
+      config: the recipe.
+      sizes: of the data.
+      images: of the batch.
+      kernel: of attention pooling.
+    """
+    count = len(EXPERTS[config.model.experts]) * sizes.attributes
+    lengths = {"region": sizes.channels, "channel": sizes.regions}
+    rows = {
+        branch: BranchRows(*(_abstract((count, lengths[branch]), jnp.float32) for _ in range(2)))
+        for branch in BRANCHES[config.model.branches]
+    }
+    maps = _abstract((images, sizes.channels, sizes.regions), sizes.dtype)
+    cotangents = [_abstract((images, count), jnp.float32) for _ in rows]
+
+    def pool(rows: dict[str, BranchRows], maps: jax.Array) -> list[jax.Array]:
+        pooled = dual_attention(rows.get("region"), rows.get("channel"), maps, kernel)
+        return [p for p in pooled if p is not None]
+
+    def run(rows: dict[str, BranchRows], maps: jax.Array, cotangents: list[jax.Array]) -> Any:
+        pooled, pull = jax.vjp(lambda r: pool(r, maps), rows)
+        return pooled, pull(cotangents)
+
+    return Program(jax.jit(run), (rows, maps, cotangents), (REPLICATED,) * 3)
 
 
 def extract_program(config: ConfigDict, picture: int, images: int) -> Program:

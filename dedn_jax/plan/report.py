@@ -7,7 +7,7 @@ from typing import Any
 
 _HEADS = (
     *("slice", "batch", "memory/chip", "fits", "GFLOP/chip", "GB moved", "sent (GB)"),
-    *("ms/step (bound)", "steps/s", "all steps", "compiled in"),
+    *("floor ms (bound)", "ms/step (bound)", "steps/s", "all steps", "compiled in"),
 )
 _RESIDENCY = {
     "replicated": "resident on every chip",
@@ -56,15 +56,17 @@ def _cells(row: dict[str, Any]) -> list[str]:
         batch += f" -> {row['batch_padded']}"
     memory = f"{row['memory_needed'] / 1e9:.2f} of {row['memory'] / 1e9:.1f} GB"
     cells = [f"{row['topology']} ({row['chips']})", batch, memory, "yes" if row["fits"] else "NO"]
-    if "roofline" not in row:
+    if "floor" not in row:
         return [*cells, *["-"] * (len(_HEADS) - len(cells))]
-    r, c = row["roofline"], row["compiled"]
+    floor, schedule, c = row["floor"], row["schedule"], row["compiled"]
+    moved = schedule["read"] + schedule["written"] if schedule else floor["moved"]
     sent = sum(t["bytes"] for t in c["collectives"].values())
     return [
         *cells,
-        f"{r['flops'] / 1e9:.1f}",
-        f"{c['bytes_xla'] / 1e9:.2f}",
+        f"{floor['flops'] / 1e9:.1f}",
+        f"{moved / 1e9:.2f}",
         f"{sent / 1e9:.3f}",
+        f"{1e3 * floor['seconds']:.3f} ({floor['bound']})",
         f"{1e3 * row['step_seconds']:.3f} ({row['bound']})",
         f"{1 / row['step_seconds']:.0f}"
         if row["step_seconds"] < 0.1
@@ -77,14 +79,14 @@ def _cells(row: dict[str, Any]) -> list[str]:
 def _notes(row: dict[str, Any]) -> list[str]:
     """What the table has no room for."""
     name, c = row["topology"], row["compiled"]
-    if "roofline" not in row or not row["fits"]:
+    if "floor" not in row or not row["fits"]:
         needed, have = row["memory_needed"] / 1e9, row["memory"] / 1e9
         # The compiler stops at the first array that does not fit.
         least = "at least " if "needed" in c else ""
         notes = [f"{name}: does not fit: needs {least}{needed:.2f} GB of {have:.2f} GB a chip."]
         if row.get("instead"):
             notes.append(f"{name}: instead: {'; '.join(row['instead'])}.")
-        if "roofline" not in row:
+        if "floor" not in row:
             return notes
     else:
         notes = []
@@ -110,11 +112,6 @@ def _notes(row: dict[str, Any]) -> list[str]:
     if "residency" in row:
         where = _RESIDENCY[row["residency"]]
         notes.append(f"{name}: {row['feature_bytes'] / 1e9:.2f} GB of feature maps, {where}.")
-    if row["loops_not_sharded"]:
-        notes.append(
-            f"{name}: a loop over images is not sharded: it runs {c['trips_compiled']} times on "
-            f"every chip instead of {c['trips']}."
-        )
     if c["unknown_loops"]:
         notes.append(f"{name}: {c['unknown_loops']} loops of unknown length are counted once.")
     return notes

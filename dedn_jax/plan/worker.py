@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import time
@@ -19,9 +20,20 @@ from ml_collections import ConfigDict
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.model.kernels import resolve_kernel
 from dedn_jax.parallel.mesh import Layout
+from dedn_jax.plan.bundles import kernel_cycles
+from dedn_jax.plan.chips import parse_slice
+from dedn_jax.plan.collectives import read_program
 from dedn_jax.plan.count import Flops
-from dedn_jax.plan.hlo import read_program
-from dedn_jax.plan.programs import abstract_features, extract_program, train_program
+from dedn_jax.plan.hbm import KERNEL
+from dedn_jax.plan.hlo import parse
+from dedn_jax.plan.programs import (
+    Program,
+    abstract_features,
+    attention_program,
+    extract_program,
+    train_program,
+)
+from dedn_jax.plan.schedule import Schedule, replay
 from dedn_jax.plan.sizes import Sizes
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -38,13 +50,15 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Compiles a program and measures it.
 
     Args:
-      request: `platform`, `topology`, `compiled_as`, `job` (train or extract), `config`, `sizes`,
-        `images` (of a step, padding included) and `residency` (of the feature maps).
+      request: `platform`, `topology`, `job` (train, extract or attention), `config`, `sizes`,
+        `images` (of a step, padding included), `residency` (of the feature maps) and `folder`
+        (where libtpu writes the code of kernels).
 
     Returns:
-      Bytes (`resident`: of the resident feature maps, which are among the arguments), FLOPs and
-      traffic of a chip in one run; or `error` with its `kind`: topology, libtpu, memory (with
-      `needed` and `have` bytes) or compile.
+      Bytes (`resident`: of the resident feature maps, which are among the arguments; `parameters`;
+      `state`: parameters and optimiser slots), FLOPs, collectives and for a TPU the `schedule` of a
+      chip in one run; or `error` with its `kind`: topology, libtpu, memory (with `needed` and
+      `have` bytes) or compile.
     """
     try:
         devices = _devices(request)
@@ -65,62 +79,93 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 def _devices(request: dict[str, Any]) -> list[Any]:
     if request["platform"] != "tpu":
         return jax.devices(request["platform"])
-    options = {}
-    if request["compiled_as"]:
-        options["chip_config_name"] = request["compiled_as"]
-    return topologies.get_topology_desc(
-        platform="tpu", topology_name=request["topology"], **options
-    ).devices
+    on = parse_slice(request["topology"])
+    options = {"chip_config_name": on.chip.compiled_as} if on.chip.compiled_as else {}
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=on.name, **options).devices
+    return devices[:1] if request["job"] == "attention" else devices
 
 
 def _compile(request: dict[str, Any], config: ConfigDict, layout: Layout) -> dict[str, Any]:
-    sizes, images = Sizes.from_json(request["sizes"]), request["images"]
-    features = abstract_features(sizes, request["residency"], layout)
-    # FLOPs are counted in a program of one chip's work, evenly divided.
-    if request["job"] == "extract":
-        counted = extract_program(config, sizes.picture, images // layout.mesh.size)
-        program = extract_program(config, sizes.picture, images)
-    else:
-        # The trace of a fused kernel, which does the same work, does not say how often it runs.
-        counted = train_program(config, sizes, images, layout, "cpu", features)
-        kernel = resolve_kernel(config.model.kernel, request["platform"])
-        program = train_program(config, sizes, images, layout, kernel, features)
+    program, counted = _programs(request, config, layout)
     share = counted.flops()
     started = time.perf_counter()
     compiled = program.lower(layout).compile()
-    return {
-        "compile_seconds": time.perf_counter() - started,
-        "resident": features.nbytes // (layout.num_shards if features.axis else 1)
-        if features
-        else 0,
-        **_measure(compiled, share, layout.mesh.size),
-    }
+    found = {"compile_seconds": time.perf_counter() - started, **_measure(compiled, share, layout)}
+    if request["job"] == "train":
+        state, _, features, *_ = program.arguments
+        shards = layout.num_shards if features and features.axis else 1
+        found |= {
+            "parameters": _nbytes(state.params),
+            "state": _nbytes(state),
+            "resident": features.nbytes // shards if features else 0,
+        }
+    if request["platform"] == "tpu":
+        found["schedule"] = _schedule(compiled, request).numbers()
+    return found
 
 
-def _measure(compiled: Any, share: Flops, chips: int) -> dict[str, Any]:
+def _programs(
+    request: dict[str, Any], config: ConfigDict, layout: Layout
+) -> tuple[Program, Program]:
+    """The program, and one whose products can be counted: of one chip's work, evenly divided."""
+    sizes, images = Sizes.from_json(request["sizes"]), request["images"]
+    kernel = resolve_kernel(config.model.kernel, request["platform"])
+    if request["job"] == "extract":
+        return (
+            extract_program(config, sizes.picture, images),
+            extract_program(config, sizes.picture, images // layout.mesh.size),
+        )
+    # The trace of a fused kernel, which does the same work, does not say how often it runs.
+    if request["job"] == "attention":
+        return (
+            attention_program(config, sizes, images, kernel),
+            attention_program(config, sizes, images, "cpu"),
+        )
+    features = abstract_features(sizes, request["residency"], layout)
+    return (
+        train_program(config, sizes, images, layout, kernel, features),
+        train_program(config, sizes, images, layout, "cpu", features),
+    )
+
+
+def _measure(compiled: Any, share: Flops, layout: Layout) -> dict[str, Any]:
     """What the compiled program needs of a chip, beside the counted share of its work."""
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    read = read_program(compiled.as_text(), chips)
+    memory = compiled.memory_analysis()
+    read = read_program(compiled.as_text(), layout.mesh.size)
     return {
-        "chips": chips,
+        "chips": layout.mesh.size,
         "arguments": memory.argument_size_in_bytes,
         "outputs": memory.output_size_in_bytes,
         "aliased": memory.alias_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
         "code": memory.generated_code_size_in_bytes,
-        "flops_xla": cost.get("flops", 0.0),
-        "bytes_xla": cost.get("bytes accessed", 0.0),
-        "flops_outside_loops": share.outside,
-        "flops_inside_loops": share.inside,
+        "flops": share.total,
         "flops_bfloat16": share.bfloat16,
-        "trips": share.trips,
-        "trips_compiled": sum(read.trips),
+        "resident": 0,
         "unknown_loops": read.unknown_loops,
         "collectives": {
             kind: {"count": t.runs, "bytes": t.bytes, "largest": t.largest}
             for kind, t in read.traffic.items()
         },
     }
+
+
+def _schedule(compiled: Any, request: dict[str, Any]) -> Schedule:
+    """The schedule of a program for a TPU, with the cycles of its kernels."""
+    module = parse(compiled.as_text())
+    kernels = [
+        i.name
+        for body in module.computations.values()
+        for i in body
+        if i.attribute("custom_call_target") == KERNEL
+    ]
+    cycles = kernel_cycles(Path(request["folder"]), kernels)
+    return replay(module, parse_slice(request["topology"]), cycles)
+
+
+def _nbytes(tree: Any) -> int:
+    """Bytes of all arrays of a tree."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _failure(error: Exception) -> dict[str, Any]:

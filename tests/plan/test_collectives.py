@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dedn_jax.plan.hlo import Traffic, read_program, shape_bytes
+from dedn_jax.plan.collectives import Traffic, read_program
+from dedn_jax.plan.hlo import arrays
 
 # A TPU program, shortened: the loop's length stands in its condition.
 _TPU = """\
@@ -101,7 +102,7 @@ def test_started_nested_and_unknown() -> None:
     ],
 )
 def test_bytes_of_shapes(text: str, sizes: list[int]) -> None:
-    assert shape_bytes(text) == sizes
+    assert [a.unpadded for a in arrays(text)] == sizes
 
 
 _FUSED = """\
