@@ -18,7 +18,7 @@ from dedn_jax.model.experts import BRANCHES, EXPERTS
 from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.model.kernels import Kernel
 from dedn_jax.model.picture_model import backbone_maps
-from dedn_jax.parallel.mesh import DATA, REPLICATED, SHARDED, Layout
+from dedn_jax.parallel.mesh import REPLICATED, SHARDED, Layout
 from dedn_jax.parallel.resident.features import ResidentFeatures, features_spec, lookup
 from dedn_jax.parallel.resident.rule import Residency
 from dedn_jax.plan.count import Flops, count_flops
@@ -64,10 +64,12 @@ def abstract_features(
     """All feature maps on the devices of `layout`; None where they are streamed."""
     if residency == "never":
         return None
-    sharded = residency == "sharded"
-    images = layout.padded_rows(sizes.stored) if sharded else sizes.stored
     return ResidentFeatures.abstract(
-        images, (sizes.channels, sizes.regions), sizes.dtype, DATA if sharded else None
+        sizes.stored,
+        (sizes.channels, sizes.regions),
+        sizes.dtype,
+        layout,
+        shard=residency == "sharded",
     )
 
 
