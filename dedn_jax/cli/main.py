@@ -19,6 +19,7 @@ from dedn_jax.cli.explain import add_explain, add_localise
 from dedn_jax.cli.export import add_export
 from dedn_jax.cli.features import add_features
 from dedn_jax.cli.plan import add_plan
+from dedn_jax.cli.platforms import leave_out_absent_tpus
 from dedn_jax.cli.predict import add_predict
 from dedn_jax.cli.report import add_report
 from dedn_jax.cli.runs import add_demo, add_evaluate, add_train
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     _quiet_libraries()
+    leave_out_absent_tpus()
     try:
         return args.run(args, rest) or 0
     except InputError as error:

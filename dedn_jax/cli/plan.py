@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from typing import Any
 
@@ -22,7 +23,9 @@ def add_plan(jobs: Any) -> None:
         "published ones of the recipe. Needs libtpu.",
     )
     add_config(plan)
-    plan.add_argument("--topology", required=True, help="slices, such as v5e:4x8,v4:2x2x4")
+    plan.add_argument(
+        "--topology", required=True, help="slices, such as v5e:4x8,v4:2x2x4 or v5litepod-256,v5p-16"
+    )
     for name, help_text in (
         ("images", "to train on"),
         ("classes", "seen and unseen"),
@@ -36,6 +39,9 @@ def add_plan(jobs: Any) -> None:
         plan.add_argument(f"--{name}", type=int, help=help_text)
     plan.add_argument(
         "--timeout", type=float, default=1800, help="seconds for each compilation (default: 1800)"
+    )
+    plan.add_argument(
+        "--price", help="of a chip-hour: a number, or one for each chip, such as v5e=1.2,v5p=4.2"
     )
     plan.add_argument("--json", type=path_flag, help="write the numbers here as well")
     plan.add_argument("--platform", choices=("tpu", "cpu"), default="tpu", help=argparse.SUPPRESS)
@@ -71,7 +77,32 @@ def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
         timeout=args.timeout,
         platform=args.platform,
         say=lambda text: print(text, file=sys.stderr),
+        prices=_prices(args.price, [on.chip.name for on in slices]),
     )
     print(plan_text(report))
     if args.json:
         write_json(args.json, report)
+
+
+def _prices(text: str | None, chips: list[str]) -> dict[str, float]:
+    """The price of a chip-hour by chip.
+
+    Raises:
+      InputError: no number, or one for a chip that is not planned for.
+    """
+    if text is None:
+        return {}
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, number = part.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < math.inf or (name and name not in chips) or (not name and "," in text):
+            raise InputError(
+                f"--price={text!r}, expected a number or one for each chip of {', '.join(chips)}, "
+                f"such as {chips[0]}=1.2"
+            )
+        found |= dict.fromkeys([name] if name else chips, value)
+    return found

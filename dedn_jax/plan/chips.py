@@ -100,17 +100,30 @@ class Slice:
         return tuple(ring and is_torus for ring in long)
 
 
+# Prefixes of the names by which slices are rented: the chip, and what the name counts for each.
+_RENTED = {
+    "v4": ("v4", 2),
+    "v5litepod": ("v5e", 1),
+    "v5e": ("v5e", 1),
+    "v5p": ("v5p", 2),
+    "v6e": ("v6e", 1),
+}
+_LARGEST = {2: 256, 3: 4096}  # chips of a slice, by dimensions
+
+
 def parse_slice(name: str) -> Slice:
-    """Reads `v5e:4x8`.
+    """Reads `v5e:4x8`, or the name by which it is rented, `v5litepod-32`.
 
     Raises:
       InputError: unknown chip, or not the name of a slice.
     """
+    if rented := re.fullmatch(r"(\w+)-(\d+)", name):
+        return _rented(name, rented[1], int(rented[2]))
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", name)
     if not match or match[1] not in CHIPS:
         raise InputError(
             f"--topology: {name!r}, expected a chip of {', '.join(CHIPS)} and the sides of a "
-            f"slice, such as {EXAMPLES}"
+            f"slice, such as {EXAMPLES}, or a name of Google's, such as v5litepod-256 or v5p-16"
         )
     axes = tuple(map(int, match[2].split("x")))
     chip = CHIPS[match[1]]
@@ -120,3 +133,30 @@ def parse_slice(name: str) -> Slice:
             f"examples: {EXAMPLES}"
         )
     return Slice(name, chip, axes)
+
+
+def _rented(name: str, prefix: str, count: int) -> Slice:
+    """The slice of that name, its sides as nearly equal as powers of two are.
+
+    Source: cloud.google.com/tpu/docs/supported-tpu-configurations; names of v4 and v5p count cores.
+    """
+    if prefix not in _RENTED:
+        names = ", ".join(f"{known}-N" for known in _RENTED)
+        raise InputError(
+            f"--topology: {name!r}, expected one of {names}, or sides, such as {EXAMPLES}"
+        )
+    chip_name, cores = _RENTED[prefix]
+    chip = CHIPS[chip_name]
+    chips, left_over = divmod(count, cores)
+    if left_over or chips not in [2**i for i in range(_LARGEST[chip.dimensions].bit_length())]:
+        unit = f"cores, {cores} a chip" if cores > 1 else "chips"
+        raise InputError(
+            f"--topology: {name!r} has {count} {unit}: expected a power of two up to "
+            f"{cores * _LARGEST[chip.dimensions]}; for other slices give the sides, such as "
+            f"{chip.name}:{'x'.join(['8'] * (chip.dimensions - 1))}x12"
+        )
+    power, n = chips.bit_length() - 1, chip.dimensions
+    sides = [2 ** ((power + i) // n) for i in range(n)]
+    if chips < 8 and n == 3:  # a part of a host: 2x2x1
+        sides.reverse()
+    return Slice(f"{chip.name}:{'x'.join(map(str, sides))}", chip, tuple(sides))

@@ -20,6 +20,7 @@ from dedn_jax.plan.floor import (
     counted_floor,
     step_floor,
 )
+from dedn_jax.plan.hints import step_hints
 from dedn_jax.plan.sizes import Sizes
 
 MAX_EXTRA = 2  # compilations spent on what would fit
@@ -48,6 +49,7 @@ class Planner:
       platform: `tpu`, or `cpu` for tests.
       compile_one: asks a worker.
       say: told what is being compiled.
+      prices: of a chip-hour, by the chip's name.
     """
 
     config: ConfigDict
@@ -55,6 +57,7 @@ class Planner:
     platform: str
     compile_one: Compile
     say: Callable[[str], None]
+    prices: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def train(self, sizes: Sizes, on: Slice, on_device: str | None = None) -> Row:
         """The row of a training step; `on_device` None: as in the config."""
@@ -69,14 +72,17 @@ class Planner:
                 self._floor(sizes, on, each, answer, placed), answer, sizes, on, each
             )
             # Counted as `dedn train` counts its steps.
-            row |= _all_steps(row, max(1, sizes.images * self.config.train.epochs // batch))
+            steps = max(1, sizes.images * self.config.train.epochs // batch)
+            row |= self._all_steps(row, steps, on)
         if sizes.picture:
             return row
-        return row | {
+        row |= {
             "feature_bytes": _feature_bytes(sizes),
             "residency": placed,
             "num_shards": shards,
         }
+        timed = "step_seconds" in row
+        return row | {"hints": step_hints(self.config, sizes, on, row) if timed else []}
 
     def extract(self, sizes: Sizes, on: Slice) -> Row:
         """The row of the backbone's forward pass; every host has batches of its own."""
@@ -89,7 +95,7 @@ class Planner:
         if "needed" in answer:
             return row
         row |= self._times(self._counted(sizes, on, answer), answer, sizes, on, 0)
-        return row | _all_steps(row, -(-sizes.images // (per_host * on.hosts)))
+        return row | self._all_steps(row, -(-sizes.images // (per_host * on.hosts)), on)
 
     def attention(self, sizes: Sizes, on: Slice) -> Row:
         """The row of attention pooling alone, of a batch on one chip of the slice."""
@@ -177,6 +183,15 @@ class Planner:
             )
         return row
 
+    def _all_steps(self, row: Row, steps: int, on: Slice) -> Row:
+        """The time and the price of all steps."""
+        seconds = steps * row["step_seconds"]
+        found: Row = {"steps": steps, "total_seconds": seconds}
+        found["chip_hours"] = on.chips * seconds / 3600
+        if on.chip.name in self.prices:
+            found["price"] = found["chip_hours"] * self.prices[on.chip.name]
+        return found
+
     def _floor(
         self, sizes: Sizes, on: Slice, images: int, answer: dict[str, Any], placed: Residency
     ) -> Floor:
@@ -226,10 +241,6 @@ def memory_needed(answer: Mapping[str, Any]) -> float:
     return float(answer["arguments"] + answer["temporaries"] + outputs + answer["code"])
 
 
-def _all_steps(row: Row, steps: int) -> Row:
-    return {"steps": steps, "total_seconds": steps * row["step_seconds"]}
-
-
 def plan(
     config: ConfigDict,
     sizes: Sizes,
@@ -239,6 +250,7 @@ def plan(
     platform: str = "tpu",
     compile_one: Compile = compile_program,
     say: Callable[[str], None] = lambda _: None,
+    prices: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """One row for each program and slice.
 
@@ -246,7 +258,7 @@ def plan(
       config: the recipe.
       sizes: of its data.
       slices: to compile for.
-      timeout, platform, compile_one, say: see `Planner`.
+      timeout, platform, compile_one, say, prices: see `Planner`.
 
     Returns:
       `problem` (the sizes) and `rows`; JSON-ready.
@@ -254,7 +266,7 @@ def plan(
     Raises:
       InputError: see `compile_program`.
     """
-    planner = Planner(config, timeout, platform, compile_one, say)
+    planner = Planner(config, timeout, platform, compile_one, say, prices or {})
     tables = [[planner.train(sizes, on) for on in slices]]
     if config.data.source == "images" or config.backbone.weights:
         tables.append([planner.extract(sizes, on) for on in slices])

@@ -7,7 +7,8 @@ from typing import Any
 
 _HEADS = (
     *("slice", "batch", "memory/chip", "fits", "GFLOP/chip", "GB moved", "sent (GB)"),
-    *("floor ms (bound)", "ms/step (bound)", "steps/s", "all steps", "compiled in"),
+    *("floor ms (bound)", "ms/step (bound)", "steps/s", "all steps", "chip-hours", "price"),
+    "compiled in",
 )
 _RESIDENCY = {
     "replicated": "resident on every chip",
@@ -27,7 +28,10 @@ def plan_text(plan: dict[str, Any]) -> str:
     ]
     for job in dict.fromkeys(row["job"] for row in plan["rows"]):
         rows = [row for row in plan["rows"] if row["job"] == job]
-        lines += ["", f"{_NAMES[job]}:", "", *_table([_HEADS, *map(_cells, rows)])]
+        cells = [_HEADS, *map(_cells, rows)]
+        shown = [i for i, head in enumerate(_HEADS) if head != "price" or _have_prices(rows)]
+        cells = [[line[i] for i in shown] for line in cells]
+        lines += ["", f"{_NAMES[job]}:", "", *_table(cells)]
         notes = [note for row in rows for note in _notes(row)]
         lines += ["", *(f"- {note}" for note in notes)]
     return "\n".join(lines)
@@ -38,6 +42,10 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _have_prices(rows: Sequence[dict[str, Any]]) -> bool:
+    return any("price" in row for row in rows)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -72,6 +80,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
         if row["step_seconds"] < 0.1
         else f"{1 / row['step_seconds']:.2f}",
         f"{row['steps']}: {duration(row['total_seconds'])}",
+        f"{row['chip_hours']:.3g}",
+        f"{row['price']:.2f}" if "price" in row else "-",
         duration(c["compile_seconds"]),
     ]
 
@@ -112,6 +122,21 @@ def _notes(row: dict[str, Any]) -> list[str]:
     if "residency" in row:
         where = _RESIDENCY[row["residency"]]
         notes.append(f"{name}: {row['feature_bytes'] / 1e9:.2f} GB of feature maps, {where}.")
+    if schedule := row["schedule"]:
+        parts_ms = (
+            f"{key} {1e3 * schedule[key]:.3g}"
+            for key in ("compute", "memory", "exchange", "latency")
+        )
+        notes.append(
+            f"{name}: {', '.join(parts_ms)} ms, each as if alone, in {schedule['operations']} "
+            "operations; the compiler's own schedule, not measured."
+        )
+        if schedule["kernels"]:
+            notes.append(
+                f"{name}: {schedule['kernels']} fused kernels have no schedule; the floor of "
+                "attention stands for them."
+            )
+    notes += [f"{name}: hint: {hint}." for hint in row.get("hints", ())]
     if c["unknown_loops"]:
         notes.append(f"{name}: {c['unknown_loops']} loops of unknown length are counted once.")
     return notes

@@ -35,7 +35,40 @@ def test_slices(name: str, chips: int, hosts: int, links: int) -> None:
     assert (on.chips, on.hosts, on.links) == (chips, hosts, links)
 
 
-@pytest.mark.parametrize("name", ["v5e", "v5e-8", "v9:2x2", "v5e:2x2x2", "v5e:0x4", ""])
+@pytest.mark.parametrize("name", ["v5e", "v7-8", "v9:2x2", "v5e:2x2x2", "v5e:0x4", ""])
 def test_other_names_are_refused_with_examples(name: str) -> None:
     with pytest.raises(InputError, match="v5e:16x16"):
+        parse_slice(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "slice_name"),
+    [
+        ("v5litepod-1", "v5e:1x1"),
+        ("v5litepod-8", "v5e:2x4"),
+        ("v5litepod-256", "v5e:16x16"),
+        ("v6e-8", "v6e:2x4"),
+        ("v6e-32", "v6e:4x8"),
+        ("v5p-8", "v5p:2x2x1"),  # of v5p and v4 the name counts cores
+        ("v5p-16", "v5p:2x2x2"),
+        ("v4-32", "v4:2x2x4"),
+        ("v5p-64", "v5p:2x4x4"),
+        ("v5p-512", "v5p:4x8x8"),
+    ],
+)
+def test_names_by_which_slices_are_rented(name: str, slice_name: str) -> None:
+    assert parse_slice(name) == parse_slice(slice_name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("v5litepod-12", "has 12 chips: expected a power of two up to 256"),
+        ("v6e-512", "has 512 chips"),
+        ("v5p-15", "has 15 cores, 2 a chip: expected a power of two up to 8192"),
+        ("v9-8", "expected one of v4-N, v5litepod-N"),
+    ],
+)
+def test_names_that_none_has(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         parse_slice(name)

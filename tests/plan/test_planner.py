@@ -12,6 +12,7 @@ from dedn_jax.config import load_config
 from dedn_jax.errors import InputError
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.plan.chips import parse_slice
+from dedn_jax.plan.floor import attention_floor
 from dedn_jax.plan.planner import MAX_EXTRA, padded, plan
 from dedn_jax.plan.programs import train_program
 from dedn_jax.plan.report import duration, plan_text
@@ -79,6 +80,54 @@ def _plan(
     slices = [parse_slice(n) for n in names.split(",")]
     sizes = find_sizes(config, "cub_gzsl", {})
     return plan(config, sizes, slices, timeout=1, compile_one=compiler), compiler
+
+
+def test_floor_and_schedule_stand_side_by_side() -> None:
+    report, _ = _plan(1e6, "v5e:2x4,v4:2x2x4")
+    row = report["rows"][0]
+    assert row["step_seconds"] == 2e-3 and row["bound"] == "memory"
+    assert row["floor"]["seconds"] == max(
+        row["floor"][k] for k in ("compute", "memory", "exchange")
+    )
+    text = plan_text(report)
+    assert "2.000 (memory)" in text and f"{1e3 * row['floor']['seconds']:.3f} (compute)" in text
+    assert "compute 1, memory 1.5, exchange 0.2, latency 0.3 ms, each as if alone" in text
+    assert "1.20" in text  # GB moved: what the schedule reads and writes
+
+
+def test_kernels_without_a_schedule_take_at_least_their_floor() -> None:
+    config = load_config("cub_gzsl", ["--config.data.path=none"])
+    sizes, on = find_sizes(config, "cub_gzsl", {}), parse_slice("v5e:2x4")
+    compiler = Compiler(1e6)
+    compiler.schedule["kernels"] = 4
+    report = plan(config, sizes, [on], timeout=1, compile_one=compiler)
+    least = attention_floor(config, sizes, 7, on.chip).seconds
+    assert report["rows"][0]["step_seconds"] == pytest.approx(2e-3 + least)
+    assert "4 fused kernels have no schedule" in plan_text(report)
+
+
+def test_chip_hours_and_their_price() -> None:
+    config = load_config("cub_gzsl", ["--config.data.path=none"])
+    sizes, slices = find_sizes(config, "cub_gzsl", {}), [parse_slice("v5e:2x4")]
+    report = plan(config, sizes, slices, timeout=1, compile_one=Compiler(1e6), prices={"v5e": 1.5})
+    (row,) = report["rows"]
+    assert row["chip_hours"] == pytest.approx(8 * 11291 * 2e-3 / 3600)
+    assert row["price"] == pytest.approx(1.5 * row["chip_hours"])
+    assert "| price" in plan_text(report)
+    assert "| price" not in plan_text(_plan(1e6, "v5e:2x4")[0])
+
+
+def test_hints_follow_from_the_numbers() -> None:
+    report, _ = _plan(1e6, "v5e:2x4")
+    (half,) = report["rows"][0]["hints"]
+    # Six passes of 7 images' products are 5/6 of what can be saved: 0.71 of 2 ms.
+    assert half.startswith("--config.data.dtype=bfloat16: products of float32 maps take 6 passes")
+    assert "(0.71 of 2.00 ms)" in half and "9.46 GB of maps on every chip instead of 18.93" in half
+    flags = ["--config.data.dtype=bfloat16", "--config.model.precision=bfloat16"]
+    sweep, larger = _plan(1e6, "v5e:4x8", *flags)[0]["rows"][0]["hints"]
+    assert sweep.startswith("`dedn sweep --seeds=32`, one model a chip: 32 chips together are 0.5")
+    # 64 images of 50 filled up, eight times.
+    assert "--config.train.batch_size=512" in larger and "(learning rate 0.001)" in larger
 
 
 def test_batches_are_filled_up_and_it_is_said() -> None:

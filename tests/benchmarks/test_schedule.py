@@ -1,0 +1,87 @@
+"""The table of schedules, with programs made up in place of compiled ones."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import schedule
+from dedn_jax.files import read_json
+
+
+def _arguments(tmp_path: Path, **changed: Any) -> argparse.Namespace:
+    values: dict[str, Any] = {
+        "topologies": "v5e:1x1,v5e:4x8",
+        "batches": "50",
+        "dtype": "bfloat16",
+        "precision": None,
+        "kernel": "auto",
+        "recipe": "cub_gzsl",
+        "only": None,
+        "timeout": 1.0,
+        "json": tmp_path / "report.json",
+    }
+    return argparse.Namespace(**values | changed)
+
+
+def _compiled(request: dict[str, Any], timeout: float) -> dict[str, Any]:
+    chips = 32 if request["job"] == "train" and request["topology"] == "v5e:4x8" else 1
+    moved = dict.fromkeys(("arguments", "outputs", "aliased", "temporaries", "code"), 1e6)
+    times = dict.fromkeys(("compute", "memory", "exchange", "latency"), 1e-3)
+    return {
+        "chips": chips,
+        "flops": 1e9,
+        "flops_bfloat16": 1e9,
+        "resident": 0,
+        "parameters": 40e6,
+        "state": 120e6,
+        "unknown_loops": 0,
+        "collectives": {},
+        "compile_seconds": 1.0,
+        "schedule": {
+            **{"seconds": 4e-3, "read": 2e6, "written": 1e6, "kernels": 0, "operations": 7},
+            **times,
+        },
+        **moved,
+    }
+
+
+def test_step_and_attention_beside_floor_and_earlier_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "compile_program", _compiled)
+    report = schedule.measure(_arguments(tmp_path))
+    assert read_json(tmp_path / "report.json") == report
+    assert [(r["program"], r["topology"], r["images"]) for r in report["rows"]] == [
+        ("step", "v5e:1x1", 50),
+        ("attention", "v5e:1x1", 50),
+        ("step", "v5e:4x8", 2),
+        ("attention", "v5e:4x8", 2),
+    ]
+    step, attention = report["rows"][:2]
+    # 50 images of 4.01 GFLOP, and the folding, at 197 TFLOP/s.
+    assert step["floor"]["seconds"] == pytest.approx(1.043e-3, rel=1e-3)
+    assert attention["floor"]["seconds"] == pytest.approx(1.018e-3, rel=1e-3)
+    before = {"rows": [step | {"seconds": 8e-3}]}
+    lines = schedule.table(report, before).splitlines()
+    assert "not measured" in lines[0]
+    assert lines[1].split()[:9] == "program slice batch images floor ms bound before ms".split()
+    assert lines[2].split()[:8] == "step v5e:1x1 50 50 1.04 compute 8 4".split()
+    assert lines[3].split()[:8] == "attention v5e:1x1 50 50 1.02 compute - 4".split()
+    assert "before" not in schedule.table(report)
+
+
+def test_one_program_alone_and_what_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled(request: dict[str, Any], timeout: float) -> dict[str, Any]:
+        return {"kind": "memory", "error": "", "needed": 20e9, "have": 16e9}
+
+    monkeypatch.setattr(schedule, "compile_program", compiled)
+    arguments = _arguments(tmp_path, topologies="v5e:1x1", batches="50,400", only="step")
+    report = schedule.measure(arguments)
+    assert [r["batch"] for r in report["rows"]] == [50, 400]
+    assert schedule.table(report).count("does not fit") == 2
