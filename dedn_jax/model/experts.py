@@ -47,11 +47,27 @@ class AttributeScores(NamedTuple):
         return region_mix * self.region + (1.0 - region_mix) * self.channel
 
 
+class ModelRows(NamedTuple):
+    """Folded matrices of all networks, the coarse expert's first; None without that branch."""
+
+    region: BranchRows | None
+    channel: BranchRows | None
+
+
 class PerExpert(NamedTuple, Generic[T]):
     """What the coarse and the fine expert say, both with attributes in group order."""
 
     coarse: T
     fine: T
+
+
+def is_folded(path: Sequence[object], _: object = None) -> bool:
+    """Whether a parameter, by its path in a `DualExpert` or a model with `experts`, is folded.
+
+    Folded ones enter the scores through `DualExpert.rows` alone. A filter of Flax.
+    """
+    own = path[1:] if path[0] == "experts" else path
+    return own[0] in ("coarse", "fine")
 
 
 class DualAttention(nnx.Module):
@@ -249,29 +265,42 @@ class DualExpert(nnx.Module):
           ValueError: features of another shape than the model was made for.
         """
         features = self.maps(features)
-        region, channel = self._rows(shards)
-        p_region, p_channel = dual_attention(region, channel, features, self.kernel)
-        if shards is not None:
-            sizes = [net.num_attributes for net in self._networks()]
-            p_region, p_channel = (
-                None if p is None else shards.gather(p, sizes) for p in (p_region, p_channel)
-            )
-        by_expert = PerExpert(
-            *map(
-                AttributeScores, *(self._split(p, features.shape[0]) for p in (p_region, p_channel))
-            )
-        )
+        by_expert = self.pool(self.rows(shards), features, shards)
         if not return_attention:
             return by_expert
         # For inspection, not for training: computed from all rows on every device.
-        region, channel = self._rows(None)
-        weights = dual_attention_weights(region, channel, features)
+        weights = dual_attention_weights(*self.rows(), features)
         channels, regions = self.map_shape
         split = (
             self._split(weights[0], features.shape[0], regions),
             self._split(weights[1], features.shape[0], channels),
         )
         return by_expert, PerExpert(*map(AttentionWeights, *split))
+
+    @jax.named_scope("fold")
+    def rows(self, shards: AttributeShards | None = None) -> ModelRows:
+        """The rows of all networks, of this device's shards where they are sharded."""
+        folded = [net.fold(shards) for net in self._networks()]
+        return ModelRows(
+            *(
+                stack_rows([rows[branch] for rows in folded]) if branch in folded[0] else None
+                for branch in BRANCHES["both"]
+            )
+        )
+
+    def pool(
+        self,
+        rows: ModelRows,
+        features: Float[Array, "batch channels regions"],
+        shards: AttributeShards | None = None,
+    ) -> PerExpert[AttributeScores]:
+        """Attribute scores by `rows`, those of `self.rows(shards)`, of maps of `self.maps`."""
+        pooled = dual_attention(*rows, features, self.kernel)
+        if shards is not None:
+            sizes = [net.num_attributes for net in self._networks()]
+            pooled = tuple(None if p is None else shards.gather(p, sizes) for p in pooled)
+        split = (self._split(p, len(features)) for p in pooled)
+        return PerExpert(*map(AttributeScores, *split))
 
     def maps(
         self, features: Float[Array, "batch channels *regions"]
@@ -301,15 +330,6 @@ class DualExpert(nnx.Module):
         """The coarse expert, then that of each group; those that the model has."""
         coarse = [self.coarse] if "coarse" in self.expert_names else []
         return [*coarse, *(self.fine if "fine" in self.expert_names else ())]
-
-    @jax.named_scope("fold")
-    def _rows(self, shards: AttributeShards | None) -> tuple[BranchRows | None, ...]:
-        """Region and channel rows of all networks; None for a branch that the model lacks."""
-        folded = [net.fold(shards) for net in self._networks()]
-        return tuple(
-            stack_rows([rows[branch] for rows in folded]) if branch in folded[0] else None
-            for branch in BRANCHES["both"]
-        )
 
     def _split(
         self, x: Float[Array, "batch rows *rest"] | None, batch: int, *rest: int

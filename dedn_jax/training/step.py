@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,9 @@ from jaxtyping import Array, Float, Int
 from dedn_jax.data.pipeline import Batch
 from dedn_jax.model import losses
 from dedn_jax.model.distillation import Peers
-from dedn_jax.model.experts import DualExpert
+from dedn_jax.model.experts import DualExpert, is_folded
 from dedn_jax.parallel.axes import ALONE, Axes
+from dedn_jax.parallel.gradients import size, summed_gradient
 from dedn_jax.training.averaging import Averaged
 from dedn_jax.training.objective import ClassSpace, Objective, objective_terms
 from dedn_jax.training.optimizer import Optimizer
@@ -67,12 +68,14 @@ class _View(NamedTuple):
       mixed: with what the images are mixed, if they are.
       mean: the mean over images.
       axes: mapped axes that the step runs under.
+      sum_rows: whether gradients are summed over devices as those of the folded rows.
     """
 
     step: Int[Array, ""]
     mixed: Mixed | None
     mean: losses.BatchMean
     axes: Axes
+    sum_rows: bool
 
 
 def loss_and_gradients(
@@ -96,7 +99,8 @@ def loss_and_gradients(
     mixed = None
     if objective.mixup:
         mixed = mixing(objective.seed, step, batch.labels, objective.mixup, mean)
-    view = _View(step, mixed, mean, axes)
+    sum_rows = _rows_are_smaller(model, params, frozen, axes)
+    view = _View(step, mixed, mean, axes, sum_rows)
     taught = _peers(*teacher, batch, objective, view, dropped=0.0) if teacher else None
 
     def loss(params: nnx.State) -> tuple[Float[Array, ""], LossTerms]:
@@ -110,8 +114,30 @@ def loss_and_gradients(
         return terms["loss"], terms
 
     (_, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    if not axes.names:
+        return terms, gradients
     with jax.named_scope("exchange"):
-        return jax.lax.psum((terms, gradients), axes.names) if axes.names else (terms, gradients)
+        done, left = nnx.split_state(gradients, is_folded if sum_rows else nnx.Nothing(), ...)
+        terms, left = jax.lax.psum((terms, left), axes.names)
+    return terms, nnx.merge_state(done, left)
+
+
+def _rows_are_smaller(
+    model: nnx.GraphDef, params: nnx.State, frozen: nnx.State, axes: Axes
+) -> bool:
+    """Whether the gradients of the folded rows are less to send than those of what they are from.
+
+    Where rows are sharded, every device unfolds but its own, so that these are summed in any case.
+    """
+    if axes.data is None or axes.rows is not None:
+        return False
+    rows = jax.eval_shape(lambda p: _experts(nnx.merge(model, p, frozen)).rows(), params)
+    folded, _ = nnx.split_state(params, is_folded, ...)
+    return size(rows) < size(folded)
+
+
+def _experts(module: Any) -> DualExpert:
+    return getattr(module, "experts", module)
 
 
 def _peers(
@@ -124,16 +150,18 @@ def _peers(
 ) -> Peers:
     """What a model's experts say of a batch, and of it without a share `dropped` of the regions."""
     module = nnx.merge(model, state.params, state.frozen)
-    experts: DualExpert = getattr(module, "experts", module)
+    experts = _experts(module)
     axes, maps = view.axes, module.maps(batch.inputs)
     if view.mixed is not None:
         maps = mixed_maps(maps, view.mixed, axes.data)
-    without = None
+    rows, without = experts.rows(axes.rows), None
+    if view.sum_rows and axes.data is not None:
+        rows = summed_gradient(rows, axes.data)
     if dropped:
         kept = kept_regions(objective.seed, view.step, maps, dropped, axes.data)
-        without = experts(maps * kept[:, None].astype(maps.dtype), axes.rows)
+        without = experts.pool(rows, maps * kept[:, None].astype(maps.dtype), axes.rows)
     return Peers.of(
-        attributes=experts(maps, axes.rows),
+        attributes=experts.pool(rows, maps, axes.rows),
         embeddings=state.classes.embeddings,
         seen=state.classes.seen,
         labels=batch.labels,

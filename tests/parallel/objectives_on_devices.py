@@ -37,7 +37,9 @@ def train(
     """Parameters after the steps, and the terms of every step. 10 images fill 16 rows of eight."""
     config = _config(names)
     rng = np.random.default_rng(0)
-    word_vectors = rng.standard_normal((ATTRIBUTES, 5))
+    # With so many numbers an attribute's rows have more, or fewer, than what they are folded from:
+    # what is sent are the gradients of the fewer.
+    word_vectors = rng.standard_normal((ATTRIBUTES, 5 if names == WHOLE else 3))
     groups = resolve_groups(config.data.groups, word_vectors, None)
     network = build_network(config, word_vectors, groups, channels=CHANNELS, regions=REGIONS)
     seen = np.arange(CLASSES) < CLASSES - 1

@@ -1,0 +1,37 @@
+"""Sums over devices, of gradients and of what they are computed from."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, TypeVar
+
+import jax
+
+T = TypeVar("T")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def summed_gradient(tree: T, axis: str) -> T:
+    """The tree itself, whose gradient is summed along a mapped axis where it passes here.
+
+    What it was computed from, by the same program on every device, then has the gradient of all
+    devices without a sum of its own.
+    """
+    return tree
+
+
+def _forward(tree: T, axis: str) -> tuple[T, None]:
+    return tree, None
+
+
+@jax.named_scope("exchange")
+def _backward(axis: str, _: None, cotangent: T) -> tuple[T]:
+    return (jax.lax.psum(cotangent, axis),)
+
+
+summed_gradient.defvjp(_forward, _backward)
+
+
+def size(tree: Any) -> int:
+    """Numbers in all arrays together."""
+    return sum(x.size for x in jax.tree.leaves(tree))
