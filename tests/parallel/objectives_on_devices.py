@@ -81,7 +81,7 @@ def _config(names: tuple[str, ...]) -> ConfigDict:
 def distance(found: Trained, expected: Trained) -> dict[str, float]:
     """Of parameters, over the largest in their array; of each term, over its size.
 
-    A divergence close to 0 is a difference of logarithms, each rounded to 1e-7 of it: no closer than 1e-6.
+    A divergence close to 0 is a difference of rounded logarithms: no closer than 1e-6.
     """
     pairs = zip(found[0], expected[0], strict=True)
     furthest = {"parameters": max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)}
