@@ -295,10 +295,10 @@ class DualExpert(nnx.Module):
         shards: AttributeShards | None = None,
     ) -> PerExpert[AttributeScores]:
         """Attribute scores by `rows`, those of `self.rows(shards)`, of maps of `self.maps`."""
-        pooled = dual_attention(*rows, features, self.kernel)
+        pooled = list(dual_attention(*rows, features, self.kernel))
         if shards is not None:
             sizes = [net.num_attributes for net in self._networks()]
-            pooled = tuple(None if p is None else shards.gather(p, sizes) for p in pooled)
+            pooled = [None if p is None else shards.gather(p, sizes) for p in pooled]
         split = (self._split(p, len(features)) for p in pooled)
         return PerExpert(*map(AttributeScores, *split))
 
