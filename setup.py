@@ -56,6 +56,8 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         # To compile for TPUs that are not there; slows every import of jax where it is installed.
         "tpu-plan": ["libtpu>=0.0.42,<0.1"],
+        # The same for GPUs; in an environment of its own: JAX then looks for a GPU, and says so.
+        "gpu-plan": ["jax-cuda12-plugin>=0.10,<0.12", "nvidia-cuda-nvcc-cu12>=12.6"],
         "torch": ["torch>=2.6"],
         # Reads texts for the text tower of a CLIP or SigLIP: `dedn data wordvectors --text-model`.
         "text": ["tokenizers>=0.21"],

@@ -58,7 +58,7 @@ def _row(args: argparse.Namespace, program: str, on: Slice, batch: int) -> Row:
     flags |= {"model.precision": precision, "model.kernel": args.kernel}
     config = load_config(args.recipe, flags)
     planner = Planner(
-        config, args.timeout, "tpu", compile_program, lambda text: print(text, file=sys.stderr)
+        config, args.timeout, None, compile_program, lambda text: print(text, file=sys.stderr)
     )
     sizes = find_sizes(config, args.recipe, {})
     each = padded(batch, on.chips) // on.chips

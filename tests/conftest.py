@@ -27,6 +27,7 @@ _OPTIONAL = {
     "tokenizers": "needs tokenizers: make torch",
     "transformers": "needs transformers: make torch",
     "libtpu": "needs libtpu: pip install 'dedn-jax[tpu-plan]'",
+    "jax_cuda12_plugin": "needs XLA for CUDA: pip install 'dedn-jax[gpu-plan]'",
 }
 
 

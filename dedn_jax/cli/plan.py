@@ -17,15 +17,16 @@ def add_plan(jobs: Any) -> None:
     """Adds `dedn plan` to the jobs."""
     plan = jobs.add_parser(
         "plan",
-        help="compile a recipe for TPU slices without having them: memory, traffic, time",
+        help="compile a recipe for TPUs or GPUs without having them: memory, traffic, time",
         description="Compiles the train step, and for recipes with a backbone the extraction "
-        "step, for TPU slices without having one. Sizes: flags, else the data set's, else the "
-        "published ones of the recipe. Needs libtpu.",
+        "step, for TPU slices or GPUs without having one. Sizes: flags, else the data set's, else "
+        "the published ones of the recipe. Needs libtpu, or XLA for CUDA.",
     )
     add_config(plan)
     plan.add_argument(
-        "--topology", required=True, help="slices, such as v5e:4x8,v4:2x2x4 or v5litepod-256,v5p-16"
+        "--topology", help="TPU slices, such as v5e:4x8,v4:2x2x4 or v5litepod-256,v5p-16"
     )
+    plan.add_argument("--device", help="GPUs: h100, h200; what cannot be timed is not timed")
     for name, help_text in (
         ("images", "to train on"),
         ("classes", "seen and unseen"),
@@ -44,7 +45,7 @@ def add_plan(jobs: Any) -> None:
         "--price", help="of a chip-hour: a number, or one for each chip, such as v5e=1.2,v5p=4.2"
     )
     plan.add_argument("--json", type=path_flag, help="write the numbers here as well")
-    plan.add_argument("--platform", choices=("tpu", "cpu"), default="tpu", help=argparse.SUPPRESS)
+    plan.add_argument("--platform", choices=("cpu",), help=argparse.SUPPRESS)
     plan.set_defaults(run=_plan, overrides=True)
 
 
@@ -53,7 +54,6 @@ def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
 
     from dedn_jax.config import load_config
     from dedn_jax.files import check_output, write_json
-    from dedn_jax.plan.chips import parse_slice
     from dedn_jax.plan.planner import cpu_slice, plan
     from dedn_jax.plan.report import plan_text
     from dedn_jax.plan.sizes import FLAGS, find_sizes
@@ -63,11 +63,7 @@ def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
     if not args.timeout > 0:
         raise InputError(f"--timeout={args.timeout:g}, expected more than 0 seconds")
     config = load_config(args.config, overrides)
-    slices = (
-        [cpu_slice()]
-        if args.platform == "cpu"
-        else [parse_slice(name) for name in dict.fromkeys(args.topology.split(","))]
-    )
+    slices = [cpu_slice()] if args.platform == "cpu" else _slices(args)
     flags = {name: getattr(args, name) for name in FLAGS}
     sizes = find_sizes(config, Path(args.config).stem, flags)
     report = plan(
@@ -82,6 +78,21 @@ def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
     print(plan_text(report))
     if args.json:
         write_json(args.json, report)
+
+
+def _slices(args: argparse.Namespace) -> list[Any]:
+    """The slices of `--topology`, and each GPU of `--device`."""
+    from dedn_jax.plan.chips import parse_slice
+    from dedn_jax.plan.gpus import parse_device
+
+    found = [
+        parse(name)
+        for text, parse in ((args.topology, parse_slice), (args.device, parse_device))
+        for name in (text.split(",") if text is not None else ())
+    ]
+    if not found:
+        raise InputError("dedn plan: give --topology, such as v5e:4x8, or --device, such as h100")
+    return list({on.name: on for on in found}.values())
 
 
 def _prices(text: str | None, chips: list[str]) -> dict[str, float]:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 
 from dedn_jax.errors import InputError
 
 EXAMPLES = "v4:2x2x4, v5e:2x4, v5e:16x16, v5p:2x2x2, v6e:4x8"
 
 
+# Passes of bfloat16 products that make one product of that precision on a TPU, whose matrix unit
+# multiplies bfloat16 always. Source: jax.lax.Precision: HIGHEST, HIGH, DEFAULT.
+_PASSES = {"float32": 6.0, "tensorfloat32": 3.0, "bfloat16": 1.0}
+
+
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """A TPU generation.
+    """A TPU generation, or a GPU.
 
     Attributes:
       name: as in the names of slices.
@@ -28,6 +34,9 @@ class Chip:
       wraps: an axis of a slice is a ring if its length is a multiple of this; in three dimensions
         all axes have to be.
       compiled_as: the name of libtpu's chip configuration, None for its default.
+      passes: how many times as long as a product of bfloat16 operands one of float32 operands
+        takes, by `config.model.precision`.
+      platform: of JAX, for which it is compiled.
     """
 
     name: str
@@ -41,6 +50,8 @@ class Chip:
     hosted: int
     wraps: int
     compiled_as: str | None = None
+    passes: Mapping[str, float] = dataclasses.field(default_factory=lambda: _PASSES)
+    platform: str = "tpu"
 
 
 # Source: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}. Links: the bidirectional bandwidth of a chip

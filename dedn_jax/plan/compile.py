@@ -14,6 +14,7 @@ from typing import Any
 from dedn_jax.errors import InputError
 from dedn_jax.plan.bundles import libtpu_arguments
 from dedn_jax.plan.chips import EXAMPLES
+from dedn_jax.plan.gpus import cuda_tools
 
 # Simulated CPU devices, for tests.
 CPU_DEVICES = 8
@@ -29,44 +30,57 @@ def compile_program(request: dict[str, Any], timeout: float) -> dict[str, Any]:
     Raises:
       InputError: libtpu is missing, the slice is unknown, the compiler crashed, failed or hung.
     """
-    name = request["topology"]
-    if request["platform"] == "tpu" and importlib.util.find_spec("libtpu") is None:
+    name, platform = request["topology"], request["platform"]
+    flag = "--device" if platform == "cuda" else "--topology"
+    if platform == "tpu" and importlib.util.find_spec("libtpu") is None:
         raise InputError("dedn plan needs libtpu: pip install 'dedn-jax[tpu-plan]'")
+    tools = cuda_tools() if platform == "cuda" else None
     with tempfile.TemporaryDirectory(prefix="dedn_plan_") as folder:
         question, reply = Path(folder, "request.json"), Path(folder, "answer.json")
-        question.write_text(json.dumps(request | {"folder": str(Path(folder, "code"))}))
+        code = Path(folder, "code")
+        question.write_text(json.dumps(request | {"folder": str(code)}))
         worker = [sys.executable, "-m", "dedn_jax.plan.worker", str(question), str(reply)]
-        status, output = _run(worker, timeout, Path(folder, "code"))
+        status, output = _run(worker, timeout, _options(request, code, tools))
         if status is None:
             raise InputError(
-                f"--topology: {name}: not compiled within {timeout:g} s; give a larger --timeout"
+                f"{flag}: {name}: not compiled within {timeout:g} s; give a larger --timeout"
             )
         if status or not reply.is_file():
             last = output[-1][:300] if output else "no message"
-            raise InputError(f"--topology: {name}: the compiler ended with status {status}: {last}")
+            raise InputError(f"{flag}: {name}: the compiler ended with status {status}: {last}")
         answer: dict[str, Any] = json.loads(reply.read_text())
     kind = answer.get("kind", "memory")
     if kind != "memory":
         examples = f"; examples: {EXAMPLES}" if kind == "topology" else ""
-        raise InputError(f"--topology: {name}: {answer['error']}{examples}")
+        raise InputError(f"{flag}: {name}: {answer['error']}{examples}")
     return answer
 
 
-def _run(command: list[str], timeout: float, folder: Path) -> tuple[int | None, list[str]]:
-    """Exit status, None after a timeout, and the lines of output.
+def _options(request: dict[str, Any], code: Path, tools: Path | None) -> dict[str, str]:
+    """Environment variables by which the compiler writes the code of kernels into `code`."""
+    flags = [f"--xla_force_host_platform_device_count={CPU_DEVICES}"]
+    if tools:
+        flags += [f"--xla_gpu_cuda_data_dir={tools}", f"--xla_dump_to={code}"]
+    options = {"XLA_FLAGS": " ".join(flags)}
+    # Every operation's code is written: half as long again where there are many.
+    if request["platform"] == "tpu" and request["config"]["model"]["kernel"] != "xla":
+        options["LIBTPU_INIT_ARGS"] = libtpu_arguments(code)
+    return options
 
-    libtpu writes the code of kernels into `folder`.
-    """
+
+def _run(
+    command: list[str], timeout: float, options: dict[str, str]
+) -> tuple[int | None, list[str]]:
+    """Exit status, None after a timeout, and the lines of output."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to query
         "TPU_LOG_DIR": "disabled",
         # Without it libtpu locks the chips of this machine, which are not used here.
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
-        "LIBTPU_INIT_ARGS": libtpu_arguments(folder),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={CPU_DEVICES}",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
+    environment |= options
     try:
         done = subprocess.run(
             command,

@@ -20,9 +20,6 @@ from dedn_jax.plan.chips import Chip, Slice
 from dedn_jax.plan.exchange import exchange
 from dedn_jax.plan.sizes import Sizes
 
-# Passes of bfloat16 products that make one product of that precision; what the matrix
-# unit multiplies is bfloat16 always. Source: jax.lax.Precision: HIGHEST, HIGH, DEFAULT.
-PASSES = {"float32": 6, "tensorfloat32": 3, "bfloat16": 1}
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BOUNDS = ("compute", "memory", "exchange")
 
@@ -109,7 +106,7 @@ def counted_floor(
       chip: the chip.
       precision: of the other products.
     """
-    compute = (single_pass + (flops - single_pass) * PASSES[precision]) / chip.flops
+    compute = (single_pass + (flops - single_pass) * chip.passes[precision]) / chip.flops
     return Floor(flops, moved, compute, moved / chip.bandwidth)
 
 
@@ -125,7 +122,7 @@ def attention_floor(config: ConfigDict, sizes: Sizes, images: int, chip: Chip) -
     experts = _Experts(config, sizes)
     flops = experts.pooling_flops(images)
     moved = _map_bytes(sizes, images, chip) + 2 * 4 * experts.row_numbers
-    compute = flops * _map_passes(config, sizes) / chip.flops
+    compute = flops * _map_passes(config, sizes, chip) / chip.flops
     return Floor(flops, moved, compute, moved / chip.bandwidth)
 
 
@@ -156,7 +153,7 @@ def step_floor(
         pooling += experts.pooling_flops(images) / 2
         rest += experts.folding_flops() / 3 + experts.class_flops(images) / 2
     moved = _map_bytes(sizes, images, chip) + 2 * state
-    passes = _map_passes(config, sizes), PASSES[config.model.precision]
+    passes = _map_passes(config, sizes, chip), chip.passes[config.model.precision]
     links = 0.0
     if on.chips > 1:
         gradients = min(parameters, 4.0 * experts.row_numbers)
@@ -172,9 +169,9 @@ def step_floor(
     )
 
 
-def _map_passes(config: ConfigDict, sizes: Sizes) -> int:
+def _map_passes(config: ConfigDict, sizes: Sizes, chip: Chip) -> float:
     """Products with bfloat16 maps take one pass at every precision."""
-    return 1 if sizes.dtype == "bfloat16" else PASSES[config.model.precision]
+    return 1.0 if sizes.dtype == "bfloat16" else chip.passes[config.model.precision]
 
 
 def _maps(sizes: Sizes, images: int) -> float:

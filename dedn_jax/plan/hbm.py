@@ -17,7 +17,8 @@ _FREE = frozenset(
 )
 _NAMES_ONLY = frozenset(("bitcast", "reshape", "get-tuple-element"))
 _SLICES = frozenset(("dynamic-slice", "slice", "gather"))
-KERNEL = "tpu_custom_call"  # of Pallas; other custom calls are the compiler's own bookkeeping
+KERNEL = "tpu_custom_call"  # of Pallas on a TPU
+_LIBRARIES = (KERNEL, "__")  # and of GPUs; other custom calls are the compiler's own bookkeeping
 
 
 class Moved(NamedTuple):
@@ -44,7 +45,8 @@ def moved(module: Module, computation: str, instruction: Instruction) -> Moved:
         return _copied(instruction)
     if op == "async-start":
         return _started(module, instruction)
-    if op == "custom-call" and instruction.attribute("custom_call_target") != KERNEL:
+    target = instruction.attribute("custom_call_target")
+    if op == "custom-call" and not target.startswith(_LIBRARIES):
         return Moved()
     if op in _SLICES:
         result = instruction.arrays[0]

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from dedn_jax.parallel.resident.rule import SHARE
 from dedn_jax.plan.chips import Slice
-from dedn_jax.plan.floor import PASSES, attention_floor, step_floor
+from dedn_jax.plan.floor import attention_floor, step_floor
 from dedn_jax.plan.sizes import Sizes
 
 _WORTH = 1.25  # a hint is given from this gain on
@@ -54,13 +54,13 @@ def _half_precision(
     if sizes.dtype != "float32":
         return None
     reasons = []
-    passes = PASSES[config.model.precision]
+    passes = on.chip.passes[config.model.precision]
     saved = attention_floor(config, sizes, images, on.chip).compute * (1 - 1 / passes)
     gain = row["step_seconds"] / max(row["step_seconds"] - saved, 1e-9)
     if gain >= _WORTH:
         reasons.append(
-            f"products of float32 maps take {passes} passes of the matrix unit, those of bfloat16 "
-            f"one ({1e3 * saved:.2f} of {1e3 * row['step_seconds']:.2f} ms)"
+            f"products of float32 maps take {passes:.3g} times as long as those of bfloat16 "
+            f"ones ({1e3 * saved:.2f} of {1e3 * row['step_seconds']:.2f} ms)"
         )
     if row["residency"] != "replicated":
         size = row["feature_bytes"] / 1e9

@@ -92,7 +92,7 @@ class Instruction:
 
     def attribute(self, name: str) -> str:
         """The word after `name=`, without `%` and quotes; empty where there is none."""
-        match = re.search(rf'\b{name}="?%?([\w.\-]+)', self.attributes)
+        match = re.search(rf'\b{name}="?%?([\w.$\-]+)', self.attributes)
         return match[1] if match else ""
 
 

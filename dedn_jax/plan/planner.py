@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from dedn_jax.errors import InputError
 from dedn_jax.parallel.resident.rule import Residency, requested, residency
-from dedn_jax.plan.chips import CHIPS, Slice
+from dedn_jax.plan.chips import CHIPS, Chip, Slice
 from dedn_jax.plan.compile import CPU_DEVICES, compile_program
 from dedn_jax.plan.floor import (
     ITEM_BYTES,
@@ -20,6 +20,7 @@ from dedn_jax.plan.floor import (
     counted_floor,
     step_floor,
 )
+from dedn_jax.plan.gpus import LAUNCH
 from dedn_jax.plan.hints import step_hints
 from dedn_jax.plan.sizes import Sizes
 
@@ -46,7 +47,7 @@ class Planner:
     Attributes:
       config: the recipe.
       timeout: seconds for each compilation.
-      platform: `tpu`, or `cpu` for tests.
+      platform: `cpu` for tests; None: that of the chips.
       compile_one: asks a worker.
       say: told what is being compiled.
       prices: of a chip-hour, by the chip's name.
@@ -54,7 +55,7 @@ class Planner:
 
     config: ConfigDict
     timeout: float
-    platform: str
+    platform: str | None
     compile_one: Compile
     say: Callable[[str], None]
     prices: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -135,7 +136,7 @@ class Planner:
         try:
             choice = requested(on_device, strategy, pictures=bool(sizes.picture), shards=shards)
         except InputError as error:
-            raise InputError(f"--topology: {on.name}: {error}") from error
+            raise InputError(f"{on.name}: {error}") from error
         return choice or residency(_feature_bytes(sizes), on.chip.memory, shards, on.hosts)
 
     def _ask(
@@ -143,7 +144,7 @@ class Planner:
     ) -> dict[str, Any]:
         self.say(f"compiling {job} for {on.name}, batch {images}")
         request = {
-            "platform": self.platform,
+            "platform": self.platform or on.chip.platform,
             "topology": on.name,
             "job": job,
             "config": self.config.to_dict(),
@@ -178,8 +179,7 @@ class Planner:
         }
         if "needed" not in answer and answer["chips"] != on.chips and job != "attention":
             raise InputError(
-                f"--topology: {on.name}: compiled for {answer['chips']} devices, expected "
-                f"{on.chips}"
+                f"{on.name}: compiled for {answer['chips']} devices, expected {on.chips}"
             )
         return row
 
@@ -211,26 +211,36 @@ class Planner:
     def _times(
         self, least: Floor, answer: dict[str, Any], sizes: Sizes, on: Slice, images: int
     ) -> Row:
-        """Floor, schedule and what bounds the program; without a schedule the floor is all."""
+        """Floor, what the compiler says of time, and what bounds the program.
+
+        A TPU's compiler has a schedule; without one there is an estimate for a GPU, else the floor.
+        """
         floor = dataclasses.asdict(least) | {"seconds": least.seconds, "bound": least.bound}
-        schedule = answer.get("schedule")
-        if schedule is None:
-            return {
-                "floor": floor,
-                "schedule": None,
-                "step_seconds": least.seconds,
-                "bound": least.bound,
-            }
-        # Kernels whose code could not be read take what attention takes at least.
-        missing = (
-            schedule["kernels"] and attention_floor(self.config, sizes, images, on.chip).seconds
-        )
-        return {
-            "floor": floor,
-            "schedule": schedule,
-            "step_seconds": schedule["seconds"] + missing,
-            "bound": max(("compute", "memory", "exchange", "latency"), key=lambda k: schedule[k]),
-        }
+        row: Row = {"floor": floor, "schedule": answer.get("schedule"), "estimate": None}
+        if schedule := row["schedule"]:
+            seconds = schedule["seconds"]
+            if schedule["kernels"]:  # whose code could not be read
+                seconds += attention_floor(self.config, sizes, images, on.chip).seconds
+            parts = {k: schedule[k] for k in ("compute", "memory", "exchange", "latency")}
+        elif launches := answer.get("launches"):
+            parts = row["estimate"] = estimate(least, launches, on.chip)
+            seconds = max(parts["compute"], parts["memory"]) + parts["latency"]
+        else:
+            seconds, parts = least.seconds, {least.bound: least.seconds}
+        return row | {"step_seconds": seconds, "bound": max(parts, key=lambda k: parts[k])}
+
+
+def estimate(least: Floor, launches: Mapping[str, int], gpu: Chip) -> dict[str, float]:
+    """Seconds on a GPU by rules of thumb; nothing of it is scheduled or measured.
+
+    Products at their peak, all operands and results through main memory, and `LAUNCH` for each
+    launch.
+    """
+    return {
+        "compute": least.compute,
+        "memory": (launches["read"] + launches["written"]) / gpu.bandwidth,
+        "latency": launches["launches"] * LAUNCH,
+    }
 
 
 def memory_needed(answer: Mapping[str, Any]) -> float:
@@ -247,7 +257,7 @@ def plan(
     slices: Sequence[Slice],
     *,
     timeout: float,
-    platform: str = "tpu",
+    platform: str | None = None,
     compile_one: Compile = compile_program,
     say: Callable[[str], None] = lambda _: None,
     prices: Mapping[str, float] | None = None,

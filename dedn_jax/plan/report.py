@@ -66,8 +66,10 @@ def _cells(row: dict[str, Any]) -> list[str]:
     cells = [f"{row['topology']} ({row['chips']})", batch, memory, "yes" if row["fits"] else "NO"]
     if "floor" not in row:
         return [*cells, *["-"] * (len(_HEADS) - len(cells))]
-    floor, schedule, c = row["floor"], row["schedule"], row["compiled"]
-    moved = schedule["read"] + schedule["written"] if schedule else floor["moved"]
+    floor, c = row["floor"], row["compiled"]
+    traffic = row["schedule"] or c.get("launches")
+    moved = traffic["read"] + traffic["written"] if traffic else floor["moved"]
+    word = "estimate, " if row["estimate"] else ""
     sent = sum(t["bytes"] for t in c["collectives"].values())
     return [
         *cells,
@@ -75,7 +77,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{moved / 1e9:.2f}",
         f"{sent / 1e9:.3f}",
         f"{1e3 * floor['seconds']:.3f} ({floor['bound']})",
-        f"{1e3 * row['step_seconds']:.3f} ({row['bound']})",
+        f"{1e3 * row['step_seconds']:.3f} ({word}{row['bound']})",
         f"{1 / row['step_seconds']:.0f}"
         if row["step_seconds"] < 0.1
         else f"{1 / row['step_seconds']:.2f}",
@@ -136,7 +138,25 @@ def _notes(row: dict[str, Any]) -> list[str]:
                 f"{name}: {schedule['kernels']} fused kernels have no schedule; the floor of "
                 "attention stands for them."
             )
+    if row["estimate"]:
+        notes += _gpu_notes(name, row)
     notes += [f"{name}: hint: {hint}." for hint in row.get("hints", ())]
     if c["unknown_loops"]:
         notes.append(f"{name}: {c['unknown_loops']} loops of unknown length are counted once.")
     return notes
+
+
+def _gpu_notes(name: str, row: dict[str, Any]) -> list[str]:
+    """What XLA launches on a GPU, and what its assembler says."""
+    parts, c = row["estimate"], row["compiled"]
+    launches, kernels = c["launches"], c["assembled"]
+    spilling = ", ".join(f"{k} {v} bytes" for k, v in kernels["spilling"].items())
+    return [
+        f"{name}: {launches['launches']} launches a step, {launches['in_loops']} of them in loops; "
+        f"{kernels['kernels']} kernels, {kernels['with_matrix_units']} use the matrix units, at "
+        f"most {kernels['most_registers']} registers, "
+        + (f"spilled: {spilling}." if spilling else "nothing spilled."),
+        f"{name}: an estimate, neither scheduled nor measured: products at their peak "
+        f"{1e3 * parts['compute']:.3g} ms or all operands through main memory "
+        f"{1e3 * parts['memory']:.3g} ms, and {1e3 * parts['latency']:.3g} ms for the launches.",
+    ]

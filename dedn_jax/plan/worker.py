@@ -24,8 +24,10 @@ from dedn_jax.plan.bundles import kernel_cycles
 from dedn_jax.plan.chips import parse_slice
 from dedn_jax.plan.collectives import read_program
 from dedn_jax.plan.count import Flops
+from dedn_jax.plan.gpus import cuda_tools, description, parse_device
 from dedn_jax.plan.hbm import KERNEL
 from dedn_jax.plan.hlo import parse
+from dedn_jax.plan.launches import assemble, count_launches, summary
 from dedn_jax.plan.programs import (
     Program,
     abstract_features,
@@ -50,15 +52,15 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Compiles a program and measures it.
 
     Args:
-      request: `platform`, `topology`, `job` (train, extract or attention), `config`, `sizes`,
-        `images` (of a step, padding included), `residency` (of the feature maps) and `folder`
-        (where libtpu writes the code of kernels).
+      request: `platform`, `topology` (or the name of a GPU), `job` (train, extract or attention),
+        `config`, `sizes`, `images` (of a step, padding included), `residency` (of the feature maps)
+        and `folder` (where the compiler writes the code of kernels).
 
     Returns:
       Bytes (`resident`: of the resident feature maps, which are among the arguments; `parameters`;
-      `state`: parameters and optimiser slots), FLOPs, collectives and for a TPU the `schedule` of a
-      chip in one run; or `error` with its `kind`: topology, libtpu, memory (with `needed` and
-      `have` bytes) or compile.
+      `state`: parameters and optimiser slots), FLOPs and collectives of a chip in one run; of a TPU
+      the `schedule`, of a GPU the `launches` and how its kernels were `assembled`. Or `error` with
+      its `kind`: topology, libtpu, memory (with `needed` and `have` bytes) or compile.
     """
     try:
         devices = _devices(request)
@@ -77,6 +79,11 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _devices(request: dict[str, Any]) -> list[Any]:
+    if request["platform"] == "cuda":
+        chip = parse_device(request["topology"]).chip
+        return topologies.get_topology_desc(
+            chip.name, "cuda", target_config=description(chip), topology="1x1x1"
+        ).devices
     if request["platform"] != "tpu":
         return jax.devices(request["platform"])
     on = parse_slice(request["topology"])
@@ -101,6 +108,9 @@ def _compile(request: dict[str, Any], config: ConfigDict, layout: Layout) -> dic
         }
     if request["platform"] == "tpu":
         found["schedule"] = _schedule(compiled, request).numbers()
+    if request["platform"] == "cuda":
+        found["launches"] = count_launches(parse(compiled.as_text()))
+        found["assembled"] = summary(assemble(Path(request["folder"]), cuda_tools()))
     return found
 
 

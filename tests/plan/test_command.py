@@ -39,6 +39,8 @@ def test_from_flags_to_table_and_json(tmp_path: Path, capfd: pytest.CaptureFixtu
         (["--topology=v5e:2x4", "--timeout=0"], "--timeout=0, expected more than 0 seconds"),
         (["--topology=v5e:2x4", "--attributes=-1"], "--attributes=-1, expected at least 1"),
         (["--topology=v5e:2x4", "--json=plan.txt"], "ends in .json"),
+        ([], "give --topology, such as v5e:4x8, or --device, such as h100"),
+        (["--device=a9"], "--device: 'a9', expected h100 or h200"),
         (["--topology=v5litepod-12"], "has 12 chips: expected a power of two up to 256"),
         (["--topology=v5e:2x4", "--price=cheap"], "--price='cheap', expected a number or one for"),
         (["--topology=v5e:2x4", "--price=v6e=1"], "each chip of v5e, such as v5e=1.2"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,13 +24,13 @@ def test_without_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_compiler_that_hangs_is_ended() -> None:
     began = time.monotonic()
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    assert compiling._run(sleep, 0.3, Path())[0] is None
+    assert compiling._run(sleep, 0.3, {})[0] is None
     assert time.monotonic() - began < 20
 
 
 def test_the_output_is_captured(capfd: pytest.CaptureFixture) -> None:
     script = "import sys; print('one'); print('two', file=sys.stderr); sys.exit(3)"
-    status, output = compiling._run([sys.executable, "-c", script], 60, Path())
+    status, output = compiling._run([sys.executable, "-c", script], 60, {})
     assert status == 3
     assert sorted(output) == ["one", "two"]
     assert capfd.readouterr() == ("", "")

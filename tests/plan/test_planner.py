@@ -121,7 +121,9 @@ def test_hints_follow_from_the_numbers() -> None:
     report, _ = _plan(1e6, "v5e:2x4")
     (half,) = report["rows"][0]["hints"]
     # Six passes of 7 images' products are 5/6 of what can be saved: 0.71 of 2 ms.
-    assert half.startswith("--config.data.dtype=bfloat16: products of float32 maps take 6 passes")
+    assert half.startswith(
+        "--config.data.dtype=bfloat16: products of float32 maps take 6 times as long"
+    )
     assert "(0.71 of 2.00 ms)" in half and "9.46 GB of maps on every chip instead of 18.93" in half
     flags = ["--config.data.dtype=bfloat16", "--config.model.precision=bfloat16"]
     sweep, larger = _plan(1e6, "v5e:4x8", *flags)[0]["rows"][0]["hints"]
