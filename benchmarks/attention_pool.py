@@ -27,9 +27,8 @@ from benchmarks.arguments import positive, run_benchmark, show_report
 from benchmarks.common import Call, environment, interleaved_medians
 from benchmarks.common import peaks as machine_peaks
 from dedn_jax.errors import InputError
-from dedn_jax.model.attention import BranchRows, attention_pool
+from dedn_jax.model.attention import BranchRows, dual_attention
 from dedn_jax.model.kernels import Kernel, resolve_kernel
-from dedn_jax.model.kernels.attention_pool import attention_pool as fused_pool
 
 # Rows of both experts.
 _SIZES = {"cub": 624, "sun": 204, "awa2": 170}
@@ -38,21 +37,20 @@ _PRECISIONS = ("default", "tensorfloat32", "float32")
 
 
 def _pool(
-    kernel: Kernel, transposed: bool, score: jax.Array, attend: jax.Array, features: jax.Array
+    kernel: Kernel, branch: str, score: jax.Array, attend: jax.Array, features: jax.Array
 ) -> jax.Array:
     """As the model calls it: of the map as stored, for the channel branch too."""
-    if kernel == "pallas":
-        return fused_pool(score, attend, features, transposed=transposed)
-    stored = jnp.swapaxes(features, 1, 2) if transposed else features
-    rows = BranchRows(score.astype(features.dtype), attend.astype(features.dtype))
-    return attention_pool(rows, stored, kernel)
+    rows = BranchRows(score, attend)
+    region, channel = (rows, None) if branch == "region" else (None, rows)
+    pooled = dual_attention(region, channel, features, kernel)
+    return next(p for p in pooled if p is not None)
 
 
 def _value_and_gradient(
-    kernel: Kernel, transposed: bool, score: jax.Array, attend: jax.Array, features: jax.Array
+    kernel: Kernel, branch: str, score: jax.Array, attend: jax.Array, features: jax.Array
 ) -> Any:
     def loss(score: jax.Array, attend: jax.Array) -> jax.Array:
-        return (_pool(kernel, transposed, score, attend, features) ** 2).sum()
+        return (_pool(kernel, branch, score, attend, features) ** 2).sum()
 
     return jax.value_and_grad(loss, (0, 1))(score, attend)
 
@@ -94,7 +92,7 @@ def measure(
             )
             calls: dict[str, Call] = {}
             for kernel in kernels:
-                compiled = jax.jit(functools.partial(function, kernel, branch == "channel"))
+                compiled = jax.jit(functools.partial(function, kernel, branch))
                 calls[kernel] = functools.partial(compiled, score, attend, features)
             passes = 1 if what == "value" else 2
             flops = passes * 4.0 * batch * _SIZES[size] * channels * regions
@@ -115,7 +113,7 @@ def measure(
                     "byte_share": read / seconds / bytes_peak,
                 }
                 if kernel != xla:
-                    row["speedup"] = times["xla"] / seconds
+                    row["speedup"] = times[xla] / seconds
                     row["difference"] = _difference(calls[kernel](), calls[xla]())
                 rows.append(row)
     return {

@@ -37,7 +37,7 @@ class Blocks(NamedTuple):
     channel: int
 
 
-class _Way(NamedTuple):
+class Way(NamedTuple):
     """How one branch is pooled.
 
     Attributes:
@@ -88,10 +88,10 @@ def dual_attention(
         # What is kept of an image is [positions, attributes] twice, or [dim, attributes] twice.
         with jax.named_scope("region"):
             pool = _keep_weights if regions <= 2 * channels else _keep_jacobian
-            p_region = None if region is None else pool(_Way("p", blocks.both), region, maps)
+            p_region = None if region is None else pool(Way("p", blocks.both), region, maps)
         with jax.named_scope("channel"):
             pool = _keep_weights if channels <= 2 * regions else _keep_jacobian
-            p_channel = None if channel is None else pool(_Way("q", blocks.channel), channel, maps)
+            p_channel = None if channel is None else pool(Way("q", blocks.channel), channel, maps)
         return p_region, p_channel
 
     maps = jnp.swapaxes(features, 1, 2)
@@ -105,7 +105,7 @@ def dual_attention(
     return jax.tree.map(lambda p: p.reshape(count * size, -1)[:batch], pooled)
 
 
-def _softmax(way: _Way, rows: BranchRows, image: _Image) -> _Softmax:
+def _softmax(way: Way, rows: BranchRows, image: _Image) -> _Softmax:
     scores, logits = (way.products(r, image) for r in rows)
     weights = jnp.exp(logits - logits.max(0))
     total = weights.sum(0)
@@ -119,7 +119,7 @@ def _map(function: Callable[[Any], Any], images: Any, block: int) -> Any:
     return jax.lax.map(function, images, batch_size=block)
 
 
-def _pooled(way: _Way, rows: BranchRows, maps: _Maps) -> _Pooled:
+def _pooled(way: Way, rows: BranchRows, maps: _Maps) -> _Pooled:
     return _map(lambda image: _softmax(way, rows, image).pooled, maps, way.block)
 
 
@@ -128,14 +128,14 @@ _Saved = tuple[BranchRows, _Maps, tuple[Array, ...]]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _keep_weights(way: _Way, rows: BranchRows, maps: _Maps) -> _Pooled:
+def _keep_weights(way: Way, rows: BranchRows, maps: _Maps) -> _Pooled:
     """For few positions: `∂p/∂score_a = Σ β f` and `∂p/∂attention_a = Σ β (s - p) f`, of which
     β and β (s - p) are kept, `[batch, positions, attributes]` each.
     """
     return _pooled(way, rows, maps)
 
 
-def _keep_weights_forward(way: _Way, rows: BranchRows, maps: _Maps) -> tuple[_Pooled, _Saved]:
+def _keep_weights_forward(way: Way, rows: BranchRows, maps: _Maps) -> tuple[_Pooled, _Saved]:
     def one(image: _Image) -> tuple[_PerAttribute, tuple[Array, Array]]:
         of = _softmax(way, rows, image)
         mean = of.weights / of.total
@@ -145,9 +145,7 @@ def _keep_weights_forward(way: _Way, rows: BranchRows, maps: _Maps) -> tuple[_Po
     return pooled, (rows, maps, kept)
 
 
-def _keep_weights_backward(
-    way: _Way, saved: _Saved, cotangent: _Pooled
-) -> tuple[BranchRows, _Maps]:
+def weights_gradient(way: Way, saved: _Saved, cotangent: _Pooled) -> tuple[BranchRows, _Maps]:
     rows, maps, kept = saved
     factors = [as_factor(k * cotangent[:, None], maps) for k in kept]
 
@@ -163,11 +161,11 @@ def _keep_weights_backward(
     return _like(rows, by_rows), (by_score + by_attention).astype(maps.dtype)
 
 
-_keep_weights.defvjp(_keep_weights_forward, _keep_weights_backward)
+_keep_weights.defvjp(_keep_weights_forward, weights_gradient)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _keep_jacobian(way: _Way, rows: BranchRows, maps: _Maps) -> _Pooled:
+def _keep_jacobian(way: Way, rows: BranchRows, maps: _Maps) -> _Pooled:
     """For many positions: `∂p/∂score_a` and `∂p/∂attention_a` are made going forward and kept,
     `[batch, dim, attributes]` each. `Σ β s f - p Σ β f` would not wait for p, but loses its digits
     where all scores have a value in common, and the schedule is no better.
@@ -175,7 +173,7 @@ def _keep_jacobian(way: _Way, rows: BranchRows, maps: _Maps) -> _Pooled:
     return _pooled(way, rows, maps)
 
 
-def _keep_jacobian_forward(way: _Way, rows: BranchRows, maps: _Maps) -> tuple[_Pooled, _Saved]:
+def _keep_jacobian_forward(way: Way, rows: BranchRows, maps: _Maps) -> tuple[_Pooled, _Saved]:
     def one(image: _Image) -> tuple[_PerAttribute, tuple[Array, ...]]:
         of = _softmax(way, rows, image)
 
@@ -191,9 +189,7 @@ def _keep_jacobian_forward(way: _Way, rows: BranchRows, maps: _Maps) -> tuple[_P
     return pooled, (rows, maps, jacobian)
 
 
-def _keep_jacobian_backward(
-    way: _Way, saved: _Saved, cotangent: _Pooled
-) -> tuple[BranchRows, _Maps]:
+def jacobian_gradient(way: Way, saved: _Saved, cotangent: _Pooled) -> tuple[BranchRows, _Maps]:
     rows, maps, jacobian = saved
     by_rows = [(cotangent[:, None] * j.astype(jnp.float32)).sum(0).T for j in jacobian]
 
@@ -206,7 +202,7 @@ def _keep_jacobian_backward(
     return _like(rows, by_rows), _map(one, (maps, cotangent), way.block)
 
 
-_keep_jacobian.defvjp(_keep_jacobian_forward, _keep_jacobian_backward)
+_keep_jacobian.defvjp(_keep_jacobian_forward, jacobian_gradient)
 
 
 def _like(rows: BranchRows, gradients: list[Array]) -> BranchRows:

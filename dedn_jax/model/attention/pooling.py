@@ -64,16 +64,19 @@ def dual_attention(
     Returns:
       float32 `p_region` and `p_channel`, each `[batch, attributes]`.
     """
+    if kernel == "pallas":
+        # Imported here: Pallas takes a second to import, and nothing else needs it.
+        from dedn_jax.model.attention import fused
+
+        return fused.dual_attention(region, channel, features)
     if kernel in _BLOCKS:
         return blocks.dual_attention(region, channel, features, _BLOCKS[kernel])
     with jax.named_scope("region"):
-        p_region = None if region is None else attention_pool(region, features, kernel)
+        p_region = None if region is None else images.pool(region, features)
     if channel is None:
         return p_region, None
     with jax.named_scope("channel"):
-        if kernel == "pallas":
-            return p_region, _fused(channel, features, transposed=True)
-        return p_region, attention_pool(channel, jnp.swapaxes(features, 1, 2))
+        return p_region, images.pool(channel, jnp.swapaxes(features, 1, 2))
 
 
 def dual_attention_weights(
@@ -117,20 +120,8 @@ def attention_pool(
     Returns:
       `[batch, attributes]` float32.
     """
-    if kernel == "pallas":
-        return _fused(rows, features, transposed=False)
-    if kernel in _BLOCKS:
-        pooled, _ = blocks.dual_attention(rows, None, features, _BLOCKS[kernel])
-        assert pooled is not None
-        return pooled
-    return images.pool(rows, features)
-
-
-def _fused(
-    rows: BranchRows, features: Float[Array, "batch _ _"], *, transposed: bool
-) -> Float[Array, "batch attributes"]:
-    """The fused kernel; features are `[batch, positions, dim]` if `transposed`."""
-    # Imported here: Pallas takes a second to import, and only this function needs it.
-    from dedn_jax.model.kernels import attention_pool as fused
-
-    return fused.attention_pool(*rows, features, transposed=transposed)
+    if kernel == "cpu":
+        return images.pool(rows, features)
+    pooled, _ = dual_attention(rows, None, features, kernel)
+    assert pooled is not None
+    return pooled

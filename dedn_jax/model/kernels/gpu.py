@@ -1,21 +1,18 @@
 """Attention pooling for GPUs (Pallas, Triton).
 
-Forward: one program per block of rows and image; positions in blocks with the online softmax
-(Milakov and Gimelshein, arXiv 1805.02867), scores and logits in registers. Programs of one image
-run together, so that its features come from the second-level cache.
+One program per block of attributes and image; programs of one image run together, so that its map
+comes from the second-level cache. Softmaxes over several blocks of positions are online ones
+(Milakov and Gimelshein, arXiv 1805.02867). Maps have channels last: a row is then a multiple of 16
+bytes, and is copied in pieces of that width.
 
-Backward: a kernel recomputes the weights `c β` and `c β (s - p)`, and XLA multiplies them with the
-features, for so few images at a time that their weights stay in cache. A block of the gradient
-itself, `2 x row block x dim` in float32, would not fit into registers, and atomic additions would
-make training irreproducible.
-
-Triton's blocks have powers of two as sizes, hence the masks.
+Triton's blocks have powers of two as sizes, hence the masks. JAX 0.11 warns that it will drop this
+backend; its successor, Mosaic GPU, needs a Hopper.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,38 +21,59 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
-from dedn_jax.model.kernels.common import Features, Rows, Statistics
+from dedn_jax.model.kernels.common import Maps, Pooled, Rows
 
-# The largest blocks: two float32 accumulators of rows x positions take 64 registers per thread.
+# Attributes of a program, half as many in float32, and the longest side of an accumulator: two
+# accumulators of 64 x 256 take 128 registers per thread.
+_ATTRIBUTES, _SIDE = 64, 256
+# Bytes of q per block, half as many where they would be padded: shared memory's widest swizzle.
+_Q_BYTES = 128
 # Triton's matrix product takes no side below 16.
-_ROWS, _POSITIONS = 64, 128
-# Bytes of `dim` per block, half as many where they would be padded: shared memory's widest swizzle.
-_DIM_BYTES = 128
 _SMALLEST = 16
-_WARPS, _STAGES = 8, 3
-# Bytes of weights per product: they stay in the second-level cache (40 MB and more).
-_WEIGHT_BYTES = 32 * 2**20
+_WARPS = 8
+# Bytes of the widest copy.
+_COPY_BYTES = 16
 
 
 def _side(size: int, most: int) -> int:
     return min(most, max(_SMALLEST, pl.next_power_of_2(size)))
 
 
-def _precision(dtype: Any) -> lax.Precision | None:
-    """None follows `jax.default_matmul_precision`, which does not apply to 16-bit products."""
-    return None if dtype == jnp.float32 else lax.Precision.DEFAULT
+def _attributes(rows: Any, *, along_q: bool = False) -> int:
+    """Of a program."""
+    most = _ATTRIBUTES // 2 if along_q else _ATTRIBUTES
+    return _side(rows.shape[1], most * 2 // rows.dtype.itemsize)
 
 
-def _load(ref: Any, *axes: tuple[Any, int]) -> jax.Array:
-    """A block of an array, zero past its ends.
+def _along_q(maps: Any, times: int = 1) -> int:
+    """How much of q a block has."""
+    most = times * _Q_BYTES // maps.dtype.itemsize
+    q = maps.shape[-1]
+    return _side(q, most if q % most == 0 else most // 2)
+
+
+def _block(ref: Any, first: tuple[Any, ...], axes: tuple[Any, ...]) -> tuple[Any, Any]:
+    """A block of an array, and which of its elements lie inside.
 
     Args:
       ref: the array.
-      axes: start and size of the block along each axis.
+      first: indices along the first axes.
+      axes: start and size of the block along each of the others.
     """
-    at = ref.at[tuple(pl.ds(start, size) for start, size in axes)]
-    mask = _mask(ref.shape, *axes)
+    at = ref.at[(*first, *(pl.ds(start, size) for start, size in axes))]
+    return at, _mask(ref.shape[len(first) :], *axes)
+
+
+def _load(ref: Any, *axes: tuple[Any, int], first: tuple[Any, ...] = ()) -> jax.Array:
+    """A block, zero past the ends of the array; see `_block`."""
+    at, mask = _block(ref, first, axes)
     return plgpu.load(at) if mask is None else plgpu.load(at, mask=mask, other=0)
+
+
+def _store(ref: Any, value: jax.Array, *axes: tuple[Any, int], first: tuple[Any, ...] = ()) -> None:
+    """Stores what lies inside the array; see `_block`."""
+    at, mask = _block(ref, first, axes)
+    plgpu.store(at, value.astype(ref.dtype), mask=mask)
 
 
 def _mask(shape: tuple[int, ...], *axes: tuple[Any, int]) -> jax.Array | None:
@@ -72,188 +90,216 @@ def _mask(shape: tuple[int, ...], *axes: tuple[Any, int]) -> jax.Array | None:
     return mask
 
 
-def _products(
-    score_ref: Any,
-    attention_ref: Any,
-    features_ref: Any,
-    row: tuple[Any, int],
-    position: tuple[Any, int],
-    transposed: bool,
-) -> tuple[jax.Array, jax.Array]:
-    """Scores and logits of a block, `[rows, positions]` float32; logits -inf past the positions."""
-    dim = score_ref.shape[1]
-    positions = features_ref.shape[0 if transposed else 1]
-    side = _DIM_BYTES // features_ref.dtype.itemsize
-    side = _side(dim, side if dim % side == 0 else side // 2)
-
-    def add(i: Any, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        at = (i * side, side)
-        features = _load(features_ref, *((position, at) if transposed else (at, position)))
-        multiply = functools.partial(
-            plgpu.dot, b=features, trans_b=transposed, precision=_precision(features.dtype)
-        )
-        return (
-            sums[0] + multiply(_load(score_ref, row, at)),
-            sums[1] + multiply(_load(attention_ref, row, at)),
-        )
-
-    zero = jnp.zeros((row[1], position[1]), jnp.float32)
-    scores, logits = lax.fori_loop(0, pl.cdiv(dim, side), add, (zero, zero))
-    if positions % position[1]:
-        inside = position[0] + lax.broadcasted_iota(jnp.int32, logits.shape, 1) < positions
-        logits = jnp.where(inside, logits, -jnp.inf)
-    return scores, logits
+def _dot(
+    a: jax.Array, b: jax.Array, *, transpose_a: bool = False, transpose_b: bool = False
+) -> jax.Array:
+    # None follows `jax.default_matmul_precision`, which does not apply to 16-bit products.
+    precision = None if a.dtype == jnp.float32 else lax.Precision.DEFAULT
+    return plgpu.dot(a, b, trans_a=transpose_a, trans_b=transpose_b, precision=precision)
 
 
-def _forward_kernel(
-    score_ref: Any,
-    attention_ref: Any,
-    features_ref: Any,
-    pooled_ref: Any,
-    maximum_ref: Any,
-    total_ref: Any,
-    *,
-    transposed: bool,
-) -> None:
-    positions = features_ref.shape[0 if transposed else 1]
-    rows = _side(score_ref.shape[0], _ROWS)
-    side = _side(positions, _POSITIONS)
-    row = (pl.program_id(0) * rows, rows)
+class _Softmax(NamedTuple):
+    """A softmax, and its mean of the scores, over the positions so far; one number per attribute.
 
-    def add(i: Any, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        before, total, weighted = sums
-        scores, logits = _products(
-            score_ref, attention_ref, features_ref, row, (i * side, side), transposed
-        )
-        maximum = jnp.maximum(before, logits.max(1))
-        weights = jnp.exp(logits - maximum[:, None])
-        shrink = jnp.exp(before - maximum)
-        return (
-            maximum,
-            total * shrink + weights.sum(1),
-            weighted * shrink + (weights * scores).sum(1),
-        )
+    Attributes:
+      maximum: of the logits.
+      total: `Σ exp(logits - maximum)`.
+      mean: of the scores.
+    """
 
-    zero = jnp.zeros((rows,), jnp.float32)
-    start = (jnp.full((rows,), -jnp.inf, jnp.float32), zero, zero)
-    maximum, total, weighted = lax.fori_loop(0, pl.cdiv(positions, side), add, start)
-    inside = _mask(pooled_ref.shape, row)
-    results = (pooled_ref, weighted / total), (maximum_ref, maximum), (total_ref, total)
-    for ref, result in results:
-        plgpu.store(ref.at[pl.ds(*row)], result, mask=inside)
+    maximum: jax.Array
+    total: jax.Array
+    mean: jax.Array
+
+    @classmethod
+    def start(cls, attributes: int) -> _Softmax:
+        zero = jnp.zeros((attributes,), jnp.float32)
+        return cls(jnp.full((attributes,), -jnp.inf, jnp.float32), zero, zero)
+
+    def add(self, scores: jax.Array, logits: jax.Array) -> tuple[_Softmax, jax.Array, jax.Array]:
+        """With another block, `[positions, attributes]`.
+
+        Returns:
+          The softmax, the block's weights `exp(logits - maximum)`, and what to multiply earlier
+          ones with.
+        """
+        maximum = jnp.maximum(self.maximum, logits.max(0))
+        weights = jnp.exp(logits - maximum)
+        shrink = jnp.exp(self.maximum - maximum)
+        total = self.total * shrink + weights.sum(0)
+        weighted = self.mean * self.total * shrink + (weights * scores).sum(0)
+        return _Softmax(maximum, total, weighted / total), weights, shrink
 
 
-def _weights_kernel(
-    score_ref: Any,
-    attention_ref: Any,
-    features_ref: Any,
-    cotangent_ref: Any,
-    pooled_ref: Any,
-    maximum_ref: Any,
-    total_ref: Any,
-    by_score_ref: Any,
-    by_attention_ref: Any,
-    *,
-    transposed: bool,
-) -> None:
-    rows = _side(score_ref.shape[0], _ROWS)
-    side = _side(features_ref.shape[0 if transposed else 1], _POSITIONS)
-    row = (pl.program_id(0) * rows, rows)
-    position = (pl.program_id(1) * side, side)
-    scores, logits = _products(score_ref, attention_ref, features_ref, row, position, transposed)
-    statistics = Statistics(
-        *(_load(ref, row) for ref in (cotangent_ref, pooled_ref, maximum_ref, total_ref))
+def _kernel_p(rows_ref: Any, maps_ref: Any, pooled_ref: Any, *kept_refs: Any) -> None:
+    """Scores are `[p, attributes]`.
+
+    The weights of a block of positions are those of the softmax so far; `_finish` corrects them.
+    """
+    p, q = maps_ref.shape
+    width, side, step = _attributes(rows_ref), _side(p, _SIDE), _along_q(maps_ref)
+    row = (pl.program_id(0) * width, width)
+
+    def products(position: tuple[Any, int]) -> tuple[jax.Array, ...]:
+        def add(i: Any, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            at = (i * step, step)
+            block = _load(maps_ref, position, at)
+            return tuple(
+                x + _dot(block, _load(rows_ref, row, at, first=(k,)), transpose_b=True)
+                for k, x in enumerate(sums)
+            )
+
+        zero = jnp.zeros((side, width), jnp.float32)
+        return lax.fori_loop(0, pl.cdiv(q, step), add, (zero, zero))
+
+    def of_block(j: Any, before: _Softmax) -> _Softmax:
+        position = (j * side, side)
+        scores, logits = products(position)
+        if p % side:
+            inside = position[0] + lax.broadcasted_iota(jnp.int32, logits.shape, 0) < p
+            logits = jnp.where(inside, logits, -jnp.inf)
+        now, weights, _ = before.add(scores, logits)
+        if kept_refs:
+            by_score, by_attention, *statistics = kept_refs
+            weights /= now.total
+            _store(by_score, weights, position, row)
+            _store(by_attention, weights * (scores - now.mean), position, row)
+            for ref, value in zip(statistics, now, strict=False):
+                _store(ref, value, row, first=(j,))
+        return now
+
+    start = _Softmax.start(width)
+    count = pl.cdiv(p, side)
+    end = of_block(0, start) if count == 1 else lax.fori_loop(0, count, of_block, start)
+    _store(pooled_ref, end.mean, row)
+
+
+def _finish(
+    kept: list[Float[Array, "batch p attributes"]],
+    blocks: _Softmax,
+    side: int,
+) -> tuple[jax.Array, ...]:
+    """The kept factors by the whole softmax, from those by the softmax up to each block.
+
+    Args:
+      kept: as `_kernel_p` leaves them.
+      blocks: `[batch, blocks, attributes]` each.
+      side: positions in a block.
+    """
+    weights, centred = (x.astype(jnp.float32) for x in kept)
+    end = _Softmax(*(x[:, -1:] for x in blocks))
+    shrink = jnp.exp(blocks.maximum - end.maximum) * blocks.total / end.total
+    shrink, moved = (
+        jnp.repeat(x, side, axis=1)[:, : weights.shape[1]] for x in (shrink, blocks.mean - end.mean)
     )
-    inside = _mask(by_score_ref.shape, row, position)
-    both = statistics.columns().weights(scores, logits)
-    for ref, result in zip((by_score_ref, by_attention_ref), both, strict=True):
-        plgpu.store(ref.at[pl.ds(*row), pl.ds(*position)], result.astype(ref.dtype), mask=inside)
+    both = weights * shrink, (centred + weights * moved) * shrink
+    return tuple(x.astype(kept[0].dtype) for x in both)
 
 
-def _one_image(array: jax.Array | jax.ShapeDtypeStruct, axis: int) -> pl.BlockSpec:
+def _kernel_q(rows_ref: Any, maps_ref: Any, pooled_ref: Any, *kept_refs: Any) -> None:
+    """Scores are `[q, attributes]`, accumulators `[block of p, attributes]`.
+
+    `Σ β (s - mean) f` is corrected whenever the mean moves: `Σ β s f - mean Σ β f` would lose its
+    digits where all scores have a value in common.
+    """
+    p, q = maps_ref.shape
+    width, side, step = _attributes(rows_ref, along_q=True), _side(p, _SIDE), _along_q(maps_ref, 2)
+    row = (pl.program_id(0) * width, width)
+    mine = (pl.program_id(1) * side, side)
+    count = pl.cdiv(p, side)
+
+    def of_block(i: Any, carry: tuple[_Softmax, tuple[jax.Array, ...]]) -> Any:
+        before, (first, second) = carry
+        position = (i * step, step)
+
+        def products(j: Any, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            at = (j * side, side)
+            multiply = functools.partial(
+                _dot, _load(maps_ref, at, position), transpose_a=True, transpose_b=True
+            )
+            return tuple(
+                x + multiply(_load(rows_ref, row, at, first=(k,))) for k, x in enumerate(sums)
+            )
+
+        zero = jnp.zeros((step, width), jnp.float32)
+        sums = (zero, zero)
+        scores, logits = (
+            products(0, sums) if count == 1 else lax.fori_loop(0, count, products, sums)
+        )
+        if q % step:
+            inside = position[0] + lax.broadcasted_iota(jnp.int32, logits.shape, 0) < q
+            logits = jnp.where(inside, logits, -jnp.inf)
+        now, weights, shrink = before.add(scores, logits)
+        if kept_refs:
+            block = _load(maps_ref, mine, position)
+            centred = weights * (scores - now.mean)
+            first *= shrink
+            second = second * shrink + (before.mean - now.mean) * first
+            first, second = (
+                x + _dot(block, factor.astype(block.dtype))
+                for x, factor in ((first, weights), (second, centred))
+            )
+        return now, (first, second)
+
+    zero = jnp.zeros((side if kept_refs else _SMALLEST, width), jnp.float32)
+    start = _Softmax.start(width), (zero, zero)
+    end, sums = lax.fori_loop(0, pl.cdiv(q, step), of_block, start)
+    _store(pooled_ref, end.mean, row)
+    for ref, value in zip(kept_refs, sums, strict=False):
+        _store(ref, value / end.total, mine, row)
+
+
+def _one_image(array: Any, axis: int) -> pl.BlockSpec:
     """One image's slice of an array; the image is the program's index along grid axis `axis`."""
     zeros = (0,) * (len(array.shape) - 1)
     return pl.BlockSpec((None, *array.shape[1:]), lambda *ids: (ids[axis], *zeros))
 
 
-def _one_of_two(rows: Rows, which: int) -> pl.BlockSpec:
-    return pl.BlockSpec((None, *rows.shape[1:]), lambda *ids: (which, 0, 0))
-
-
-def forward(
-    rows: Rows, features: Features, *, transposed: bool, interpret: bool
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """See `Backend.forward`."""
-    attributes, batch = rows.shape[1], len(features)
-    out = jax.ShapeDtypeStruct((batch, attributes), jnp.float32)
-    pooled, maximum, total = pl.pallas_call(
-        functools.partial(_forward_kernel, transposed=transposed),
-        grid=(pl.cdiv(attributes, _side(attributes, _ROWS)), batch),
-        in_specs=[_one_of_two(rows, 0), _one_of_two(rows, 1), _one_image(features, 1)],
-        out_specs=[_one_image(out, 1)] * 3,
-        out_shape=[out] * 3,
-        compiler_params=plgpu.CompilerParams(num_warps=_WARPS, num_stages=_STAGES),
+def pool_p(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
+    """See `Backend.pool_p`."""
+    batch, p, _ = maps.shape
+    attributes = rows.shape[1]
+    side = _side(p, _SIDE)
+    count = pl.cdiv(p, side)
+    out = [jax.ShapeDtypeStruct((batch, attributes), jnp.float32)]
+    if keep:
+        out += [jax.ShapeDtypeStruct((batch, p, attributes), maps.dtype)] * 2
+        if count > 1:
+            out += [jax.ShapeDtypeStruct((batch, count, attributes), jnp.float32)] * 3
+    pooled, *kept = pl.pallas_call(
+        _kernel_p,
+        grid=(pl.cdiv(attributes, _attributes(rows)), batch),
+        in_specs=[pl.BlockSpec(rows.shape, lambda *_: (0, 0, 0)), _one_image(maps, 1)],
+        out_specs=[_one_image(x, 1) for x in out],
+        out_shape=out,
+        compiler_params=plgpu.CompilerParams(num_warps=_WARPS, num_stages=3),
         interpret=interpret,
-        name="attention_pool",
-    )(rows, rows, features)
-    return pooled, maximum, total
+        name="attention_pool_p",
+    )(rows, maps)
+    if len(kept) > 2:
+        return pooled, _finish(kept[:2], _Softmax(*kept[2:]), side)
+    return pooled, tuple(kept)
 
 
-def _weights(
-    rows: Rows, features: Features, statistics: Statistics, transposed: bool, interpret: bool
-) -> list[Float[Array, "batch attributes positions"]]:
-    """`c β` and `c β (s - p)`, in the features' dtype."""
-    attributes, batch = rows.shape[1], len(features)
-    positions = features.shape[1 if transposed else 2]
-    out = jax.ShapeDtypeStruct((batch, attributes, positions), features.dtype)
-    grid = (
-        pl.cdiv(attributes, _side(attributes, _ROWS)),
-        pl.cdiv(positions, _side(positions, _POSITIONS)),
-        batch,
-    )
-    result: list[jax.Array] = pl.pallas_call(
-        functools.partial(_weights_kernel, transposed=transposed),
-        grid=grid,
-        in_specs=[
-            _one_of_two(rows, 0),
-            _one_of_two(rows, 1),
-            _one_image(features, 2),
-            *(_one_image(x, 2) for x in statistics),
-        ],
-        out_specs=[_one_image(out, 2)] * 2,
-        out_shape=[out] * 2,
-        compiler_params=plgpu.CompilerParams(num_warps=_WARPS, num_stages=_STAGES),
+def pool_q(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
+    """See `Backend.pool_q`."""
+    batch, p, _ = maps.shape
+    attributes = rows.shape[1]
+    # Rows of a multiple of 16 bytes too.
+    width = _COPY_BYTES // rows.dtype.itemsize
+    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, -p % width)))
+    out = [jax.ShapeDtypeStruct((batch, attributes), jnp.float32)]
+    if keep:
+        out += [jax.ShapeDtypeStruct((batch, p, attributes), maps.dtype)] * 2
+    blocks = pl.cdiv(p, _side(p, _SIDE)) if keep else 1
+    pooled, *kept = pl.pallas_call(
+        _kernel_q,
+        grid=(pl.cdiv(attributes, _attributes(rows, along_q=True)), blocks, batch),
+        in_specs=[pl.BlockSpec(rows.shape, lambda *_: (0, 0, 0)), _one_image(maps, 2)],
+        out_specs=[_one_image(x, 2) for x in out],
+        out_shape=out,
+        compiler_params=plgpu.CompilerParams(num_warps=_WARPS, num_stages=2),
         interpret=interpret,
-        name="attention_pool_weights",
-    )(rows, rows, features, *statistics)
-    return result
-
-
-def row_gradient(
-    rows: Rows, features: Features, statistics: Statistics, *, transposed: bool, interpret: bool
-) -> jax.Array:
-    """See `Backend.row_gradient`."""
-    batch, positions = len(features), features.shape[1 if transposed else 2]
-    one_image = 2 * rows.shape[1] * positions * features.dtype.itemsize
-    images = min(batch, max(1, _WEIGHT_BYTES // one_image))
-    formula = "bap,bpd->ad" if transposed else "bap,bdp->ad"
-
-    def of_images(start: Any, size: int) -> jax.Array:
-        f, s = jax.tree.map(
-            lambda x: lax.dynamic_slice_in_dim(x, start, size), (features, statistics)
-        )
-        weights = _weights(rows, f, s, transposed, interpret)
-        return jnp.stack(
-            [jnp.einsum(formula, w, f, preferred_element_type=jnp.float32) for w in weights]
-        )
-
-    chunks, rest = divmod(batch, images)
-    if chunks == 1 and not rest:
-        return of_images(0, batch)
-    total = lax.fori_loop(
-        0,
-        chunks,
-        lambda i, total: total + of_images(i * images, images),
-        jnp.zeros(rows.shape, jnp.float32),
-    )
-    return total + of_images(chunks * images, rest) if rest else total
+        name="attention_pool_q",
+    )(rows, maps)
+    return pooled, tuple(kept)

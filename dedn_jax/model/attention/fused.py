@@ -1,0 +1,111 @@
+"""Attention pooling by one kernel a branch, whose scores never reach main memory.
+
+The kernels pool, and make the factors that the gradient in the rows is linear in, in four matrix
+products with those of the backward pass; gradients are then those of `attention.blocks`.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dedn_jax.model.attention.blocks import Way, jacobian_gradient, weights_gradient
+from dedn_jax.model.attention.rows import BranchRows
+from dedn_jax.model.kernels import gpu, tpu
+from dedn_jax.model.kernels.common import Backend, Maps, Pooled
+
+Interpreted = Literal["gpu", "tpu"]
+_BACKENDS: dict[str, Backend] = {"gpu": gpu, "tpu": tpu}
+_Scores = Float[Array, "batch attributes"]
+
+
+def dual_attention(
+    region: BranchRows | None,
+    channel: BranchRows | None,
+    features: Float[Array, "batch channels regions"],
+    interpret: Interpreted | None = None,
+) -> tuple[_Scores | None, _Scores | None]:
+    """See `attention.dual_attention`. Kernels are compiled on GPUs and TPUs, interpreted elsewhere.
+
+    Products are in the features' dtype, accumulated in float32; float32 products follow
+    `jax.default_matmul_precision`.
+
+    Args:
+      region, channel, features: as there; features float32 or bfloat16, others are converted to
+        float32.
+      interpret: the backend whose kernels to interpret, on any platform.
+
+    Raises:
+      InputError: an image is too large for the device.
+    """
+    if features.dtype not in (jnp.float32, jnp.bfloat16):
+        features = features.astype(jnp.float32)
+    _, channels, regions = features.shape
+    # The longer axis last, where a TPU's lanes need the least padding. XLA stores the map like
+    # that anyway, whatever the order of its axes.
+    swapped = regions <= channels
+    maps = jnp.swapaxes(features, 1, 2) if swapped else features
+
+    def pool(name: str, rows: BranchRows | None, positions: Literal["p", "q"]) -> _Scores | None:
+        if rows is None:
+            return None
+        if 0 in (*maps.shape, len(rows.score)):
+            return jnp.zeros((len(maps), len(rows.score)), jnp.float32)
+        with jax.named_scope(name):
+            # Two images at once where the gradient in the features is computed.
+            return _pool(Way(positions, 2), interpret, rows, maps)
+
+    return (
+        pool("region", region, "p" if swapped else "q"),
+        pool("channel", channel, "q" if swapped else "p"),
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _pool(way: Way, interpret: Interpreted | None, rows: BranchRows, maps: Maps) -> _Scores:
+    return _on_platform(way, interpret, rows, maps, keep=False)[0]
+
+
+def _on_platform(
+    way: Way, interpret: Interpreted | None, rows: BranchRows, maps: Maps, *, keep: bool
+) -> Pooled:
+    """By the platform's backend, chosen when the program is lowered."""
+
+    def of(backend: Backend, interpret: bool) -> Any:
+        pool = backend.pool_p if way.positions == "p" else backend.pool_q
+        return functools.partial(pool, keep=keep, interpret=interpret)
+
+    arguments = jnp.stack(rows).astype(maps.dtype), maps
+    if interpret:
+        return of(_BACKENDS[interpret], True)(*arguments)
+    return jax.lax.platform_dependent(
+        *arguments,
+        tpu=of(tpu, False),
+        cuda=of(gpu, False),
+        rocm=of(gpu, False),
+        default=of(tpu, True),
+    )
+
+
+_Saved = tuple[BranchRows, Maps, tuple[Array, ...]]
+
+
+def _pool_forward(
+    way: Way, interpret: Interpreted | None, rows: BranchRows, maps: Maps
+) -> tuple[_Scores, _Saved]:
+    pooled, kept = _on_platform(way, interpret, rows, maps, keep=True)
+    return pooled, (rows, maps, kept)
+
+
+def _pool_backward(
+    way: Way, interpret: Interpreted | None, saved: _Saved, cotangent: _Scores
+) -> tuple[BranchRows, Maps]:
+    gradient = weights_gradient if way.positions == "p" else jacobian_gradient
+    return gradient(way, saved, cotangent)
+
+
+_pool.defvjp(_pool_forward, _pool_backward)

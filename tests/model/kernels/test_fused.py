@@ -1,0 +1,164 @@
+"""Fused attention pooling: kernels of both backends, interpreted on the CPU, against float64."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dedn_jax.model.attention import BranchRows, attention_pool, dual_attention, fused
+from dedn_jax.model.kernels import gpu, tpu
+from tests.model.kernels.problems import Problem, Size, assert_close, problem, reference
+
+BACKENDS = pytest.mark.parametrize("backend", ["gpu", "tpu"])
+# One of each alone; none a multiple of a block; fewer channels than regions.
+SIZES = [Size(1, 1, 1, 1), Size(2, 5, 24, 6), Size(3, 85, 130, 49), Size(2, 17, 9, 40)]
+SMALL = SIZES[1]
+
+
+def pool_of(backend: str) -> Callable[..., Any]:
+    return functools.partial(fused.dual_attention, interpret=backend)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def everything(pool: Callable[..., Any], of: Problem) -> list[Any]:
+    """Both values, then the gradients, as `reference` gives them."""
+    value, vjp = jax.vjp(pool, of.region, of.channel, of.features)
+    return [*value, *vjp((of.by_region, of.by_channel))]
+
+
+@BACKENDS
+@pytest.mark.parametrize("size", SIZES)
+def test_value_and_gradients(backend: str, size: Size) -> None:
+    of = problem(size)
+    found = everything(pool_of(backend), of.arrays())
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(found))
+    assert_close(found, reference(of))
+    # Without a gradient, other kernels.
+    arrays = of.arrays()
+    assert_close(pool_of(backend)(*arrays[:3]), reference(of)[:2])
+
+
+@BACKENDS
+def test_bfloat16_features(backend: str) -> None:
+    of = problem(Size(3, 20, 49, 40), dtype="bfloat16")
+    found = everything(pool_of(backend), of.arrays("bfloat16"))
+    # Rows and their gradients stay float32: only products are of bfloat16.
+    assert [x.dtype for x in jax.tree.leaves(found)] == [jnp.float32] * 6 + [jnp.bfloat16]
+    assert_close(found, reference(of), "bfloat16")
+
+
+def test_float16_features_are_computed_in_float32() -> None:
+    of = problem(SMALL, dtype="float16")
+    *found, by_features = everything(pool_of("tpu"), of.arrays("float16"))
+    *expected, by_features_too = reference(of)
+    assert by_features.dtype == jnp.float16
+    assert_close(found, expected)
+    assert_close(by_features, by_features_too, "bfloat16")
+
+
+@BACKENDS
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_scores_with_a_value_in_common(backend: str, scale: float) -> None:
+    """`Σ β s f - p Σ β f` would be off by 100 times as much: scores of 100 ± 1, in bfloat16.
+
+    With large logits, too, where few positions have weight.
+    """
+    of = problem(Size(2, 12, 64, 16), dtype="bfloat16", scale=scale)
+    for rows in (of.region, of.channel):
+        rows.score[:, 0] = 128.0
+    of.features[:, 0], of.features[..., 0] = 1.0, 1.0
+    found = everything(pool_of(backend), of.arrays("bfloat16"))
+    expected = reference(of)
+    for x, y in zip(found[2:4], expected[2:4], strict=True):
+        error = np.abs(np.asarray(x.attention, np.float64) - y.attention).max()
+        assert error <= 2**-7 * np.abs(y.attention).max()
+
+
+@BACKENDS
+@pytest.mark.parametrize("size", [Size(5, 39, 75, 37), Size(3, 20, 37, 75)])
+def test_several_blocks(backend: str, size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of everything, each with a rest; maxima in any block."""
+    monkeypatch.setattr(gpu, "_ATTRIBUTES", 32)
+    monkeypatch.setattr(gpu, "_SIDE", 16)
+    monkeypatch.setattr(tpu, "blocks", lambda *_, **__: tpu.Blocks(images=2, attributes=16))
+    of = problem(size, scale=4.0)
+    assert_close(everything(pool_of(backend), of.arrays()), reference(of))
+
+
+@BACKENDS
+@pytest.mark.parametrize("sign", [1, -1])
+def test_extreme_logits(backend: str, sign: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits to ±1e4, all of one sign, in several blocks: a zero from padding would win or blow."""
+    monkeypatch.setattr(gpu, "_SIDE", 16)
+    of = problem(Size(2, 5, 134, 20))
+    # Powers of two: logits are exact, so that the winner is the same in float64.
+    for rows in (of.region, of.channel):
+        rows.attention[:] = 0.0
+        rows.attention[:, 0] = sign * 8192.0
+    of.features[:, 0] = np.random.default_rng(1).choice([0.5, 1.0, 1.25], of.features[:, 0].shape)
+    of.features[..., 0] = np.random.default_rng(2).choice([0.5, 1.0], of.features[..., 0].shape)
+    *found, by_features = everything(pool_of(backend), of.arrays())
+    assert_close(found, reference(of)[:4])
+    assert np.isfinite(np.asarray(by_features)).all()
+
+
+@BACKENDS
+def test_zero_features_and_empty_sizes(backend: str) -> None:
+    of = problem(SMALL)
+    of.features[:] = 0.0
+    assert_close(everything(pool_of(backend), of.arrays()), reference(of))
+    rows = BranchRows(jnp.ones((3, 4)), jnp.ones((3, 4)))
+    nothing, no_branch = pool_of(backend)(rows, None, jnp.ones((0, 4, 6)))
+    assert nothing.shape == (0, 3)
+    assert no_branch is None
+
+
+@BACKENDS
+def test_vmap_of_rows_over_shared_features(backend: str) -> None:
+    """Several seeds train on one batch."""
+    problems = [problem(SMALL, seed) for seed in range(3)]
+    features = problems[0].features
+    stacked = jax.tree.map(lambda *x: jnp.asarray(x, jnp.float32), *problems)
+    stacked = stacked._replace(features=jnp.asarray(features, jnp.float32))
+    rows = BranchRows(0, 0)
+    axes = Problem(rows, rows, None, 0, 0)
+    found = jax.jit(jax.vmap(functools.partial(everything, pool_of(backend)), (axes,)))(stacked)
+    for seed, of in enumerate(problems):
+        one = jax.tree.map(lambda x, seed=seed: x[seed], found)
+        assert_close(one, reference(of._replace(features=features)))
+
+
+@BACKENDS
+def test_scan(backend: str) -> None:
+    """A step of gradient descent per batch, as training does several steps in one program."""
+    batches = [problem(SMALL, seed) for seed in range(3)]
+    stacked = jax.tree.map(lambda *x: jnp.asarray(x, jnp.float32), *batches)
+    rows = batches[0].arrays()[:2]
+
+    def step(rows: Any, batch: Problem) -> tuple[Any, None]:
+        found = everything(pool_of(backend), batch._replace(region=rows[0], channel=rows[1]))
+        return jax.tree.map(lambda r, g: r - 0.1 * g, rows, (found[2], found[3])), None
+
+    found, _ = jax.jit(lambda rows: jax.lax.scan(step, rows, stacked))(rows)
+    expected = batches[0][:2]
+    for batch in batches:
+        _, _, *gradients, _ = reference(batch._replace(region=expected[0], channel=expected[1]))
+        expected = jax.tree.map(lambda r, g: r - 0.1 * g, expected, tuple(gradients))
+    assert_close(found, expected)
+
+
+def test_the_model_calls_it() -> None:
+    """On this platform, without being told a backend; by itself for one branch."""
+    of = problem(SMALL).arrays()
+    expected = dual_attention(*of[:3], kernel="cpu")
+    found = jax.jit(functools.partial(dual_attention, kernel="pallas"))(*of[:3])
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+    x = attention_pool(of.region, of.features, kernel="pallas")
+    np.testing.assert_allclose(x, expected[0], rtol=1e-5, atol=1e-6)
