@@ -6,10 +6,10 @@
 
 Both branches, forward alone and with the gradient of the rows. XLA and Pallas are interleaved, so
 that noise affects both alike, and multiply in the features' type. Operations are those of the
-formula (two products forward, two backward; what the fused backward pass computes again is not
-counted), bytes those of reading the features once forward and once backward. The peaks are a square
-matrix product of the same type and a copy. `difference` is that of both results, relative to the
-largest number. On a CPU Pallas would be interpreted: only XLA is timed there.
+formula (two products forward, two backward), bytes those of reading the features once forward and
+once backward. The peaks are a square matrix product of the same type and a copy. `difference` is
+that of both results, relative to the largest number. On a CPU Pallas would be interpreted: only XLA
+is timed there.
 """
 
 from __future__ import annotations

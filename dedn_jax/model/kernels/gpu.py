@@ -60,7 +60,7 @@ def _block(ref: Any, first: tuple[Any, ...], axes: tuple[Any, ...]) -> tuple[Any
       first: indices along the first axes.
       axes: start and size of the block along each of the others.
     """
-    at = ref.at[(*first, *(pl.ds(start, size) for start, size in axes))]
+    at = ref.at[(*map(jnp.int32, first), *(pl.ds(start, size) for start, size in axes))]
     return at, _mask(ref.shape[len(first) :], *axes)
 
 
