@@ -2,20 +2,27 @@
 
   python -m benchmarks.gpu [--reference-dir=DEDN] [--out=gpu] [--minutes=8] [--smoke]
 
-Writes `gpu.json` and `gpu.txt`, a table, into `--out`, anew after every part, and a log of each.
-Parts: the device's peaks; train steps of CUB, AWA2 and SUN at the published sizes (batch 50) by
-type, by kernel, with batches sent each step and with features on the device; a whole training of
-CUB; the published PyTorch step, if `--reference-dir` and torch with CUDA are there; 16 seeds in one
-program; a backbone's pictures a second; attention pooling alone. Each part has a process of its
-own: one that fails, crashes or takes too long becomes a row, and the next one runs. Parts that
-there is no time for are listed as skipped.
+Where JAX finds no GPU it says so at once and measures nothing. Writes `gpu.json` and `gpu.txt`, a
+table, into `--out`, anew after every part, and a log of each. Parts: the device's peaks; train
+steps of CUB, AWA2 and SUN at the published sizes (batch 50) by type, by kernel, with batches sent
+each step and with features on the device; a whole training of CUB; the published PyTorch step, if
+`--reference-dir` and torch with CUDA are there; 16 seeds in one program; a backbone's pictures a
+second; attention pooling alone. Each part has a process of its own: one that fails, crashes or
+takes too long becomes a row, and the next one runs. Parts that there is no time for are listed as
+skipped.
+
+`--minutes` is that of all of it. The parts share it by weight, and what one does not need goes to
+the next. Compiling, on a GPU mostly the trying out of algorithms, takes from a share of its own,
+and is a column of its own: `compile_s`, seconds since the row before. Compiled programs and chosen
+algorithms are kept in `--out`, so that a second run compiles next to nothing.
 
 `share` is the roofline's time by the measured time. The roofline is the larger of the formula's
 operations at the measured peak of that type and its bytes at the speed of the measured copy;
 sending batches is not in it. For a whole training it counts the steps' products alone. `ratio` is
 the published step's time (float32, as published) by ours.
 
-`--smoke` runs the same code at tiny sizes on any machine; its numbers mean nothing.
+`--smoke` runs the same code at tiny sizes on any machine, all parts in one process; its numbers
+mean nothing.
 """
 
 from __future__ import annotations
@@ -28,32 +35,35 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# Required packages, checked before any is imported: module name, and name for pip.
+from dedn_jax.errors import InputError
+
+# What the parts import, checked before anything is: module name, and name for pip. The rest are
+# requirements of these.
 _NEEDED = {
     "jax": "jax[cuda13]",
     "flax": "flax",
     "optax": "optax",
     "orbax.checkpoint": "orbax-checkpoint",
     "grain": "grain",
-    "tensorflow_datasets": "tensorflow-datasets",
     "ml_collections": "ml_collections",
-    "absl": "absl-py",
     "einops": "einops",
+    "jaxtyping": "jaxtyping",
     "h5py": "h5py",
-    "ml_dtypes": "ml_dtypes",
-    "numpy": "numpy",
     "PIL": "pillow",
-    "requests": "requests",
-    "safetensors": "safetensors",
-    "scipy": "scipy",
     "tensorboardX": "tensorboardX",
     "tqdm": "tqdm",
 }
-_COLUMNS = ("part", "what", "value", "unit", "low", "high", "share", "ratio", "note")
+_COLUMNS = ("part", "what", "value", "unit", "low", "high", "share", "ratio", "compile_s", "note")
 _START = 10.0  # seconds that starting a part takes at most
+_COLD = 0.4  # share of the time that compiling may take, all parts together
+_LONGEST = 1440  # minutes
+_ROOT = Path(__file__).parents[1]
+# LLVM's optimisations would take twice the time, for numbers that mean nothing.
+_SMOKE_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 def missing() -> list[str]:
@@ -69,48 +79,108 @@ def missing() -> list[str]:
     return names
 
 
-def _run_part(
-    name: str, out: Path, seconds: float, smoke: bool, reference_dir: Path | None
+def found_device() -> dict[str, Any]:
+    """What `benchmarks.gpu_device` prints; a process of its own, since JAX takes a GPU's memory.
+
+    Raises:
+      InputError: it fails.
+    """
+    command = [sys.executable, "-m", "benchmarks.gpu_device"]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"cannot start: {_last_line(done.stderr)}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check_gpu(about: dict[str, Any]) -> None:
+    """Checks what `found_device` gave.
+
+    Raises:
+      InputError: no GPU.
+    """
+    if about["platform"] != "gpu":
+        why = "the driver lists none either; run it where there is one"
+        if about["gpus"]:
+            why = (
+                f"the driver lists {about['gpus']}: install jax[cuda13], or jax[cuda12] for a "
+                "driver before 580, and leave JAX_PLATFORMS unset"
+            )
+        raise InputError(f"no GPU: JAX finds {about['platform']} only, {why}; or try --smoke")
+
+
+def limits(left: float, weights: Sequence[float]) -> tuple[float, float]:
+    """Seconds for the first of the parts to come: for its measurements, and for all it does.
+
+    Args:
+      left: seconds for all parts.
+      weights: of the parts.
+    """
+    free = max(0.0, left - _START * len(weights))
+    measuring = (1 - _COLD) * free * weights[0] / sum(weights)
+    return measuring, measuring + _COLD * free + _START
+
+
+def _environment(names: Sequence[str], out: Path, smoke: bool) -> dict[str, str]:
+    """Variables of the process that runs these parts."""
+    # All that is compiled is kept, unless the caller has a cache that he set up otherwise.
+    found = {
+        "JAX_COMPILATION_CACHE_DIR": str(out / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    } | os.environ
+    if smoke:
+        found["XLA_FLAGS"] = f"{found.get('XLA_FLAGS', '')} {_SMOKE_FLAGS}".strip()
+    if names == ["published"]:
+        # The published code gets the GPU to itself: JAX would not return the memory it reserves.
+        found["JAX_PLATFORMS"] = "cpu"
+    return found
+
+
+def _run_parts(
+    names: list[str],
+    out: Path,
+    seconds: tuple[float, float],
+    smoke: bool,
+    reference_dir: Path | None,
 ) -> list[dict[str, Any]]:
-    """The rows of a part, and an error's row if it failed or timed out."""
-    stem = name.replace(", ", "_")
+    """The rows of parts in one process, and an error's row if it failed or timed out."""
+    title = names[0] if len(names) == 1 else "all parts"
+    stem, (measuring, most) = title.replace(", ", "_").replace(" ", "_"), seconds
     rows, log = out / f"{stem}.jsonl", out / f"{stem}.log"
     rows.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "benchmarks.gpu_parts", name, f"--rows={rows}"]
-    command += [f"--seconds={max(1.0, seconds - 2 * _START):.0f}"]
+    command = [sys.executable, "-m", "benchmarks.gpu_parts", *names, f"--rows={rows}"]
+    command += [f"--seconds={measuring:.1f}"]
     command += ["--smoke"] if smoke else []
     command += [f"--reference-dir={reference_dir}"] if reference_dir else []
-    # The published code gets the GPU to itself: JAX would not return the memory that it reserves.
-    changed = {"JAX_PLATFORMS": "cpu"} if name == "published" else {}
     ended = ""
     with log.open("w") as file:
         process = subprocess.Popen(
             command,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=os.environ | changed,
-            cwd=Path(__file__).parents[1],
+            env=_environment(names, out, smoke),
+            cwd=_ROOT,
             start_new_session=True,
         )
         try:
-            status = process.wait(seconds)
+            status = process.wait(most)
             if status:
-                ended = f"ended with status {status}: {_last_line(log)}"
+                ended = f"ended with status {status}: {_last_line(log.read_text(errors='replace'))}"
         except subprocess.TimeoutExpired:
-            ended = f"ended after {seconds:.0f} s"
+            ended = f"ended after {most:.0f} s"
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
     found = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
     if ended:
-        found.append({"what": name, "error": ended})
-    return [{"part": name, **row} for row in found]
+        found.append({"part": title, "what": title, "error": ended})
+    return found
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").split("\n")
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "no output")
+def _last_line(text: str) -> str:
+    lines = (line.strip()[:300] for line in reversed(text.split("\n")))
+    return next((line for line in lines if line), "no output")
 
 
 def completed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -148,6 +218,7 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(
         [
             report["environment"],
+            f"{report['seconds']:.0f} s, {report['compile_seconds']:.0f} of them compiling",
             *(["smoke: tiny sizes, numbers mean nothing"] if report["smoke"] else []),
             *text_table([line(row) for row in report["rows"]], _COLUMNS),
         ]
@@ -162,31 +233,28 @@ def measure(
     Raises:
       InputError: no GPU, or JAX does not run there.
     """
-    from benchmarks.gpu_parts import PARTS
-    from dedn_jax.errors import InputError
     from dedn_jax.files import write_atomically, write_json
 
-    end = time.monotonic() + 60 * minutes
+    start = time.monotonic()
+    about = found_device()
+    if not smoke:
+        check_gpu(about)
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    report: dict[str, Any] = {"smoke": smoke}
-    for name, (_, most) in PARTS.items():
-        left = end - time.monotonic()
+    weights: dict[str, float] = about["weights"]
+    calls = [[*weights]] if smoke else [[name] for name in weights]
+    report: dict[str, Any] = {"environment": about["note"], "smoke": smoke}
+    for number, names in enumerate(calls):
+        left = start + 60 * minutes - time.monotonic()
+        to_come = [sum(weights[name] for name in call) for call in calls[number:]]
+        seconds = limits(left, to_come)
         if left < 2 * _START:
-            rows.append({"part": name, "what": name, "skipped": "no time left"})
+            rows += [{"part": n, "what": n, "skipped": "no time left"} for n in names]
         else:
-            print(f"{name}: at most {min(left, most):.0f} s", file=sys.stderr)
-            rows += _run_part(name, out, min(left, most), smoke, reference_dir)
-        if name == "machine":
-            about = next((row for row in rows if "platform" in row), None)
-            if about is None:
-                raise InputError(f"JAX does not run here: {rows[-1].get('error')}")
-            if about["platform"] != "gpu" and not smoke:
-                raise InputError(
-                    f"no GPU: JAX finds {about['platform']} only; install jax[cuda13] where there "
-                    "is one, or try --smoke"
-                )
-            report["environment"] = about["note"]
+            print(f"{', '.join(names)}: at most {seconds[1]:.0f} s", file=sys.stderr)
+            rows += _run_parts(names, out, seconds, smoke, reference_dir)
+        report["seconds"] = time.monotonic() - start
+        report["compile_seconds"] = sum(row.get("compile_s", 0.0) for row in rows)
         report["rows"] = completed(rows)
         write_json(out / "gpu.json", report)
         write_atomically(out / "gpu.txt", (table(report) + "\n").encode())
@@ -205,20 +273,20 @@ def main(argv: list[str] | None = None) -> int:
         quoted = " ".join(f"'{name}'" for name in needed)
         print(f"gpu: not installed: {', '.join(needed)}; pip install {quoted}", file=sys.stderr)
         return 2
-    from dedn_jax.errors import InputError
-
     # A signal here also ends the running part, which has a session of its own.
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        if args.minutes <= 0:
-            raise InputError(f"--minutes={args.minutes}, expected more than 0")
+        if not 0 < args.minutes <= _LONGEST:
+            raise InputError(
+                f"--minutes={args.minutes}, expected more than 0 and at most {_LONGEST}"
+            )
         report = measure(
             args.out.resolve(),
             args.minutes,
             args.smoke,
             args.reference_dir.resolve() if args.reference_dir else None,
         )
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"gpu: {error}", file=sys.stderr)
         return 2
     finally:

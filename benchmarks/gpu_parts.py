@@ -7,9 +7,8 @@ A part writes a line of JSON for every number as soon as it has it: `what` it is
 from __future__ import annotations
 
 import argparse
-import subprocess
+import contextlib
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -19,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from benchmarks import attention_pool, sweep, whole_training
-from benchmarks.common import environment, interleaved_medians, peaks, send_speed
+from benchmarks.common import interleaved_medians, peaks, send_speed, tiny_peaks
 from benchmarks.gpu_part import MODES, NAMES, Part, part_dataset
 from benchmarks.gpu_steps import published, train_steps
 from dedn_jax.config import load_config
@@ -40,19 +39,13 @@ _OF_TRAINING = {
 
 
 def machine(part: Part) -> None:
-    """The device and its driver; the peaks of products and copies."""
-    device = jax.devices()[0]
-    part.add(
-        "machine",
-        platform=device.platform,
-        note=f"{environment()}, jaxlib {version('jaxlib')}, driver {_driver()}",
-    )
-    rounds, size, copied = (2, 64, 2**12) if part.smoke else (10, None, None)
+    """The peaks of products and copies."""
+    rounds = 2 if part.smoke else 10
 
     def peak(mode: str) -> None:
         precision, dtype = MODES[mode]
         with jax.default_matmul_precision(precision):
-            flops, read = peaks(dtype, rounds, size, copied)
+            flops, read = peaks(dtype, rounds)
         part.add(f"{mode} product", value=flops / 1e12, unit="TFLOP/s", peak=mode)
         if mode == "float32":
             part.add("copy on the device", value=read / 1e9, unit="GB/s", peak="copy")
@@ -64,15 +57,6 @@ def machine(part: Part) -> None:
     for mode in MODES:
         part.attempt(f"{mode} product", peak, mode)
     part.attempt("copy to the device", send)
-
-
-def _driver() -> str:
-    try:
-        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        found = subprocess.run(command, capture_output=True, text=True, timeout=20)
-        return found.stdout.strip().replace("\n", ", ") or "unknown"
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 def training(part: Part) -> None:
@@ -115,7 +99,8 @@ def _many_seeds(part: Part, kernel: str) -> None:
         flags += ["train.batch_size=10", "train.steps_per_call=2", "data.groups=single"]
     config = load_config("cub_gzsl", [f"--config.{flag}" for flag in flags])
     dataset = part_dataset(part, "cub", "bfloat16")
-    report = sweep.measure(config, dataset, [1, 2 if part.smoke else 16], 2 if part.smoke else 5)
+    seeds, rounds = ([2], 2) if part.smoke else ([1, 16], 5)
+    report = sweep.measure(config, dataset, seeds, rounds)
     for row in report["rows"]:
         note = f"{row['times_one']:.2f} x one in `dedn train`, {100 * row['share']:.0f}% of peak"
         part.add(
@@ -175,7 +160,7 @@ def _extraction(part: Part, what: str, name: str, side: int, batch: int, dtype: 
     part.add(what, value=batch / median([*times.values()]), unit="pictures/s")
 
 
-# By name: the function, and its time limit in seconds.
+# By name: the function, and its weight in the sharing of the time; about its seconds.
 PARTS: dict[str, tuple[Callable[[Part], None], float]] = {
     "machine": (machine, 45),
     "steps, xla": (lambda part: train_steps(part, "xla"), 80),
@@ -189,17 +174,19 @@ PARTS: dict[str, tuple[Callable[[Part], None], float]] = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs a part."""
+    """Runs parts."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("part", choices=[*PARTS])
+    parser.add_argument("parts", nargs="+", choices=[*PARTS])
     parser.add_argument("--rows", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--seconds", type=float, required=True, help="of each")
     parser.add_argument("--reference-dir", type=Path)
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args(argv)
-    part = Part(args.rows, args.seconds, args.smoke, args.reference_dir)
-    with part.guarded(args.part):
-        PARTS[args.part][0](part)
+    with tiny_peaks() if args.smoke else contextlib.nullcontext():
+        for name in args.parts:
+            part = Part(name, args.rows, args.seconds, args.smoke, args.reference_dir)
+            with part.guarded(name):
+                PARTS[name][0](part)
 
 
 if __name__ == "__main__":
