@@ -9,6 +9,8 @@ compiles, a step of the recipe on the published sizes or attention pooling alone
 of its rows, for the images that a chip has of the batch. Its time is that of the compiler's own
 schedule (`dedn_jax.plan.schedule`), the floor what no program can avoid (`dedn_jax.plan.floor`).
 Nothing is measured. With `--baseline` the report of an earlier run stands beside it.
+`--topologies=h100` needs XLA for CUDA (`dedn-jax[gpu-plan]`); its times are rules of thumb
+(`dedn_jax.plan.planner.estimate`), its operations launches.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from dedn_jax.files import check_output, read_json, write_json
 from dedn_jax.model.kernels import KERNELS
 from dedn_jax.plan.chips import Slice, parse_slice
 from dedn_jax.plan.compile import compile_program
+from dedn_jax.plan.gpus import GPUS, parse_device
 from dedn_jax.plan.planner import Planner, padded
 from dedn_jax.plan.sizes import find_sizes
 
@@ -42,7 +45,10 @@ _COLUMNS = (
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """One row for every program."""
     report: dict[str, Any] = {"recipe": args.recipe, "kernel": args.kernel, "rows": []}
-    slices = [parse_slice(name) for name in args.topologies.split(",")]
+    slices = [
+        parse_device(name) if name in GPUS else parse_slice(name)
+        for name in args.topologies.split(",")
+    ]
     batches = [positive("--batches", batch) for batch in integers("--batches", args.batches)]
     for on, batch, program in itertools.product(slices, batches, ("step", "attention")):
         if args.only in (None, program):
@@ -77,6 +83,8 @@ def _row(args: argparse.Namespace, program: str, on: Slice, batch: int) -> Row:
         "collectives": compiled["collectives"],
         "floor": found["floor"],
         "schedule": found["schedule"],
+        "estimate": found["estimate"],
+        "launches": compiled.get("launches"),
         "seconds": found["step_seconds"],
         "bound": found["bound"],
     }
@@ -105,18 +113,24 @@ def _cells(row: Row, before: Row) -> Row:
         cells["before ms"] = 1e3 * before["seconds"]
     if "seconds" not in row:
         return cells | {"is bound by": "does not fit"}
-    floor, schedule = row["floor"], row["schedule"]
+    floor, times = row["floor"], row["schedule"] or row["estimate"]
+    counted = row["schedule"] or row["launches"] | {"operations": row["launches"]["launches"]}
+    words = [row["bound"]]
+    if row["estimate"]:
+        words.append("(estimate)")
+    elif row["schedule"]["kernels"]:
+        words.append("(kernels not scheduled)")
     cells |= {
         "floor ms": 1e3 * floor["seconds"],
         "bound": floor["bound"],
         "ms": 1e3 * row["seconds"],
         "/ floor": row["seconds"] / floor["seconds"],
-        "is bound by": row["bound"] + (" (kernels not scheduled)" if schedule["kernels"] else ""),
-        "HBM MB": (schedule["read"] + schedule["written"]) / 1e6,
+        "is bound by": " ".join(words),
+        "HBM MB": (counted["read"] + counted["written"]) / 1e6,
         "temp MB": row["temporaries"] / 1e6,
-        "operations": schedule["operations"],
+        "operations": counted["operations"],
     }
-    return cells | {k: 1e3 * schedule[k] for k in ("compute", "memory", "exchange", "latency")}
+    return cells | {k: 1e3 * seconds for k, seconds in times.items() if k in _COLUMNS}
 
 
 def main() -> None:

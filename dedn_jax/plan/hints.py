@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from dedn_jax.parallel.resident.rule import SHARE
 from dedn_jax.plan.chips import Slice
 from dedn_jax.plan.floor import attention_floor, step_floor
+from dedn_jax.plan.gpus import LAUNCH
 from dedn_jax.plan.sizes import Sizes
 
 _WORTH = 1.25  # a hint is given from this gain on
@@ -93,9 +94,9 @@ def _larger_batch(
     config: ConfigDict, sizes: Sizes, on: Slice, row: dict[str, Any], images: int
 ) -> Hint | None:
     """Where most of a step does not grow with its images, more of them are nearly free."""
-    grows = attention_floor(config, sizes, images, on.chip).seconds
-    fixed = row["step_seconds"] - grows
-    if fixed < grows:
+    fixed = _fixed(config, sizes, on, row)
+    grows = row["step_seconds"] - fixed
+    if grows <= 0 or fixed < grows:
         return None
     factor = 2 ** int(math.log2(min(_LARGEST, fixed / grows)))
     batch = row["num_shards"] * images * factor
@@ -108,6 +109,18 @@ def _larger_batch(
     return Hint(
         gain,
         f"--config.train.batch_size={batch} --config.optimizer.scale_with_batch=True (learning "
-        f"rate {rate:.2g}): {batch / sizes.batch:.1f} times the images in at best "
+        f"rate {rate:.2g}): {batch / sizes.batch:.1f} times the images in about "
         f"{1e3 * seconds:.2f} ms a step; accuracy is not planned",
     )
+
+
+def _fixed(config: ConfigDict, sizes: Sizes, on: Slice, row: dict[str, Any]) -> float:
+    """Seconds of a step that do not grow with its images: what it would take without any."""
+    compiled = row["compiled"]
+    idle = step_floor(config, sizes, 0, on, compiled["parameters"], compiled["state"], "replicated")
+    exchange = idle.exchange
+    if row["schedule"] and row["residency"] != "sharded":
+        exchange = row["schedule"]["exchange"]
+    launches = compiled.get("launches", {"launches": 0, "in_loops": 0})
+    outside = launches["launches"] - launches["in_loops"]
+    return float(idle.compute + idle.memory + exchange + outside * LAUNCH)

@@ -73,6 +73,22 @@ def test_step_and_attention_beside_floor_and_earlier_times(
     assert "before" not in schedule.table(report)
 
 
+def test_a_gpu_has_an_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(request: dict[str, Any], timeout: float) -> dict[str, Any]:
+        answer = _compiled(request, timeout)
+        del answer["schedule"]
+        answer["launches"] = {"launches": 100, "in_loops": 0, "read": 3e9, "written": 0.35e9}
+        return answer
+
+    monkeypatch.setattr(schedule, "compile_program", compiled)
+    report = schedule.measure(_arguments(tmp_path, topologies="h100", only="step"))
+    line = schedule.table(report).splitlines()[-1].split()
+    # A millisecond for 3350 MB, and two microseconds for each launch.
+    assert line[:6] == ["step", "h100", "50", "50", "0.213", "compute"]
+    assert line[6] == "1.2" and line[-1] == "100"
+    assert "memory (estimate)" in " ".join(line)
+
+
 def test_one_program_alone_and_what_does_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
