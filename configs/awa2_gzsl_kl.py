@@ -13,5 +13,5 @@ def get_config() -> ConfigDict:
     config = load_config("awa2_gzsl")
     config.loss.distillation.name = "kl"
     config.loss.distillation.kl.weight = 0.5
-    config.loss.distillation.kl.temperature = 2.0
+    config.loss.distillation.kl.temperature = 4.0
     return config
