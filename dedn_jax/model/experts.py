@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Generic, Literal, NamedTuple, TypeVar, overload
 
@@ -19,6 +20,7 @@ from dedn_jax.model.attention import (
     stack_rows,
 )
 from dedn_jax.model.attribute_shards import AttributeShards
+from dedn_jax.model.folding import fold_together
 from dedn_jax.model.groups import AttributeGroups, as_groups
 from dedn_jax.model.kernels import Kernel, resolve_kernel
 
@@ -68,6 +70,18 @@ def is_folded(path: Sequence[object], _: object = None) -> bool:
     """
     own = path[1:] if path[0] == "experts" else path
     return own[0] in ("coarse", "fine")
+
+
+class BranchMatrices(NamedTuple):
+    """Learned matrices of one branch of one network.
+
+    Attributes:
+      score: `[word_dim, dim]`, or the factors `[word_dim, rank]` and `[rank, dim]`.
+      attention: `[word_dim, dim]`.
+    """
+
+    score: tuple[Float[Array, "_ _"], ...]
+    attention: Float[Array, "word_dim dim"]
 
 
 class DualAttention(nnx.Module):
@@ -125,26 +139,38 @@ class DualAttention(nnx.Module):
     def num_attributes(self) -> int:
         return self.word_vectors.shape[0]
 
-    def fold(self, shards: AttributeShards | None = None) -> dict[str, BranchRows]:
-        """The products V·H, `[attributes, channels]` by `region`, `[..., regions]` by `channel`.
+    def matrices(self, branch: str) -> BranchMatrices:
+        """What the branch's rows are V times; a low-rank score matrix as its two factors."""
+        if branch == "channel":
+            return BranchMatrices((self.channel_score[...],), self.channel_attention[...])
+        if self.low_rank:
+            score = self.region_score_left[...], self.region_score_right[...]
+            return BranchMatrices(score, self.region_attention[...])
+        return BranchMatrices((self.region_score[...],), self.region_attention[...])
 
-        With `shards` those of this device's shard alone; without a branch that it does not have.
-        """
+    def vectors(self, shards: AttributeShards | None = None) -> Float[Array, "attributes word_dim"]:
+        """The word vectors; with `shards` those of this device's shard alone."""
         v = self.word_vectors[...]
-        if shards is not None:
-            v = shards.local(v)
-        rows = {}
-        if "region" in self.branches:
-            if self.low_rank:
-                region_score = (v @ self.region_score_left[...]) @ self.region_score_right[...]
-            else:
-                region_score = v @ self.region_score[...]
-            rows["region"] = BranchRows(region_score, v @ self.region_attention[...])
-        if "channel" in self.branches:
-            rows["channel"] = BranchRows(
-                v @ self.channel_score[...], v @ self.channel_attention[...]
-            )
-        return rows
+        return v if shards is None else shards.local(v)
+
+
+def fold(
+    networks: Sequence[DualAttention], branch: str, shards: AttributeShards | None = None
+) -> BranchRows:
+    """The products V·H of a branch, networks one below the other.
+
+    With `shards` those of this device's shard of each network alone.
+    """
+    vectors = [net.vectors(shards) for net in networks]
+    matrices = [net.matrices(branch) for net in networks]
+    if len(networks) == 1:
+        ((v,), (h,)) = vectors, matrices
+        return BranchRows(functools.reduce(jnp.matmul, h.score, v), v @ h.attention)
+    scores = zip(*(h.score for h in matrices), strict=True)
+    return BranchRows(
+        fold_together(vectors, *scores),
+        fold_together(vectors, [h.attention for h in matrices]),
+    )
 
 
 class DualExpert(nnx.Module):
@@ -280,10 +306,13 @@ class DualExpert(nnx.Module):
     @jax.named_scope("fold")
     def rows(self, shards: AttributeShards | None = None) -> ModelRows:
         """The rows of all networks, of this device's shards where they are sharded."""
-        folded = [net.fold(shards) for net in self._networks()]
+        # On a GPU few large products; elsewhere they cost more than they save (`parallel.packing`).
+        sets = self._expert_sets() if self.kernel == "gpu" else [[net] for net in self._networks()]
         return ModelRows(
             *(
-                stack_rows([rows[branch] for rows in folded]) if branch in folded[0] else None
+                stack_rows([fold(nets, branch, shards) for nets in sets])
+                if branch in sets[0][0].branches
+                else None
                 for branch in BRANCHES["both"]
             )
         )
@@ -326,10 +355,13 @@ class DualExpert(nnx.Module):
         """The auxiliary heads of the distillation objective `dual_head`; None where it has none."""
         return PerExpert(*(self.heads[n][...] for n in EXPERTS["both"])) if self.has_heads else None
 
+    def _expert_sets(self) -> list[list[DualAttention]]:
+        """The coarse expert's network, then those of the fine one; those that the model has."""
+        coarse = [[self.coarse]] if "coarse" in self.expert_names else []
+        return [*coarse, *([list(self.fine)] if "fine" in self.expert_names else [])]
+
     def _networks(self) -> list[DualAttention]:
-        """The coarse expert, then that of each group; those that the model has."""
-        coarse = [self.coarse] if "coarse" in self.expert_names else []
-        return [*coarse, *(self.fine if "fine" in self.expert_names else ())]
+        return [net for nets in self._expert_sets() for net in nets]
 
     def _split(
         self, x: Float[Array, "batch rows *rest"] | None, batch: int, *rest: int

@@ -13,6 +13,7 @@ import numpy as np
 from dedn_jax.data.pipeline import Batch, Batches
 from dedn_jax.parallel.axes import Axes
 from dedn_jax.parallel.mesh import DATA, REPLICATED, SHARDED, Layout
+from dedn_jax.parallel.packing import pack, packs, unpack
 from dedn_jax.parallel.resident.batches import ResidentBatches, draw_batches
 from dedn_jax.parallel.resident.features import ResidentFeatures, features_spec, lookup
 
@@ -62,10 +63,15 @@ class _MeshExecutor:
     _layout: Layout
 
     def place(self, state: S) -> S:
-        return self._layout.replicate(state)
+        placed = self._layout.replicate(state)
+        return jax.jit(pack)(placed) if self._packs else placed
 
     def replicated(self, tree: Any) -> Any:
-        return tree
+        return jax.jit(unpack)(tree) if self._packs else tree
+
+    @property
+    def _packs(self) -> bool:
+        return packs(self._layout)
 
 
 class _StreamingExecutor(abc.ABC):
@@ -90,12 +96,12 @@ class _StreamingExecutor(abc.ABC):
         rows: int,
     ) -> None:
         self._layout, self._batches, self._rows = layout, batches, rows
-        self._constants = self.place(constants)
+        self._constants = self._place_constants(constants)
         self._run = self._compile(make_step)
 
     @abc.abstractmethod
-    def place(self, state: Any) -> Any:
-        """As `Executor.place`, also for the constants."""
+    def _place_constants(self, constants: Any) -> Any:
+        """On the devices, as the step's program takes them."""
 
     @abc.abstractmethod
     def _compile(self, make_step: MakeStep) -> Callable[..., Any]:
@@ -104,6 +110,9 @@ class _StreamingExecutor(abc.ABC):
 
 class JitExecutor(_MeshExecutor, _StreamingExecutor):
     """One program over the mesh; arguments as for `_StreamingExecutor`."""
+
+    def _place_constants(self, constants: Any) -> Any:
+        return self._layout.replicate(constants)
 
     def _compile(self, make_step: MakeStep) -> Callable[..., Any]:
         specs = (REPLICATED, SHARDED, REPLICATED)
@@ -171,6 +180,9 @@ class PmapExecutor(_StreamingExecutor):
 
         # Mapped over the step's own axis: arrays of another would compile the second step anew.
         return jax.pmap(lambda x: x, axis_name=DATA)(jax.tree.map(copies, state))
+
+    def _place_constants(self, constants: Any) -> Any:
+        return self.place(constants)
 
     def replicated(self, tree: Any) -> Any:
         return self._layout.replicate(jax.tree.map(lambda x: np.asarray(x[0]), tree))

@@ -17,6 +17,7 @@ from dedn_jax.model.distillation import Peers
 from dedn_jax.model.experts import DualExpert, is_folded
 from dedn_jax.parallel.axes import ALONE, Axes
 from dedn_jax.parallel.gradients import size, summed_gradient
+from dedn_jax.parallel.packing import Packed, pack, unpack
 from dedn_jax.training.averaging import Averaged
 from dedn_jax.training.objective import ClassSpace, Objective, objective_terms
 from dedn_jax.training.optimizer import Optimizer
@@ -33,7 +34,7 @@ class TrainState(NamedTuple):
 
     Attributes:
       step: number of steps taken.
-      params: of the model, those that are trained.
+      params: of the model, those that are trained; an executor may have them packed.
       optimizer: state of the optimizer.
     """
 
@@ -206,8 +207,10 @@ def make_train_step(
     ) -> tuple[TrainState, LossTerms]:
         theirs = None if teacher is None or taught_by is None else (teacher, taught_by)
         terms, gradients = loss_and_gradients(
-            model, state.params, batch, classes, objective, frozen, axes, state.step, theirs
+            model, unpack(state.params), batch, classes, objective, frozen, axes, state.step, theirs
         )
+        if isinstance(state.params, Packed):
+            gradients = pack(gradients)
         factor = objective.distillation.factor(state.step)
         if factor is not None:
             terms["distillation_factor"] = factor

@@ -152,10 +152,11 @@ def test_attention_weights_reproduce_the_scores(rank: int, dtype: jax.typing.DTy
 
     # Scores of each position, in group order: the rows of the score matrices times the map.
     order = [1, 4, 3, 0, 2]
-    coarse, fine = model.coarse.fold(), [network.fold() for network in model.fine]
+    rows = model.rows()
+    of_branches = rows.region, rows.channel
     score_rows = {
-        "coarse": [np.asarray(coarse[b].score)[order] for b in ("region", "channel")],
-        "fine": [np.concatenate([f[b].score for f in fine]) for b in ("region", "channel")],
+        "coarse": [np.asarray(of.score)[:5][order] for of in of_branches],
+        "fine": [np.asarray(of.score)[5:] for of in of_branches],
     }
     by_branch = np.asarray(features, np.float64), np.asarray(features, np.float64).swapaxes(1, 2)
     tolerance = 2e-5 if dtype == jnp.float32 else 3e-2  # rows are rounded to the features' dtype
@@ -170,6 +171,24 @@ def test_attention_weights_reproduce_the_scores(rank: int, dtype: jax.typing.DTy
             pooled = (found * (score_rows[expert][branch] @ f)).sum(-1)
             expected = getattr(scores, expert)[branch]
             np.testing.assert_allclose(pooled, expected, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize("experts", ["both", "fine"])
+def test_networks_folded_together(rank: int, experts: str) -> None:
+    """As for GPUs: one product for the networks of an expert, the rows the same."""
+    v, groups = vectors(6, 6), {"a": [4, 1], "b": [3], "c": [0, 2, 5]}
+    found = []
+    for kernel in ("cpu", "gpu"):
+        model = DualExpert(
+            v, groups, channels=8, regions=6, rank=rank, rngs=nnx.Rngs(0),
+            kernel=kernel, experts=experts,
+        )  # fmt: skip
+        found.append(fill_attention(model).rows())
+    assert jax.tree.structure(found[0]) == jax.tree.structure(found[1])
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        assert one.shape == (12 if experts == "both" else 6, one.shape[1])
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
 
 
 def test_attention_of_a_new_model_is_uniform() -> None:

@@ -31,8 +31,8 @@ from dedn_jax.model.kernels import Kernel
 
 # Images at once where XLA's own operations run on an accelerator. On a TPU by libtpu's schedule
 # (`python -m benchmarks.schedule`): the scores of two images stay in vector memory. On a GPU every
-# turn of a loop launches its operations anew; ten images take 100 MB.
-_BLOCKS = {"tpu": Blocks(both=50, channel=2), "gpu": Blocks(both=200, channel=10)}
+# turn of a loop launches its operations anew, and the scores of few images fill its cache already.
+_BLOCKS = {"tpu": Blocks(both=50, channel=2), "gpu": Blocks(both=50, channel=50)}
 
 
 class AttentionWeights(NamedTuple):
