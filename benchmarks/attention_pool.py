@@ -74,7 +74,7 @@ def measure(
     rounds: int,
 ) -> dict[str, Any]:
     """Times everything; one row per size, type, branch, pass and kernel."""
-    xla = resolve_kernel("xla", jax.default_backend())
+    xla = resolve_kernel("xla", jax.default_backend(), (channels, regions))
     kernels: list[Kernel] = [xla] if xla == "cpu" else [xla, "pallas"]
     rng = np.random.default_rng(0)
     rows, peaks = [], {}

@@ -225,7 +225,9 @@ class DualExpert(nnx.Module):
         heads: bool = False,
     ) -> None:
         groups = as_groups(groups, word_vectors)
-        self.kernel: Kernel = kernel or resolve_kernel("xla", jax.default_backend())
+        self.kernel: Kernel = kernel or resolve_kernel(
+            "xla", jax.default_backend(), (channels, regions)
+        )
         self.group_order = tuple(groups.order.tolist())
         self.group_sizes = tuple(len(m) for m in groups.members)
         self.map_shape = channels, regions

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
+from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
 from dedn_jax.errors import InputError, one_line
@@ -70,7 +71,12 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     config = ConfigDict(request["config"])
     try:
         layout = Layout.of_devices(devices, config.distribution.attribute_shards)
-        with jax.default_matmul_precision(config.model.precision):
+        # Fused kernels choose their blocks by the chip.
+        chip = AbstractMesh((), (), abstract_device=layout.mesh.abstract_mesh.abstract_device)
+        with (
+            jax.default_matmul_precision(config.model.precision),
+            jax.sharding.use_abstract_mesh(chip),
+        ):
             return _compile(request, config, layout)
     except InputError as error:
         return {"kind": "compile", "error": str(error)}
@@ -119,12 +125,13 @@ def _programs(
 ) -> tuple[Program, Program]:
     """The program, and one whose products can be counted: of one chip's work, evenly divided."""
     sizes, images = Sizes.from_json(request["sizes"]), request["images"]
-    kernel = resolve_kernel(config.model.kernel, request["platform"])
     if request["job"] == "extract":
         return (
             extract_program(config, sizes.picture, images),
             extract_program(config, sizes.picture, images // layout.mesh.size),
         )
+    map_shape = sizes.channels, sizes.regions
+    kernel = resolve_kernel(config.model.kernel, request["platform"], map_shape)
     # The trace of a fused kernel, which does the same work, does not say how often it runs.
     if request["job"] == "attention":
         return (

@@ -127,7 +127,8 @@ def build_network(
         regions=regions,
         rank=config.model.rank,
         rngs=nnx.Rngs(params=config.seed),
-        kernel=kernel or resolve_kernel(config.model.kernel, jax.default_backend()),
+        kernel=kernel
+        or resolve_kernel(config.model.kernel, jax.default_backend(), (channels, regions)),
         experts=config.model.experts,
         branches=config.model.branches,
         heads="dual_head" in distillation_names(config.loss.distillation.name),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,9 @@ from ml_collections import ConfigDict
 
 from dedn_jax.data.dataset import GZSLDataset, pruned, trainval_task, validation_task
 from dedn_jax.errors import InputError
+from dedn_jax.model.kernels import AUTO_NOTE
+from dedn_jax.model.picture_model import PictureModel
+from dedn_jax.parallel.processes import is_main
 from dedn_jax.training.calibration import Calibration
 from dedn_jax.training.interrupt import ending_the_run
 from dedn_jax.training.phase import Phase, PhaseResult
@@ -48,6 +52,7 @@ def run_phases(trainer: Trainer, dataset: GZSLDataset, params: nnx.State) -> Pha
       Interrupted, FloatingPointError: as `Trainer.train`.
     """
     config = trainer.config
+    note_kernel(trainer)
     protocol = config.selection.protocol
     epochs, epochs_before = config.train.epochs, 0.0
     validation: PhaseResult | None = None
@@ -78,6 +83,15 @@ def run_phases(trainer: Trainer, dataset: GZSLDataset, params: nnx.State) -> Pha
     steps = trainer.num_steps(task, epochs)
     final = trainer.train(Phase("final", task, steps, label, epochs_before), params)
     return Phases(validation, validation_classes, calibrations, final)
+
+
+def note_kernel(trainer: Trainer) -> None:
+    """Says that kernels which nobody has measured are used, unless they were asked for."""
+    network = trainer.network
+    model = nnx.merge(network.definition, network.params, network.frozen)
+    experts = model.experts if isinstance(model, PictureModel) else model
+    if trainer.config.model.kernel == "auto" and experts.kernel == "pallas" and is_main():
+        print(AUTO_NOTE, file=sys.stderr)
 
 
 def check_protocol(config: ConfigDict, dataset: GZSLDataset) -> None:

@@ -116,6 +116,19 @@ def blocks(
     return Blocks(images, _up(-(-attributes // count), _LANES))
 
 
+def fits(map_shape: tuple[int, int]) -> bool:
+    """Whether images of this shape fit into this chip's vector memory, whatever their dtype."""
+    p, q = sorted(map_shape)
+    maps = jax.ShapeDtypeStruct((1, p, q), jnp.float32)
+    try:
+        for along_q in (False, True):
+            rows = jax.ShapeDtypeStruct((2, _LANES, p if along_q else q), jnp.float32)
+            blocks(rows, maps, _chip(), along_q=along_q, exact=True)
+    except InputError:
+        return False
+    return True
+
+
 def _precision(dtype: Any) -> lax.Precision:
     """Mosaic multiplies in one pass of bfloat16 or in full float32, with nothing in between."""
     wanted = str(jax.config.jax_default_matmul_precision or "default")  # type: ignore[attr-defined]
