@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dedn_jax.errors import InputError
-from dedn_jax.parallel.resident.rule import Residency, requested, residency
+from dedn_jax.parallel.resident.rule import Residency, half_is_enough, requested, residency
 from dedn_jax.plan.chips import CHIPS, Chip, Slice
 from dedn_jax.plan.compile import CPU_DEVICES, compile_program
 from dedn_jax.plan.floor import (
@@ -63,7 +63,9 @@ class Planner:
     def train(self, sizes: Sizes, on: Slice, on_device: str | None = None) -> Row:
         """The row of a training step; `on_device` None: as in the config."""
         shards = self._shards(on)
-        placed = self._residency(sizes, on, on_device or self.config.data.on_device)
+        placed, halved = self._residency(sizes, on, on_device or self.config.data.on_device)
+        if halved:
+            sizes = dataclasses.replace(sizes, dtype="bfloat16")
         batch, images = sizes.batch, padded(sizes.batch, max(1, shards))
         answer = self._ask("train", sizes, on, images, placed)
         row = self._row("train", sizes, on, batch, images, answer)
@@ -130,14 +132,20 @@ class Planner:
         """Shards of a batch."""
         return on.chips // self.config.distribution.attribute_shards
 
-    def _residency(self, sizes: Sizes, on: Slice, on_device: str) -> Residency:
-        """Where `place_features` would put the feature maps, on chips with free memory."""
+    def _residency(self, sizes: Sizes, on: Slice, on_device: str) -> tuple[Residency, bool]:
+        """Where `place_features` would put the feature maps, on chips with free memory, and
+        whether in half the bits.
+        """
         shards, strategy = self._shards(on), self.config.distribution.strategy
         try:
             choice = requested(on_device, strategy, pictures=bool(sizes.picture), shards=shards)
         except InputError as error:
             raise InputError(f"{on.name}: {error}") from error
-        return choice or residency(_feature_bytes(sizes), on.chip.memory, shards, on.hosts)
+        if choice:
+            return choice, False
+        half = half_is_enough(sizes.dtype, self.config.model.precision)
+        needed = _feature_bytes(sizes)
+        return residency(needed, on.chip.memory, shards, on.hosts, half=half)
 
     def _ask(
         self, job: str, sizes: Sizes, on: Slice, images: int, placed: Residency

@@ -119,11 +119,20 @@ def _exchange(features: ResidentFeatures, rows: jax.Array, axis: str) -> jax.Arr
     return features.unpadded(jax.lax.psum_scatter(maps, axis, scatter_dimension=0, tiled=True))
 
 
-def make_resident(inputs: FeatureMaps, layout: Layout, *, shard: bool) -> ResidentFeatures:
-    """Transfers the maps block by block; a process reads those of its own devices."""
-    abstract = ResidentFeatures.abstract(
-        len(inputs), (inputs.channels, inputs.regions), inputs.dtype, layout, shard=shard
-    )
+def make_resident(
+    inputs: FeatureMaps, layout: Layout, dtype: Any = None, *, shard: bool
+) -> ResidentFeatures:
+    """Transfers the maps block by block; a process reads those of its own devices.
+
+    Args:
+      inputs: to read.
+      layout: of the devices.
+      dtype: on the devices; by default as they are read.
+      shard: whether each device holds a part of the images.
+    """
+    shape = inputs.channels, inputs.regions
+    kept_as = inputs.dtype if dtype is None else dtype
+    abstract = ResidentFeatures.abstract(len(inputs), shape, kept_as, layout, shard=shard)
     rows = abstract.maps.shape[0]
     sharding = layout.sharded if shard else layout.replicated
     # Devices that hold the same images receive them together.
@@ -152,7 +161,8 @@ def _transfer(
 
     @functools.partial(jax.jit, donate_argnums=0)
     def put(part: jax.Array, maps: jax.Array, first: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice_in_dim(part, abstract.pad(maps), first, axis=0)
+        rows = abstract.pad(maps.astype(part.dtype))
+        return jax.lax.dynamic_update_slice_in_dim(part, rows, first, axis=0)
 
     shards = [
         jax.jit(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from dedn_jax.data.dataset import Inputs
@@ -13,7 +15,13 @@ from dedn_jax.errors import InputError
 from dedn_jax.parallel import processes
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.parallel.resident.features import ResidentFeatures, make_resident
-from dedn_jax.parallel.resident.rule import SHARE, Residency, requested, residency
+from dedn_jax.parallel.resident.rule import (
+    SHARE,
+    Residency,
+    half_is_enough,
+    requested,
+    residency,
+)
 
 
 def place_features(
@@ -22,8 +30,9 @@ def place_features(
     """Puts feature maps in device memory if they are to be resident, and says so.
 
     `config.data.on_device`: "auto" replicates them where they take at most 60 % of the free memory
-    of each device; else it shards the images, where that takes no more and the processes are few
-    (`dedn_jax.parallel.resident.rule`); else they are streamed. On a CPU they are streamed: its
+    of each device; else as bfloat16, where products would round them to it; else it shards the
+    images, where that takes no more and the processes are few (`dedn_jax.parallel.resident.rule`);
+    else they are streamed. On a CPU they are streamed: its
     memory is where they are already.
 
     Args:
@@ -44,14 +53,20 @@ def place_features(
     if not isinstance(inputs, FeatureMaps) or chosen == "never":
         return None
     needed = len(inputs) * inputs.channels * inputs.regions * inputs.dtype.itemsize
-    chosen = chosen or _by_rule(needed, _free_bytes(), shards, layout.num_processes)
+    dtype = inputs.dtype
+    if chosen is None:
+        half = half_is_enough(dtype.name, config.model.precision)
+        chosen, halved = _by_rule(needed, _free_bytes(), shards, layout.num_processes, half=half)
+        if halved:
+            dtype, needed = np.dtype(jnp.bfloat16), needed // 2
     if chosen == "never":
         return None
     per_device = -(-needed // shards) if chosen == "sharded" else needed
     how = f"sharded, {per_device / 1e9:.2f} GB a device" if chosen == "sharded" else "replicated"
-    _say(f"resident features: {needed / 1e9:.2f} GB of {inputs.dtype}, {how}")
+    rounded = "" if dtype == inputs.dtype else ", as model.precision would round them"
+    _say(f"resident features: {needed / 1e9:.2f} GB of {dtype}{rounded}, {how}")
     try:
-        return make_resident(inputs, layout, shard=chosen == "sharded")
+        return make_resident(inputs, layout, dtype, shard=chosen == "sharded")
     except jax.errors.JaxRuntimeError as error:
         raise InputError(
             f"config.data.on_device={choice}: {per_device / 1e9:.1f} GB of feature maps do not fit "
@@ -59,17 +74,19 @@ def place_features(
         ) from error
 
 
-def _by_rule(needed: int, free: int | None, shards: int, num_processes: int) -> Residency:
-    """What "auto" means here."""
+def _by_rule(
+    needed: int, free: int | None, shards: int, num_processes: int, *, half: bool
+) -> tuple[Residency, bool]:
+    """What "auto" means here, and whether in half the bits."""
     if free is None:
-        return "never"
-    chosen = residency(needed, free, shards, num_processes)
+        return "never", False
+    chosen, halved = residency(needed, free, shards, num_processes, half=half)
     if chosen == "never":
         _say(
             f"streaming features from the host: {needed / 1e9:.1f} GB, more than {SHARE:.0%} of "
             f"the {free / 1e9:.1f} GB that are free on a device"
         )
-    return chosen
+    return chosen, halved
 
 
 def _free_bytes() -> int | None:

@@ -44,16 +44,36 @@ def requested(on_device: str, strategy: str, *, pictures: bool, shards: int) -> 
     return None if on_device == "auto" else on_device  # type: ignore[return-value]
 
 
-def residency(needed: float, free: float, shards: int, processes: int) -> Residency:
-    """Replicated where that takes at most 60 % of the free memory; else sharded, if that does.
+def half_is_enough(dtype: str, precision: str) -> bool:
+    """Whether 16 bits of each number serve as well: products would round float32 maps to them.
+
+    Args:
+      dtype: of the maps.
+      precision: `config.model.precision`.
+    """
+    return dtype == "float32" and precision == "bfloat16"
+
+
+def residency(
+    needed: float, free: float, shards: int, processes: int, *, half: bool = False
+) -> tuple[Residency, bool]:
+    """Where feature maps are resident, and whether in half the bits.
+
+    Replicated where that takes at most 60 % of the free memory; else in half the bits, if that
+    does; else sharded, if that does.
 
     Args:
       needed: bytes of all feature maps.
       free: bytes on the device that has the least.
       shards: of a batch, and so of the images.
       processes: that own the devices; with more than `MAX_PROCESSES` nothing is sharded.
+      half: whether half the bits are enough, see `half_is_enough`.
     """
     if needed <= SHARE * free:
-        return "replicated"
-    can_shard = shards > 1 and processes <= MAX_PROCESSES
-    return "sharded" if can_shard and needed <= SHARE * free * shards else "never"
+        return "replicated", False
+    least = needed / 2 if half else needed
+    if least <= SHARE * free:
+        return "replicated", True
+    if shards > 1 and processes <= MAX_PROCESSES and least <= SHARE * free * shards:
+        return "sharded", half
+    return "never", False

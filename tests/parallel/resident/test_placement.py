@@ -68,20 +68,46 @@ def test_lookups_on_eight_devices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("free", "shards", "processes", "chosen"),
+    ("free", "shards", "processes", "chosen", "by_half"),
     [
-        (100, 1, 1, "replicated"),
-        (99, 1, 1, "never"),
-        (99, 2, 2, "sharded"),
-        (50, 2, 1, "sharded"),
-        (49, 2, 1, "never"),
-        (50, 32, 8, "sharded"),
-        (50, 32, 9, "never"),
-        (100, 32, 9, "replicated"),
+        (100, 1, 1, ("replicated", False), ("replicated", False)),
+        (99, 1, 1, ("never", False), ("replicated", True)),
+        (49, 1, 1, ("never", False), ("never", False)),
+        (99, 2, 2, ("sharded", False), ("replicated", True)),
+        (50, 2, 1, ("sharded", False), ("replicated", True)),
+        (49, 2, 1, ("never", False), ("sharded", True)),
+        (24, 2, 1, ("never", False), ("never", False)),
+        (50, 32, 8, ("sharded", False), ("replicated", True)),
+        (49, 32, 9, ("never", False), ("never", False)),
+        (100, 32, 9, ("replicated", False), ("replicated", False)),
     ],
 )
-def test_residency(free: int, shards: int, processes: int, chosen: str) -> None:
+def test_residency(
+    free: int,
+    shards: int,
+    processes: int,
+    chosen: tuple[str, bool],
+    by_half: tuple[str, bool],
+) -> None:
     assert residency(60, free, shards, processes) == chosen
+    assert residency(60, free, shards, processes, half=True) == by_half
+
+
+def test_half_the_bits_before_streaming(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rounded to what products would round them to; not where products are float32."""
+    one = Layout.of_devices(jax.devices()[:1])
+    monkeypatch.setattr(placement, "_free_bytes", lambda: IMAGES * CHANNELS * REGIONS * 4)
+    settings = config("auto")
+    assert place_features(maps(), settings, one) is None
+    settings.model.precision = "bfloat16"
+    found = place_features(maps(), settings, one)
+    assert found is not None
+    assert "GB of bfloat16, as model.precision would round them" in capsys.readouterr().err
+    every = np.arange(IMAGES)
+    expected = maps()[every].astype(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(found.gather(every), expected)
 
 
 @pytest.mark.parametrize(
