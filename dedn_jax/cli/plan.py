@@ -73,7 +73,7 @@ def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
         timeout=args.timeout,
         platform=args.platform,
         say=lambda text: print(text, file=sys.stderr),
-        prices=_prices(args.price, [on.chip.name for on in slices]),
+        prices=_prices(args.price, list(dict.fromkeys(on.chip.name for on in slices))),
     )
     print(plan_text(report))
     if args.json:

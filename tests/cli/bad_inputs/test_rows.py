@@ -23,6 +23,7 @@ from tests.cli.bad_inputs.rows.explanations import EXPLANATIONS
 from tests.cli.bad_inputs.rows.folders import FOLDER
 from tests.cli.bad_inputs.rows.hdf5 import HDF5
 from tests.cli.bad_inputs.rows.pictures import PICTURES
+from tests.cli.bad_inputs.rows.plans import PLANS
 from tests.cli.bad_inputs.rows.predictions import PREDICTIONS
 from tests.cli.bad_inputs.rows.serving import SERVING
 from tests.cli.bad_inputs.rows.stores import STORES
@@ -47,6 +48,7 @@ TABLE = [
     *STORES,
     *CONFIGS,
     *DISKS,
+    *PLANS,
     *PREDICTIONS,
     *EXPLANATIONS,
     *SERVING,
