@@ -1,1 +1,1 @@
-"""What a training would need on TPU slices that are not there: `dedn plan`."""
+"""What a training would need on TPUs and GPUs that are not there: `dedn plan`."""
