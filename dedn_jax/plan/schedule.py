@@ -188,12 +188,13 @@ class _Replay:
     def _end_chains(self, computation: str, instruction: Instruction) -> None:
         """Waits for the collectives whose last piece this is."""
         for collective in _collectives(self.module, instruction):
-            name = chain(collective)
-            started_in, ready = self.chains.get(name or "", ("", 0.0))
+            name = chain(collective) or ""
+            started_in, ready = self.chains.get(name, ("", 0.0))
             if started_in == computation and instruction is self._last(computation, name):
                 self.clock.core = max(self.clock.core, ready)
+                del self.chains[name]  # a loop's next turn starts it again
 
-    def _last(self, computation: str, name: str | None) -> Instruction:
+    def _last(self, computation: str, name: str) -> Instruction:
         """The last instruction of a computation with a piece of that chain."""
         body = self.module.computations[computation]
         return [i for i in body if any(chain(c) == name for c in _collectives(self.module, i))][-1]

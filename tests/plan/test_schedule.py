@@ -112,3 +112,7 @@ def test_a_collective_in_pieces_runs_from_the_first_to_the_last() -> None:
     assert took > 0.003
     assert found.seconds == pytest.approx(took + 0.02)
     assert found.exchange == pytest.approx(took, rel=1e-2)
+    # In a loop it runs in every turn.
+    loop = '  %l = (s32[]) while(%t), condition=%c, body=%b, known_trip_count={"n":"3"}\n'
+    turns = f"{_PIECE}\n%b (p: (s32[])) -> (s32[]) {{\n{piece % 'first'}{piece % 'last'}}}\n"
+    assert _replay(loop, turns, chips=8).seconds == pytest.approx(3 * took)
