@@ -13,7 +13,7 @@ import numpy as np
 from dedn_jax.data.pipeline import Batch, Batches
 from dedn_jax.parallel.axes import Axes
 from dedn_jax.parallel.mesh import DATA, REPLICATED, SHARDED, Layout
-from dedn_jax.parallel.packing import pack, packs, unpack
+from dedn_jax.parallel.packing import pack, unpack
 from dedn_jax.parallel.resident.batches import ResidentBatches, draw_batches
 from dedn_jax.parallel.resident.features import ResidentFeatures, features_spec, lookup
 
@@ -64,14 +64,10 @@ class _MeshExecutor:
 
     def place(self, state: S) -> S:
         placed = self._layout.replicate(state)
-        return jax.jit(pack)(placed) if self._packs else placed
+        return jax.jit(pack)(placed) if self._layout.on_gpus else placed
 
     def replicated(self, tree: Any) -> Any:
-        return jax.jit(unpack)(tree) if self._packs else tree
-
-    @property
-    def _packs(self) -> bool:
-        return packs(self._layout)
+        return jax.jit(unpack)(tree) if self._layout.on_gpus else tree
 
 
 class _StreamingExecutor(abc.ABC):
@@ -148,7 +144,7 @@ class ResidentExecutor(_MeshExecutor):
         step = make_step(layout.axes)
 
         def run(
-            state: S, count: jax.Array, features: ResidentFeatures, constants: Any
+            state: S, count: jax.Array | None, features: ResidentFeatures, constants: Any
         ) -> tuple[S, dict[str, jax.Array]]:
             pool, *constants = constants
             batches = draw_batches(sampler, pool, state.step, max_steps, layout.num_shards, DATA)
@@ -164,7 +160,10 @@ class ResidentExecutor(_MeshExecutor):
         self._run = layout.compile(run, specs, REPLICATED, donate=(0,))
 
     def run(self, state: S, count: int) -> tuple[S, Any]:
-        return self._run(state, np.int32(count), self._features, self._constants)
+        # A loop of known length is another program, which a GPU can launch as one graph.
+        known = self._layout.on_gpus and count == self.max_steps
+        steps = None if known else np.int32(count)
+        return self._run(state, steps, self._features, self._constants)
 
 
 class PmapExecutor(_StreamingExecutor):
@@ -216,7 +215,7 @@ def _with_constants(step: Step) -> Step:
 def loop_steps(
     one: Callable[[S, Any], tuple[S, dict[str, jax.Array]]],
     state: S,
-    count: jax.Array,
+    count: jax.Array | None,
     max_steps: int,
 ) -> tuple[S, dict[str, jax.Array]]:
     """Steps 0 to `count - 1` in one program, compiled once for every count up to `max_steps`.
@@ -224,7 +223,7 @@ def loop_steps(
     Args:
       one: the step with that number: `(state, number) -> (state, metrics)`.
       state: before the first.
-      count: how many, int32.
+      count: how many, int32; None for `max_steps`, a loop of known length.
       max_steps: how many at most.
 
     Returns:
@@ -238,7 +237,7 @@ def loop_steps(
         state, terms = one(state, i)
         return state, jax.tree.map(lambda m, t: m.at[i].set(t), metrics, terms)
 
-    return jax.lax.fori_loop(0, count, body, (state, metrics))
+    return jax.lax.fori_loop(0, max_steps if count is None else count, body, (state, metrics))
 
 
 def metrics_at(metrics: Any, index: int) -> dict[str, float]:

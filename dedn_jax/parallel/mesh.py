@@ -63,6 +63,10 @@ class Layout:
         return cls(Mesh(np.asarray(ordered).reshape(-1, n), (DATA, ATTRIBUTE)))
 
     @property
+    def on_gpus(self) -> bool:
+        return self.mesh.devices.flat[0].platform in ("gpu", "cuda", "rocm")
+
+    @property
     def num_shards(self) -> int:
         """Shards of a batch."""
         return self.mesh.shape[DATA]

@@ -19,7 +19,7 @@ from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.model.kernels import Kernel
 from dedn_jax.model.picture_model import backbone_maps
 from dedn_jax.parallel.mesh import REPLICATED, SHARDED, Layout
-from dedn_jax.parallel.packing import pack, packs
+from dedn_jax.parallel.packing import pack
 from dedn_jax.parallel.resident.features import ResidentFeatures, features_spec, lookup
 from dedn_jax.parallel.resident.rule import Residency
 from dedn_jax.plan.count import Flops, count_flops
@@ -96,7 +96,7 @@ def train_program(
     network = abstract_network(config, sizes, kernel)
     optimizer = make_optimizer(config, sizes.images / sizes.batch)
     state = jax.eval_shape(lambda p: init_state(p, optimizer), network.params)
-    if packs(layout):
+    if layout.on_gpus:
         state = jax.eval_shape(pack, state)
     if sizes.picture:
         inputs = _abstract((images, sizes.picture, sizes.picture, 3), jnp.uint8)

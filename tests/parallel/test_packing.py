@@ -11,13 +11,17 @@ import pytest
 from flax import nnx
 
 from dedn_jax.config import load_config
+from dedn_jax.data.features.maps import InMemoryFeatures
 from dedn_jax.data.pipeline import Batch
+from dedn_jax.data.sampler import Sampler
 from dedn_jax.model.experts import DualExpert
 from dedn_jax.model.groups import resolve_groups
 from dedn_jax.parallel import executors
 from dedn_jax.parallel.axes import ALONE, Axes
 from dedn_jax.parallel.mesh import Layout
-from dedn_jax.parallel.packing import Packed, pack, packs, unpack
+from dedn_jax.parallel.packing import Packed, pack, unpack
+from dedn_jax.parallel.resident.batches import ResidentBatches
+from dedn_jax.parallel.resident.features import make_resident
 from dedn_jax.training.network import build_network
 from dedn_jax.training.objective import Objective, make_class_space
 from dedn_jax.training.optimizer import make_optimizer
@@ -71,7 +75,6 @@ def test_round_trip(rank: int) -> None:
 def test_a_trained_backbone_stays() -> None:
     state = nnx.State({"experts": {"x": jnp.zeros(2)}, "backbone": {"x": jnp.zeros(2)}})
     assert pack(state) is state
-    assert not packs(Layout.of_devices(jax.devices()[:1]))  # a CPU
 
 
 @pytest.mark.parametrize(
@@ -96,18 +99,40 @@ def test_steps(fields: dict[str, Any]) -> None:
     close(unpack(packed.evaluated), state.evaluated)
 
 
-def test_executor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it is given and gives back is not packed, what it runs on is."""
+@pytest.mark.parametrize("on_gpus", [False, True])
+def test_on_gpus(on_gpus: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an executor is given and gives back is not packed, what it runs on is; a call of as many
+    steps as it may have, a loop of known length, takes the same steps.
+    """
     layout = Layout.of_devices(jax.devices()[:1])
+    make_step, start, constants, batches = problem()
+    reference = start
+    for batch in batches:
+        reference, terms = jax.jit(make_step())(reference, Batch(*batch), *constants)
+    monkeypatch.setattr(Layout, "on_gpus", on_gpus)
+    executor = executors.JitExecutor(make_step, layout, constants, iter(batches), IMAGES)
+    state = executor.place(start)
+    assert isinstance(state.params, Packed) == on_gpus
+    for _ in batches:
+        state, found = executor.run(state, 1)
+    close(found, terms)
+    close(executor.replicated(state), reference)
+    close(executor.replicated(state.evaluated), reference.params)
+
+
+def test_calls_of_known_and_unknown_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout.of_devices(jax.devices()[:1])
+    make_step, start, constants, batches = problem()
+    maps, labels = (np.concatenate(x) for x in zip(*batches, strict=True))
+    table = make_resident(InMemoryFeatures(maps), layout, shard=False)
+    sampler = Sampler(np.arange(len(maps)), labels, IMAGES, False, seed=0, stream=0)
     ends = []
-    for way in (False, True):
-        monkeypatch.setattr(executors, "packs", lambda _, way=way: way)
-        make_step, state, constants, batches = problem()
-        executor = executors.JitExecutor(make_step, layout, constants, iter(batches), IMAGES)
-        state = executor.place(state)
-        assert isinstance(state.params, Packed) == way
-        for _ in batches:
-            state, _ = executor.run(state, 1)
+    for on_gpus in (False, True):
+        monkeypatch.setattr(Layout, "on_gpus", on_gpus)
+        resident = ResidentBatches(table, sampler, 2)
+        executor = executors.ResidentExecutor(make_step, layout, constants, resident)
+        state = executor.place(jax.tree.map(jnp.copy, start))
+        for count in (2, 1):
+            state, _ = executor.run(state, count)
         ends.append(executor.replicated(state))
-        close(executor.replicated(state.evaluated), ends[-1].params)
     close(*ends)
