@@ -68,10 +68,8 @@ class Setting(NamedTuple):
 
 
 def _start(arguments: list[str], devices: int, folder: Path, name: str) -> subprocess.Popen:
-    changed = {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    changed = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip()}
     with (folder / f"{name}.log").open("w") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "benchmarks.scaling_work", *arguments],
@@ -156,6 +154,7 @@ def measure(
     # One process with one device is the same for both kinds, and the base of all comparisons.
     alone = {s.batch: Setting("devices", 1, s.batch) for s in wanted.values()}
     wanted = {key: alone[s.batch] if s.parts == 1 else s for key, s in wanted.items()}
+    shown = set(wanted.values())
     settings = list(dict.fromkeys([*alone.values(), *wanted.values()]))
     job = [f"--channels={shape[0]}", f"--regions={shape[1]}", f"--steps={steps}"]
     job += [f"--groups={groups}"] if groups else []
@@ -164,7 +163,8 @@ def measure(
     for turn in range(rounds):
         for setting in settings:
             say(f"round {turn + 1} of {rounds}: {setting.parts} {setting.kind}, {setting.batch}")
-            compared = ways if setting.parts > 1 or "jit" in ways else [*ways, "jit"]
+            own = ways if setting in shown else []
+            compared = own if setting.parts > 1 or "jit" in own else [*own, "jit"]
             found[setting].append(_run(setting, [*job, f"--ways={','.join(compared)}"]))
             peaks_of_rounds.append(host_peaks(1))
     peak = Peaks.median(peaks_of_rounds)
