@@ -20,7 +20,14 @@ def test_quickstart(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "quickstart.py"],
         cwd=tmp_path,
-        env={"MPLBACKEND": "agg", "PYTHONPATH": str(_NOTEBOOK.parent.parent), "PATH": ""},
+        env={
+            "MPLBACKEND": "agg",
+            "PYTHONPATH": str(_NOTEBOOK.parent.parent),
+            "PATH": "",
+            # Compiled without LLVM's optimisations, in half the time.
+            "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+            "--xla_llvm_disable_expensive_passes=true",
+        },
         capture_output=True,
         text=True,
         check=False,

@@ -330,7 +330,7 @@ class DualExpert(nnx.Module):
         if shards is not None:
             sizes = [net.num_attributes for net in self._networks()]
             pooled = [None if p is None else shards.gather(p, sizes) for p in pooled]
-        split = (self._split(p, len(features)) for p in pooled)
+        split = (self._split(p, features.shape[0]) for p in pooled)
         return PerExpert(*map(AttributeScores, *split))
 
     def maps(
