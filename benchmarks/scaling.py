@@ -163,8 +163,8 @@ def measure(
     for turn in range(rounds):
         for setting in settings:
             say(f"round {turn + 1} of {rounds}: {setting.parts} {setting.kind}, {setting.batch}")
-            own = ways if setting in shown else []
-            compared = own if setting.parts > 1 or "jit" in own else [*own, "jit"]
+            asked = ways if setting in shown else []
+            compared = asked if setting.parts > 1 or "jit" in asked else [*asked, "jit"]
             found[setting].append(_run(setting, [*job, f"--ways={','.join(compared)}"]))
             peaks_of_rounds.append(host_peaks(1))
     peak = Peaks.median(peaks_of_rounds)
