@@ -65,9 +65,7 @@ def test_round_trip(rank: int) -> None:
     _, params = nnx.split(model)
     packed = pack({"params": params, "count": jnp.zeros(())})
     assert isinstance(packed["params"], Packed)
-    # Four matrices or five, word vectors, and a head for each expert.
-    assert len(packed["params"].arrays) == (7 if rank == 0 else 8)
-    assert len(jax.tree.leaves(packed)) < len(jax.tree.leaves(params))
+    assert len(jax.tree.leaves(packed)) == 2
     found = jax.jit(unpack)(packed)["params"]
     close(found, params)
 
