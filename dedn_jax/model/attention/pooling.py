@@ -11,7 +11,7 @@ over the feature map, where the published code makes one pass per matrix, expert
 
 Precision: bfloat16 features give bfloat16 products, forward and backward, accumulated in float32;
 rows, softmax, results and gradients are float32. Other features are multiplied in float32, subject
-to `jax.default_matmul_precision`.
+to `jax.default_matmul_precision`; where that is bfloat16, a CPU with instructions for it uses them.
 
 Source: the DAN section of the DEDN paper (arXiv 2404.16348).
 """
