@@ -9,7 +9,7 @@ its logits but not into half of a larger one. Figures: `python -m benchmarks.sch
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -189,21 +189,35 @@ def _keep_jacobian_forward(way: Way, rows: BranchRows, maps: _Maps) -> tuple[_Po
     return pooled, (rows, maps, jacobian)
 
 
-def jacobian_gradient(way: Way, saved: _Saved, cotangent: _Pooled) -> tuple[BranchRows, _Maps]:
+def _keep_jacobian_backward(
+    way: Way, saved: _Saved, cotangent: _Pooled
+) -> tuple[BranchRows, _Maps]:
     rows, maps, jacobian = saved
-    by_rows = [(cotangent[:, None] * j.astype(jnp.float32)).sum(0).T for j in jacobian]
+    by_rows = [(cotangent[:, None] * j.astype(jnp.float32)).sum(0) for j in jacobian]
+    return transposed_like(rows, by_rows), maps_gradient(way, rows, maps, cotangent)
 
-    # Used only while a backbone is fine-tuned; with frozen features XLA removes it as dead code.
+
+def maps_gradient(way: Way, rows: BranchRows, maps: _Maps, cotangent: _Pooled) -> _Maps:
+    """The gradient in the maps, whose softmax is computed again.
+
+    Used only while a backbone is fine-tuned; with frozen features XLA removes it as dead code.
+    """
+
     def one(image_and_cotangent: tuple[_Image, _PerAttribute]) -> _Image:
         image, c = image_and_cotangent
         _, vjp = jax.vjp(lambda x: _softmax(way, rows, x).pooled, image)
         return vjp(c)[0]
 
-    return _like(rows, by_rows), _map(one, (maps, cotangent), way.block)
+    return _map(one, (maps, cotangent), way.block)
 
 
-_keep_jacobian.defvjp(_keep_jacobian_forward, jacobian_gradient)
+_keep_jacobian.defvjp(_keep_jacobian_forward, _keep_jacobian_backward)
 
 
 def _like(rows: BranchRows, gradients: list[Array]) -> BranchRows:
     return BranchRows(*(g.astype(r.dtype) for g, r in zip(gradients, rows, strict=True)))
+
+
+def transposed_like(rows: BranchRows, gradients: Sequence[Array]) -> BranchRows:
+    """Gradients `[dim, attributes]` in the shape and dtype of the rows."""
+    return _like(rows, [g.T for g in gradients])

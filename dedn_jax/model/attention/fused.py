@@ -1,7 +1,8 @@
 """Attention pooling by one kernel a branch, whose scores never reach main memory.
 
-The kernels pool, and make the factors that the gradient in the rows is linear in, in four matrix
-products with those of the backward pass; gradients are then those of `attention.blocks`.
+The kernels pool, and make the factors that the gradient in the rows is linear in; with those of the
+backward pass there are four matrix products a branch, and no softmax is computed again. Gradients
+are otherwise those of `attention.blocks`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dedn_jax.model.attention.blocks import Way, jacobian_gradient, weights_gradient
+from dedn_jax.model.attention.blocks import (
+    Way,
+    maps_gradient,
+    transposed_like,
+    weights_gradient,
+)
 from dedn_jax.model.attention.rows import BranchRows
 from dedn_jax.model.kernels import gpu, tpu
 from dedn_jax.model.kernels.common import Backend, Maps, Pooled
@@ -67,19 +73,30 @@ def dual_attention(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _pool(way: Way, interpret: Interpreted | None, rows: BranchRows, maps: Maps) -> _Scores:
-    return _on_platform(way, interpret, rows, maps, keep=False)[0]
+    return _pooled(way, interpret, rows, maps, keep=False)[0]
+
+
+def _pooled(
+    way: Way, interpret: Interpreted | None, rows: BranchRows, maps: Maps, *, keep: bool
+) -> Pooled:
+    name: Literal["pool_p", "pool_q"] = "pool_p" if way.positions == "p" else "pool_q"
+    pooled: Pooled = _on_platform(
+        name, interpret, jnp.stack(rows).astype(maps.dtype), maps, keep=keep
+    )
+    return pooled
 
 
 def _on_platform(
-    way: Way, interpret: Interpreted | None, rows: BranchRows, maps: Maps, *, keep: bool
-) -> Pooled:
-    """By the platform's backend, chosen when the program is lowered."""
+    name: Literal["pool_p", "pool_q", "contract"],
+    interpret: Interpreted | None,
+    *arguments: Any,
+    **options: Any,
+) -> Any:
+    """A function of the platform's backend, chosen when the program is lowered."""
 
     def of(backend: Backend, interpret: bool) -> Any:
-        pool = backend.pool_p if way.positions == "p" else backend.pool_q
-        return functools.partial(pool, keep=keep, interpret=interpret)
+        return functools.partial(getattr(backend, name), interpret=interpret, **options)
 
-    arguments = jnp.stack(rows).astype(maps.dtype), maps
     if interpret:
         return of(_BACKENDS[interpret], True)(*arguments)
     return jax.lax.platform_dependent(
@@ -97,15 +114,18 @@ _Saved = tuple[BranchRows, Maps, tuple[Array, ...]]
 def _pool_forward(
     way: Way, interpret: Interpreted | None, rows: BranchRows, maps: Maps
 ) -> tuple[_Scores, _Saved]:
-    pooled, kept = _on_platform(way, interpret, rows, maps, keep=True)
+    pooled, kept = _pooled(way, interpret, rows, maps, keep=True)
     return pooled, (rows, maps, kept)
 
 
 def _pool_backward(
     way: Way, interpret: Interpreted | None, saved: _Saved, cotangent: _Scores
 ) -> tuple[BranchRows, Maps]:
-    gradient = weights_gradient if way.positions == "p" else jacobian_gradient
-    return gradient(way, saved, cotangent)
+    if way.positions == "p":
+        return weights_gradient(way, saved, cotangent)
+    rows, maps, kept = saved
+    by_rows = _on_platform("contract", interpret, kept, cotangent)
+    return transposed_like(rows, by_rows), maps_gradient(way, rows, maps, cotangent)
 
 
 _pool.defvjp(_pool_forward, _pool_backward)

@@ -32,3 +32,13 @@ class Backend(Protocol):
         `[batch, p, attributes]` each.
         """
         ...
+
+    def contract(
+        self,
+        kept: tuple[Float[Array, "batch p attributes"], ...],
+        cotangent: Float[Array, "batch attributes"],
+        *,
+        interpret: bool,
+    ) -> tuple[Float[Array, "p attributes"], ...]:
+        """The gradient in the rows from what `pool_q` keeps: `Σ_b cotangent_ba kept_bpa`."""
+        ...

@@ -303,3 +303,14 @@ def pool_q(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
         name="attention_pool_q",
     )(rows, maps)
     return pooled, tuple(kept)
+
+
+def contract(
+    kept: tuple[Float[Array, "batch p attributes"], ...],
+    cotangent: Float[Array, "batch attributes"],
+    *,
+    interpret: bool,
+) -> tuple[Float[Array, "p attributes"], ...]:
+    """See `Backend.contract`; by XLA, which fuses it into one pass."""
+    del interpret
+    return tuple((cotangent[:, None] * k.astype(jnp.float32)).sum(0) for k in kept)

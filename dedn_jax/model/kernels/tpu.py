@@ -9,8 +9,8 @@ softmax a reduction over sublanes. Positions along q (channels): scores are `[at
 which the map need not be transposed in front of the matrix unit; by libtpu's schedule this takes
 0.51 ms on a v5e for 50 images of CUB, 0.57 with attributes on lanes. Blocks of positions with an
 online softmax were no quicker, and `Σ β s f - p Σ β f` loses its digits where all scores have a
-value in common. Gradients are left to XLA, whose product was quicker than a kernel (0.28 to
-0.31 ms).
+value in common. The products of the backward pass are left to XLA, which was quicker than a kernel
+(0.28 to 0.31 ms).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float
 
 from dedn_jax.errors import InputError
 from dedn_jax.model.kernels.common import Maps, Pooled, Rows
@@ -33,7 +34,9 @@ _SUBLANES, _LANES = 16, 128
 # about 0.35 µs for the step itself, are then hidden. By the schedule of a v6e two images gain 7 %
 # (positions along p, CUB); a v5e, five times slower, gains nothing.
 _STEP_SECONDS = 2e-6
-_MOST_IMAGES = 8
+_MOST_IMAGES = 10
+# Attributes of a block where nothing but sums is made of them.
+_CONTRACTED = 512
 
 
 class Chip(NamedTuple):
@@ -238,3 +241,53 @@ def pool_p(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
 def pool_q(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
     """See `Backend.pool_q`."""
     return _call(_kernel_q, rows, maps, along_q=True, keep=keep, interpret=interpret)
+
+
+def _contract_kernel(cotangent_ref: Any, *refs: Any) -> None:
+    kept_refs, sum_refs = refs[: len(refs) // 2], refs[len(refs) // 2 :]
+
+    @pl.when(pl.program_id(1) == 0)
+    def _start() -> None:
+        for ref in sum_refs:
+            ref[...] = jnp.zeros_like(ref)
+
+    for kept_ref, sum_ref in zip(kept_refs, sum_refs, strict=True):
+        total = sum_ref[...]
+        for i in range(kept_ref.shape[0]):
+            total += cotangent_ref[i] * kept_ref[i].astype(jnp.float32)
+        sum_ref[...] = total
+
+
+def contract(
+    kept: tuple[Float[Array, "batch p attributes"], ...],
+    cotangent: Float[Array, "batch attributes"],
+    *,
+    interpret: bool,
+) -> tuple[Float[Array, "p attributes"], ...]:
+    """See `Backend.contract`. XLA's reduction takes three times as long as reading its operands."""
+    batch, p, attributes = kept[0].shape
+    vmem = _chip().vmem
+    block = attributes
+    if block > _CONTRACTED:
+        block = _up(-(-attributes // -(-attributes // _CONTRACTED)), _LANES)
+    # Two buffers of each; images that are not there must not be added.
+    one = 2 * len(kept) * _up(p, _SUBLANES) * _up(block, _LANES) * kept[0].dtype.itemsize
+    most = min(_MOST_IMAGES, max(1, vmem // 4 // one))
+    images = max(n for n in range(1, most + 1) if batch % n == 0)
+
+    def per_image(n: int) -> pl.BlockSpec:
+        return pl.BlockSpec((images, n, block), lambda a, b: (b, 0, a))
+
+    sums = pl.pallas_call(
+        _contract_kernel,
+        grid=(pl.cdiv(attributes, block), batch // images),
+        in_specs=[per_image(1), *(per_image(p) for _ in kept)],
+        out_specs=[pl.BlockSpec((p, block), lambda a, b: (0, a)) for _ in kept],
+        out_shape=[jax.ShapeDtypeStruct((p, attributes), jnp.float32) for _ in kept],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=9 * vmem // 10
+        ),
+        interpret=interpret,
+        name="attention_pool_contract",
+    )(cotangent[:, None], *kept)
+    return tuple(sums)
