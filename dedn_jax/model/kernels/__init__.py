@@ -44,8 +44,10 @@ def _pallas_wins(platform: str, map_shape: tuple[int, int]) -> bool:
     """On TPUs, where an image fits into the vector memory of the chip.
 
     So libtpu's schedule says (`python -m benchmarks.schedule`), for attention alone, its gradient
-    included, of 50 images of CUB in bfloat16: v5e 1.20 ms where XLA's own operations take 1.61, v5p
-    0.51 for 2.20, v6e 0.47 for 1.24. Nobody has measured it yet. GPUs keep XLA's own operations
+    included, of 50 images of CUB in bfloat16: v5e 1.15 ms where XLA's own operations take 1.61, v5p
+    0.49 for 2.20, v6e 0.46 for 1.24; and for 2 images (v6e 0.054 for 0.061), in float32 (v6e 0.51
+    for 2.16), for the attributes of SUN (v5e 0.52 for 0.70) and for 49 regions (v6e 0.15 for 0.42).
+    Nobody has measured it yet. GPUs keep XLA's own operations
     until `python -m benchmarks.attention_pool` has been run on one, since their compiler schedules
     nothing that could be read; on a CPU kernels are interpreted, for tests.
     """

@@ -5,6 +5,9 @@ comes from the second-level cache. Softmaxes over several blocks of positions ar
 (Milakov and Gimelshein, arXiv 1805.02867). Maps have channels last: a row is then a multiple of 16
 bytes, and is copied in pieces of that width.
 
+An H100's bfloat16 products are all by wgmma, without spills; float32 ones spill, and exact ones, on
+the ordinary cores, much: there XLA's own operations are the better choice.
+
 Triton's blocks have powers of two as sizes, hence the masks. JAX 0.11 warns that it will drop this
 backend; its successor, Mosaic GPU, needs a Hopper.
 """

@@ -65,9 +65,10 @@ def test_float16_features_are_computed_in_float32() -> None:
 @BACKENDS
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_scores_with_a_value_in_common(backend: str, scale: float) -> None:
-    """`Σ β s f - p Σ β f` would be off by 100 times as much: scores of 100 ± 1, in bfloat16.
+    """In bfloat16 with scores of 128 ± 1, and with large logits, where few positions have weight.
 
-    With large logits, too, where few positions have weight.
+    `Σ β s f - p Σ β f` of rounded factors is off by 16 % to 220 % of the largest number here, the
+    kernels by 0.4 %.
     """
     of = problem(Size(2, 12, 64, 16), dtype="bfloat16", scale=scale)
     for rows in (of.region, of.channel):
