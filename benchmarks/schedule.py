@@ -43,7 +43,11 @@ _COLUMNS = (
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """One row for every program."""
+    """One row for every program.
+
+    Raises:
+      InputError: none of them was compiled.
+    """
     report: dict[str, Any] = {"recipe": args.recipe, "kernel": args.kernel, "rows": []}
     slices = [
         parse_device(name) if name in GPUS else parse_slice(name)
@@ -52,14 +56,28 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     batches = [positive("--batches", batch) for batch in integers("--batches", args.batches)]
     for on, batch, program in itertools.product(slices, batches, ("step", "attention")):
         if args.only in (None, program):
-            report["rows"].append(_row(args, program, on, batch))
+            report["rows"].append(_compiled(args, program, on, batch))
             if args.json:  # a compilation takes up to minutes: what is done stays
                 write_json(args.json, report)
+    if all("error" in row for row in report["rows"]):
+        raise InputError(report["rows"][-1]["error"])
     return report
 
 
-def _row(args: argparse.Namespace, program: str, on: Slice, batch: int) -> Row:
+def _compiled(args: argparse.Namespace, program: str, on: Slice, batch: int) -> Row:
+    """A row; where the compiler fails, what it says in place of figures."""
     precision = args.precision or args.dtype
+    row: Row = dict(zip(_KEY, (program, on.name, batch, args.dtype, precision), strict=True))
+    row["images"] = padded(batch, on.chips) // on.chips
+    try:
+        return row | _figures(args, program, on, row)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return row | {"error": str(error)}
+
+
+def _figures(args: argparse.Namespace, program: str, on: Slice, row: Row) -> Row:
+    batch, precision = row["batch"], row["precision"]
     flags = {"train.batch_size": batch, "data.dtype": args.dtype, "data.path": "none"}
     flags |= {"model.precision": precision, "model.kernel": args.kernel}
     config = load_config(args.recipe, flags)
@@ -67,17 +85,15 @@ def _row(args: argparse.Namespace, program: str, on: Slice, batch: int) -> Row:
         config, args.timeout, None, compile_program, lambda text: print(text, file=sys.stderr)
     )
     sizes = find_sizes(config, args.recipe, {})
-    each = padded(batch, on.chips) // on.chips
     if program == "step":
         found = planner.train(sizes, on)
     else:
-        found = planner.attention(dataclasses.replace(sizes, batch=each), on)
-    row: Row = dict(zip(_KEY, (program, on.name, batch, args.dtype, precision), strict=True))
-    row |= {"images": each, "memory_needed": found["memory_needed"]}
+        found = planner.attention(dataclasses.replace(sizes, batch=row["images"]), on)
+    needed = {"memory_needed": found["memory_needed"]}
     if "floor" not in found:
-        return row
+        return needed
     compiled = found["compiled"]
-    return row | {
+    return needed | {
         "residency": found.get("residency"),
         "temporaries": compiled["temporaries"],
         "collectives": compiled["collectives"],
@@ -112,7 +128,7 @@ def _cells(row: Row, before: Row) -> Row:
     if "seconds" in before:
         cells["before ms"] = 1e3 * before["seconds"]
     if "seconds" not in row:
-        return cells | {"is bound by": "does not fit"}
+        return cells | {"is bound by": "not compiled" if "error" in row else "does not fit"}
     floor, times = row["floor"], row["schedule"] or row["estimate"]
     counted = row["schedule"] or row["launches"] | {"operations": row["launches"]["launches"]}
     words = [row["bound"]]

@@ -83,7 +83,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         else f"{1 / row['step_seconds']:.2f}",
         f"{row['steps']}: {duration(row['total_seconds'])}",
         f"{row['chip_hours']:.3g}",
-        f"{row['price']:.2f}" if "price" in row else "-",
+        f"{row['price']:.3g}" if "price" in row else "-",
         duration(c["compile_seconds"]),
     ]
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import schedule
+from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
 
 
@@ -87,6 +88,24 @@ def test_a_gpu_has_an_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert line[:6] == ["step", "h100", "50", "50", "0.213", "compute"]
     assert line[6] == "1.2" and line[-1] == "100"
     assert "memory (estimate)" in " ".join(line)
+
+
+def test_where_the_compiler_fails_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    def compiled(request: dict[str, Any], timeout: float) -> dict[str, Any]:
+        if request["topology"] == "v5e:1x1":
+            raise InputError("--topology: v5e:1x1: INTERNAL: something")
+        return _compiled(request, timeout)
+
+    monkeypatch.setattr(schedule, "compile_program", compiled)
+    report = schedule.measure(_arguments(tmp_path, only="step"))
+    assert report["rows"][0]["error"] == "--topology: v5e:1x1: INTERNAL: something"
+    assert "INTERNAL: something" in capfd.readouterr().err
+    failed, other = schedule.table(report).splitlines()[-2:]
+    assert "not compiled" in failed and other.startswith("step")
+    with pytest.raises(InputError, match="INTERNAL: something"):
+        schedule.measure(_arguments(tmp_path, topologies="v5e:1x1"))
 
 
 def test_one_program_alone_and_what_does_not_fit(

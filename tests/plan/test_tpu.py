@@ -33,7 +33,8 @@ def _request(topology: str, batch: int = 8) -> dict[str, Any]:
 def test_a_step_for_eight_chips() -> None:
     answer = compile_program(_request("v5e:2x4"), 300)
     assert answer["chips"] == 8
-    assert answer["collectives"]["all-reduce"]["bytes"] >= 4 * 2 * (8 * 8 + 8 * 2 * (16 + 12))
+    # Gradients of the folded rows, at least in bfloat16.
+    assert answer["collectives"]["all-reduce"]["bytes"] >= 2 * 2 * 16 * (16 + 12)
     schedule = answer["schedule"]
     assert schedule["seconds"] > schedule["compute"] + schedule["latency"] > 0
     # Parameters and both slots of the optimiser are read and written.
@@ -49,11 +50,10 @@ def test_maps_stay_on_eight_chips(residency: str) -> None:
     plain["sizes"]["stored"] = 400000
     sent, found = (compile_program(r, 300) for r in (plain, plain | {"residency": residency}))
     assert found["flops"] == sent["flops"]
-    table = (
-        400000 // (8 if residency == "sharded" else 1) * 4 * 256
-    )  # 16 x 12 numbers take two lines
-    assert found["resident"] == table
-    assert abs(found["arguments"] - sent["arguments"] - table) < 1e4
+    image = 4 * 16 * 128  # 12 regions of 16 channels in whole tiles
+    table = 400000 // (8 if residency == "sharded" else 1) * image
+    assert 0 <= found["resident"] - table <= image  # and one of zeros
+    assert abs(found["arguments"] - sent["arguments"] - table) < 2e4
     # The table is where it is: it is not turned around, or into bfloat16, before a step reads it.
     assert found["temporaries"] - sent["temporaries"] < 0.05 * table
     moved = [a["schedule"]["read"] + a["schedule"]["written"] for a in (found, sent)]
@@ -70,6 +70,7 @@ def test_a_fused_kernel_is_compiled() -> None:
     """Its cycles come from its code; the work that is counted stays the same."""
     request = _request("v5e:2x4", 16)
     request["sizes"] |= {"channels": 256, "regions": 16}
+    request["config"]["model"]["kernel"] = "xla"
     plain = compile_program(request, 300)
     request["config"]["model"]["kernel"] = "pallas"
     fused = compile_program(request, 300)
