@@ -63,7 +63,7 @@ def test_maps_stay_on_eight_chips(residency: str) -> None:
     kinds = [sum(t["bytes"] for k, t in c.items() if k != "reduce-scatter") for c in more]
     assert kinds[0] - kinds[1] == (8 * 4 if residency == "sharded" else 0)
     handed = found["collectives"].get("reduce-scatter", {"bytes": 0})
-    assert handed["bytes"] == (8 * 4 * 16 * 12 if residency == "sharded" else 0)
+    assert handed["bytes"] == (8 * image if residency == "sharded" else 0)
 
 
 def test_a_fused_kernel_is_compiled() -> None:
