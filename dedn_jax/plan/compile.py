@@ -59,8 +59,10 @@ def compile_program(request: dict[str, Any], timeout: float) -> dict[str, Any]:
 def _options(request: dict[str, Any], code: Path, tools: Path | None) -> dict[str, str]:
     """Environment variables by which the compiler writes the code of kernels into `code`."""
     flags = [f"--xla_force_host_platform_device_count={CPU_DEVICES}"]
+    if request["platform"] != "cpu":
+        flags.append(f"--xla_dump_to={code}")
     if tools:
-        flags += [f"--xla_gpu_cuda_data_dir={tools}", f"--xla_dump_to={code}"]
+        flags.append(f"--xla_gpu_cuda_data_dir={tools}")
     options = {"XLA_FLAGS": " ".join(flags)}
     # Every operation's code is written: half as long again where there are many.
     if request["platform"] == "tpu" and request["config"]["model"]["kernel"] != "xla":

@@ -23,11 +23,11 @@ from dedn_jax.model.kernels import resolve_kernel
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.plan.bundles import kernel_cycles
 from dedn_jax.plan.chips import parse_slice
-from dedn_jax.plan.collectives import read_program
+from dedn_jax.plan.collectives import count_program
 from dedn_jax.plan.count import Flops
 from dedn_jax.plan.gpus import cuda_tools, description, parse_device
 from dedn_jax.plan.hbm import KERNEL
-from dedn_jax.plan.hlo import parse
+from dedn_jax.plan.hlo import Module, parse
 from dedn_jax.plan.launches import assemble, count_launches, summary
 from dedn_jax.plan.programs import (
     Program,
@@ -103,7 +103,9 @@ def _compile(request: dict[str, Any], config: ConfigDict, layout: Layout) -> dic
     share = counted.flops()
     started = time.perf_counter()
     compiled = program.lower(layout).compile()
-    found = {"compile_seconds": time.perf_counter() - started, **_measure(compiled, share, layout)}
+    seconds = time.perf_counter() - started
+    module = parse(_text(compiled, Path(request["folder"])))
+    found = {"compile_seconds": seconds, **_measure(compiled, module, share, layout)}
     if request["job"] == "train":
         state, _, features, *_ = program.arguments
         shards = layout.num_shards if features and features.axis else 1
@@ -113,9 +115,9 @@ def _compile(request: dict[str, Any], config: ConfigDict, layout: Layout) -> dic
             "resident": features.nbytes // shards if features else 0,
         }
     if request["platform"] == "tpu":
-        found["schedule"] = _schedule(compiled, request).numbers()
+        found["schedule"] = _schedule(module, request).numbers()
     if request["platform"] == "cuda":
-        found["launches"] = count_launches(parse(compiled.as_text()))
+        found["launches"] = count_launches(module)
         found["assembled"] = summary(assemble(Path(request["folder"]), cuda_tools()))
     return found
 
@@ -145,10 +147,25 @@ def _programs(
     )
 
 
-def _measure(compiled: Any, share: Flops, layout: Layout) -> dict[str, Any]:
+def _text(compiled: Any, folder: Path) -> str:
+    """The HLO text of a compiled program.
+
+    libtpu 0.0.52 fails to give that of a program which leaves a scatter to the SparseCore (an
+    `async-update` of several operands); what it wrote into `folder` when it compiled is the same.
+    """
+    try:
+        return str(compiled.as_text())
+    except jax.errors.JaxRuntimeError:
+        written = sorted(folder.glob("*.after_codegen.txt"))
+        if not written:
+            raise
+        return written[-1].read_text()
+
+
+def _measure(compiled: Any, module: Module, share: Flops, layout: Layout) -> dict[str, Any]:
     """What the compiled program needs of a chip, beside the counted share of its work."""
     memory = compiled.memory_analysis()
-    read = read_program(compiled.as_text(), layout.mesh.size)
+    read = count_program(module, layout.mesh.size)
     return {
         "chips": layout.mesh.size,
         "arguments": memory.argument_size_in_bytes,
@@ -167,9 +184,8 @@ def _measure(compiled: Any, share: Flops, layout: Layout) -> dict[str, Any]:
     }
 
 
-def _schedule(compiled: Any, request: dict[str, Any]) -> Schedule:
+def _schedule(module: Module, request: dict[str, Any]) -> Schedule:
     """The schedule of a program for a TPU, with the cycles of its kernels."""
-    module = parse(compiled.as_text())
     kernels = [
         i.name
         for body in module.computations.values()
