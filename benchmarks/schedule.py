@@ -36,9 +36,10 @@ from dedn_jax.plan.sizes import find_sizes
 
 TOPOLOGIES = "v5e:1x1,v5e:4x8,v5e:16x16,v5p:1x1x1,v5p:2x4x4,v5p:4x8x8,v6e:1x1,v6e:4x8,v6e:16x16"
 _KEY = ("program", "topology", "batch", "dtype", "precision")
+_PARTS = ("compute", "memory", "exchange", "latency")
 _COLUMNS = (
     *("program", "slice", "batch", "images", "floor ms", "bound", "before ms", "ms", "/ floor"),
-    *("is bound by", "compute", "memory", "exchange", "latency", "HBM MB", "temp MB", "operations"),
+    *("is bound by", *_PARTS, "HBM MB", "temp MB", "operations"),
 )
 
 
@@ -146,7 +147,7 @@ def _cells(row: Row, before: Row) -> Row:
         "temp MB": row["temporaries"] / 1e6,
         "operations": counted["operations"],
     }
-    return cells | {k: 1e3 * seconds for k, seconds in times.items() if k in _COLUMNS}
+    return cells | {name: 1e3 * times[name] for name in _PARTS if name in times}
 
 
 def main() -> None:

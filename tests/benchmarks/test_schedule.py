@@ -70,6 +70,7 @@ def test_step_and_attention_beside_floor_and_earlier_times(
     words = [" ".join(line.split()) for line in lines]
     assert words[1].startswith("program slice batch images floor ms bound before ms ms / floor")
     assert words[2].startswith("step v5e:1x1 50 50 1.04 compute 8 4 ")
+    assert words[2].endswith(" 7")  # operations
     assert words[3].startswith("attention v5e:1x1 50 50 1.02 compute - 4 ")
     assert "before" not in schedule.table(report)
 
