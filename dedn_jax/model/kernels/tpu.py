@@ -39,6 +39,10 @@ _MOST_IMAGES = 10
 _CONTRACTED = 512
 
 
+# What XLA gives a kernel by itself.
+_LEAST_VMEM = 16 * 2**20
+
+
 class Chip(NamedTuple):
     """What block sizes depend on, of one core.
 
@@ -68,10 +72,18 @@ def _up(value: int, multiple: int) -> int:
 
 
 class Blocks(NamedTuple):
-    """Images and attributes of a grid step."""
+    """A grid step.
+
+    Attributes:
+      images: in it.
+      attributes: likewise.
+      vmem: bytes that the kernel may take. With all of them XLA kept nothing in vector memory from
+        one kernel to the next (scheduled step, v5e, 50 images of CUB: 1.69 ms instead of 1.62).
+    """
 
     images: int
     attributes: int
+    vmem: int
 
 
 def blocks(
@@ -107,8 +119,13 @@ def blocks(
     one = dim * 2 * (itemsize + 6 * exact) + 4 * images * p * itemsize
     one += positions * (4 * 4 + 2 * itemsize + 12 * exact) + 2 * 4 * p
     fits = (3 * chip.vmem // 4 - fixed) // one
+
+    def of(block: int) -> Blocks:
+        needed = max(_LEAST_VMEM, 3 * (fixed + _up(block, _LANES) * one) // 2)
+        return Blocks(images, block, min(needed, 9 * chip.vmem // 10))
+
     if fits >= attributes:
-        return Blocks(images, attributes)
+        return of(attributes)
     if fits < _LANES:
         raise InputError(
             f"model.kernel=pallas: an image of {maps.shape[1]} x {maps.shape[2]} numbers in "
@@ -116,7 +133,7 @@ def blocks(
             "memory; use model.kernel=xla"
         )
     count = -(-attributes // (fits // _LANES * _LANES))
-    return Blocks(images, _up(-(-attributes // count), _LANES))
+    return of(_up(-(-attributes // count), _LANES))
 
 
 def fits(map_shape: tuple[int, int]) -> bool:
@@ -193,9 +210,8 @@ def _call(
 ) -> Pooled:
     batch, p, q = maps.shape
     _, attributes, dim = rows.shape
-    chip = _chip()
     exact = _precision(maps.dtype) == lax.Precision.HIGHEST
-    images, block = blocks(rows, maps, chip, along_q=along_q, exact=exact)
+    images, block, vmem = blocks(rows, maps, _chip(), along_q=along_q, exact=exact)
 
     def per_image(n: int) -> pl.BlockSpec:
         return pl.BlockSpec((images, n, block), lambda a, b: (b, 0, a))
@@ -219,7 +235,7 @@ def _call(
             *(kept for _ in range(2 * keep)),
         ],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=9 * chip.vmem // 10
+            dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=vmem
         ),
         # For XLA's scheduler.
         cost_estimate=pl.CostEstimate(

@@ -87,7 +87,9 @@ def test_several_blocks(backend: str, size: Size, monkeypatch: pytest.MonkeyPatc
     """Blocks of everything, each with a rest; maxima in any block."""
     monkeypatch.setattr(gpu, "_ATTRIBUTES", 32)
     monkeypatch.setattr(gpu, "_SIDE", 16)
-    monkeypatch.setattr(tpu, "blocks", lambda *_, **__: tpu.Blocks(images=2, attributes=16))
+    monkeypatch.setattr(
+        tpu, "blocks", lambda *_, **__: tpu.Blocks(images=2, attributes=16, vmem=2**24)
+    )
     of = problem(size, scale=4.0)
     assert_close(everything(pool_of(backend), of.arrays()), reference(of))
 
