@@ -1,9 +1,9 @@
-"""Sums over devices, of gradients and of what they are computed from."""
+"""Gradients that are summed over devices where they are small."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 
@@ -30,8 +30,3 @@ def _backward(axis: str, _: None, cotangent: T) -> tuple[T]:
 
 
 summed_gradient.defvjp(_forward, _backward)
-
-
-def size(tree: Any) -> int:
-    """Numbers in all arrays together."""
-    return sum(x.size for x in jax.tree.leaves(tree))

@@ -64,6 +64,7 @@ class Layout:
 
     @property
     def on_gpus(self) -> bool:
+        """Whether its devices are GPUs."""
         return self.mesh.devices.flat[0].platform in ("gpu", "cuda", "rocm")
 
     @property

@@ -128,7 +128,12 @@ def build_network(
         rank=config.model.rank,
         rngs=nnx.Rngs(params=config.seed),
         kernel=kernel
-        or resolve_kernel(config.model.kernel, jax.default_backend(), (channels, regions)),
+        or resolve_kernel(
+            config.model.kernel,
+            jax.default_backend(),
+            (channels, regions),
+            config.model.precision,
+        ),
         experts=config.model.experts,
         branches=config.model.branches,
         heads="dual_head" in distillation_names(config.loss.distillation.name),

@@ -16,7 +16,7 @@ from dedn_jax.model import losses
 from dedn_jax.model.distillation import Peers
 from dedn_jax.model.experts import DualExpert, is_folded
 from dedn_jax.parallel.axes import ALONE, Axes
-from dedn_jax.parallel.gradients import size, summed_gradient
+from dedn_jax.parallel.gradients import summed_gradient
 from dedn_jax.parallel.packing import Packed, pack, unpack
 from dedn_jax.training.averaging import Averaged
 from dedn_jax.training.objective import ClassSpace, Objective, objective_terms
@@ -134,7 +134,7 @@ def _rows_are_smaller(
         return False
     rows = jax.eval_shape(lambda p: _experts(nnx.merge(model, p, frozen)).rows(), params)
     folded, _ = nnx.split_state(params, is_folded, ...)
-    return size(rows) < size(folded)
+    return int(optax.tree.size(rows)) < int(optax.tree.size(folded))
 
 
 def _experts(module: Any) -> DualExpert:

@@ -11,6 +11,7 @@ import pytest
 from benchmarks import schedule
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
+from tests.plan.answers import made_up_answer
 
 
 def _arguments(tmp_path: Path, **changed: Any) -> argparse.Namespace:
@@ -30,22 +31,9 @@ def _arguments(tmp_path: Path, **changed: Any) -> argparse.Namespace:
 
 def _compiled(request: dict[str, Any], timeout: float) -> dict[str, Any]:
     chips = 32 if request["job"] == "train" and request["topology"] == "v5e:4x8" else 1
-    moved = dict.fromkeys(("arguments", "outputs", "aliased", "temporaries", "code"), 1e6)
     times: dict[str, float] = dict.fromkeys(("compute", "memory", "exchange", "latency"), 1e-3)
     times |= {"seconds": 4e-3, "kernels": 0, "operations": 7, "read": 2e6, "written": 1e6}
-    return {
-        "chips": chips,
-        "flops": 1e9,
-        "flops_bfloat16": 1e9,
-        "resident": 0,
-        "parameters": 40e6,
-        "state": 120e6,
-        "unknown_loops": 0,
-        "collectives": {},
-        "compile_seconds": 1.0,
-        "schedule": times,
-        **moved,
-    }
+    return made_up_answer(chips=chips, flops=1e9, schedule=times)
 
 
 def test_step_and_attention_beside_floor_and_earlier_times(

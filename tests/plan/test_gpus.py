@@ -16,6 +16,7 @@ from dedn_jax.plan.gpus import GPUS, LAUNCH, cuda_tools, description, parse_devi
 from dedn_jax.plan.planner import estimate, plan
 from dedn_jax.plan.report import plan_text
 from dedn_jax.plan.sizes import Sizes, find_sizes
+from tests.plan.answers import made_up_answer
 
 _ASSEMBLED = {"kernels": 182, "most_registers": 107, "spilling": {}, "with_matrix_units": 36}
 _LAUNCHES = {"launches": 400, "in_loops": 70, "read": 3e9, "written": 0.35e9}
@@ -23,21 +24,7 @@ _LAUNCHES = {"launches": 400, "in_loops": 70, "read": 3e9, "written": 0.35e9}
 
 def _answer(request: dict[str, Any], timeout: float) -> dict[str, Any]:
     assert (request["platform"], request["topology"]) == ("cuda", "h100")
-    sizes = dict.fromkeys(("arguments", "outputs", "aliased", "temporaries", "code"), 1e6)
-    return {
-        **sizes,
-        "chips": 1,
-        "flops": 2e11,
-        "flops_bfloat16": 2e11,
-        "resident": 0,
-        "parameters": 40e6,
-        "state": 120e6,
-        "unknown_loops": 0,
-        "collectives": {},
-        "compile_seconds": 1.0,
-        "launches": _LAUNCHES,
-        "assembled": _ASSEMBLED,
-    }
+    return made_up_answer(flops=2e11, launches=_LAUNCHES, assembled=_ASSEMBLED)
 
 
 def test_an_estimate_is_called_one() -> None:

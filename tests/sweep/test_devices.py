@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from dedn_jax.sweep.run import sweep
 from dedn_jax.training.logs import read_lines
+from tests.helpers.devices import run_on_devices
 from tests.helpers.tiny import tiny_config
-from tests.sweep.common import ROOT, read, saved_arrays
+from tests.sweep.common import read, saved_arrays
 
 SHORT: dict[str, object] = {
     "data__groups": "single",  # compiles sooner
@@ -39,21 +37,7 @@ sweep(tiny_config(data, **fields), folder + "/whole", 3)
 
 
 def test_eight_devices(data: Path, tmp_path: Path) -> None:
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONPATH": str(ROOT),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(data), str(tmp_path)],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_on_devices("-c", SCRIPT, str(data), str(tmp_path))
     assert "every device computes all models" in done.stderr
     config = tiny_config(data, **SHORT)
     assert config.optimizer.epsilon == 1e-8  # as published

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 
@@ -14,8 +10,8 @@ from dedn_jax.config import load_config
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.plan.programs import abstract_features, train_program
 from dedn_jax.plan.sizes import Sizes
+from tests.helpers.devices import run_on_devices
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SCOPES = {"fold", "region", "channel", "losses", "optimizer", "lookup", "exchange"}
 # The gradient's operations keep the scope of what they are the gradient of.
 WITH_GRADIENT = {"fold", "region", "channel", "losses"}
@@ -46,22 +42,7 @@ def test_one_device() -> None:
 
 def test_sharded() -> None:
     """Two devices exchange images and gradients."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.training.test_named_scopes"],
-        env=os.environ
-        | {
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2 "
-            "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-            "PYTHONPATH": str(ROOT),
-        },
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_on_devices("-m", "tests.training.test_named_scopes", devices=2, quick=True)
     assert set(done.stdout.split()) == SCOPES
 
 

@@ -112,7 +112,7 @@ def exportable(run: TrainingRun, kind: InputKind = "auto") -> Exportable:
         shape, dtype = (side, side, 3), np.dtype(np.uint8)
         model = found.model
     # XLA's own operations: a kernel of ours is one platform's. In the form for CPUs, which is the
-    # quickest there and runs anywhere.
+    # quickest there and runs anywhere, and in float32: not every CPU has instructions for bfloat16.
     experts.kernel = "cpu"
     candidates, mixing = Candidates.of_run(run), run.mixing()
     position = np.argsort(run.groups.order)  # of the data set's attributes in group order

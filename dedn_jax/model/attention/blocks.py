@@ -146,6 +146,7 @@ def _keep_weights_forward(way: Way, rows: BranchRows, maps: _Maps) -> tuple[_Poo
 
 
 def weights_gradient(way: Way, saved: _Saved, cotangent: _Pooled) -> tuple[BranchRows, _Maps]:
+    """The gradient in rows and maps, where β and β (s - p) were kept."""
     rows, maps, kept = saved
     factors = [as_factor(k * cotangent[:, None], maps) for k in kept]
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from dedn_jax.model.attention.processor import wants_bfloat16
 from dedn_jax.model.attention.rows import BranchRows, as_factor
 
 
@@ -17,8 +16,6 @@ def pool(
     rows: BranchRows, features: Float[Array, "batch dim positions"]
 ) -> Float[Array, "batch attributes"]:
     """See `attention.pooling.attention_pool`."""
-    if wants_bfloat16():
-        features = features.astype(jnp.bfloat16)
     _, dim, positions = features.shape
     # The dense form keeps scores and weights, [batch, attributes, positions], for the backward
     # pass; the per-image form keeps the Jacobian, [batch, attributes, dim] twice. The smaller wins.

@@ -11,7 +11,7 @@ over the feature map, where the published code makes one pass per matrix, expert
 
 Precision: bfloat16 features give bfloat16 products, forward and backward, accumulated in float32;
 rows, softmax, results and gradients are float32. Other features are multiplied in float32, subject
-to `jax.default_matmul_precision`; where that is bfloat16, a CPU with instructions for it uses them.
+to `jax.default_matmul_precision`.
 
 Source: the DAN section of the DEDN paper (arXiv 2404.16348).
 """
@@ -71,6 +71,8 @@ def dual_attention(
         return fused.dual_attention(region, channel, features)
     if kernel in _BLOCKS:
         return blocks.dual_attention(region, channel, features, _BLOCKS[kernel])
+    if kernel == "cpu_bfloat16":
+        features = features.astype(jnp.bfloat16)
     with jax.named_scope("region"):
         p_region = None if region is None else images.pool(region, features)
     if channel is None:

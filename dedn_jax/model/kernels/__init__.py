@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from dedn_jax.errors import InputError
+from dedn_jax.model.kernels.processor import multiplies_bfloat16
 
-# XLA's own operations, arranged for that platform, or the fused kernels.
-Kernel = Literal["cpu", "gpu", "tpu", "pallas"]
+# XLA's own operations, arranged for that platform (on a CPU also with products in bfloat16), or the
+# fused kernels.
+Kernel = Literal["cpu", "cpu_bfloat16", "gpu", "tpu", "pallas"]
 KERNELS = ("auto", "xla", "pallas")
 _XLA: dict[str, Kernel] = {"cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "rocm": "gpu", "tpu": "tpu"}
 
@@ -17,7 +19,9 @@ AUTO_NOTE = (
 )
 
 
-def resolve_kernel(choice: str, platform: str, map_shape: tuple[int, int]) -> Kernel:
+def resolve_kernel(
+    choice: str, platform: str, map_shape: tuple[int, int], precision: str = "float32"
+) -> Kernel:
     """The implementation of attention pooling.
 
     XLA cannot shard a custom kernel along the batch by itself: over several devices it has to run
@@ -27,6 +31,8 @@ def resolve_kernel(choice: str, platform: str, map_shape: tuple[int, int]) -> Ke
       choice: `auto`, `xla` or `pallas`.
       platform: as `jax.default_backend()` names it; an unknown one is taken for a CPU.
       map_shape: channels and regions of an image.
+      precision: of products, `config.model.precision`. A CPU takes bfloat16 where it has
+        instructions for it; elsewhere they would be slower than in float32.
 
     Raises:
       InputError: unknown choice.
@@ -34,7 +40,9 @@ def resolve_kernel(choice: str, platform: str, map_shape: tuple[int, int]) -> Ke
     if choice == "auto":
         choice = "pallas" if _pallas_wins(platform, map_shape) else "xla"
     if choice == "xla":
-        return _XLA.get(platform, "cpu")
+        found = _XLA.get(platform, "cpu")
+        native = found == "cpu" and precision == "bfloat16" and multiplies_bfloat16()
+        return "cpu_bfloat16" if native else found
     if choice == "pallas":
         return "pallas"
     raise InputError(f"kernel={choice!r}, expected one of {', '.join(KERNELS)}")
@@ -47,9 +55,9 @@ def _pallas_wins(platform: str, map_shape: tuple[int, int]) -> bool:
     included, of 50 images of CUB in bfloat16: v5e 1.15 ms where XLA's own operations take 1.61, v5p
     0.49 for 2.20, v6e 0.46 for 1.24; and for 2 images (v6e 0.054 for 0.061), in float32 (v6e 0.51
     for 2.16), for the attributes of SUN (v5e 0.52 for 0.70) and for 49 regions (v6e 0.15 for 0.42).
-    Nobody has measured it yet. GPUs keep XLA's own operations
-    until `python -m benchmarks.attention_pool` has been run on one, since their compiler schedules
-    nothing that could be read; on a CPU kernels are interpreted, for tests.
+    Nobody has measured it yet. GPUs, whose compiler gives no schedule to be read, keep XLA's
+    own operations until `python -m benchmarks.attention_pool` has been run on one; on a CPU kernels
+    are interpreted, for tests.
     """
     if platform != "tpu":
         return False

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import Any
 
 import jax
@@ -21,6 +18,7 @@ from dedn_jax.parallel.resident import features as resident
 from dedn_jax.parallel.resident import placement
 from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.parallel.resident.rule import residency
+from tests.helpers.devices import run_on_devices
 
 IMAGES, CHANNELS, REGIONS = 37, 6, 4
 PICTURES: Any = range(3)  # no feature maps
@@ -59,12 +57,8 @@ def check_lookups() -> None:
 
 
 def test_lookups_on_eight_devices() -> None:
-    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     code = "from tests.parallel.resident.test_placement import check_lookups; check_lookups()"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | flags, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    run_on_devices("-c", code)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-import jax
-
 _CPUINFO = Path("/proc/cpuinfo")  # of Linux
 _FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, its matrix extension, and ARM
 _READ = 65536  # bytes, which hold the flags of the first core
@@ -23,9 +21,3 @@ def multiplies_bfloat16() -> bool:
     lines = (line.partition(":") for line in text.splitlines())
     flags = next((f for name, _, f in lines if name.strip() in ("flags", "Features")), "")
     return not _FLAGS.isdisjoint(flags.split())
-
-
-def wants_bfloat16() -> bool:
-    """Whether products are asked for in bfloat16, and are the faster here."""
-    wanted = str(jax.config.jax_default_matmul_precision)  # type: ignore[attr-defined]
-    return wanted == "bfloat16" and multiplies_bfloat16()

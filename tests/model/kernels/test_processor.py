@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from jax.interpreters import partial_eval
 
-from dedn_jax.model.attention import BranchRows, attention_pool, processor
+from dedn_jax.model import kernels
+from dedn_jax.model.attention import BranchRows, attention_pool
+from dedn_jax.model.kernels import processor
 from tests.model.test_attention import products
 
 
@@ -44,39 +47,34 @@ def test_flags(
     assert processor.multiplies_bfloat16() is found
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_resolved_by_precision(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "multiplies_bfloat16", lambda: native)
+
+    def resolved(platform: str, precision: str) -> str:
+        return kernels.resolve_kernel("auto", platform, (2048, 196), precision)
+
+    assert resolved("cpu", "bfloat16") == ("cpu_bfloat16" if native else "cpu")
+    assert resolved("cpu", "float32") == "cpu"
+    assert resolved("gpu", "bfloat16") == "gpu"
+
+
 @pytest.mark.parametrize("positions", [4, 30])
-@pytest.mark.parametrize(
-    ("native", "precision", "dtype"),
-    [
-        (True, "bfloat16", jnp.bfloat16),
-        (True, "float32", jnp.float32),
-        (False, "bfloat16", jnp.float32),
-    ],
-)
-def test_products(
-    native: bool,
-    precision: str,
-    dtype: jax.typing.DTypeLike,
-    positions: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Forward and backward in the type, and within its rounding of float32's."""
-    monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: native)
+def test_products(positions: int) -> None:
+    """Forward and backward in bfloat16, and within its rounding of float32's."""
     rng = np.random.default_rng(0)
     rows = BranchRows(*jnp.asarray(rng.standard_normal((2, 5, 6)), jnp.float32))
     features = jnp.asarray(rng.random((3, 6, positions)), jnp.float32)
 
-    def loss(rows: BranchRows) -> jax.Array:
-        return attention_pool(rows, features).sum()
+    def loss(rows: BranchRows, kernel: kernels.Kernel) -> jax.Array:
+        return attention_pool(rows, features, kernel).sum()
 
-    exact = jax.value_and_grad(loss)(rows)
-    with jax.default_matmul_precision(precision):
-        traced = jax.make_jaxpr(jax.grad(loss))(rows).jaxpr
-        # Without the gradient in the features, which nobody asks for here.
-        jaxpr, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
-        of_map = [e for e in products(jaxpr) if any(positions in v.aval.shape for v in e.invars)]
-        found = jax.value_and_grad(loss)(rows)
+    traced = jax.make_jaxpr(jax.grad(functools.partial(loss, kernel="cpu_bfloat16")))(rows).jaxpr
+    # Without the gradient in the features, which nobody asks for here.
+    jaxpr, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
+    of_map = [e for e in products(jaxpr) if any(positions in v.aval.shape for v in e.invars)]
     assert len(of_map) >= 2
-    assert {v.aval.dtype for e in of_map for v in e.invars} == {jnp.dtype(dtype)}
+    assert {v.aval.dtype for e in of_map for v in e.invars} == {jnp.dtype("bfloat16")}
+    exact, found = (jax.value_and_grad(loss)(rows, k) for k in ("cpu", "cpu_bfloat16"))
     for f, e in zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True):
         np.testing.assert_allclose(f, e, atol=0.03 * float(jnp.abs(e).max()))
