@@ -111,6 +111,8 @@ class Checkpoints:
 def _writing(directory: Path) -> Iterator[None]:
     try:
         yield
+    except jax.errors.JaxRuntimeError:  # a barrier without a process that has ended, for one
+        raise
     except Exception as error:  # Orbax and TensorStore have many kinds for a full disk
         # TensorStore names its files first, and says what the system said last.
         reason = getattr(error, "strerror", None) or str(error).strip().rsplit(": ", 1)[-1]
