@@ -86,7 +86,7 @@ def get_config() -> ConfigDict:
     config.train.mixup = 0.0  # alpha of Beta, by which images and labels are mixed; 0: none
     config.train.images = 1.0  # share of each class's training images, drawn by the seed
     config.train.steps_per_call = 32  # in one compiled call, with resident feature maps
-    config.train.compilation_cache = True  # in .compilation_cache beside the work directory
+    config.train.compilation_cache = True  # in the user's own cache folder
     config.train.evaluate_every = 0  # steps; 0: once an epoch
     config.train.log_every = 10  # steps
     config.train.checkpoint_every = 500  # steps

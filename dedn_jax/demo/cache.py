@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from dedn_jax.errors import InputError
+from dedn_jax.user_cache import user_cache_dir
 
 
 def demo_cache_dir(path: str = "") -> Path | None:
@@ -25,10 +26,10 @@ def demo_cache_dir(path: str = "") -> Path | None:
     if path:
         folder = Path(path).expanduser()
     else:
-        base = os.environ.get("XDG_CACHE_HOME", "")
-        # Relative paths are ignored, as the XDG specification asks.
-        root = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()
-        folder = root / "dedn-jax"
+        own = user_cache_dir()
+        if own is None:
+            return None
+        folder = own
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK | os.X_OK)

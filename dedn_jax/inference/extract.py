@@ -93,7 +93,7 @@ def extract_features(
     with (
         StoreWriter(out, plan, prepared.annotations, process) as writer,
         stop or StopRequest() as stop,
-        compilation_cache(out, config),
+        compilation_cache(config),
     ):
         _write_shards(writer, pictures, _kept(prepared.annotations), backbone, config, stop)
         processes.barrier("all shards are written")

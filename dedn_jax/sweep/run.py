@@ -105,7 +105,7 @@ def sweep(
                     f"--seeds={seeds} is no multiple of {layout.mesh.size} devices: every device "
                     "computes all models; use a multiple to shard them"
                 )
-            with stop or StopRequest() as stop, compilation_cache(folder.path, config):
+            with stop or StopRequest() as stop, compilation_cache(config):
                 features = place_features(dataset.inputs, config, local_layout(), may_shard=False)
                 all_seeds = [config.seed + i for i in range(seeds)]
                 common = _Common(dataset, teacher, features, layout, all_seeds, callbacks, stop)

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import jax
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from ml_collections import ConfigDict
 
+from dedn_jax.user_cache import private_folder, user_cache_dir
+
+_FOLDER = "compiled"
+_said: set[str] = set()
+
 
 @contextmanager
-def compilation_cache(folder: Path, config: ConfigDict) -> Iterator[None]:
-    """Within the block, JAX keeps compiled programs in `.compilation_cache` beside `folder`.
+def compilation_cache(config: ConfigDict) -> Iterator[None]:
+    """Within the block, JAX keeps compiled programs in the user's own cache folder.
 
-    All runs in one place share them. Nothing changes where `config.train.compilation_cache` is
-    false or JAX has a cache already (JAX_COMPILATION_CACHE_DIR).
+    What lies there is loaded and run as machine code, so it is used only where nobody else can have
+    written it, and never comes from a work directory. Nothing changes where
+    `config.train.compilation_cache` is false or JAX has a cache already
+    (JAX_COMPILATION_CACHE_DIR).
     """
     if jax.config.values["jax_compilation_cache_dir"] or not config.train.compilation_cache:
         yield
         return
-    cache = folder.resolve().parent / ".compilation_cache"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    base = user_cache_dir()
+    problem = "no home directory" if base is None else private_folder(base / _FOLDER)
+    if base is None or problem:
+        _say(f"compiled programs are not kept: {problem}; set XDG_CACHE_HOME to a folder of yours")
+        yield
+        return
+    jax.config.update("jax_compilation_cache_dir", str(base / _FOLDER))
     reset_cache()  # JAX reads the setting once, at its first compilation
     try:
         yield
     finally:
         jax.config.update("jax_compilation_cache_dir", None)
         reset_cache()
+
+
+def _say(text: str) -> None:
+    """Prints once what would otherwise be printed before every computation."""
+    if text not in _said:
+        _said.add(text)
+        print(text, file=sys.stderr)

@@ -224,7 +224,7 @@ class TrainingRun:
     def computing(self) -> Iterator[None]:
         """Within the block JAX computes with the run's precision and compilation cache."""
         with (
-            compilation_cache(self.workdir.path, self.config),
+            compilation_cache(self.config),
             jax.default_matmul_precision(self.config.model.precision),
         ):
             yield

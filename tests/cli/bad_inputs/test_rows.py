@@ -57,12 +57,10 @@ _messages: dict[str, str] = {}
 
 
 def listing(folder: Path) -> dict[str, object]:
-    """What is in a folder: every file's bytes, every link's target; compiled programs left out."""
+    """What is in a folder: every file's bytes, every link's target."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if ".compilation_cache" in path.parts:
-            continue
         if path.is_symlink():
             found[name] = os.readlink(path)
         else:
