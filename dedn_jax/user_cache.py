@@ -6,7 +6,6 @@ import os
 import stat
 from pathlib import Path
 
-
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
