@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dedn_jax.errors import InputError, one_line
+from dedn_jax.owned import check_not_owned
 
 _CHUNK = 2**20
 
@@ -147,12 +148,14 @@ def check_output(path: Path, suffix: str = ".json") -> None:
     """Checks the path of a result before the work for it is done.
 
     Raises:
-      InputError: another suffix, not a regular file, or the folder is not writable.
+      InputError: another suffix, not a regular file, a part of a run, sweep, store or prepared set,
+        or the folder is not writable.
     """
     if path.suffix != suffix:
         raise InputError(f"{path}: expected a name that ends in {suffix}")
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise InputError(f"{path}: not a regular file; choose another name")
+    check_not_owned(path)
     parent = path.parent
     while not parent.exists():
         parent = parent.parent

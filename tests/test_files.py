@@ -70,6 +70,27 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
             check_output(tmp_path / name)
 
 
+def test_outputs_are_no_part_of_a_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for name in ("config.json", "dataset.json"):
+        write_json(run / name, {})
+    (tmp_path / "link").symlink_to(run)
+    for name in (
+        "run/config.json",
+        "run/tensorboard/final/new.json",
+        "run/validation/x.json",
+        "link/config.json",
+        "other/../run/config.json",
+    ):
+        with pytest.raises(InputError, match=f"belongs to the run in {run}, which would be des"):
+            check_output(tmp_path / name)
+    for free in ("run/evaluation.json", "run/report/report.json", "config.json"):
+        check_output(tmp_path / free)
+    # A config alone is not a run: folders of other programs have such files.
+    (run / "dataset.json").unlink()
+    check_output(run / "config.json")
+
+
 def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

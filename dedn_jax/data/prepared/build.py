@@ -35,6 +35,7 @@ from dedn_jax.data.prepared.reader import (
 )
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import locked_folder, read_json, write_json
+from dedn_jax.folders import replace_folder, restore_replaced
 from dedn_jax.progress import progress
 
 _INCOMPLETE = "incomplete."
@@ -81,6 +82,7 @@ def build(
         return Built(target, new=False)
     try:
         with _locked(home, wait):
+            restore_replaced(target)
             # The process that held the lock may have built it.
             if not overwrite and _is_built(target, picture_set):
                 return Built(target, new=False)
@@ -107,9 +109,7 @@ def _build(picture_set: PictureSet, home: Path, target: Path) -> None:
         written = work / picture_set.name / VERSION
         for path in (*written.iterdir(), written):
             _sync(path)
-        if os.path.lexists(target):
-            target.rename(work / "replaced")
-        written.rename(target)
+        replace_folder(written, target)
         _sync(home)
     finally:
         shutil.rmtree(work, ignore_errors=True)

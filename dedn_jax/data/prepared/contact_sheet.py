@@ -14,7 +14,7 @@ from dedn_jax.data.pictures.sheet import PICTURES, Row, draw_sheet
 from dedn_jax.data.pictures.transforms import standard
 from dedn_jax.data.prepared.reader import Prepared
 from dedn_jax.errors import InputError
-from dedn_jax.files import write_atomically
+from dedn_jax.files import check_output, write_atomically
 from dedn_jax.progress import progress
 
 _ATTRIBUTES = 5
@@ -47,6 +47,7 @@ def draw_contact_sheets(prepared: Prepared, folder: Path) -> list[Path]:
     with progress(len(pages), "contact sheets", "page", delay=2) as bar:
         for number, classes in enumerate(pages, 1):
             path = folder / f"page-{number:0{len(str(len(pages)))}}.png"
+            check_output(path, ".png")
             drawn = draw_sheet([_row(prepared, k) for k in classes])
             try:
                 write_atomically(path, drawn)

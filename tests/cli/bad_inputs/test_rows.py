@@ -22,6 +22,7 @@ from tests.cli.bad_inputs.rows.disks import DISKS
 from tests.cli.bad_inputs.rows.explanations import EXPLANATIONS
 from tests.cli.bad_inputs.rows.folders import FOLDER
 from tests.cli.bad_inputs.rows.hdf5 import HDF5
+from tests.cli.bad_inputs.rows.outputs import OUTPUTS
 from tests.cli.bad_inputs.rows.pictures import PICTURES
 from tests.cli.bad_inputs.rows.plans import PLANS
 from tests.cli.bad_inputs.rows.predictions import PREDICTIONS
@@ -48,6 +49,7 @@ TABLE = [
     *STORES,
     *CONFIGS,
     *DISKS,
+    *OUTPUTS,
     *PLANS,
     *PREDICTIONS,
     *EXPLANATIONS,

@@ -349,3 +349,36 @@ def test_progress_where_nobody_watches(tmp_path: Path, capfd: pytest.CaptureFixt
     assert "writing small: 100%" in err
     assert "Generating" not in err
     assert len(err.replace("\r", "\n").strip().splitlines()) <= 2
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_replacement_that_is_killed_leaves_the_old_set_or_the_new_one(
+    tmp_path: Path, exchange: bool
+) -> None:
+    """Killed when the new set takes the old one's place: nothing is lost, nothing left behind."""
+    old, new = small_set(), small_set(test_seen=np.asarray([5, 2, 3]))
+    folder = build(old, tmp_path).folder
+    before = contents(folder)
+    script = (
+        "import os, sys; from importlib import util; from pathlib import Path\n"
+        "spec = util.spec_from_file_location('t', sys.argv[1]); t = util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(t); from dedn_jax import folders\n"
+        "def kill(*_, **__): os.kill(os.getpid(), 9)\n"
+        "if sys.argv[3] == 'False': folders._exchange = lambda *_: False\n"
+        "rename = Path.rename\n"
+        "def dying(self, to): (kill if to.name == '1.0.0' else rename)(self, to)\n"
+        "t.Path.rename, folders.shutil.rmtree = dying, kill\n"
+        "new = t.small_set(test_seen=t.np.asarray([5, 2, 3]))\n"
+        "t.build(new, Path(sys.argv[2]), overwrite=True)\n"
+    )
+    arguments = [__file__, str(tmp_path), str(exchange)]
+    assert subprocess.run([sys.executable, "-c", script, *arguments]).returncode == -9
+    if exchange:
+        assert build(new, tmp_path) == (folder, False)
+    else:
+        assert not folder.exists()
+        assert build(old, tmp_path) == (folder, False)
+        assert contents(folder) == before
+        assert build(new, tmp_path, overwrite=True) == (folder, True)
+    build(new, tmp_path, overwrite=True)
+    assert sorted(p.name for p in folder.parent.iterdir()) == [".lock", "1.0.0"]

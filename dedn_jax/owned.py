@@ -1,0 +1,57 @@
+"""What belongs to a run, sweep, feature store or prepared set: no output is written over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from dedn_jax.errors import InputError
+
+
+class _Kind(NamedTuple):
+    """A kind of folder that a job wrote.
+
+    Attributes:
+      name: for messages.
+      markers: files that are there from its beginning on.
+      parts: names of what belongs to it; empty: all that is in it.
+    """
+
+    name: str
+    markers: tuple[str, ...]
+    parts: frozenset[str] = frozenset()
+
+
+_RUN_PARTS = frozenset(
+    (".lock", "config.json", "dataset.json", "environment.json", "metrics.jsonl", "result.json")
+    + ("tensorboard", "validation", "final")
+)
+_SWEEP_PARTS = frozenset((".lock", "sweep.json", "sweep.png", "points", "result.json"))
+_KINDS = (
+    _Kind("run", ("config.json", "dataset.json"), _RUN_PARTS),
+    _Kind("sweep", ("sweep.json",), _SWEEP_PARTS),
+    _Kind("feature store", ("manifest.json", "annotations.npz")),
+    _Kind("feature store", ("plan.json", "annotations.npz")),
+    _Kind("prepared set", ("dataset_info.json", "annotations.npz")),
+)
+
+
+def check_not_owned(path: Path) -> None:
+    """Checks that a file to be written is no part of a run, sweep, store or prepared set.
+
+    Links on the way to it are followed. New names beside the files of a run are free.
+
+    Raises:
+      InputError: it is; names the folder.
+    """
+    path = path.parent.resolve() / path.name
+    for folder in path.parents:
+        for kind in _KINDS:
+            if not all((folder / marker).is_file() for marker in kind.markers):
+                continue
+            first = path.relative_to(folder).parts[0]
+            if not kind.parts or first in kind.parts:
+                raise InputError(
+                    f"{path}: {first} belongs to the {kind.name} in {folder}, which would be "
+                    "destroyed; choose another name"
+                )
