@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import secrets
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -17,6 +20,9 @@ from dedn_jax.errors import InputError, one_line
 from dedn_jax.owned import check_not_owned
 
 _CHUNK = 2**20
+# What `flock` says where the file system has none: NFS without a lock service, Lustre mounted
+# without its option `flock`, some FUSE mounts.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -53,10 +59,38 @@ def missing_folders(folder: Path) -> list[Path]:
     return missing
 
 
+def lock_file(file: BinaryIO, path: Path, *, wait: bool) -> None:
+    """Locks an open file; where the file system has no locks, says so and goes on without.
+
+    Args:
+      file: its handle; closing it releases the lock.
+      path: its name, for the warning.
+      wait: for another process that holds the lock.
+
+    Raises:
+      BlockingIOError: another process holds the lock, and `wait` is false.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        _warn_of_no_locks(path.parent, error.strerror)
+
+
+@functools.cache  # once for each folder
+def _warn_of_no_locks(folder: Path, reason: str) -> None:
+    print(
+        f"{folder}: its file system has no locks ({reason}), so nothing keeps a second process "
+        "out: let only one write there at a time",
+        file=sys.stderr,
+    )
+
+
 def hold_lock(path: Path, *, wait: bool) -> BinaryIO:
     """Locks a file, which is created if missing; closing the returned file releases the lock.
 
-    The holder may remove the file.
+    The holder may remove the file. Where the file system has no locks, as `lock_file`.
 
     Raises:
       BlockingIOError: another process holds the lock, and `wait` is false.
@@ -64,7 +98,7 @@ def hold_lock(path: Path, *, wait: bool) -> BinaryIO:
     while True:
         with ExitStack() as stack:
             file: BinaryIO = stack.enter_context(path.open("ab"))
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            lock_file(file, path, wait=wait)
             # A lock on a file that its last holder removed excludes nobody.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 from pathlib import Path
@@ -110,6 +111,41 @@ def test_a_lock_on_a_removed_file_keeps_nobody_out(tmp_path: Path) -> None:
         path.unlink()
         with hold_lock(path, wait=False), pytest.raises(BlockingIOError):
             hold_lock(path, wait=False)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_locks_writing_warns_and_goes_on(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    code: int,
+) -> None:
+    """NFS without a lock service, Lustre without its option, some FUSE mounts."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    for _ in range(2):
+        with locked_folder(tmp_path / "run", ".lock", wait=True):
+            (tmp_path / "run" / "result").touch()
+        with hold_lock(tmp_path / "run" / ".other", wait=False):
+            pass
+    assert (tmp_path / "run" / "result").exists()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1  # once for the folder
+    assert str(tmp_path / "run") in said[0]
+    assert os.strerror(code) in said[0]
+    assert "only one" in said[0]
+
+
+def test_other_errors_of_locks_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        hold_lock(tmp_path / ".lock", wait=False)
 
 
 def test_an_error_takes_a_new_folder_away(tmp_path: Path) -> None:

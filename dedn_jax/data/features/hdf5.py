@@ -23,6 +23,20 @@ IMPORT_HINT = (
 READ_ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError)  # what h5py may raise
 
 
+def hdf5_advice(error: BaseException) -> str:
+    """What to do about an error that opening or reading an HDF5 file raised, by what it says."""
+    text = one_line(error, 10_000).lower()
+    if "truncated file" in text:
+        return "the file is shorter than it says itself: copy or download it again"
+    if "unable to lock file" in text:
+        return "reading needs no lock: set the environment variable HDF5_USE_FILE_LOCKING=FALSE"
+    if isinstance(error, OSError) and error.errno or "errno = " in text:
+        return "the file system reported it: see to permissions, disk and mount"
+    if "filter" in text and ("not registered" in text or "not available" in text):
+        return "store the file without that compression, or with gzip (`h5repack -f GZIP=4`)"
+    return "its content is damaged: compare its hash with that of where it is from"
+
+
 def available_memory() -> int | None:
     """Bytes of host memory a new array can have; None where the system does not say.
 
@@ -121,7 +135,7 @@ def read_raw(
             except READ_ERRORS as error:
                 raise InputError(
                     f"{where}: feature_map cannot be read from image {first} on: "
-                    f"{one_line(error)}; download the file again"
+                    f"{one_line(error)}; {hdf5_advice(error)}"
                 ) from error
             shape = (last - first, right - left, -1)
             out[first - start : last - start, left:right] = part.view(stored).reshape(shape)

@@ -25,11 +25,12 @@ from dedn_jax.data.annotations import (
     validation_classes,
 )
 from dedn_jax.data.arrays import finite_matrix, whole_numbers
-from dedn_jax.data.features.hdf5 import READ_ERRORS
+from dedn_jax.data.features.hdf5 import READ_ERRORS, hdf5_advice
 from dedn_jax.data.features.maps import floating_dtype
 from dedn_jax.data.sources.class_embeddings import annotations_from_file
 from dedn_jax.data.sources.word_vectors import read_word_vectors
 from dedn_jax.errors import InputError, one_line
+from dedn_jax.file_kinds import what_it_is
 
 SPLITS = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
 _SMALL_FIELD_BYTES = 2**30  # no field but feature_map has any business being larger
@@ -87,14 +88,16 @@ def open_published(path: Path) -> h5py.File:
         with path.open("rb"):
             pass
         if not h5py.is_hdf5(path):
+            found = what_it_is(path) or f"it has {path.stat().st_size} bytes"
             raise InputError(
-                f"{path}: not an HDF5 file ({path.stat().st_size} bytes); set --config.data.path "
-                "to the file with feature_map, labels and att, or download it again"
+                f"{path}: not an HDF5 file: {found}; set --config.data.path to the file with "
+                "feature_map, labels and att"
             )
-        return h5py.File(path, "r", locking="best-effort")
+        # Reading needs no lock, and some file systems have none.
+        return h5py.File(path, "r", locking=False)
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be opened: {one_line(error)}; it may be truncated: download it again"
+            f"{path}: cannot be opened: {one_line(error)}; {hdf5_advice(error)}"
         ) from error
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from dedn_jax.data.sources.archive_members import RESERVED, Members, extract
 from dedn_jax.errors import InputError
-from dedn_jax.files import missing_folders, read_json, write_json
+from dedn_jax.files import lock_file, missing_folders, read_json, write_json
 
 LIMIT_BYTES = 2**36  # AWA2, the largest, takes 13 GB
 LIMIT_FILES = 500_000  # AWA2 has 37 thousand
@@ -153,13 +153,16 @@ def _locked(archive: Path) -> Iterator[BinaryIO]:
         raise InputError(f"{archive}: cannot be read: {error.strerror or error}") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file, archive, wait=False)
         except BlockingIOError as error:
             raise InputError(
                 f"{archive}: another process is unpacking it; wait for it to finish"
             ) from error
-        except OSError:
-            pass  # some network file systems lock no file that is open for reading only
+        except OSError as error:
+            if error.errno != errno.EBADF:  # NFS locks no file that is open for reading only
+                raise InputError(
+                    f"{archive}: cannot be locked: {error.strerror or error}"
+                ) from error
         yield file
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -10,6 +15,7 @@ import numpy as np
 import pytest
 
 from dedn_jax.data.features import published_hdf5
+from dedn_jax.data.features.hdf5 import hdf5_advice
 from dedn_jax.data.load import read_published_hdf5
 from dedn_jax.errors import InputError
 
@@ -148,14 +154,61 @@ def test_missing_folder_and_other_files(tmp_path, write_published):
     refused(tmp_path, "a folder, expected an HDF5 file")
     text = tmp_path / "text.hdf5"
     text.write_text("version https://git-lfs.github.com/spec/v1\n")
-    refused(text, r"not an HDF5 file \(43 bytes\)")
+    refused(text, "not an HDF5 file: it is a Git LFS pointer.*git lfs pull")
     text.write_bytes(b"")
-    refused(text, r"not an HDF5 file \(0 bytes\)")
+    refused(text, "not an HDF5 file: it is empty")
     whole = write_published()
     content = whole.read_bytes()
     for share in (0.9, 0.5, 0.1):
         text.write_bytes(content[: int(share * len(content))])
-        refused(text, "cannot be opened: .*truncated")
+        refused(text, "cannot be opened: .*truncated.*shorter than it says itself")
+
+
+def test_advice_follows_from_what_hdf5_said():
+    """Only a file that is shorter than its own header says is one to fetch again."""
+    for error, advice in (
+        (OSError("Unable to open file (truncated file: eof = 96, stored_eof = 2048)"), "again"),
+        (OSError(37, "unable to lock file, errno = 37"), "HDF5_USE_FILE_LOCKING=FALSE"),
+        (OSError("file read failed: errno = 5, error message = 'Input/output error'"), "mount"),
+        (PermissionError(13, "Permission denied"), "permissions"),
+        (OSError("required filter 'blosc' is not registered"), "h5repack"),
+        (OSError("filter returned failure during read"), "compare its hash"),
+    ):
+        text = hdf5_advice(error)
+        assert advice in text
+        assert ("again" in text) == (advice == "again"), text
+
+
+def test_a_file_that_another_program_has_locked_is_read(write_published):
+    path = write_published()
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert len(read_published_hdf5(path).labels) == 24
+
+
+def test_file_systems_without_locks_are_read(write_published, tmp_path):
+    """As NFS without a lock service answers, in a process of its own: HDF5 asks the C library."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    source = "#include <errno.h>\nint flock(int f, int o) { errno = ENOLCK; return -1; }\n"
+    (tmp_path / "no_locks.c").write_text(source)
+    library = tmp_path / "no_locks.so"
+    command = [compiler, "-shared", "-fPIC", "-o", str(library), str(tmp_path / "no_locks.c")]
+    subprocess.run(command, check=True)
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from dedn_jax.data.features.published_hdf5 import open_published\n"
+        "print(len(open_published(Path(sys.argv[1]))['labels']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(write_published())],
+        env=os.environ | {"LD_PRELOAD": str(library), "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "24\n", done.stderr
 
 
 def test_damaged_chunk(write_published):

@@ -93,12 +93,12 @@ HDF5 = [
         "test_unseen_loc is missing",
         "see the README for the layout",
     ),
-    Bad("HDF5 cut short", _truncated_hdf5, "maps.hdf5", "cannot be opened", "download it again"),
+    Bad("HDF5 cut short", _truncated_hdf5, "maps.hdf5", "cannot be opened", "shorter than it says"),
     Bad(
         "text named .hdf5",
         lambda w: w.train_on(w.words("maps.hdf5", b"<html>404</html>\n")),
         "maps.hdf5",
-        "not an HDF5 file (17 bytes)",
+        "not an HDF5 file: it is a web page",
         "set --config.data.path to the file with feature_map",
     ),
     Bad(

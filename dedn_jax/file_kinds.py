@@ -1,0 +1,44 @@
+"""What a file is by its first bytes, where it is not what was expected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+HEAD_BYTES = 512
+# What people have in place of a file that they downloaded or cloned, and what to do about it.
+_STARTS = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file: fetch it with `git lfs pull`"),
+    (b"PK\x03\x04", "a zip archive: unpack it first"),
+    (b"\x1f\x8b", "compressed with gzip: unpack it first"),
+    (b"BZh", "compressed with bzip2: unpack it first"),
+    (b"\xfd7zXZ", "compressed with xz: unpack it first"),
+    (b"Rar!", "a RAR archive: unpack it first"),
+    (b"7z\xbc\xaf", "a 7z archive: unpack it first"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"MATLAB", "a MATLAB file"),
+    (b"\x93NUMPY", "a .npy file"),
+)
+_PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
+
+
+def what_it_is(path: Path) -> str:
+    """What the content of a file shows about it, with what to do; "" where it shows nothing.
+
+    For the end of a message: hints must follow from what was found.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return what_begins_so(file.read(HEAD_BYTES))
+
+
+def what_begins_so(head: bytes) -> str:
+    """As `what_it_is`, from the first bytes."""
+    if not head:
+        return "it is empty (0 bytes)"
+    if not any(head):
+        return "it begins with zeros, as a file does whose space was reserved but never filled"
+    if head.lstrip().lower().startswith(_PAGES):
+        return "it is a web page, not the file: get the file that the page is about"
+    return next((f"it is {what}" for start, what in _STARTS if head.startswith(start)), "")

@@ -1,0 +1,41 @@
+"""What files are in place of those that were expected."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from dedn_jax.file_kinds import what_it_is
+
+
+def _zip() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr("a", "b")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "empty"),
+        (bytes(4096), "begins with zeros"),
+        (b"\n  <!DOCTYPE html><html>Sign in</html>", "web page"),
+        (b"<HTML>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "git lfs pull"),
+        (_zip(), "zip archive: unpack"),
+        (gzip.compress(b"x"), "gzip: unpack"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b"MATLAB 5.0 MAT-file", "a MATLAB file"),
+        (b"some words", ""),
+    ],
+)
+def test_what_it_is(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "file").write_bytes(content)
+    found = what_it_is(tmp_path / "file")
+    assert said in found
+    assert bool(said) == bool(found)
