@@ -30,7 +30,7 @@ def hdf5_advice(error: BaseException) -> str:
         return "the file is shorter than it says itself: copy or download it again"
     if "unable to lock file" in text:
         return "reading needs no lock: set the environment variable HDF5_USE_FILE_LOCKING=FALSE"
-    if isinstance(error, OSError) and error.errno or "errno = " in text:
+    if (isinstance(error, OSError) and error.errno) or "errno = " in text:
         return "the file system reported it: see to permissions, disk and mount"
     if "filter" in text and ("not registered" in text or "not available" in text):
         return "store the file without that compression, or with gzip (`h5repack -f GZIP=4`)"
