@@ -9,7 +9,13 @@ from dedn_jax.cli.arguments import path_flag
 from dedn_jax.errors import InputError
 
 # The suffix of each format's file.
-_FORMATS = {"published": ".pt", "safetensors": ".safetensors", "stablehlo": ".zip", "onnx": ".onnx"}
+_FORMATS = {
+    "published": ".pt",
+    "safetensors": ".safetensors",
+    "backbone": ".safetensors",
+    "stablehlo": ".zip",
+    "onnx": ".onnx",
+}
 _INPUTS = ("auto", "pictures", "features")
 
 
@@ -19,8 +25,9 @@ def add_export(jobs: Any) -> None:
         "export",
         help="write a run's model for other programs",
         description="Writes the selected parameters of a run as a state_dict that the published "
-        "PyTorch code loads or as safetensors, or the whole model as StableHLO (loads with JAX "
-        "alone, on CPU, CUDA and TPU) or ONNX, with class embeddings and gamma as inputs.",
+        "PyTorch code loads or as safetensors, a trained backbone as a file of weights, or the "
+        "whole model as StableHLO (loads with JAX alone, on CPU, CUDA and TPU) or ONNX, with class "
+        "embeddings and gamma as inputs. What a format cannot hold is said.",
     )
     export.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
     export.add_argument(
@@ -42,6 +49,7 @@ def add_export(jobs: Any) -> None:
 
 def _export(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.files import check_output
+    from dedn_jax.inference.export.left_out import left_out
     from dedn_jax.inference.run import open_run
 
     check_output(args.out, _FORMATS[args.format])
@@ -59,6 +67,10 @@ def _export(args: argparse.Namespace, overrides: list[str]) -> None:
         from dedn_jax.inference.export.safetensors import export_safetensors
 
         export_safetensors(run, args.out)
+    elif args.format == "backbone":
+        from dedn_jax.inference.export.backbone import export_backbone
+
+        export_backbone(run, args.out)
     elif args.format == "stablehlo":
         from dedn_jax.inference.export.stablehlo import export_stablehlo
 
@@ -68,3 +80,5 @@ def _export(args: argparse.Namespace, overrides: list[str]) -> None:
 
         export_onnx(run, args.out, args.input)
     print(f"Wrote {args.out}")
+    for line in left_out(run, args.format, args.input):
+        print(f"Not in it: {line}")

@@ -95,6 +95,7 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
 
 def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.files import check_output, write_json
+    from dedn_jax.inference.export.backbone import trained_backbone
     from dedn_jax.inference.export.published import read_published_weights
     from dedn_jax.inference.export.safetensors import read_safetensors
     from dedn_jax.inference.run import open_run
@@ -111,6 +112,8 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
     if args.weights:
         own = args.weights.suffix == ".safetensors"
         weights = (read_safetensors if own else read_published_weights)(run, args.weights)
+        if not own and trained_backbone(run):
+            print(f"{args.weights} has no backbone: evaluated with the one that the run trained")
     # Weights from elsewhere are not what the run was calibrated for.
     calibration = None if args.weights else run.calibration
     metrics, scores = run.evaluate_with_scores(weights, batch_size=args.batch_size)

@@ -92,9 +92,7 @@ def exportable(run: TrainingRun, kind: InputKind = "auto") -> Exportable:
         raise InputError(
             "--input=features: the run was trained from pictures; give --input=pictures"
         )
-    from_maps = not isinstance(inputs, Pictures) and (
-        kind == "features" or (kind == "auto" and not run.config.backbone.weights)
-    )
+    from_maps = takes_feature_maps(run, kind)
     transform = None
     model: Callable[..., Any]
     shape: tuple[int, ...]
@@ -145,6 +143,13 @@ def exportable(run: TrainingRun, kind: InputKind = "auto") -> Exportable:
         "transform": transform and transform.fixed(),
     }
     return Exportable(function, shape, dtype, candidates, mixing.gamma, description)
+
+
+def takes_feature_maps(run: TrainingRun, kind: InputKind) -> bool:
+    """Whether the function takes feature maps rather than pictures; see `exportable`."""
+    return not isinstance(run.outline.inputs, Pictures) and (
+        kind == "features" or (kind == "auto" and not run.config.backbone.weights)
+    )
 
 
 _OUTPUTS = (

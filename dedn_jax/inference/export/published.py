@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from dedn_jax.errors import InputError
+from dedn_jax.inference.export.backbone import trained_backbone
 from dedn_jax.interop.convert import state_to_nested, with_experts
 from dedn_jax.interop.published import from_published, to_published
 from dedn_jax.torch_files import read_state_dict, write_state_dict
@@ -19,7 +20,8 @@ from dedn_jax.training.run import TrainingRun
 def read_published_weights(run: TrainingRun, path: Path) -> nnx.State:
     """Parameters for `run.evaluate`, with the experts of a published `state_dict`.
 
-    A backbone, which a published file does not have, is the run's own before training.
+    A backbone, which a published file does not have, is the run's own: as the run trained it,
+    where it did.
 
     Example:
       >>> export_published_weights(run, Path("mine.pt"))
@@ -27,16 +29,19 @@ def read_published_weights(run: TrainingRun, path: Path) -> nnx.State:
       True
 
     Raises:
-      InputError: not a `state_dict` of the published model, one of other sizes than the run's, or a
-        run whose model lacks an expert or a branch.
+      InputError: not a `state_dict` of the published model, one of other sizes than the run's, a
+        run whose model lacks an expert or a branch, or one whose trained backbone is not finished.
     """
     _check_parts(run)
     nested = from_published(read_state_dict(path), str(path))
-    return with_experts(run.network.params, nested, str(path))
+    params = run.params if trained_backbone(run) else run.network.params
+    return with_experts(params, nested, str(path))
 
 
 def export_published_weights(run: TrainingRun, path: Path) -> None:
     """Writes the selected experts of a run as a `state_dict` that the published code loads.
+
+    It takes feature maps: what is not in the file, `left_out` says.
 
     Example:
       >>> export_published_weights(run, Path("mine.pt"))

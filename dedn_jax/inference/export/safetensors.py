@@ -15,6 +15,7 @@ from safetensors.numpy import save
 from dedn_jax import __version__
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import write_atomically
+from dedn_jax.inference.export.backbone import trained_backbone
 from dedn_jax.training.run import TrainingRun
 
 _FORMAT = "dedn-jax"
@@ -23,7 +24,9 @@ _DTYPES = ("F32", "F16", "BF16", "F64")
 
 
 def export_safetensors(run: TrainingRun, path: Path) -> None:
-    """Writes the selected parameters, a trained backbone's included.
+    """Writes the selected parameters; a trained backbone's too, and its running statistics.
+
+    A frozen backbone is not in the file; see `left_out`.
 
     Names are those of the model, such as `coarse.region_score` and `fine.0.word_vectors`. The
     metadata has, as JSON, the resolved config, the names of classes and attributes, and the order
@@ -45,9 +48,10 @@ def export_safetensors(run: TrainingRun, path: Path) -> None:
         "attribute_names": json.dumps(data.attribute_names),
         "group_names": json.dumps(run.groups.names),
         "group_members": json.dumps(run.groups.members),
-        "gamma": json.dumps(run.mixing().gamma),
+        **{name: json.dumps(value) for name, value in run.mixing().to_json().items()},
     }
-    arrays = {name: np.asarray(value) for name, value in _flat(run.params).items()}
+    values = _flat(run.params) | _statistics(run)
+    arrays = {name: np.asarray(value) for name, value in values.items()}
     write_atomically(path, save(arrays, metadata))
 
 
@@ -64,7 +68,8 @@ def read_safetensors(run: TrainingRun, path: Path) -> nnx.State:
             f"{path}: {path.stat().st_size} bytes, expected at most {_MAX_BYTES}; give a file that "
             "`dedn export --format=safetensors` wrote"
         )
-    expected = _flat(run.network.params)
+    statistics = _statistics(run)
+    expected = _flat(run.network.params) | statistics
     try:
         with safe_open(path, "np") as file:
             found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -83,6 +88,12 @@ def read_safetensors(run: TrainingRun, path: Path) -> nnx.State:
     for name, array in arrays.items():
         if not np.isfinite(array.astype(np.float32)).all():
             raise InputError(f"{path}: {name} has NaN or infinite values; export it again")
+    for name, value in statistics.items():
+        if not np.array_equal(arrays[name], np.asarray(value)):
+            raise InputError(
+                f"{path}: {name} differs from that of the run's backbone; it is of a run whose "
+                "backbone started from other weights"
+            )
     flat = {
         key: value.replace(jnp.asarray(arrays[_name(key)], value.dtype))
         for key, value in nnx.to_flat_state(run.network.params)
@@ -104,6 +115,11 @@ def _check(path: Path, found: dict[str, tuple[int, ...]], expected: dict[str, An
             )
     if unknown := sorted(found.keys() - expected.keys()):
         raise InputError(f"{path}: {unknown[0]} is no parameter of the run's model")
+
+
+def _statistics(run: TrainingRun) -> dict[str, Any]:
+    """What a trained backbone has besides parameters, and training leaves as it is."""
+    return _flat(run.network.frozen) if trained_backbone(run) else {}
 
 
 def _flat(params: nnx.State) -> dict[str, Any]:

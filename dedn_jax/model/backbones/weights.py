@@ -6,7 +6,7 @@ inside. Files are untrusted: no code in them is run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isqrt
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +43,7 @@ class WeightsFile(NamedTuple):
     sha256: str
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """An array of a network, and where a kind of file has it."""
 
     variable: nnx.Variable
@@ -74,12 +74,6 @@ def load_weights(backbone: Backbone, path: str | Path) -> WeightsFile:
         not this backbone's.
     """
     path = Path(path).expanduser()
-    if not backbone.namings:
-        raise InputError(
-            f"{path}: a {type(backbone).__name__} has no pretrained weights; unset "
-            "--config.backbone.weights and set --config.backbone.trained=true, or choose another "
-            "--config.backbone.name"
-        )
     arrays, digest = read_weights(path)
     assign_weights(backbone, arrays, source=str(path))
     return WeightsFile(str(path), digest)
@@ -112,7 +106,7 @@ def read_weights(
 def assign_weights(
     network: Pretrained, arrays: Mapping[str, np.ndarray], source: str = "weights"
 ) -> None:
-    """Copies arrays, named as one of `network.namings` says, into `network`: all or none.
+    """Copies arrays, named as one of `network.namings` or as here, into `network`: all or none.
 
     Args:
       network: changed in place.
@@ -124,12 +118,15 @@ def assign_weights(
         floating-point type or not finite, or holds a negative variance.
     """
     arrays = _unwrapped(arrays)
+    own = own_naming(network)
     kinds = [(naming, root) for naming in network.namings for root in naming.roots]
-    known = [_places(network, *kind) for kind in kinds]
+    if not kinds or all(key in arrays for key in _names(places(network, own, ""))):
+        kinds = [(own, "")]
+    known = [places(network, *kind) for kind in kinds]
     # The kind of file that the most names fit.
     best = min(range(len(kinds)), key=lambda i: sum(key not in arrays for key in _names(known[i])))
-    (naming, root), places = kinds[best], known[best]
-    names = _names(places)
+    (naming, root), found = kinds[best], known[best]
+    names = _names(found)
     missing = [key for key in names if key not in arrays]
     unexpected = [
         key
@@ -143,16 +140,26 @@ def assign_weights(
                 f"{source}: {problem} {', '.join(keys[:3])}{more}; expected {naming.origin} with "
                 f"{len(names)} arrays; is the file for the backbone in the config?"
             )
-    values = [_value(place, arrays, source) for place in places]
-    for place, value in zip(places, values, strict=True):
+    values = [_value(place, arrays, source) for place in found]
+    for place, value in zip(found, values, strict=True):
         place.variable.set_value(jnp.asarray(value))
 
 
 def expected_arrays(backbone: Backbone) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the arrays that a file for `backbone` holds, by its first naming."""
-    naming = backbone.namings[0]
-    places = _places(backbone, naming, naming.roots[0])
-    return {name: place.shape for name, place in _names(places).items()}
+    naming = backbone.namings[0] if backbone.namings else own_naming(backbone)
+    found = places(backbone, naming, naming.roots[0])
+    return {name: place.shape for name, place in _names(found).items()}
+
+
+def own_naming(network: Pretrained) -> Naming:
+    """Our own names and layouts, which can hold any network."""
+    paths = [_generic(path) for path, value in nnx.iter_graph(network) if _is_array(value)]
+    return Naming(
+        origin="a backbone that `dedn export --format=backbone` wrote",
+        arrays={p: Stored((p,), non_negative=p.endswith(".variance")) for p in paths},
+        ignored=lambda _: False,
+    )
 
 
 def _unwrapped(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
@@ -163,16 +170,14 @@ def _unwrapped(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     return arrays
 
 
-def _places(network: Pretrained, naming: Naming, root: str) -> list[_Place]:
+def places(network: Pretrained, naming: Naming, root: str) -> list[Place]:
     """Of every parameter and statistic of the network."""
-    places = []
+    found = []
     for path, variable in nnx.iter_graph(network):
-        if not isinstance(variable, nnx.Variable):
+        if not _is_array(variable):
             continue
         indices = [step for step in path if isinstance(step, int)]
-        stored = naming.arrays[
-            ".".join("{}" if isinstance(step, int) else str(step) for step in path)
-        ]
+        stored = naming.arrays[_generic(path)]
         numbers = np.add(indices, stored.first) if stored.first else indices
         names = tuple(
             None if i in stored.absent else root + name.format(*numbers)
@@ -182,17 +187,24 @@ def _places(network: Pretrained, naming: Naming, root: str) -> list[_Place]:
         ours = (*others, last // len(names))
         axes = stored.axes or tuple(range(len(ours)))
         shape = tuple(int(ours[axes.index(axis)]) for axis in range(len(axes)))
-        places.append(_Place(variable, stored, names, (1,) * stored.leading + shape))
-    return places
+        found.append(Place(variable, stored, names, (1,) * stored.leading + shape))
+    return found
 
 
-def _names(places: list[_Place]) -> dict[str, _Place]:
+def _generic(path: Sequence[object]) -> str:
+    """The name of an array with `{}` for each index."""
+    return ".".join("{}" if isinstance(step, int) else str(step) for step in path)
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, nnx.Variable)
+
+
+def _names(places: list[Place]) -> dict[str, Place]:
     return {name: place for place in places for name in place.names if name is not None}
 
 
-def _value(
-    place: _Place, arrays: Mapping[str, np.ndarray], source: str
-) -> Float32[np.ndarray, ...]:
+def _value(place: Place, arrays: Mapping[str, np.ndarray], source: str) -> Float32[np.ndarray, ...]:
     """The array as float32 in our layout."""
     parts = [None if key is None else _part(place, key, arrays[key], source) for key in place.names]
     shape = next(part.shape for part in parts if part is not None)
@@ -201,7 +213,7 @@ def _value(
     return filled[0] if len(filled) == 1 else np.concatenate(filled, -1)
 
 
-def _part(place: _Place, key: str, array: np.ndarray, source: str) -> Float32[np.ndarray, ...]:
+def _part(place: Place, key: str, array: np.ndarray, source: str) -> Float32[np.ndarray, ...]:
     if array.dtype.type not in _FLOATS:
         raise InputError(f"{source}: {key} is {array.dtype}, expected {_FLOAT_NAMES}")
     if place.refused(array.shape):

@@ -75,8 +75,8 @@ BACKBONES = [
         "weights for the small backbone",
         lambda w: w.extract("--config.backbone.name=small"),
         "weights.npz",
-        "a SmallNet has no pretrained weights",
-        "another --config.backbone.name",
+        "lacks color",
+        "expected a backbone that `dedn export --format=backbone` wrote",
     ),
     Bad(
         "extraction without weights",
