@@ -18,6 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from dedn_jax.config_ranges import check_ranges
 from dedn_jax.errors import InputError, one_line
+from dedn_jax.paths import local_path
 
 # As flags, `--config.train.epochs=3`, or as a mapping, `{"train.epochs": 3}`.
 Overrides = Sequence[str] | Mapping[str, object]
@@ -45,7 +46,7 @@ def find_config(name_or_path: str | Path, kind: Literal["recipe", "ablations"] =
     Raises:
       InputError: no such file.
     """
-    path = Path(name_or_path)
+    path = local_path(name_or_path)
     if path.is_file():
         return path
     folder = Path("configs") if kind == "recipe" else Path("configs", kind)
@@ -281,4 +282,15 @@ def check_config(config: ConfigDict, where: str) -> None:
       InputError: names the field, the value found and the values allowed.
     """
     _check_fields(config, base_config(), where)
+    _check_paths(config, where)
     check_ranges(config, where)
+
+
+def _check_paths(config: ConfigDict, where: str) -> None:
+    """Raises InputError where a field is the address of storage that is not mounted."""
+    for field, value in flat_fields(config.to_dict()).items():
+        if isinstance(value, str):
+            try:
+                local_path(value)
+            except InputError as error:
+                raise InputError(f"{where}: config.{field}={error}") from error

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.owned import check_not_owned
+from dedn_jax.paths import local_path
 
 _CHUNK = 2**20
 # What `flock` says where the file system has none: NFS without a lock service, Lustre mounted
@@ -166,7 +167,7 @@ def named_file_sha256(path: str | Path, setting: str, max_bytes: int | None = No
     Raises:
       InputError: no such file, an unreadable or a larger one.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     try:
         if not path.is_file():
             raise InputError(f"{path}: no such file; set --{setting} to an existing file")

@@ -10,6 +10,7 @@ import numpy as np
 
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import atomic_file
+from dedn_jax.paths import local_path
 from dedn_jax.torch_pickles import Tensor, read_saved
 
 _MAX_BYTES = 8 * 2**30  # the largest published model is under 0.1 GiB
@@ -45,7 +46,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
       InputError: no such file, another format, code inside it, or a value that is not a
         plain tensor.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a file written by torch.save")
     try:
@@ -86,7 +87,7 @@ def write_state_dict(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> 
     require_torch()
     import torch
 
-    path = Path(path)
+    path = local_path(path)
     tensors = {key: torch.from_numpy(np.array(value)) for key, value in state_dict.items()}
     try:
         with atomic_file(path) as file:

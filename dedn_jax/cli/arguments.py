@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedn_jax.errors import InputError
+from dedn_jax.paths import local_path
 
 if TYPE_CHECKING:
     from dedn_jax.inference.candidates import Candidates
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
 
 
 def path_flag(text: str) -> Path:
-    """A path flag, with `~` expanded: shells leave it alone in `--flag=~/x`."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+    """A path flag; shells leave `~` alone in `--flag=~/x`.
+
+    Raises:
+      InputError: as `local_path`.
+    """
+    return local_path(text)
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:

@@ -71,7 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     everything saved, so that a scheduler can tell an interruption from an end.
     """
     parser = _parser()
-    args, rest = parser.parse_known_args(argv)
+    try:
+        args, rest = parser.parse_known_args(argv)
+    except InputError as error:  # a path flag
+        print(f"dedn: {error}", file=sys.stderr)
+        return 2
     unknown = [a for a in rest if not (args.overrides and a.startswith("--config."))]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")

@@ -28,6 +28,7 @@ from dedn_jax.demo.cache import demo_cache_dir
 from dedn_jax.errors import InputError
 from dedn_jax.files import named_file_sha256
 from dedn_jax.model.backbones import find_weights
+from dedn_jax.paths import local_path
 
 
 def load_dataset(config: ConfigDict, *, sizes_only: bool = False) -> GZSLDataset:
@@ -116,7 +117,7 @@ def read_published_hdf5(
     Raises:
       InputError: the file or one of its fields cannot be used; one line that says which and why.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     where = str(path)
     with open_published(path) as file:
         annotations = published_annotations(

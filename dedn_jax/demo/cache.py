@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from dedn_jax.errors import InputError
+from dedn_jax.paths import local_path
 from dedn_jax.user_cache import user_cache_dir
 
 
@@ -24,7 +25,7 @@ def demo_cache_dir(path: str = "") -> Path | None:
       InputError: `path` is not a writable folder.
     """
     if path:
-        folder = Path(path).expanduser()
+        folder = local_path(path)
     else:
         own = user_cache_dir()
         if own is None:

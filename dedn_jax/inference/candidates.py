@@ -17,6 +17,7 @@ from dedn_jax.data.sources.attribute_names import read_attribute_names
 from dedn_jax.errors import InputError
 from dedn_jax.inference.classes_file import check_attributes, read_classes
 from dedn_jax.model.experts import PerExpert
+from dedn_jax.paths import local_path
 from dedn_jax.training.objective import normalized_embeddings
 from dedn_jax.training.run import TrainingRun
 from dedn_jax.training.scores import Branches, CandidateScores
@@ -128,7 +129,7 @@ class Candidates:
             is missing or unknown, or an embedding that cannot be normalised.
         """
         if not isinstance(classes, Mapping):
-            path = Path(classes).expanduser()
+            path = local_path(classes)
             described = read_classes(path, self.attribute_names)
             try:
                 return self.with_new(described, only=only)

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from dedn_jax.data.pictures.decoding import MAX_ASPECT, MAX_PIXELS, decode
 from dedn_jax.data.prepared.picture_set import Picture
 from dedn_jax.errors import InputError
+from dedn_jax.paths import local_path
 
 # A file's path or its content, or pixels.
 PictureSource = str | os.PathLike[str] | bytes | UInt8[np.ndarray, "height width 3"]
@@ -31,7 +32,7 @@ def read_pixels(source: PictureSource) -> UInt8[np.ndarray, "height width 3"]:
         return _checked(source)
     if isinstance(source, bytes):
         return decode(source, "the picture", upright=True)
-    path = Path(source).expanduser()
+    path = local_path(source)
     return decode(Picture(str(path), path).stored(), str(path), upright=True)
 
 
@@ -65,7 +66,7 @@ def as_sources(images: PictureSource | Sequence[PictureSource]) -> list[PictureS
     found: list[PictureSource] = []
     for image in images:
         if isinstance(image, str | os.PathLike):
-            found += find_pictures([Path(image).expanduser()])
+            found += find_pictures([local_path(image)])
         else:
             found.append(image)
     if not found:

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from dedn_jax.errors import InputError
+from dedn_jax.paths import local_path
 from dedn_jax.torch_files import require_torch
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def load_reference(reference_dir: str | Path, dataset: str) -> Reference:
     layout = _LAYOUTS.get(dataset)
     if layout is None:
         raise InputError(f"--dataset: {dataset!r} is not one of {', '.join(_LAYOUTS)}")
-    directory = Path(reference_dir).expanduser().resolve()
+    directory = local_path(reference_dir).resolve()
     files = [f"core/{layout.model}.py", f"core/{layout.loader}.py", "core/helper_eval.py"]
     files += ["global_setting.py", layout.train_script]
     missing = [name for name in files if not (directory / name).is_file()]

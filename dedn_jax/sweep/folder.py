@@ -7,6 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from dedn_jax.files import read_json, write_json
+from dedn_jax.paths import local_path
 from dedn_jax.sweep.points import Point
 from dedn_jax.training.saved_config import upgraded
 from dedn_jax.training.workdir import check_same_data, check_unchanged, holds
@@ -24,7 +25,7 @@ class SweepFolder:
     def __init__(
         self, path: str | Path, config: ConfigDict, seeds: int, points: list[Point]
     ) -> None:
-        self.path = Path(path)
+        self.path = local_path(path)
         self._identity = {
             "config": config.to_dict(),
             "seeds": seeds,

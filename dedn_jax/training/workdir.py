@@ -19,6 +19,7 @@ from dedn_jax.config import (
 from dedn_jax.data.dataset import fingerprint_difference
 from dedn_jax.errors import InputError
 from dedn_jax.files import locked_folder, read_json, write_json
+from dedn_jax.paths import local_path
 from dedn_jax.training.saved_config import no_config, upgraded
 
 _LOCK = ".lock"
@@ -61,7 +62,7 @@ class Workdir:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = local_path(path)
 
     @property
     def config_file(self) -> Path:

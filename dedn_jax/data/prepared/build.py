@@ -36,6 +36,7 @@ from dedn_jax.data.prepared.reader import (
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import locked_folder, read_json, write_json
 from dedn_jax.folders import replace_folder, restore_replaced
+from dedn_jax.paths import local_path
 from dedn_jax.progress import progress
 
 _INCOMPLETE = "incomplete."
@@ -76,7 +77,7 @@ def build(
       InputError: a picture cannot be read; other data are there already; another process is
         building the same set; the folder cannot be written to, or the disk is full.
     """
-    home = Path(out).expanduser() / picture_set.name
+    home = local_path(out) / picture_set.name
     target = home / VERSION
     if not overwrite and _is_built(target, picture_set):
         return Built(target, new=False)

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 from dedn_jax.data.sources.archive_members import RESERVED, Members, extract
 from dedn_jax.errors import InputError
 from dedn_jax.files import lock_file, missing_folders, read_json, write_json
+from dedn_jax.paths import local_path
 
 LIMIT_BYTES = 2**36  # AWA2, the largest, takes 13 GB
 LIMIT_FILES = 500_000  # AWA2 has 37 thousand
@@ -60,7 +61,7 @@ def unpack(
         entry exists already; a member whose name leaves the folder or differs from another only
         in case, or that is neither a file, a folder nor a link to one of them.
     """
-    archive, folder = Path(archive_path), Path(folder)
+    archive, folder = local_path(archive_path), local_path(folder)
     with _locked(archive) as file:
         size = os.fstat(file.fileno()).st_size
         note = _note_path(folder, archive.name)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_text_lines
+from dedn_jax.paths import local_path
 
 _MAX_BYTES = 2**20  # a list of names; CUB's has 11 kB
 
@@ -19,7 +20,7 @@ def read_attribute_names(path: str | Path) -> tuple[str, ...]:
     Raises:
       InputError: no such file, no text, no names, or a name twice.
     """
-    lines = _lines(Path(path), "attribute name")
+    lines = _lines(local_path(path), "attribute name")
     names = [re.sub(r"^\s*\d+[.:)]?\s+", "", line) for line in lines]
     if len(set(names)) < len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
@@ -33,7 +34,7 @@ def read_sentences(path: str | Path) -> tuple[str, ...]:
     Raises:
       InputError: no such file, no text, or no sentences.
     """
-    return tuple(_lines(Path(path), "sentence"))
+    return tuple(_lines(local_path(path), "sentence"))
 
 
 def _lines(path: Path, what: str) -> list[str]:

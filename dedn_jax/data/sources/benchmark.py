@@ -26,6 +26,7 @@ from dedn_jax.data.sources.object_boxes import object_pictures
 from dedn_jax.data.sources.word_vectors import read_word_vectors
 from dedn_jax.data.sources.xlsa17 import Xlsa17, read_xlsa17
 from dedn_jax.errors import InputError
+from dedn_jax.paths import local_path
 
 # Below `<root>/<NAME>`; the first that is there is read. CUB's archive has the file beside its main
 # folder, and some copies in it.
@@ -65,8 +66,8 @@ def read_benchmark(
       InputError: as `read_xlsa17`, `read_word_vectors` and `object_pictures`; `res101.mat` is
         missing; pictures are missing; the attribute names are not as many as the attributes.
     """
-    root = Path(root).expanduser()
-    splits = Path(xlsa17).expanduser() if xlsa17 else root / "xlsa17" / "data"
+    root = local_path(root)
+    splits = local_path(xlsa17) if xlsa17 else root / "xlsa17" / "data"
     data = read_xlsa17(splits, name)
     if data.image_files is None or data.labels is None:
         raise InputError(
@@ -127,9 +128,9 @@ def find_word_vectors(name: str, root: Path, given: Path | None) -> Path:
     Raises:
       InputError: there is none.
     """
-    root = Path(root).expanduser()
+    root = local_path(root)
     if given is not None:
-        given = Path(given).expanduser()
+        given = local_path(given)
         if not given.is_file():
             raise InputError(
                 f"{given}: no such file of word vectors; make it with `dedn data wordvectors`, or "

@@ -16,6 +16,7 @@ import urllib3
 from dedn_jax.data.sources.published_archives import Archive
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import file_sha256, hold_lock, read_json, write_json
+from dedn_jax.paths import local_path
 from dedn_jax.progress import progress
 
 _MAX_BYTES = 2**35  # of an archive whose size is not known; the largest, AWA2's, has 13 GB
@@ -50,7 +51,7 @@ def download(
         for the next call).
     """
     expected = _checked_hash(archive, sha256)
-    path = Path(folder) / archive.file_name
+    path = local_path(folder) / archive.file_name
     if os.path.lexists(path):
         _check_present(archive, path, expected)
         return path
@@ -87,7 +88,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     Raises:
       InputError: it cannot be read.
     """
-    path = Path(path)
+    path = local_path(path)
     try:
         with progress(path.stat().st_size, f"checking {path.name}", "B", delay=0.5) as bar:
             return file_sha256(path, bar.update)

@@ -13,6 +13,7 @@ from dedn_jax.data.sources.download import download, sha256_of
 from dedn_jax.data.sources.published_archives import ARCHIVES, Archive
 from dedn_jax.errors import InputError
 from dedn_jax.files import missing_folders
+from dedn_jax.paths import local_path
 
 _DOWNLOADS = "downloads"
 
@@ -58,7 +59,7 @@ def fetch_dataset(
     """
     if name not in ARCHIVES:
         raise InputError(f"{name}: cannot be downloaded; expected one of {', '.join(ARCHIVES)}")
-    archives, hashes, root = ARCHIVES[name], dict(sha256 or {}), Path(root)
+    archives, hashes, root = ARCHIVES[name], dict(sha256 or {}), local_path(root)
     strange = hashes.keys() - {archive.file_name for archive in archives}
     if strange:
         raise InputError(

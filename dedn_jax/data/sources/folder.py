@@ -27,6 +27,7 @@ from dedn_jax.data.sources.word_vectors import read_word_vectors
 from dedn_jax.data.tables import clean, finite_number, first_twice, read_csv
 from dedn_jax.errors import InputError
 from dedn_jax.model.groups import AttributeGroups
+from dedn_jax.paths import local_path
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _VECTOR_SUFFIXES = (".npy", ".pkl")
@@ -55,7 +56,7 @@ def read_folder(
     Raises:
       InputError: names the file, and the row, column, class or attribute that is wrong.
     """
-    root = Path(root).expanduser()
+    root = local_path(root)
     if not 0 < test_share < 1:
         raise InputError(f"test share is {test_share}, expected more than 0 and less than 1")
     if seed < 0:
@@ -218,7 +219,7 @@ def _word_vectors(
     """The vectors, and the file they are from, if any."""
     files = [p for s in _VECTOR_SUFFIXES if os.path.lexists(p := root / f"word_vectors{s}")]
     if given is not None:
-        files = [Path(given).expanduser()]
+        files = [local_path(given)]
         if not files[0].is_file():
             raise InputError(f"{files[0]}: no such file; pass an existing one as --word-vectors")
     if len(files) > 1:

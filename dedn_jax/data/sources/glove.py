@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dedn_jax.errors import InputError
+from dedn_jax.paths import local_path
 
 _MAX_LINE_BYTES = 2**20
 _MAX_DIM = 10_000
@@ -58,7 +59,7 @@ def word_vectors_from_glove(
       InputError: no such file, a line that is not a token and `word_dim` numbers, an attribute
         none of whose words is in the file.
     """
-    path = Path(glove_file).expanduser()
+    path = local_path(glove_file)
     words = [attribute_words(name) for name in attribute_names]
     for name, parts in zip(attribute_names, words, strict=True):
         if not parts:

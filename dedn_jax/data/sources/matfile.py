@@ -25,6 +25,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from dedn_jax.errors import InputError
+from dedn_jax.paths import local_path
 
 MatValue = np.ndarray | list[str]
 
@@ -63,7 +64,7 @@ def read_mat(
       InputError: no such file, not a MATLAB file, version 7.3 or 4, truncated or damaged, a
         variable missing, of another kind, or inflating to more than 64 MiB.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     if not path.is_file():
         kind = "a folder, expected a .mat file" if path.is_dir() else "no such file"
         raise InputError(f"{path}: {kind}; see the README for where the splits belong")

@@ -21,6 +21,7 @@ from dedn_jax.files import read_json
 from dedn_jax.model.backbones.text_tower import CLIPText, SigLIPText, Texts, TextTower
 from dedn_jax.model.backbones.transformer import Size
 from dedn_jax.model.backbones.weights import assign_weights, read_weights
+from dedn_jax.paths import local_path
 
 _BATCH = 64
 _MAX_BYTES = 100 * 2**20  # of the JSON files; SigLIP 2's tokenizer has 34 MB
@@ -56,7 +57,7 @@ def embed_texts(folder: str | Path, texts: Sequence[str]) -> Float32[np.ndarray,
       InputError: the package tokenizers is missing, or a file is, is damaged, or is not of a CLIP
         or SigLIP.
     """
-    folder = Path(folder).expanduser()
+    folder = local_path(folder)
     tokenizer = _tokenizer(folder)
     tower = _tower(folder)
     tokens, last = _tokens(folder, tokenizer, tower, texts)

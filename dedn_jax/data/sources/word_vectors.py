@@ -19,6 +19,7 @@ import numpy as np
 
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.numpy_files import NPY_MAGIC, assemble, read_npy
+from dedn_jax.paths import local_path
 
 _MAX_BYTES = 2**30
 _MAX_OPCODES = 500  # an array takes about 60
@@ -56,7 +57,7 @@ def read_word_vectors(
       InputError: no such file, too large, neither format, anything in it but one array of
         numbers, wrong shape, NaN or infinite values.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file of word vectors; set --config.data.word_vectors")
     try:

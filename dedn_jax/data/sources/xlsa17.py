@@ -23,6 +23,7 @@ from dedn_jax.data.annotations import check_splits, validation_classes
 from dedn_jax.data.published import PUBLISHED
 from dedn_jax.data.sources.matfile import MatValue, read_mat
 from dedn_jax.errors import InputError
+from dedn_jax.paths import local_path
 
 _SPLITS = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
 
@@ -77,7 +78,7 @@ def read_xlsa17(folder: str | os.PathLike[str], name: str) -> Xlsa17:
     """
     if name not in PUBLISHED:
         raise InputError(f"{name}: unknown data set; expected one of {', '.join(PUBLISHED)}")
-    directory = Path(folder).expanduser() / name
+    directory = local_path(folder) / name
     path = directory / "att_splits.mat"
     where = str(path)
     found = read_mat(

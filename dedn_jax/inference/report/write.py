@@ -24,6 +24,7 @@ from dedn_jax.inference.report.samples import samples
 from dedn_jax.inference.report.several import Reported, result_rows, several_page
 from dedn_jax.inference.report.sweep_page import sweep_page, sweep_rows
 from dedn_jax.inference.report.tables import attributes_csv, classes_csv, table_tex
+from dedn_jax.paths import local_path
 from dedn_jax.sweep.folder import SWEEP_FILE
 from dedn_jax.training.evaluation import AUSUC
 from dedn_jax.training.logs import read_lines
@@ -53,7 +54,7 @@ def write_report(run: TrainingRun, out: str | Path | None = None) -> Path:
       InputError: the run is not finished, its data set cannot be loaded, or the folder cannot be
         written to.
     """
-    return write_reports([run], Path(out) if out else run.workdir.path / "report")
+    return write_reports([run], local_path(out) if out else run.workdir.path / "report")
 
 
 def write_reports(runs: Sequence[TrainingRun], out: Path) -> Path:

@@ -24,6 +24,7 @@ from dedn_jax.model.backbones.resnet import RESNETS, ResNet
 from dedn_jax.model.backbones.small import SMALL, SmallNet
 from dedn_jax.model.backbones.vit import VISION_TRANSFORMERS, VisionTransformer
 from dedn_jax.model.backbones.weights import WeightsFile, load_weights
+from dedn_jax.paths import local_path
 
 __all__ = [
     "BACKBONES",
@@ -96,7 +97,7 @@ def find_weights(name: str, weights: str) -> Path:
       InputError: no package has weights of that backbone, or it is not installed.
     """
     if weights != _PACKAGE:
-        return Path(weights).expanduser()
+        return local_path(weights)
     known = {
         known: kind.package
         for known, kind in _CONSTRUCTORS.items()

@@ -22,6 +22,7 @@ from dedn_jax.files import named_file_sha256
 from dedn_jax.model.backbones.layers import Backbone, Pretrained
 from dedn_jax.model.backbones.naming import Naming, Stored
 from dedn_jax.numpy_files import read_npz
+from dedn_jax.paths import local_path
 from dedn_jax.torch_files import read_state_dict
 
 _MAX_BYTES = 4 * 2**30  # a whole CLIP or SigLIP of size L takes 1.6 to 2.6 GiB in float32
@@ -73,7 +74,7 @@ def load_weights(backbone: Backbone, path: str | Path) -> WeightsFile:
       InputError: no such file, another format, a damaged file, or names, sizes or types that are
         not this backbone's.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     arrays, digest = read_weights(path)
     assign_weights(backbone, arrays, source=str(path))
     return WeightsFile(str(path), digest)

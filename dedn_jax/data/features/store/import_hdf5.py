@@ -21,6 +21,7 @@ from dedn_jax.data.features.published_hdf5 import (
 from dedn_jax.data.features.store.manifest import SHARD_BYTES, StorePlan, shard_images
 from dedn_jax.data.features.store.writer import StoreWriter
 from dedn_jax.errors import InputError
+from dedn_jax.paths import local_path
 from dedn_jax.progress import progress
 
 # What is read at once where the file's chunks hold more images than a shard.
@@ -52,7 +53,7 @@ def import_hdf5(
     Raises:
       InputError: the file cannot be used, or the folder holds something else.
     """
-    path, folder = Path(path).expanduser(), Path(folder)
+    path, folder = local_path(path), local_path(folder)
     where = str(path)
     with open_published(path) as file:
         annotations = published_annotations(file, where, word_vectors=word_vectors)

@@ -36,6 +36,7 @@ from dedn_jax.data.features.store.manifest import (
 )
 from dedn_jax.errors import InputError
 from dedn_jax.files import file_sha256
+from dedn_jax.paths import local_path
 from dedn_jax.progress import progress
 
 _OPEN_FILES = 128  # kept open at most: many systems allow a process 1024, or 256
@@ -213,7 +214,7 @@ def open_store(folder: str | Path) -> Store:
       InputError: no store, not complete, or files are missing, damaged or of the wrong size. What
         the shards hold is checked by `verify`.
     """
-    folder = Path(folder)
+    folder = local_path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected a feature store")
     if not (folder / MANIFEST_FILE).is_file():

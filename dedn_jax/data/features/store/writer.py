@@ -34,6 +34,7 @@ from dedn_jax.data.features.store.manifest import (
 )
 from dedn_jax.errors import InputError
 from dedn_jax.files import atomic_file, file_sha256, hold_lock, missing_folders, write_json
+from dedn_jax.paths import local_path
 from dedn_jax.progress import progress
 
 _LOCK = ".store-lock"
@@ -76,7 +77,7 @@ class StoreWriter:
         """
         if len(annotations.labels) != plan.images:
             raise ValueError(f"{len(annotations.labels)} labels for {plan.images} images")
-        self.path = Path(folder)
+        self.path = local_path(folder)
         self.plan = plan
         self._process: int | None = None
         self._processes = 1

@@ -1,0 +1,62 @@
+"""Paths as people give them: `~`, `file://`, and the addresses of storage that is not mounted."""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.parse
+from pathlib import Path
+
+from dedn_jax.errors import InputError
+
+# With one slash it is what `pathlib` makes of the other; a letter alone is a drive.
+_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<rest>.*)", re.DOTALL)
+# How a bucket is mounted, and how what is in it is copied.
+_BUCKETS = {
+    "gs": ("gcsfuse {bucket} FOLDER", "gcloud storage cp --recursive {address} FOLDER"),
+    "s3": ("mount-s3 {bucket} FOLDER", "aws s3 cp --recursive {address} FOLDER"),
+}
+_WEB = ("http", "https", "ftp")
+
+
+def local_path(given: str | os.PathLike[str]) -> Path:
+    """The path of a file or folder on this machine or mounted on it.
+
+    Args:
+      given: as the user gave it, with `~` for a home, or a `file:` address. A folder whose name
+        ends in a colon is given by its absolute path.
+
+    Raises:
+      InputError: the address of other storage (`gs://`, `s3://`, `https://`), or no such home.
+    """
+    text = os.fspath(given)
+    if not (match := _ADDRESS.match(text)):
+        return _expanded(Path(given))
+    scheme, rest = match["scheme"].lower(), match["rest"]
+    if scheme != "file":
+        raise InputError(_refusal(scheme, rest))
+    host = text.split(":", 1)[1].startswith("//") and not text.split(":", 1)[1].startswith("///")
+    if host:
+        name, _, rest = rest.partition("/")
+        if name != "localhost":
+            raise InputError(f"{text}: a file of another machine, {name}; expected file:///PATH")
+    return Path("/", urllib.parse.unquote(rest))
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: {error}; give the whole path") from error
+
+
+def _refusal(scheme: str, rest: str) -> str:
+    address = f"{scheme}://{rest}"
+    needed = f"{address}: only a path on this machine, or mounted on it, works here; "
+    if scheme in _BUCKETS:
+        bucket, _, name = rest.partition("/")
+        mount, copy = (c.format(bucket=bucket, address=address) for c in _BUCKETS[scheme])
+        return f"{needed}mount the bucket ({mount}) and give FOLDER/{name}, or copy it ({copy})"
+    if scheme in _WEB:
+        return f"{needed}download it and give the file"
+    return f"{needed}mount that storage and give a path there, or copy it"
