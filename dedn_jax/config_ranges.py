@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
@@ -18,6 +19,17 @@ DATA_FORMATS = ("published_hdf5", "store", "prepared", "demo")
 KERNELS = ("auto", "xla", "pallas")
 STRATEGIES = ("jit", "pmap")
 RESIDENCIES = ("auto", "replicated", "sharded", "never")
+# All of `dedn_jax.model.backbones`, by the names that docs/backbones.md explains.
+BACKBONES = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("vit_s16", "vit_b16", "vit_b32", "vit_l16", "deit_s16", "deit_b16"),
+    *("dinov2_s14", "dinov2_b14", "dinov2_l14"),
+    *("dinov2_s14_reg", "dinov2_b14_reg", "dinov2_l14_reg"),
+    *("dinov3_s16", "dinov3_b16", "dinov3_l16"),
+    *("clip_b16", "clip_b32", "clip_l14", "openclip_b16", "openclip_b32"),
+    *("siglip_b16", "siglip_l16", "siglip_so400m14"),
+    *("efficientnet_lite0", "mobilenet_v1", "small"),
+)
 BACKBONE_DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("rmsprop", "adamw", "sgd", "lion")
 LEARNING_RATES = ("constant", "cosine")
@@ -71,9 +83,18 @@ def check_ranges(config: ConfigDict, where: str) -> None:
 
     for field, choices in _CHOICES.items():
         require(value_of(field) in choices, field, "one of " + ", ".join(choices))
+    if config.backbone.name not in BACKBONES:
+        raise InputError(f"{where}: config.backbone.name={unknown_backbone(config.backbone.name)}")
     require(0 <= config.seed < 2**32, "seed", "0 to 2**32 - 1")
     for check in (_distribution, _pictures, _model, _distillation, _training, _optimizer):
         check(config, require)
+
+
+def unknown_backbone(name: str) -> str:
+    """What is said of a backbone that does not exist: the names nearest to it, then all."""
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), BACKBONES, n=3)
+    nearest = f"the nearest: {', '.join(near)}; " if near else ""
+    return f"{name[:64]!r} is no backbone; {nearest}expected one of {', '.join(BACKBONES)}"
 
 
 def distillation_names(name: str) -> list[str]:

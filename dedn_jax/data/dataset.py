@@ -13,7 +13,12 @@ from jaxtyping import Bool, Float, Float32, Int, Int32, Integer
 from dedn_jax.config_ranges import FEATURE_DTYPES
 from dedn_jax.data.annotations import Annotations, check_labels, check_splits
 from dedn_jax.data.arrays import finite_matrix, whole_numbers
-from dedn_jax.data.features.maps import FeatureMaps, InMemoryFeatures, normalize
+from dedn_jax.data.features.maps import (
+    FeatureMaps,
+    InMemoryFeatures,
+    check_channels_first,
+    normalize,
+)
 from dedn_jax.data.pictures.pictures import Pictures
 from dedn_jax.data.sources.class_embeddings import dimension_vectors
 from dedn_jax.errors import InputError
@@ -169,6 +174,7 @@ def _normalized(features: np.ndarray, images: int, dtype: str, source: str) -> I
         )
     if dtype not in FEATURE_DTYPES:
         raise InputError(f"{source}: dtype={dtype!r}, expected one of {', '.join(FEATURE_DTYPES)}")
+    check_channels_first(features.shape, f"{source}: features")
     maps = features.reshape(*features.shape[:2], -1)
     return InMemoryFeatures(normalize(maps, np.dtype(dtype), source=f"{source}: features"))
 

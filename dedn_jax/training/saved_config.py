@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dedn_jax.config_ranges import BACKBONES
 from dedn_jax.errors import InputError, one_line
 
 # What earlier versions called values of `data.on_device`.
@@ -39,6 +40,10 @@ def _upgraded(saved: dict[str, Any]) -> dict[str, Any]:
         if data.get("on_device") in _RENAMED:
             data["on_device"] = _RENAMED[data["on_device"]]
         now["data"] = data
+    backbone = now.get("backbone", {})
+    # Of runs on features any name was taken, and none was used.
+    if now.get("data", {}).get("source") == "features" and backbone.get("name") not in BACKBONES:
+        now["backbone"] = {name: value for name, value in backbone.items() if name != "name"}
     if "loss" in now:
         now["loss"] = _with_distillation(dict(now["loss"]))
     return now

@@ -6,6 +6,7 @@ import functools
 
 import pytest
 
+from dedn_jax import config_ranges
 from dedn_jax.model import backbones
 from dedn_jax.model.backbones.transformer import Size
 from dedn_jax.model.backbones.vit import DINOv2Registers, Picture, VisionTransformer
@@ -19,4 +20,4 @@ def add_tiny_vit(
 ) -> None:
     """Makes `config.backbone.name=tiny_vit` select it."""
     monkeypatch.setitem(backbones._CONSTRUCTORS, NAME, functools.partial(kind, SIZE, PICTURE))
-    monkeypatch.setattr(backbones, "BACKBONES", (*backbones.BACKBONES, NAME))
+    monkeypatch.setattr(config_ranges, "BACKBONES", (*config_ranges.BACKBONES, NAME))

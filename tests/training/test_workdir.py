@@ -71,3 +71,15 @@ def test_a_damaged_config(tmp_path: Path, data: object) -> None:
     write_json(tmp_path / "config.json", base_config().to_dict() | {"data": data})
     with pytest.raises(InputError, match="not a config of this version"):
         Workdir(tmp_path).load_config()
+
+
+def test_a_run_on_features_that_recorded_a_backbone_that_is_none(tmp_path: Path) -> None:
+    config = base_config()
+    saved = config.to_dict()
+    saved["backbone"]["name"] = "vgg16"
+    write_json(tmp_path / "config.json", saved)
+    assert Workdir(tmp_path).load_config().backbone.name == config.backbone.name
+    Workdir(tmp_path).check_config(config)
+    write_json(tmp_path / "config.json", saved | {"data": {**saved["data"], "source": "images"}})
+    with pytest.raises(InputError, match="'vgg16' is no backbone"):
+        Workdir(tmp_path).load_config()

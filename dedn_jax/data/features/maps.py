@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import isqrt
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +19,10 @@ from dedn_jax.errors import InputError
 FEATURE_SAMPLE = "feature_sample"  # field of a data set's fingerprint
 # Lower bound of a region's norm, so that an all-zero region stays zero.
 MIN_NORM = 1e-12
+
+_LONGEST = 8  # a grid of regions is at most so many times as wide as it is high
+# No backbone has fewer channels. So many regions of so few channels are rather the other way round.
+_FEW_CHANNELS, _MANY_REGIONS = 64, 256
 
 # A bfloat16 array has no HDF5 type of its own: h5py writes it as two opaque bytes.
 _OPAQUE_PAIR = np.dtype("V2")
@@ -173,6 +178,41 @@ def normalize(
             else:
                 out[i] = x / scale
     return out
+
+
+def check_channels_first(shape: Sequence[int], where: str) -> None:
+    """Refuses feature maps whose channels come last, as JAX, Flax, TensorFlow and Keras make them.
+
+    Read as they are, 7 x 7 regions of 2048 channels would be 7 channels of 7 x 2048 regions. A grid
+    of regions is a square or nearly one, and seldom has a side longer than the channels are many.
+
+    Args:
+      shape: `[images, channels, height, width]`, or `[images, channels, regions]`.
+      where: what the message begins with: the file and the field.
+
+    Raises:
+      InputError: the last axis is the channels.
+    """
+    first, *others = shape[1:]
+    last = others[-1]
+    if len(others) == 2:
+        turned = last > first and (first == others[0] or last > _LONGEST * others[0] > _LONGEST)
+        expected, axes = "[images, channels, height, width]", "0, 3, 1, 2"
+    else:
+        turned = last > max(first, _FEW_CHANNELS) and _is_grid(first)
+        turned &= not _is_grid(last) or (first < _FEW_CHANNELS and last >= _MANY_REGIONS)
+        expected, axes = "[images, channels, regions]", "0, 2, 1"
+    if turned:
+        raise InputError(
+            f"{where} has shape {tuple(shape)}, which looks like channels last (as JAX, TensorFlow "
+            f"and Keras make feature maps), expected {expected}; store "
+            f"them as .transpose({axes})"
+        )
+
+
+def _is_grid(regions: int) -> bool:
+    """Whether so many regions are a square grid, with or without a class token."""
+    return any(isqrt(n) ** 2 == n for n in (regions, regions - 1))
 
 
 def floating_dtype(dataset: h5py.Dataset) -> np.dtype | None:

@@ -26,7 +26,7 @@ from dedn_jax.data.annotations import (
 )
 from dedn_jax.data.arrays import finite_matrix, whole_numbers
 from dedn_jax.data.features.hdf5 import READ_ERRORS, hdf5_advice
-from dedn_jax.data.features.maps import floating_dtype
+from dedn_jax.data.features.maps import check_channels_first, floating_dtype
 from dedn_jax.data.sources.class_embeddings import annotations_from_file
 from dedn_jax.data.sources.word_vectors import read_word_vectors
 from dedn_jax.errors import InputError, one_line
@@ -224,6 +224,7 @@ def published_feature_map(file: h5py.File, where: str, images: int) -> h5py.Data
             f"{where}: feature_map has {dataset.shape[0]} images, labels has {images}; build the "
             "file again"
         )
+    check_channels_first(dataset.shape, f"{where}: feature_map")
     return dataset
 
 

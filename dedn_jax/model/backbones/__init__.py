@@ -1,8 +1,8 @@
 """Backbones: from pictures to feature maps `[batch, channels, regions]`.
 
-To add one: a file with a subclass of `Backbone` whose constructor takes `(*, dtype, rngs)`, and a
-line in `_CONSTRUCTORS`; then `config.backbone.name` selects it. For pretrained weights it says in
-`namings` what files call its arrays.
+To add one: a file with a subclass of `Backbone` whose constructor takes `(*, dtype, rngs)`, a line
+in `_CONSTRUCTORS`, and its name in `config_ranges.BACKBONES`; then `config.backbone.name` selects it.
+For pretrained weights it says in `namings` what files call its arrays.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from dedn_jax.config_ranges import BACKBONES, unknown_backbone
 from dedn_jax.errors import InputError
 from dedn_jax.model.backbones.efficientnet import EFFICIENTNET, EfficientNetLite0
 from dedn_jax.model.backbones.layers import Backbone
@@ -47,7 +48,6 @@ _CONSTRUCTORS: dict[str, Callable[..., Backbone]] = {
     MOBILENET: MobileNet,
     SMALL: SmallNet,
 }
-BACKBONES = tuple(_CONSTRUCTORS)
 _DTYPES = ("float32", "bfloat16")
 _PACKAGE = "package"
 
@@ -69,8 +69,8 @@ def make_backbone(
     Raises:
       InputError: unknown backbone or compute type, or one that has no class token.
     """
-    if name not in BACKBONES:
-        raise InputError(f"backbone {name!r}: expected one of {', '.join(BACKBONES)}")
+    if name not in _CONSTRUCTORS:
+        raise InputError(f"backbone {unknown_backbone(name)}")
     try:
         known = jnp.dtype(dtype).name in _DTYPES
     except TypeError:

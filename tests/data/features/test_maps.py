@@ -6,7 +6,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dedn_jax.data.features.maps import InMemoryFeatures, UnreadFeatures, normalize
+from dedn_jax.data.features.maps import (
+    InMemoryFeatures,
+    UnreadFeatures,
+    check_channels_first,
+    normalize,
+)
 from dedn_jax.errors import InputError
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -91,3 +96,26 @@ def test_unread_features_have_sizes_alone():
     assert features.dtype == np.float16
     with pytest.raises(RuntimeError, match="loaded for its sizes alone"):
         features[np.array([0])]
+
+
+CHANNELS_FIRST = [
+    *((2048, 7, 7), (2048, 14, 14), (96, 8, 8), (8, 2, 2), (16, 3, 2), (384, 16, 16), (2, 1, 9)),
+    *((384, 32, 32), (512, 1, 196), (6, 4, 1), (2048, 14, 28), (1, 1, 1)),
+    *((2048, 49), (384, 1024), (768, 577), (256, 1024), (16, 49), (8, 4), (1024, 200), (3, 2)),
+]
+CHANNELS_LAST = [
+    *((7, 7, 2048), (14, 14, 2048), (2, 2, 8), (1, 1, 2048), (7, 14, 2048), (14, 7, 2048)),
+    *((49, 2048), (196, 1536), (50, 768), (49, 1024), (256, 384)),
+]
+
+
+@pytest.mark.parametrize("shape", CHANNELS_FIRST, ids=str)
+def test_channels_first(shape):
+    check_channels_first((9, *shape), "f.hdf5: feature_map")
+
+
+@pytest.mark.parametrize("shape", CHANNELS_LAST, ids=str)
+def test_channels_last(shape):
+    turn = "0, 3, 1, 2" if len(shape) == 3 else "0, 2, 1"
+    with pytest.raises(InputError, match=rf"channels last .* as .transpose\({turn}\)"):
+        check_channels_first((9, *shape), "f.hdf5: feature_map")

@@ -141,7 +141,9 @@ def test_preprocess_uses_the_constants_of_imagenet():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(InputError, match=r"backbone 'resnet100': expected one of resnet18, "):
+    with pytest.raises(
+        InputError, match=r"backbone 'resnet100' is no backbone; the nearest: resnet1"
+    ):
         make_backbone("resnet100", "float32", nnx.Rngs(0))
     for dtype in ("float16", "int8", "half-ish"):
         with pytest.raises(InputError, match=r"expected one of float32, bfloat16"):

@@ -118,8 +118,15 @@ BACKBONES = [
     Bad(
         "unknown backbone",
         lambda w: w.extract("--config.backbone.name=vgg16"),
-        "backbone",
-        "'vgg16'",
+        "config.backbone.name",
+        "'vgg16' is no backbone",
+        "expected one of resnet18",
+    ),
+    Bad(
+        "unknown backbone of features",
+        lambda w: w.train("--config.backbone.name=ViT-B-61"),
+        "config.backbone.name",
+        "'ViT-B-61' is no backbone; the nearest: vit_b16",
         "expected one of resnet18",
     ),
 ]

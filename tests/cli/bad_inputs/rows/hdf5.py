@@ -56,7 +56,20 @@ def _external(world: World) -> list[str]:
     return world.train_on(path)
 
 
+def _channels_last(world: World) -> list[str]:
+    maps = np.moveaxis(published_fields()["feature_map"], 1, 3)
+    path = world.hdf5(feature_map=np.concatenate([maps] * 4, axis=3))
+    return ["features", "import", str(path), f"--out={world.root}/store"]
+
+
 HDF5 = [
+    Bad(
+        "maps with channels last",
+        _channels_last,
+        "maps.hdf5: feature_map",
+        "looks like channels last",
+        "store them as .transpose(0, 3, 1, 2)",
+    ),
     Bad(
         "att transposed",
         lambda w: w.train_on(w.hdf5(att=published_fields()["att"].T)),

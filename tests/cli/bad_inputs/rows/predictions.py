@@ -68,7 +68,7 @@ PREDICTIONS = [
     Bad(
         "prediction by a backbone of no such name",
         lambda w: predict(w, "--config.backbone.name=vgg19"),
-        "backbone 'vgg19'",
+        "config.backbone.name='vgg19' is no backbone",
         "expected one of",
         "resnet18",
     ),
