@@ -1,8 +1,8 @@
 """Backbones: from pictures to feature maps `[batch, channels, regions]`.
 
 To add one: a file with a subclass of `Backbone` whose constructor takes `(*, dtype, rngs)`, a line
-in `_CONSTRUCTORS`, and its name in `config_ranges.BACKBONES`; then `config.backbone.name` selects it.
-For pretrained weights it says in `namings` what files call its arrays.
+in `_CONSTRUCTORS`, and its name in `config_ranges.BACKBONES`; then `config.backbone.name` selects
+it. For pretrained weights it says in `namings` what files call its arrays.
 """
 
 from __future__ import annotations
