@@ -1,7 +1,8 @@
-"""Progress bars: live on a terminal, a line now and then in a log file."""
+"""Progress bars, live on a terminal, a line now and then in a log file; and notes beside them."""
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any
 
@@ -42,3 +43,9 @@ def progress(
         mininterval=0.1 if live else _LOG_INTERVAL,
         maxinterval=10.0 if live else _LOG_INTERVAL,
     )
+
+
+@functools.cache  # the same is said once
+def note(text: str) -> None:
+    """A line on stderr, past a bar that may be running."""
+    tqdm.write(text, file=sys.stderr)

@@ -220,35 +220,3 @@ def check_splits(
         raise InputError(
             f"{where}: {test_seen} holds class {strange[0]}, which has no image in {trainval}{hint}"
         )
-
-
-def validation_classes(
-    labels: Int[np.ndarray, " images"],
-    trainval: Int[np.ndarray, " trainval"],
-    train_loc: Int[np.ndarray, " train"],
-    val_loc: Int[np.ndarray, " val"],
-) -> Int64[np.ndarray, " validation_classes"] | None:
-    """The classes of `val_loc`, where `train_loc` and `val_loc` split the seen classes in two.
-
-    The proposed splits define both fields over all images of seen classes, test-seen images
-    included; only the classes are taken from them. In some copies of the files the fields mean
-    something else; the result is None then.
-
-    Args:
-      labels: class ids.
-      trainval: image indices.
-      train_loc, val_loc: image indices, or anything else.
-
-    Returns:
-      Ascending int64 class ids, or None.
-    """
-    seen = np.unique(labels[trainval])
-    classes = []
-    for location in (train_loc, val_loc):
-        if not len(location) or location.min() < 0 or location.max() >= len(labels):
-            return None
-        classes.append(np.unique(labels[location]))
-        if len(np.setdiff1d(classes[-1], seen)):
-            return None
-    train, held = classes
-    return None if len(np.intersect1d(train, held)) else held.astype(np.int64)

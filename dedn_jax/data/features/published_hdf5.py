@@ -3,8 +3,8 @@
 One file per data set: `feature_map` `[images, channels, height, width]`, `labels` `[images]`,
 `trainval_loc`, `test_seen_loc`, `test_unseen_loc` (0-based image indices), `att`
 `[classes, attributes]` and `w2v_att` `[attributes, word_dim]`. Optional: `train_loc` and `val_loc`
-(which define the validation classes), `allclasses_names` and `attribute_names`. Other fields are
-not read.
+or others that define the validation classes (`dedn_jax.data.validation_fields`),
+`allclasses_names` and `attribute_names`. Other fields are not read.
 
 Files are untrusted: only plain data sets stored in the file itself are read.
 """
@@ -18,17 +18,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from dedn_jax.data.annotations import (
-    Annotations,
-    check_labels,
-    check_splits,
-    validation_classes,
-)
+from dedn_jax.data.annotations import Annotations, check_labels, check_splits
 from dedn_jax.data.arrays import finite_matrix, whole_numbers
 from dedn_jax.data.features.hdf5 import READ_ERRORS, hdf5_advice
 from dedn_jax.data.features.maps import check_channels_first, floating_dtype
 from dedn_jax.data.sources.class_embeddings import annotations_from_file
 from dedn_jax.data.sources.word_vectors import read_word_vectors
+from dedn_jax.data.validation_fields import VALIDATION_FIELDS, classes_of_fields
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.file_kinds import what_it_is
 
@@ -66,6 +62,8 @@ def published_annotations(
     check_labels(where, labels, classes)
     splits = {field: _integers(file, where, field) for field in SPLITS}
     check_splits(where, splits, labels)
+    held = {name: _integers(file, where, name, required=False) for name in VALIDATION_FIELDS}
+    held = {name: value for name, value in held.items() if value is not None}
     return Annotations(
         source=where,
         labels=labels,
@@ -73,7 +71,7 @@ def published_annotations(
         test_seen=splits["test_seen_loc"],
         test_unseen=splits["test_unseen_loc"],
         class_names=class_names,
-        validation_classes=_validation_classes(file, where, labels, splits["trainval_loc"]),
+        validation_classes=classes_of_fields(held, labels, splits["trainval_loc"], where),
         **own,
     )
 
@@ -192,17 +190,6 @@ def _word_vectors(
         f"{where}: w2v_att has shape {w2v.shape}, expected [{att.shape[1]}, word_dim] because att "
         f"has {att.shape[1]} attributes{hint}"
     )
-
-
-def _validation_classes(
-    file: h5py.File, where: str, labels: np.ndarray, trainval: np.ndarray
-) -> np.ndarray | None:
-    """The data set's own validation classes, if the file names usable ones."""
-    train_loc = _integers(file, where, "train_loc", required=False)
-    val_loc = _integers(file, where, "val_loc", required=False)
-    if train_loc is None or val_loc is None:
-        return None
-    return validation_classes(labels, trainval, train_loc, val_loc)
 
 
 def published_feature_map(file: h5py.File, where: str, images: int) -> h5py.Dataset:

@@ -4,8 +4,9 @@ Xian et al., "Zero-Shot Learning: A Comprehensive Evaluation of the Good, the Ba
 (TPAMI 2018): one folder per data set with `att_splits.mat` (`att` `[attributes, classes]`,
 `original_att`, `allclasses_names`, `trainval_loc`, `test_seen_loc`, `test_unseen_loc`, and in some
 copies `train_loc`, `val_loc`) and `res101.mat` (`image_files`, `labels`, and `features`, which is
-not read). Locations and labels count from 1. Picture names carry the folders of the disk they were
-made on. FLO comes in the same two files, its `att` of sentences, without names of classes.
+not read); the archive has `valclasses1.txt` beside them. Locations and labels count from 1. Picture
+names carry the folders of the disk they were made on. FLO comes in the same two files, its `att` of
+sentences, without names of classes.
 
 A label is a class's row in `allclasses_names`, which is also its column in `att`. In CUB that is
 not the number in the folder's name: `001.Black_footed_Albatross` is row 151 of some copies.
@@ -19,12 +20,20 @@ from pathlib import Path
 
 import numpy as np
 
-from dedn_jax.data.annotations import check_splits, validation_classes
+from dedn_jax.data.annotations import check_splits
 from dedn_jax.data.published import PUBLISHED
 from dedn_jax.data.sources.matfile import MatValue, read_mat
+from dedn_jax.data.validation_fields import (
+    VALIDATION_FIELDS,
+    classes_of_fields,
+    classes_of_names,
+)
 from dedn_jax.errors import InputError
+from dedn_jax.files import read_text_lines
 from dedn_jax.paths import local_path
 
+_VALIDATION_NAMES = "valclasses1.txt"  # of the archive's first fold, which is that of the fields
+_MAX_LIST_BYTES = 2**20
 _SPLITS = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
 
 
@@ -38,7 +47,7 @@ class Xlsa17:
         None where `res101.mat` is missing.
       labels: `[images]` int32 class ids; None where `res101.mat` is missing.
       trainval, test_seen, test_unseen: int64 image indices, disjoint, in the file's order.
-      validation_classes: int64 ids of the seen classes of `val_loc`, or None.
+      validation_classes: int64 ids of the seen classes that the files reserve, or None.
       class_names: one per class, in the order of the labels.
       class_embeddings: `[classes, attributes]` float32, `att` as published: of length 1, FLO's of
         any.
@@ -82,7 +91,7 @@ def read_xlsa17(folder: str | os.PathLike[str], name: str) -> Xlsa17:
     path = directory / "att_splits.mat"
     where = str(path)
     found = read_mat(
-        path, ("att", *_SPLITS), ("original_att", "allclasses_names", "train_loc", "val_loc")
+        path, ("att", *_SPLITS), ("original_att", "allclasses_names", *VALIDATION_FIELDS)
     )
     att = _matrix(found["att"], where, "att")
     classes = att.shape[1]
@@ -101,13 +110,7 @@ def read_xlsa17(folder: str | os.PathLike[str], name: str) -> Xlsa17:
     splits = {field: location - 1 for field, location in splits.items()}
     if labels is not None:
         check_splits(where, splits, labels)
-        # Some copies hold the two fields, but empty.
-        both = {
-            field: found[field] for field in ("train_loc", "val_loc") if len(found.get(field, ()))
-        }
-        if len(both) == 2:
-            train, val = (_integers(value, where, field) - 1 for field, value in both.items())
-            held = validation_classes(labels, splits["trainval_loc"], train, val)
+        held = _validation_classes(found, directory, labels, splits["trainval_loc"], names)
     return Xlsa17(
         source=str(directory),
         image_files=image_files,
@@ -120,6 +123,26 @@ def read_xlsa17(folder: str | os.PathLike[str], name: str) -> Xlsa17:
         class_embeddings=np.ascontiguousarray(att.T),
         original_att=None if original is None else np.ascontiguousarray(original.T),
     )
+
+
+def _validation_classes(
+    found: dict[str, MatValue],
+    directory: Path,
+    labels: np.ndarray,
+    trainval: np.ndarray,
+    class_names: tuple[str, ...],
+) -> np.ndarray | None:
+    """Those that `att_splits.mat` names, else those of `valclasses1.txt`, if any."""
+    where = str(directory / "att_splits.mat")
+    # Some copies hold the fields, but empty.
+    there = {name: found[name] for name in VALIDATION_FIELDS if len(found.get(name, ()))}
+    fields = {name: _integers(value, where, name) - 1 for name, value in there.items()}
+    listed = directory / _VALIDATION_NAMES
+    if not fields and listed.exists():
+        lines = read_text_lines(listed, _MAX_LIST_BYTES, "expected the name of a class a line")
+        names = [line.strip() for line in lines if line.strip()]
+        return classes_of_names(names, class_names, np.unique(labels[trainval]), str(listed))
+    return classes_of_fields(fields, labels, trainval, where)
 
 
 def relative_picture(path: str, picture_folders: dict[str, str]) -> str | None:

@@ -134,7 +134,8 @@ def images_of(*classes: int) -> np.ndarray:
         (images_of(0, 1), images_of(2) + 100, None),  # not images
         (images_of(0, 1), np.zeros(0, np.int64), None),
         (images_of(0, 1), None, None),
-        (None, images_of(0, 1), None),
+        (None, images_of(0, 1), [0, 1]),
+        (None, images_of(0, 1)[:1], None),  # some of whose images are trained on
     ],
 )
 def test_validation_classes(write_published, train, val, expected):

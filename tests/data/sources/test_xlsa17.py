@@ -15,7 +15,6 @@ from dedn_jax.data.sources.counts import counts_table
 from dedn_jax.data.sources.xlsa17 import (
     read_xlsa17,
     relative_picture,
-    validation_classes,
 )
 from dedn_jax.errors import InputError
 
@@ -230,13 +229,20 @@ def test_validation_classes(tmp_path, train, val, expected):
     assert (None if held is None else held.tolist()) == expected
 
 
-def test_validation_classes_of_plain_arrays():
-    labels = np.array([0, 0, 1, 2, 2])
-    train, val = np.array([0, 1]), np.array([2])
-    held = validation_classes(labels, np.array([0, 2]), train, val)
-    assert held is not None
-    assert held.tolist() == [1]
-    assert held.dtype == np.int64
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"train_loc": range(1, 7), "val_unseen_loc": range(7, 13)}, [2, 3]),
+        ({"train_loc": [], "val_loc": []}, [2]),  # empty, as in some copies: the list of names
+        ({}, [2]),
+        ({"train_loc": range(1, 7), "val_loc": range(7, 13)}, [2, 3]),  # fields go first
+    ],
+)
+def test_validation_classes_of_other_fields_and_of_names(tmp_path, fields, expected):
+    folder = write(tmp_path, **{name: list(value) for name, value in fields.items()})
+    (folder / "AWA2" / "valclasses1.txt").write_text(f"{NAMES[2]}\r\n\n")
+    held = read_xlsa17(folder, "AWA2").validation_classes
+    assert held is not None and held.tolist() == expected
 
 
 def changed(sequence: Any, at: int, value: Any) -> list[Any]:
