@@ -2,7 +2,7 @@
 
 xlsa17's `att_splits.mat` has `train_loc` and `val_loc` over all images of seen classes. The scripts
 that feature files are extracted with (DAZLE's and those after it) call the latter `val_unseen_loc`,
-as do sets that also keep images of the other classes for validation, `val_seen_loc`; splits in folds
+as do sets with validation images of the other classes too, `val_seen_loc`; splits in folds
 end in the fold's number. The archive of xlsa17 has the names of the same classes in
 `valclasses1.txt`, also where the fields are missing.
 """
