@@ -94,7 +94,7 @@ def add_pictures(parser: argparse.ArgumentParser, nargs: str) -> None:
         nargs=nargs,
         type=path_flag,
         metavar="PICTURE|FOLDER",
-        help="files, and folders to look for pictures in; links in these are not followed",
+        help="files, and folders to look for pictures in",
     )
 
 

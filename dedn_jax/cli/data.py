@@ -24,6 +24,7 @@ _ONLY_FOR = {
     "word_vectors": (*_BENCHMARKS, "folder"),
     "seed": ("folder",),
     "test_share": ("folder",),
+    "test_list": ("folder",),
     "download": ("CUB", "SUN", "AWA2"),
 }
 
@@ -101,6 +102,13 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="folder: share of a seen class's pictures kept for testing (default: 0.2)",
     )
+    parser.add_argument(
+        "--test-list",
+        type=path_flag,
+        metavar="FILE",
+        help="folder: the pictures of seen classes to test with, class/file, one a line (default: "
+        "test.txt in the folder, else drawn)",
+    )
 
 
 def _read(args: argparse.Namespace) -> PictureSet:
@@ -109,9 +117,13 @@ def _read(args: argparse.Namespace) -> PictureSet:
     from dedn_jax.data.sources.folder import read_folder
 
     if args.name == "folder":
-        draw = {"seed": args.seed, "test_share": args.test_share}
-        given: dict[str, Any] = {name: value for name, value in draw.items() if value is not None}
-        return read_folder(args.root, word_vectors=args.word_vectors, **given)
+        return read_folder(
+            args.root,
+            seed=args.seed,
+            test_share=args.test_share,
+            test_list=args.test_list,
+            word_vectors=args.word_vectors,
+        )
     if args.name == "demo":
         return demo_picture_set()
     return read_benchmark(args.name, args.root, word_vectors=args.word_vectors, xlsa17=args.xlsa17)

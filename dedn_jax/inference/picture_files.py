@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from dedn_jax.data.pictures.decoding import MAX_ASPECT, MAX_PIXELS, decode
+from dedn_jax.data.pictures.finding import SUFFIXES, find_in_folder
 from dedn_jax.data.prepared.picture_set import Picture
 from dedn_jax.errors import InputError
 from dedn_jax.paths import local_path
 
 # A file's path or its content, or pixels.
 PictureSource = str | os.PathLike[str] | bytes | UInt8[np.ndarray, "height width 3"]
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def read_pixels(source: PictureSource) -> UInt8[np.ndarray, "height width 3"]:
@@ -75,9 +75,7 @@ def as_sources(images: PictureSource | Sequence[PictureSource]) -> list[PictureS
 
 
 def find_pictures(paths: Iterable[Path]) -> list[str]:
-    """Files as they are given, and those of folders: recursively, sorted, by their suffixes.
-
-    Hidden files, and links in a folder, are left out.
+    """Files as they are given, and those of folders, as `find_in_folder`: recursively, sorted.
 
     Raises:
       InputError: no such file or folder, a folder that cannot be listed, or one without pictures.
@@ -89,31 +87,10 @@ def find_pictures(paths: Iterable[Path]) -> list[str]:
                 raise InputError(f"{path}: no such picture or folder; see to its name")
             found.append(str(path))
             continue
-        inside = _in_folder(path)
+        inside = find_in_folder(path).pictures
         if not inside:
             raise InputError(
-                f"{path}: no pictures in it, expected files that end in {', '.join(_SUFFIXES)}; "
-                "links are not followed"
+                f"{path}: no pictures in it, expected files that end in {', '.join(SUFFIXES)}"
             )
-        found += inside
-    return found
-
-
-def _in_folder(folder: Path) -> list[str]:
-    def refuse(error: OSError) -> None:
-        raise InputError(
-            f"{error.filename}: cannot be listed ({error.strerror}); see to its permissions"
-        ) from error
-
-    found = []
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = os.path.join(parent, name)
-            if (
-                not name.startswith(".")
-                and name.lower().endswith(_SUFFIXES)
-                and not os.path.islink(path)
-            ):
-                found.append(path)
+        found += map(str, inside)
     return found

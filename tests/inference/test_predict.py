@@ -290,17 +290,19 @@ def test_sources(picture_runs: PictureRuns) -> None:
         run.predict(path, top=0)
 
 
-def test_folders_are_searched_in_order_and_links_not_followed(tmp_path: Path) -> None:
+def test_folders_are_searched_in_order_and_links_are_followed(tmp_path: Path) -> None:
     inside, outside = tmp_path / "in", tmp_path / "out"
     for name in ("b/2.PNG", "b/1.jpeg", "a.jpg", "c/deep/3.webp", "notes.txt", ".hidden/x.jpg"):
         (inside / name).parent.mkdir(parents=True, exist_ok=True)
         (inside / name).touch()
     outside.mkdir()
-    (outside / "secret.jpg").touch()
+    (outside / "1.jpg").touch()
+    (outside / "2.jpg").touch()
     (inside / ".x.jpg").touch()
-    (inside / "link.jpg").symlink_to(outside / "secret.jpg")
+    (inside / "link.jpg").symlink_to(outside / "1.jpg")
     (inside / "folder").symlink_to(outside)
-    names = ["a.jpg", "b/1.jpeg", "b/2.PNG", "c/deep/3.webp"]
+    (inside / "folder" / "circle").symlink_to(inside)
+    names = ["a.jpg", "link.jpg", "b/1.jpeg", "b/2.PNG", "c/deep/3.webp", "folder/2.jpg"]
     assert find_pictures([inside]) == [str(inside / name) for name in names]
     link = inside / "link.jpg"
     assert find_pictures([link, inside / "b"]) == [

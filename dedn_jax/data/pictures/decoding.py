@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dedn_jax.errors import InputError, one_line
+from dedn_jax.file_kinds import HEAD_BYTES, what_begins_so
 
 # Formats of data sets of photographs. Pillow knows many more, some of which run other programs;
 # none of those is ever tried.
@@ -18,11 +19,16 @@ MAX_PIXELS = 80_000_000
 # A strip thinner than this would become huge once its short side is resized.
 MAX_ASPECT = 100
 # What files in these formats begin with; BMP's two letters could begin a text as well.
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"II*\0", b"MM\0*")
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
 # A broken download may leave the rest of its file as zeros, which a JPEG decoder takes for data.
 _ZEROS = bytes(512)
 _JPEG_END = b"\xff\xd9"
 _ORIENTATION = 0x0112  # the EXIF tag
+
+
+def begins_as_picture(head: bytes) -> bool:
+    """Whether a file begins as those of `FORMATS` do, BMP excepted; of 12 bytes or more."""
+    return head.startswith(_SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
 class PictureError(InputError):
@@ -119,19 +125,25 @@ def _open(encoded: bytes, name: str) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(name, one_line(error)) from error
     except UnidentifiedImageError as error:
-        if encoded.startswith(_SIGNATURES):
+        if begins_as_picture(encoded):
             raise PictureError(
                 f"{name}: the header of the picture is damaged or truncated ({len(encoded)} bytes "
                 "in all); fetch the file again"
             ) from error
         raise PictureError(
-            f"{name}: not a picture in a supported format (begins with {encoded[:12]!r}), expected "
-            f"{', '.join(FORMATS)}; fetch the file again, or convert it"
+            f"{name}: not a picture in a supported format ({_what_it_is(encoded)}), expected "
+            f"{', '.join(FORMATS)}; convert or remove it"
         ) from error
     except MemoryError:
         raise
     except Exception as error:
         raise _damaged(name, error) from error
+
+
+def _what_it_is(encoded: bytes) -> str:
+    if encoded[4:8] == b"ftyp":
+        return f"it begins as {encoded[8:12].decode('ascii', 'replace').strip().upper()} does"
+    return what_begins_so(encoded[:HEAD_BYTES]) or f"begins with {encoded[:12]!r}"
 
 
 def _check(picture: Image.Image, encoded: bytes, name: str) -> None:

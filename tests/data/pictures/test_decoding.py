@@ -163,7 +163,7 @@ def png_header(width: int, height: int) -> bytes:
 JPEG = PICTURES["colour JPEG"]
 REFUSED = {
     "no bytes": (b"", r"the file is empty \(0 bytes\)"),
-    "text": (b"<!DOCTYPE html><html>404</html>", r"not a picture .*begins with b'<!DOCTYPE ht'"),
+    "text": (b"<!DOCTYPE html><html>404</html>", r"not a picture .*it is a web page"),
     "zeros": (bytes(1000), "not a picture in a supported format"),
     "another format": (encode(COLOUR, "PPM"), r"begins with b'P6\\n56 40\\n255'.*JPEG, PNG, WEBP"),
     "a header's beginning": (JPEG[:20], r"header .* damaged or truncated \(20 bytes in all\)"),

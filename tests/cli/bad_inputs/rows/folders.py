@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from tests.cli.bad_inputs.making import jpeg
 from tests.cli.bad_inputs.world import Bad, World
 
 
-def _one_picture(world: World) -> list[str]:
-    folder = world.folder() / "pictures" / "class 0"
-    for file in sorted(folder.iterdir())[1:]:
+def _no_pictures(world: World) -> list[str]:
+    for file in (world.folder() / "pictures" / "class 0").iterdir():
         file.unlink()
     return world.build()
 
@@ -18,10 +16,20 @@ def _no_table(world: World) -> list[str]:
     return world.build()
 
 
-def _leaving_link(world: World) -> list[str]:
-    (world.root / "private.jpg").write_bytes(jpeg())
-    (world.folder() / "pictures" / "class 0" / "x.jpg").symlink_to(world.root / "private.jpg")
+def _broken_link(world: World) -> list[str]:
+    (world.folder() / "pictures" / "class 0" / "x.jpg").symlink_to("/mnt/nothing/x.jpg")
     return world.build()
+
+
+def _link_to_another_class(world: World) -> list[str]:
+    pictures = world.folder() / "pictures"
+    (pictures / "class 0" / "x.jpg").symlink_to(pictures / "class 1" / "0.jpg")
+    return world.build()
+
+
+def _test_list(world: World, line: str, *flags: str) -> list[str]:
+    (world.folder() / "test.txt").write_text(f"{line}\n")
+    return world.build("folder", *flags, root="mine")
 
 
 FOLDER = [
@@ -47,29 +55,43 @@ FOLDER = [
         "keep one",
     ),
     Bad(
-        "one picture in a class",
-        _one_picture,
+        "no picture of a seen class",
+        _no_pictures,
         "class 0",
-        "needs at least 2 pictures, found 1",
+        "a seen class without pictures",
         "add some",
+    ),
+    Bad(
+        "test list that names no picture",
+        lambda w: _test_list(w, "class 0/77.jpg"),
+        "test.txt",
+        "line 1: 'class 0/77.jpg': not a picture of a class",
+        "write class/file",
+    ),
+    Bad(
+        "test list and a seed",
+        lambda w: _test_list(w, "class 0/0.jpg", "--seed=3"),
+        "test.txt",
+        "--seed=3",
+        "leave it out",
     ),
     Bad(
         "no attributes.csv", _no_table, "attributes.csv", "no such file", "create it with a header"
     ),
-    Bad("link out of the folder", _leaving_link, "x.jpg", "a link that leads out of", "copy"),
+    Bad("broken link", _broken_link, "x.jpg", "nothing at /mnt/nothing/x.jpg", "restore what"),
     Bad(
-        "attribute alike in all classes",
-        lambda w: w.table(r"(?s)\A.*", "class,a,b\nclass 0,1,1\nclass 1,1,0\n"),
-        "attributes.csv",
-        "attribute 'a' has the same value in all classes",
-        "remove the column",
+        "picture of two classes",
+        _link_to_another_class,
+        "class 1/0.jpg",
+        "is the same file as",
+        "remove one of the two",
     ),
     Bad(
-        "attributes alike in all classes",
-        lambda w: w.table(r"(?s)\A.*", "class,a,b,c\nclass 0,1,1,2\nclass 1,1,0,2\n"),
+        "all attributes alike in all classes",
+        lambda w: w.table(r"(?s)\A.*", "class,a,b\nclass 0,1,1\nclass 1,1,1\n"),
         "attributes.csv",
-        "2 attributes ('a', 'c') have the same value in all classes",
-        "remove the columns",
+        "every attribute has the same value in all classes",
+        "give values that differ",
     ),
     Bad(
         "word vectors that are not there",

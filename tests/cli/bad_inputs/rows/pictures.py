@@ -47,14 +47,14 @@ PICTURES = [
         lambda w: _check_with(w, b"not a picture"),
         "class 1/0.jpg",
         "1 of 24 pictures cannot be used; the first is pictures/class 1/0.jpg: not a picture in",
-        "fetch the file again, or convert it",
+        "convert or remove it",
     ),
     Bad(
         "text named .jpg at build",
         lambda w: _build_with(w, b"not a picture"),
         "class 1/0.jpg",
         "not a picture in a supported format",
-        "fetch the file again, or convert it",
+        "convert or remove it",
     ),
     Bad(
         "empty picture",
