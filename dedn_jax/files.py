@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dedn_jax.errors import InputError, one_line
+from dedn_jax.json_values import MAX_BYTES, OBJECT, Kind, parse_json
 from dedn_jax.owned import check_not_owned
 from dedn_jax.paths import local_path
 
@@ -115,7 +116,9 @@ def locked_folder(folder: Path, lock: str, *, wait: bool = False) -> Iterator[No
 
     Raises:
       BlockingIOError: as `hold_lock`.
+      InputError: as `check_contained`: what is written into the folder is to stay there.
     """
+    check_contained(folder)
     path, made = folder / lock, missing_folders(folder)
     new = not path.exists()
     try:
@@ -203,6 +206,64 @@ def write_json(path: Path, value: object) -> None:
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def open_regular(path: Path, max_bytes: int | None = None) -> BinaryIO:
+    """Opens a file that somebody else may have put there.
+
+    Args:
+      path: the file; a pipe is not waited for, a device is not read.
+      max_bytes: a larger file is refused.
+
+    Raises:
+      InputError: not a regular file, or a larger one.
+      OSError: it cannot be opened.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    with ExitStack() as stack:
+        stack.callback(os.close, handle)
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"{path}: {_kind(found.st_mode)}, expected a regular file")
+        if max_bytes is not None and found.st_size > max_bytes:
+            raise InputError(f"{path}: {found.st_size} bytes, expected at most {max_bytes}")
+        stack.pop_all()
+        return os.fdopen(handle, "rb")
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """The content of a file that somebody else may have put there; raises as `open_regular`."""
+    with open_regular(path, max_bytes) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:  # it grew
+        raise InputError(f"{path}: over {max_bytes} bytes, expected at most that many")
+    return data
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a pipe or socket" if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else "a device"
+
+
+def check_contained(folder: Path) -> None:
+    """Checks that all in a folder is in it: what is read or written there stays there.
+
+    Raises:
+      InputError: a link that leads out of the folder, or a pipe, socket or device.
+    """
+    root = folder.resolve()
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                if not path.resolve().is_relative_to(root):
+                    raise InputError(
+                        f"{path}: a link out of {folder}; replace it by what it links to"
+                    )
+            elif not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+                raise InputError(f"{path}: {_kind(mode)}, expected files and folders; remove it")
+
+
 def read_text_lines(path: Path, max_bytes: int, advice: str) -> list[str]:
     """The lines of a text file that somebody else made.
 
@@ -215,30 +276,38 @@ def read_text_lines(path: Path, max_bytes: int, advice: str) -> list[str]:
       InputError: no regular file, too large, not readable, or not UTF-8.
     """
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # a pipe could be waited for without end
-            raise InputError(f"{path}: not a regular file; {advice}")
-        if found.st_size > max_bytes:
-            raise InputError(f"{path}: over {max_bytes // 2**20} MiB; {advice}")
-        return path.read_text(encoding="utf-8").splitlines()
+        return read_regular(path, max_bytes).decode().splitlines()
+    except InputError as error:
+        raise InputError(f"{error}; {advice}") from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; {advice}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text; {advice}") from error
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path, kind: Kind = OBJECT, advice: str = "restore or remove it") -> dict:
     """Reads a JSON object.
 
+    Args:
+      path: the file.
+      kind: what is relied on in it.
+      advice: what to do, at the end of a message.
+
     Raises:
-      InputError: the file is not JSON or holds something else.
+      InputError: not a regular file, too large, not JSON, nested too deep, or of another kind.
     """
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path}: not readable as JSON ({one_line(error)}); restore or remove it"
-        ) from error
+        value = parse_json(read_regular(path, MAX_BYTES))
+    except InputError as error:
+        raise InputError(f"{error}; {advice}") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}; {advice}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not readable as JSON ({one_line(error)}); {advice}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: holds a {type(value).__name__}, expected a JSON object")
+    try:
+        kind.check(value)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; {advice}") from error
     return value

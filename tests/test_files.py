@@ -13,11 +13,14 @@ import pytest
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import (
     atomic_file,
+    check_contained,
     check_output,
     file_sha256,
     hold_lock,
     locked_folder,
+    open_regular,
     read_json,
+    read_regular,
     read_text_lines,
     write_json,
 )
@@ -186,14 +189,69 @@ def test_text_lines_of_somebody_else(tmp_path: Path) -> None:
     file.write_text("wing\nbill\n")
     assert read_text_lines(file, 100, "give names") == ["wing", "bill"]
     for content, limit, message in (
-        (b"x" * 11, 10, "over 0 MiB; give names"),
+        (b"x" * 11, 10, "11 bytes, expected at most 10; give names"),
         (b"\xff\xfe", 100, "not UTF-8 text; give names"),
     ):
         file.write_bytes(content)
         with pytest.raises(InputError, match=message):
             read_text_lines(file, limit, "give names")
     os.mkfifo(tmp_path / "pipe")  # which nobody writes to
-    with pytest.raises(InputError, match="pipe: not a regular file; give names"):
+    with pytest.raises(InputError, match="pipe: a pipe or socket, expected a regular file; give"):
         read_text_lines(tmp_path / "pipe", 100, "give names")
     with pytest.raises(InputError, match="No such file or directory; give names"):
         read_text_lines(tmp_path / "none", 100, "give names")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("pipe", "a pipe or socket, expected a regular file"),
+        ("/dev/zero", "a device, expected a regular file"),
+        ("", "a folder, expected a regular file"),
+        ("large", "101 bytes, expected at most 100"),
+        ("link", "101 bytes, expected at most 100"),
+    ],
+)
+def test_only_regular_files_of_a_stated_size(tmp_path: Path, name: str, expected: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(bytes(101))
+    (tmp_path / "link").symlink_to("large")
+    with pytest.raises(InputError, match=expected):
+        open_regular(tmp_path / name, 100)
+    with pytest.raises(InputError, match=f"{expected}; give another"):
+        read_text_lines(tmp_path / name, 100, "give another")
+    with pytest.raises(InputError, match="restore or remove it"):
+        read_json(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "none")
+    assert read_regular(tmp_path / "link", 101) == bytes(101)
+
+
+def test_a_folder_contains_what_is_in_it(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    (mine / "sub").mkdir(parents=True)
+    other.mkdir()
+    (mine / "sub" / "inner").symlink_to("../sub")
+    (tmp_path / "way").symlink_to("mine")
+    check_contained(tmp_path / "way")  # the way to it is the user's
+    check_contained(tmp_path / "none")
+    for target in (other, tmp_path / "missing", "../../other"):
+        link = mine / "sub" / "outer"
+        link.symlink_to(target)
+        with pytest.raises(InputError, match=r"mine/sub/outer: a link out of "):
+            check_contained(mine)
+        link.unlink()
+    os.mkfifo(mine / "sub" / "pipe")
+    with pytest.raises(InputError, match=r"mine/sub/pipe: a pipe or socket"):
+        check_contained(mine)
+
+
+def test_no_lock_is_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ".lock").symlink_to(tmp_path / "elsewhere")
+    with (
+        pytest.raises(InputError, match="a link out of"),
+        locked_folder(tmp_path / "mine", ".lock"),
+    ):
+        pass
+    assert not (tmp_path / "elsewhere").exists()

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from dedn_jax.files import read_json, write_json
+from dedn_jax.json_values import OBJECT, TEXT, listed, record, whole
 from dedn_jax.paths import local_path
 from dedn_jax.sweep.points import Point
 from dedn_jax.training.saved_config import upgraded
 from dedn_jax.training.workdir import check_same_data, check_unchanged, holds
 
 SWEEP_FILE = "sweep.json"
+
+_IDENTITY = record(
+    {
+        "config": record({"data": record({"format": TEXT, "path": TEXT})}),
+        "seeds": whole(1),
+        "grid": listed(OBJECT),
+        "dataset": OBJECT,
+    }
+)
+
+
+def read_identity(path: Path) -> dict[str, Any]:
+    """What a sweep was begun with: its config, number of seeds, grid and data set."""
+    return read_json(path, _IDENTITY)
 
 
 class SweepFolder:
@@ -57,9 +73,9 @@ class SweepFolder:
           InputError: it holds another sweep, or other files.
         """
         if holds(self.path, self.identity_file, "sweep"):
-            saved = read_json(self.identity_file)
-            saved.pop("dataset", None)
-            saved["config"] = upgraded(saved.get("config", {}), self.identity_file)
+            saved = read_identity(self.identity_file)
+            saved.pop("dataset")
+            saved["config"] = upgraded(saved["config"], self.identity_file)
             check_unchanged(self.path, "sweep", saved, self._identity)
 
     def claim(self, fingerprint: dict[str, object]) -> None:
@@ -70,7 +86,7 @@ class SweepFolder:
         """
         self.check()
         if self.identity_file.exists():
-            saved = read_json(self.identity_file).get("dataset", {})
+            saved = read_identity(self.identity_file)["dataset"]
             check_same_data(self.path, "sweep", saved, fingerprint)
             return
         write_json(self.identity_file, {**self._identity, "dataset": fingerprint})

@@ -15,7 +15,7 @@ from dedn_jax.config import check_config
 from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
-from dedn_jax.files import read_json, write_json
+from dedn_jax.files import write_json
 from dedn_jax.model.groups import AttributeGroups, resolve_groups
 from dedn_jax.parallel.mesh import local_layout
 from dedn_jax.parallel.resident.features import ResidentFeatures
@@ -25,6 +25,7 @@ from dedn_jax.sweep.layout import ModelLayout, stack
 from dedn_jax.sweep.points import Point, make_points
 from dedn_jax.sweep.points_file import read_points
 from dedn_jax.sweep.report import SHARED, draw, summaries
+from dedn_jax.sweep.result_file import read_point, read_sweep_result
 from dedn_jax.sweep.trainer import ModelsResult, ModelsTrainer
 from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.compilation_cache import compilation_cache
@@ -117,7 +118,7 @@ def sweep(
                 folder.result_file,
                 {"seeds": all_seeds, "shared": SHARED, "points": results},
             )
-        result = read_json(folder.result_file)
+        result = read_sweep_result(folder.result_file)
         if not folder.plot.exists():
             draw(result, folder.plot)
     return result
@@ -155,7 +156,7 @@ def _point(
     """The result of a point, which is trained unless it was finished before."""
     file = folder / "result.json"
     if file.exists():
-        return read_json(file)
+        return read_point(file)
     if points > 1:
         _say(f"point {number + 1} of {points}: {point}")
     if common.stop.signal_number:

@@ -13,6 +13,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from dedn_jax.data.dataset import Task
+from dedn_jax.json_values import Kind, listed, optional, record, whole
 from dedn_jax.sweep.evaluation import ModelsEvaluator
 from dedn_jax.sweep.executor import ModelsExecutor, choose, init_states
 from dedn_jax.sweep.layout import ModelLayout
@@ -21,6 +22,7 @@ from dedn_jax.training.evaluation import Metrics
 from dedn_jax.training.logs import MetricsLog
 from dedn_jax.training.optimizer import make_optimizer
 from dedn_jax.training.phase import Phase, PhaseResult
+from dedn_jax.training.saved_kinds import BEST_T1, METRICS_OF_EXPERTS
 from dedn_jax.training.schedule import Schedule
 from dedn_jax.training.scores import Scores
 from dedn_jax.training.selection import Selection
@@ -175,6 +177,19 @@ class ModelsTrainer(Trainer[ModelLayout]):
             write=write,
             say_diverged=say_diverged,
         )
+
+    def _num_models(self) -> int:
+        return len(self.seeds)
+
+    def _phase_kind(self) -> Kind:
+        one = record(
+            {"step": whole(0), "metrics": optional(METRICS_OF_EXPERTS), "t1": optional(BEST_T1)}
+        )
+        kinds = {"steps": whole(0), "diverged_at": optional(whole(0)), "models": one}
+        return record({name: listed(kind, len(self.seeds)) for name, kind in kinds.items()})
+
+    def _best_kind(self, of_one: Kind) -> Kind:
+        return listed(of_one, len(self.seeds))
 
     def _result_json(self, phase: Phase, selection: Any, monitor: Any) -> dict[str, Any]:
         return {

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dedn_jax.errors import InputError
 from dedn_jax.training.evaluation import EXPERTS, Metrics, curve_of, gzsl_metrics
 from dedn_jax.training.prediction import Mixing
 from dedn_jax.training.scores import Scores
@@ -40,31 +38,18 @@ class Calibration:
         }
 
     @classmethod
-    def from_json(cls, saved: dict[str, Any], where: Path) -> Calibration:
-        """From what `to_json` gave.
-
-        Raises:
-          InputError: something is missing, or is no gamma or mix.
-        """
-        try:
-            mixing = {
-                name: Mixing(
-                    float(saved[name]["region_mix"]),
-                    float(saved[name]["expert_mix"]),
-                    float(saved[name]["gamma"]) / 2,
-                )
-                for name in EXPERTS
-                if name in saved or name == "fused"
-            }
-            for name, m in mixing.items():
-                if not (np.isfinite(m.gamma) and 0 <= m.region_mix <= 1 and 0 <= m.expert_mix <= 1):
-                    raise ValueError(f"{name}: {m.to_json()}, expected mixes from 0 to 1")
-            return cls(mixing, {name: saved[name]["validation"] for name in mixing})
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise InputError(
-                f"{where}: its calibration cannot be read ({error!r}); restore the file, or remove "
-                "it and give the command again"
-            ) from error
+    def from_json(cls, saved: dict[str, Any]) -> Calibration:
+        """From what `to_json` gave, checked by `saved_kinds.CALIBRATION`."""
+        mixing = {
+            name: Mixing(
+                float(saved[name]["region_mix"]),
+                float(saved[name]["expert_mix"]),
+                float(saved[name]["gamma"]) / 2,
+            )
+            for name in EXPERTS
+            if name in saved
+        }
+        return cls(mixing, {name: saved[name]["validation"] for name in mixing})
 
 
 def calibrate(

@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from dedn_jax.errors import InputError
+from dedn_jax.json_values import OBJECT, Kind
 from dedn_jax.training.step import TrainState
 
 
@@ -68,8 +69,12 @@ class Checkpoints:
                 ),
             )
 
-    def restore_latest(self, like: Snapshot) -> Snapshot | None:
+    def restore_latest(self, like: Snapshot, position: Kind = OBJECT) -> Snapshot | None:
         """The newest snapshot, shaped like `like`; None when there is none.
+
+        Args:
+          like: a snapshot of the same structure, shapes and dtypes.
+          position: what is relied on in the snapshot's.
 
         Raises:
           InputError: it cannot be read.
@@ -86,6 +91,7 @@ class Checkpoints:
                     position=ocp.args.JsonRestore(),
                 ),
             )
+            position.check(found.position, "position")
         except Exception as error:  # Orbax raises many kinds for a damaged directory
             raise InputError(
                 f"{self._directory / str(step)}: cannot be restored "

@@ -140,7 +140,7 @@ class TrainingRun:
           InputError: the run is not finished.
         """
         saved = self.result.get("calibration")
-        return saved and Calibration.from_json(saved, self.workdir.result_file)
+        return saved and Calibration.from_json(saved)
 
     def mixing(self) -> Mixing:
         """How predictions are made: the calibrated mixing of both experts, else the config's.

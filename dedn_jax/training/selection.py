@@ -13,6 +13,9 @@ from dedn_jax.training.evaluation import AUSUC, Metrics
 # Under `jit`: parameters may lie on devices of other processes.
 copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
+# Of the fused score, by `config.selection.metric`.
+METRIC_KEYS = {"harmonic_mean": "H", "t1": "T1", "ausuc": AUSUC}
+
 
 class Selection:
     """The best evaluation so far, by the fused score.
@@ -28,7 +31,7 @@ class Selection:
     """
 
     def __init__(self, metric: str, params: nnx.State) -> None:
-        self._key = {"harmonic_mean": "H", "t1": "T1", "ausuc": AUSUC}[metric]
+        self._key = METRIC_KEYS[metric]
         self.params = params
         self.best: dict[str, Any] = {"step": 0, "metrics": None, "t1": None}
 

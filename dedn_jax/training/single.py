@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from dedn_jax.data.dataset import Task
+from dedn_jax.json_values import Kind
 from dedn_jax.parallel.executors import Executor, JitExecutor, PmapExecutor, ResidentExecutor
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.parallel.resident.batches import ResidentBatches
@@ -19,6 +20,7 @@ from dedn_jax.training.logs import MetricsLog
 from dedn_jax.training.loop import Monitor, Selects
 from dedn_jax.training.optimizer import make_optimizer
 from dedn_jax.training.phase import Phase, PhaseResult
+from dedn_jax.training.saved_kinds import PHASE
 from dedn_jax.training.schedule import Schedule
 from dedn_jax.training.scores import Scores
 from dedn_jax.training.selection import Selection, copied
@@ -78,6 +80,15 @@ class SingleTrainer(Trainer[Layout]):
         return StepMetrics(
             phase.name, schedule, lambda step, metrics: write(step, metrics, metrics["loss"])
         )
+
+    def _num_models(self) -> int:
+        return 1
+
+    def _phase_kind(self) -> Kind:
+        return PHASE
+
+    def _best_kind(self, of_one: Kind) -> Kind:
+        return of_one
 
     def _result_json(self, phase: Phase, selection: Any, monitor: Any) -> dict[str, Any]:
         best = selection.best

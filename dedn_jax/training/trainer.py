@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import Reading, TrainBatches
 from dedn_jax.data.sampler import Sampler
-from dedn_jax.errors import InputError
 from dedn_jax.files import read_json, write_json
+from dedn_jax.json_values import BOOLEAN, Kind, listed, optional, record, whole
 from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.parallel.axes import ALONE, Axes
 from dedn_jax.parallel.executors import Executor
@@ -37,8 +37,10 @@ from dedn_jax.training.objective import ClassSpace, Objective, make_class_space
 from dedn_jax.training.optimizer import make_optimizer
 from dedn_jax.training.phase import STREAMS, Phase, PhaseResult
 from dedn_jax.training.prediction import Mixing
+from dedn_jax.training.saved_kinds import CALIBRATION, best
 from dedn_jax.training.schedule import Schedule
 from dedn_jax.training.scores import Scores
+from dedn_jax.training.selection import METRIC_KEYS
 from dedn_jax.training.step import ModelState, TrainState, TrainStep, make_train_step
 from dedn_jax.training.teacher import Teacher
 
@@ -132,7 +134,8 @@ class Trainer(abc.ABC, Generic[L]):
         step, evaluation_due = 0, False
         keep = self.config.train.checkpoints_kept
         with contextlib.closing(Checkpoints(folder / "checkpoints", keep)) as checkpoints:
-            if saved := checkpoints.restore_latest(Snapshot(state, params, {})):
+            like, kind = Snapshot(state, params, {}), self._position_kind()
+            if saved := checkpoints.restore_latest(like, kind):
                 state, selection.params = saved.state, saved.selected
                 selection.best = saved.position["best"]
                 # Older checkpoints leave the step to the state.
@@ -165,13 +168,9 @@ class Trainer(abc.ABC, Generic[L]):
         """
         file = self.folder / phase.name / "calibration.json"
         if file.exists():
-            try:
-                saved = read_json(file)["models"]
-            except KeyError as error:
-                raise InputError(
-                    f"{file}: lacks {error}; remove it and give the command again"
-                ) from error
-            return [s and Calibration.from_json(s, file) for s in saved]
+            kind = record({"models": listed(optional(CALIBRATION), self._num_models())})
+            saved = read_json(file, kind, "remove it and give the command again")["models"]
+            return [s and Calibration.from_json(s) for s in saved]
         fixed, step = Mixing.from_config(self.config), self.config.selection.mix_step
         scores = self._scores(phase.task, params)
         found = [one and calibrate(one[1], fixed, step, names=one[0]) for one in scores]
@@ -210,13 +209,14 @@ class Trainer(abc.ABC, Generic[L]):
 
     def _finished(self, folder: Path, like: nnx.State) -> PhaseResult:
         file = folder / "result.json"
-        result = read_json(file)
-        try:
-            return self._result(result, load_params(folder / "selected", like))
-        except KeyError as error:
-            raise InputError(
-                f"{file}: lacks {error}; remove {folder} to train that phase again"
-            ) from error
+        result = read_json(file, self._phase_kind(), f"remove {folder} to train that phase again")
+        return self._result(result, load_params(folder / "selected", like))
+
+    def _position_kind(self) -> Kind:
+        return record(
+            {"best": self._best_kind(best(METRIC_KEYS[self.config.selection.metric]))},
+            {"step": whole(0), "evaluation_due": BOOLEAN},
+        )
 
     @contextlib.contextmanager
     def _loop(
@@ -284,6 +284,18 @@ class Trainer(abc.ABC, Generic[L]):
 
     def _poll(self, done: int) -> int:
         return poll_stop(self.stop, done, 1)
+
+    @abc.abstractmethod
+    def _num_models(self) -> int:
+        """How many are trained."""
+
+    @abc.abstractmethod
+    def _phase_kind(self) -> Kind:
+        """The shape of `_result_json`, read again."""
+
+    @abc.abstractmethod
+    def _best_kind(self, of_one: Kind) -> Kind:
+        """The shape of the selection's `best`, read again."""
 
     @abc.abstractmethod
     def _title(self, phase: Phase) -> str:

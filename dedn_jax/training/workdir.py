@@ -18,7 +18,7 @@ from dedn_jax.config import (
 )
 from dedn_jax.data.dataset import fingerprint_difference
 from dedn_jax.errors import InputError
-from dedn_jax.files import locked_folder, read_json, write_json
+from dedn_jax.files import check_contained, locked_folder, read_json, write_json
 from dedn_jax.paths import local_path
 from dedn_jax.training.saved_config import no_config, upgraded
 
@@ -164,6 +164,7 @@ class Workdir:
                 f"--workdir: {self.path} holds no run (no {self.config_file.name}); give "
                 "the directory of a `dedn train`"
             )
+        check_contained(self.path)
         # Fields that an older version lacked take the base's value.
         config = base_config()
         saved = upgraded(read_json(self.config_file), self.config_file)

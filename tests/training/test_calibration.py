@@ -16,6 +16,7 @@ from dedn_jax.training.calibration import Calibration, calibrate, curve, mixed_m
 from dedn_jax.training.evaluation import EXPERTS
 from dedn_jax.training.metrics import harmonic_mean
 from dedn_jax.training.prediction import Mixing
+from dedn_jax.training.saved_kinds import CALIBRATION
 from dedn_jax.training.scores import Branches, Scores
 from tests.helpers.tiny import tiny_config, write_tiny
 
@@ -93,17 +94,17 @@ def test_of_equal_mixes_the_nearest_to_the_fixed_ones() -> None:
     assert found["fused"].gamma == pytest.approx(found["coarse"].gamma, abs=1e-5)
 
 
-def test_to_json_and_back(tmp_path: Path) -> None:
+def test_to_json_and_back() -> None:
     scores = make_scores(1)
     found = calibrate(scores, FIXED, step=0.5)
-    again = Calibration.from_json(json.loads(json.dumps(found.to_json())), tmp_path)
+    again = Calibration.from_json(json.loads(json.dumps(found.to_json())))
     assert again == found
     assert again.apply(scores) == found.metrics
     assert found.metrics["fused"] == mixed_metrics(scores, found.mixing["fused"])
     broken = found.to_json()
     del broken["fine"]["gamma"]
-    with pytest.raises(InputError, match=r"its calibration cannot be read \(KeyError\('gamma'\)\)"):
-        Calibration.from_json(broken, tmp_path)
+    with pytest.raises(ValueError, match=r"fine.gamma is missing, expected a finite number"):
+        CALIBRATION.check(broken)
 
 
 def test_a_run_is_calibrated_on_validation_classes(tiny_hdf5: Path, tmp_path: Path) -> None:

@@ -51,8 +51,12 @@ def changed(result: dict, path: tuple[str, ...], value: Any) -> dict:
         (("test_calibrated", "coarse", "U"), float("nan"), r"test_calibrated.coarse.U is nan"),
         (("validation",), {}, r"steps is missing, expected a whole number"),
         (("calibration", "chosen_on"), 3, r"calibration.chosen_on is 3, expected text"),
-        (("calibration", "fused", "gamma"), float("nan"), r"its calibration cannot be read"),
-        (("calibration", "fine", "region_mix"), 1.5, r"expected mixes from 0 to 1"),
+        (("calibration", "fused", "gamma"), float("nan"), r"calibration.fused.gamma is nan"),
+        (
+            ("calibration", "fine", "region_mix"),
+            1.5,
+            r"region_mix is 1.5, expected a number from 0",
+        ),
     ],
 )
 def test_a_field_that_is_wrong(

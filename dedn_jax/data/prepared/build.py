@@ -33,6 +33,7 @@ from dedn_jax.data.prepared.reader import (
     VERSION,
     open_prepared,
 )
+from dedn_jax.data.prepared.tfds_files import picture_features
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import locked_folder, read_json, write_json
 from dedn_jax.folders import replace_folder, restore_replaced
@@ -137,16 +138,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
             description=text.description,
             citation=text.citation,
             homepage=text.homepage,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(None, None, 3)),
-                    "label": tfds.features.ClassLabel(
-                        names=_label_names(self._picture_set.annotations.class_names)
-                    ),
-                    "index": np.int64,
-                    "file_name": tfds.features.Text(),
-                }
-            ),
+            features=picture_features(_label_names(self._picture_set.annotations.class_names)),
             metadata=self._metadata,
             disable_shuffling=True,
         )

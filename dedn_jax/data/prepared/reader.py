@@ -7,14 +7,16 @@ import os
 import re
 import threading
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.annotations_file import load_annotations
+from dedn_jax.data.prepared.tfds_files import Shard, picture_features, read_shards
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import read_json
+from dedn_jax.json_values import OBJECT
 from dedn_jax.paths import local_path
 
 VERSION = "1.0.0"  # of the sets that this version builds; names their folder
@@ -57,7 +59,7 @@ def open_prepared(path: str | os.PathLike[str]) -> Prepared:
     """
     folder = _version_folder(local_path(path))
     annotations = load_annotations(folder)
-    note = read_json(folder / PICTURES_FILE)
+    note = read_json(folder / PICTURES_FILE, OBJECT, "build the set again")
     if note.get("format") != PICTURES_FORMAT:
         raise InputError(
             f"{folder / PICTURES_FILE}: format is {note.get('format')!r}, expected "
@@ -72,20 +74,13 @@ def open_prepared(path: str | os.PathLike[str]) -> Prepared:
         raise InputError(
             f"{folder / PICTURES_FILE}: {name[:64]!r} is not a valid name; build the set again"
         )
-    return Prepared(folder, name, annotations, digest, EncodedPictures(folder, annotations))
-
-
-class _Shard(NamedTuple):
-    """One record file."""
-
-    file: str
-    records: int
+    return Prepared(folder, name, annotations, digest, EncodedPictures(folder, name, annotations))
 
 
 class _Reader:
     """An open record file; threads take turns."""
 
-    def __init__(self, shard: _Shard) -> None:
+    def __init__(self, shard: Shard) -> None:
         # Here: not everyone who imports this module reads pictures.
         from array_record.python.array_record_module import ArrayRecordReader
 
@@ -117,26 +112,28 @@ class EncodedPictures:
     process forked after that cannot read; one forked before, or spawned, can.
     """
 
-    def __init__(self, folder: Path, annotations: Annotations) -> None:
+    def __init__(self, folder: Path, name: str, annotations: Annotations) -> None:
         """Locates each picture.
 
         Args:
           folder: of a version.
+          name: of the set.
           annotations: of the same folder.
 
         Raises:
           InputError: the folder's files are missing, damaged, or do not fit the annotations.
         """
-        self._folder = folder
+        self._classes = annotations.num_classes
         images = len(annotations.labels)
-        self._shards: list[_Shard] = []
+        self._shards: list[Shard] = []
         self._shard = np.full(images, -1, np.int32)  # of each image, like _row
         self._row = np.zeros(images, np.int32)
-        info = _tfds_info(folder)
-        for name in SPLITS:
-            split = getattr(annotations, name)
+        of_splits = read_shards(folder, name)
+        for split_name in SPLITS:
+            split, shards = getattr(annotations, split_name), of_splits.get(split_name, [])
+            _check_shards(folder, shards, split_name, len(split))
             start = 0
-            for shard in _shards(folder, info, name, len(split)):
+            for shard in shards:
                 own = split[start : start + shard.records]
                 self._shard[own] = len(self._shards)
                 self._row[own] = np.arange(len(own))
@@ -208,7 +205,7 @@ class EncodedPictures:
                     import tensorflow_datasets as tfds
 
                     decoders = {"image": tfds.decode.SkipDecoding()}
-                    self._features = (_tfds_info(self._folder).features, decoders)
+                    self._features = (picture_features(self._classes), decoders)
                 if number not in self._readers:
                     self._readers[number] = _Reader(self._shards[number])
                 reader, features = self._readers[number], self._features
@@ -251,32 +248,14 @@ def _version_folder(path: Path) -> Path:
     )
 
 
-def _tfds_info(folder: Path) -> Any:
-    """tfds's `DatasetInfo` of a folder."""
-    import tensorflow_datasets as tfds
-
-    try:
-        return tfds.builder_from_directory(folder).info
-    except Exception as error:  # JSON, protobuf, missing files, features of other versions
+def _check_shards(folder: Path, shards: list[Shard], split: str, images: int) -> None:
+    """Raises InputError unless the record files of a split are there, for so many images."""
+    records = sum(shard.records for shard in shards)
+    if records != images:
         raise InputError(
-            f"{folder}: dataset_info.json or features.json is missing or damaged "
-            f"({one_line(error)}); build the set again"
-        ) from error
-
-
-def _shards(folder: Path, info: Any, split: str, images: int) -> list[_Shard]:
-    """The record files of a split, in order."""
-    if split not in info.splits:
-        lengths, files = [], []
-    else:
-        lengths = list(info.splits[split].shard_lengths)
-        files = [str(file) for file in info.splits[split].filepaths]
-    if sum(lengths) != images:
-        raise InputError(
-            f"{folder}: split {split} has {sum(lengths)} pictures, annotations.npz has {images}; "
+            f"{folder}: split {split} has {records} pictures, annotations.npz has {images}; "
             "build the set again"
         )
-    for file in files:
-        if not os.path.isfile(file):
-            raise InputError(f"{file}: no such file; build the set again")
-    return [_Shard(*pair) for pair in zip(files, lengths, strict=True)]
+    for shard in shards:
+        if not os.path.isfile(shard.file):
+            raise InputError(f"{shard.file}: no such file; build the set again")

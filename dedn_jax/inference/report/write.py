@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dedn_jax.errors import InputError
-from dedn_jax.files import check_output, read_json, write_atomically, write_json
+from dedn_jax.files import check_output, write_atomically, write_json
 from dedn_jax.inference.report.analysis import Analysis, analyse
 from dedn_jax.inference.report.facts import dataset_name, facts_of, versions
 from dedn_jax.inference.report.figures import (
@@ -25,7 +25,8 @@ from dedn_jax.inference.report.several import Reported, result_rows, several_pag
 from dedn_jax.inference.report.sweep_page import sweep_page, sweep_rows
 from dedn_jax.inference.report.tables import attributes_csv, classes_csv, table_tex
 from dedn_jax.paths import local_path
-from dedn_jax.sweep.folder import SWEEP_FILE
+from dedn_jax.sweep.folder import SWEEP_FILE, read_identity
+from dedn_jax.sweep.result_file import read_sweep_result
 from dedn_jax.training.evaluation import AUSUC
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.run import TrainingRun
@@ -115,22 +116,16 @@ def write_sweep_report(path: Path, out: Path | None = None) -> Path:
         )
     out = out or path / "report"
     _check_folder(out, _SWEEP_FILES)
-    result, identity = read_json(file), read_json(path / SWEEP_FILE)
-    try:
-        data = identity["config"]["data"]
-        name = dataset_name(data["format"], data["path"])
-        facts = {
-            "Config": identity["config"],
-            "Fingerprint of the data": identity["dataset"],
-            "Versions": versions(),
-        }
-        rows = sweep_rows(result)
-        page = sweep_page(f"DEDN on {name}: sweep {path.resolve().name}", result, facts)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{file}: not the result of a sweep of this version ({error!r}); remove it and give "
-            "the sweep's command again"
-        ) from error
+    result, identity = read_sweep_result(file), read_identity(path / SWEEP_FILE)
+    data = identity["config"]["data"]
+    name = dataset_name(data["format"], data["path"])
+    facts = {
+        "Config": identity["config"],
+        "Fingerprint of the data": identity["dataset"],
+        "Versions": versions(),
+    }
+    rows = sweep_rows(result)
+    page = sweep_page(f"DEDN on {name}: sweep {path.resolve().name}", result, facts)
     write_json(out / "report.json", {"sweep": path.resolve().name, "dataset": name, **result})
     _write(out / "table.tex", table_tex(rows))
     _write(out / PAGE, page)

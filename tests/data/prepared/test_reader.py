@@ -204,8 +204,8 @@ def test_no_such_folder(tmp_path: Path) -> None:
     [
         ("pictures.json", "pictures.json: no such file"),
         ("annotations.npz", "annotations.npz: no such file"),
-        ("dataset_info.json", "dataset_info.json or features.json is missing or damaged"),
-        ("features.json", "dataset_info.json or features.json is missing or damaged"),
+        ("dataset_info.json", "dataset_info.json: No such file"),
+        ("features.json", "features.json: No such file"),
         ("small-trainval.array_record-00000-of-00001", "00000-of-00001: no such file"),
     ],
 )
@@ -237,6 +237,59 @@ def test_other_notes(folder: Path, changes: dict, expected: str) -> None:
     path = folder / "pictures.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     assert expected in error(folder)
+
+
+def changed(file: Path, place: str, value: object) -> None:
+    """Sets what a dotted name says, in a JSON file."""
+    whole = inner = json.loads(file.read_text())
+    *above, last = (int(n) if n.isdigit() else n for n in place.split("."))
+    for name in above:
+        inner = inner[name]
+    inner[last] = value
+    file.write_text(json.dumps(whole))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "pythonClassName",
+        "featuresDict.features.label.pythonClassName",
+        "featuresDict.features.more",
+    ],
+)
+def test_features_name_no_code(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """tfds imports the modules that it finds named there, also from the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "evil.py").write_text("open('owned', 'w')")
+    named: object = "evil.Features"
+    changed(
+        folder / "features.json", place, {"pythonClassName": named} if "more" in place else named
+    )
+    assert "features.json: " in error(folder)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "expected"),
+    [
+        ("splits", None, "splits is None, expected a list"),
+        ("splits.0.shardLengths", ["-4"], "splits[0].shardLengths[0] is '-4', expected a whole"),
+        ("splits.0.shardLengths", ["4" * 10**5], "expected a whole number from 1"),
+        ("splits.0.name", "test_seen", "two splits 'test_seen'"),
+        ("splits.0.name", "../../x", "split trainval has 0 pictures, annotations.npz has 4"),
+    ],
+)
+def test_shards_that_no_build_wrote(folder: Path, place: str, value: object, expected: str) -> None:
+    changed(folder / "dataset_info.json", place, value)
+    assert expected in error(folder)
+
+
+def test_file_names_are_not_taken_from_the_set(folder: Path) -> None:
+    changed(folder / "dataset_info.json", "splits.0.filepathTemplate", "/etc/passwd")
+    assert open_prepared(folder).pictures[4][0] == CONTENTS[4]
 
 
 def test_annotations_of_another_set(folder: Path, tmp_path: Path) -> None:
