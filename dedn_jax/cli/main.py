@@ -8,7 +8,6 @@ import io
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 
 from dedn_jax import __version__
@@ -21,6 +20,7 @@ from dedn_jax.cli.features import add_features
 from dedn_jax.cli.plan import add_plan
 from dedn_jax.cli.platforms import leave_out_absent_tpus
 from dedn_jax.cli.predict import add_predict
+from dedn_jax.cli.quiet import quiet_libraries
 from dedn_jax.cli.report import add_report
 from dedn_jax.cli.runs import add_demo, add_evaluate, add_train
 from dedn_jax.cli.serve import add_serve
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [a for a in rest if not (args.overrides and a.startswith("--config."))]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    _quiet_libraries()
+    quiet_libraries()
     leave_out_absent_tpus()
     try:
         return args.run(args, rest) or 0
@@ -115,20 +115,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-
-
-def _quiet_libraries() -> None:
-    """Leaves out what libraries print beside an error that is reported in one line."""
-    from absl import logging
-
-    # Orbax logs an error, with its stack trace, and raises it.
-    logging.set_verbosity(logging.FATAL)
-    # Pillow warns of a picture that is refused for its size.
-    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
-    # What it has to say of damaged metadata names no file.
-    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-    # Matplotlib's font has no Chinese, for one; names are whole in HTML and JSON.
-    warnings.filterwarnings("ignore", message="Glyph .* missing from")
 
 
 def console() -> None:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
+import sys
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
+from tqdm import tqdm
 
 from dedn_jax.errors import InputError
+from dedn_jax.files import read_json, write_json
 from dedn_jax.json_values import OBJECT, Kind
+from dedn_jax.parallel.processes import is_main, max_over_processes
 from dedn_jax.training.step import TrainState
+
+_CHECKSUM = "crc32"
+_CHECKSUM_FILE = "checksum.json"
+_CHANGED = "its values have changed since they were written"
 
 
 class Snapshot(NamedTuple):
@@ -59,29 +70,60 @@ class Checkpoints:
         """Starts writing; a step that is already there is left alone."""
         if step in self._manager.all_steps():
             return
+        position = snapshot.position | {_CHECKSUM: _checksum_of(snapshot)}
         with _writing(self._directory):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(_copy(snapshot.state)),
                     selected=ocp.args.StandardSave(_copy(snapshot.selected)),
-                    position=ocp.args.JsonSave(copy.deepcopy(snapshot.position)),
+                    position=ocp.args.JsonSave(copy.deepcopy(position)),
                 ),
             )
 
     def restore_latest(self, like: Snapshot, position: Kind = OBJECT) -> Snapshot | None:
-        """The newest snapshot, shaped like `like`; None when there is none.
+        """The newest snapshot that can be read, shaped like `like`; None when there is none.
+
+        Newer ones that cannot be read are named in a line each, and removed once an older one has
+        been restored: they are written again when training comes to their steps.
 
         Args:
           like: a snapshot of the same structure, shapes and dtypes.
           position: what is relied on in the snapshot's.
 
         Raises:
-          InputError: it cannot be read.
+          InputError: there are some, and none can be read.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
+        damaged: list[tuple[int, str]] = []
+        found: Snapshot | None = None
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            found, reason = self._restored(step, like, position)
+            # Processes go on from the same step.
+            if not max_over_processes(int(found is None)):
+                break
+            found = None
+            damaged.append((step, reason or "another process cannot read it"))
+        if damaged and found is None:
+            step, reason = damaged[0]
+            raise InputError(
+                f"{self._directory / str(step)}: cannot be restored ({reason})"
+                f"{', nor can any before it' if len(damaged) > 1 else ''}; was it trained with "
+                f"this version, config and data set? If so, remove {self._directory} to train the "
+                "phase from its start"
+            )
+        for step, reason in damaged:
+            with _writing(self._directory):
+                self._manager.delete(step)
+            if is_main():
+                tqdm.write(
+                    f"dedn: {self._directory / str(step)}: damaged ({reason}); going on from the "
+                    "checkpoint before it",
+                    file=sys.stderr,
+                )
+        return found
+
+    def _restored(self, step: int, like: Snapshot, position: Kind) -> tuple[Snapshot | None, str]:
+        """The snapshot of a step, or why it cannot be read."""
         try:
             found: Any = self._manager.restore(
                 step,
@@ -92,13 +134,16 @@ class Checkpoints:
                 ),
             )
             position.check(found.position, "position")
+            saved = found.position.pop(_CHECKSUM, None)
+            snapshot = Snapshot(found.state, found.selected, found.position)
+            # Older versions kept no sum.
+            if saved is not None and saved != _checksum_of(snapshot):
+                raise ValueError(_CHANGED)
+        except jax.errors.JaxRuntimeError:  # a process that has ended, for one
+            raise
         except Exception as error:  # Orbax raises many kinds for a damaged directory
-            raise InputError(
-                f"{self._directory / str(step)}: cannot be restored "
-                f"({type(error).__name__}: {_first_line(error)}); remove that folder to resume "
-                "from the checkpoint before it"
-            ) from error
-        return Snapshot(found.state, found.selected, found.position)
+            return None, _reason(error)
+        return snapshot, ""
 
     def close(self) -> None:
         """Waits for what is still being written.
@@ -109,8 +154,11 @@ class Checkpoints:
         try:
             with _writing(self._directory):
                 self._manager.wait_until_finished()
-        finally:
-            self._manager.close()
+        except BaseException:
+            with suppress(Exception):  # says the same again
+                self._manager.close()
+            raise
+        self._manager.close()
 
 
 @contextmanager
@@ -122,10 +170,10 @@ def _writing(directory: Path) -> Iterator[None]:
     except Exception as error:  # Orbax and TensorStore have many kinds for a full disk
         # TensorStore names its files first, and says what the system said last.
         reason = getattr(error, "strerror", None) or str(error).strip().rsplit(": ", 1)[-1]
+        reason = " ".join(reason.split("[")[0].split())[:200]
         raise InputError(
-            f"{directory}: cannot be written ({type(error).__name__}: "
-            f"{' '.join(reason.split())[:200]}); free some space and give the same command: it "
-            "resumes from the last complete checkpoint"
+            f"{directory}: cannot be written ({type(error).__name__}: {reason}); free some space "
+            "and give the same command: it resumes from the last complete checkpoint"
         ) from error
 
 
@@ -133,8 +181,11 @@ def save_params(directory: Path, params: nnx.State) -> None:
     """Writes the selected parameters of a phase to `directory`, whole or not at all."""
     if directory.exists():  # a run that died between this and its result file writes it again
         shutil.rmtree(directory)
-    with _writing(directory), ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(directory.resolve(), params)
+    with _writing(directory):
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(directory.resolve(), params)
+        if is_main():
+            write_json(directory / _CHECKSUM_FILE, {_CHECKSUM: checksum(params)})
 
 
 def load_params(directory: Path, like: nnx.State) -> nnx.State:
@@ -145,22 +196,45 @@ def load_params(directory: Path, like: nnx.State) -> nnx.State:
       like: a state of the expected structure, shapes and dtypes.
 
     Raises:
-      InputError: nothing there, or parameters of another shape.
+      InputError: nothing there, damaged, or parameters of another shape.
     """
+    phase = directory.parent
     if not directory.is_dir():
         raise InputError(
-            f"{directory}: no trained model here; finish `dedn train` first, or remove "
-            f"{directory.parent} if it was finished"
+            f"{directory}: no trained model here; finish `dedn train` first, or remove {phase} if "
+            "it was finished"
         )
+    saved = directory / _CHECKSUM_FILE
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(directory.resolve(), like)
+            params: nnx.State = checkpointer.restore(directory.resolve(), like)
+        # Older versions kept no sum.
+        if saved.exists() and read_json(saved).get(_CHECKSUM) != checksum(params):
+            raise ValueError(_CHANGED)
     except Exception as error:  # Orbax raises many kinds for a damaged directory
         raise InputError(
-            f"{directory}: cannot be restored ({type(error).__name__}: {_first_line(error)}); "
-            "was it trained with this config and data set?"
+            f"{directory}: cannot be restored ({_reason(error)}); was it trained with this config "
+            f"and data set? If so, remove {phase.parent / 'result.json'} and "
+            f"{phase / 'result.json'}, and give its `dedn train` command again: it takes them from "
+            "the last checkpoint"
         ) from error
+    return params
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]
+def checksum(tree: Any) -> int:
+    """CRC-32 of all values of a tree of arrays: those in Orbax's files have none of their own."""
+    found = 0
+    for leaf in jax.tree.leaves(tree):
+        found = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, found)
+    return found
+
+
+def _checksum_of(snapshot: Snapshot) -> int:
+    text = json.dumps(snapshot.position, sort_keys=True)
+    return zlib.crc32(text.encode(), checksum((snapshot.state, snapshot.selected)))
+
+
+def _reason(error: Exception) -> str:
+    """What kind of error it is, and the first line of what it says."""
+    line = (str(error).strip().splitlines() or [""])[0][:200]
+    return f"{type(error).__name__}: {line}"

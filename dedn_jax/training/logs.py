@@ -1,18 +1,27 @@
-"""Where metrics go: JSON lines and TensorBoard."""
+"""Where metrics go: JSON lines and TensorBoard. Neither ever stops a training."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
+from dedn_jax.errors import one_line
 from dedn_jax.files import write_atomically
+from dedn_jax.training.event_file import event_file_name, first_events, scalar_events
 
 
 class MetricsLog:
     """Writes one phase's metrics; first drops what came after the checkpoint it resumes from.
+
+    Where they cannot be written that is said once; training goes on, and they are written as soon
+    as there is room.
 
     Args:
       lines: the JSON lines file, shared by all phases.
@@ -30,22 +39,27 @@ class MetricsLog:
         evaluation_due: bool,
         tensorboard: Path | None = None,
     ) -> None:
-        self._phase, self._board = phase, None
-        drop_after(lines, phase, resumed_at, evaluation_due)
-        self._lines = lines.open("a")
+        self._phase = phase
+        self._said = False
+        self._lines = _Appended(
+            lines, self._say, lambda: drop_after(lines, phase, resumed_at, evaluation_due)
+        )
+        self._board: _Appended | None = None
+        self._lines.write(b"")
         if tensorboard is not None:
-            from tensorboardX import SummaryWriter  # here: it imports torch where it is installed
-
-            self._board = SummaryWriter(
-                str(tensorboard / phase), purge_step=resumed_at + 1 if resumed_at else None
+            folder = tensorboard / phase
+            self._board = _Appended(
+                folder / event_file_name(),
+                self._say,
+                lambda: folder.mkdir(parents=True, exist_ok=True),
             )
+            self._board.write(first_events(resumed_at + 1 if resumed_at else None))
 
     def training(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Loss terms after step `step` (1-based); lists over the models in a sweep."""
         self._write({"phase": self._phase, "step": step, **metrics})
         if self._board:
-            for name, value in metrics.items():
-                self._board.add_scalar(f"train/{name}", value, step)
+            self._board.write(scalar_events("train", metrics, step))
 
     def evaluation(self, step: int, label: str, metrics: Any) -> None:
         """Metrics in percent; `label` says on which images, and is written with every number."""
@@ -54,17 +68,64 @@ class MetricsLog:
         if self._board:
             tag = re.sub(r"[^\w-]+", "_", label).strip("_")  # all that TensorBoard allows in a tag
             for expert, values in metrics.items():
-                for name, value in values.items():
-                    self._board.add_scalar(f"{tag}/{expert}/{name}", value, step)
-
-    def _write(self, line: dict[str, object]) -> None:
-        self._lines.write(json.dumps(line) + "\n")
-        self._lines.flush()
+                self._board.write(scalar_events(f"{tag}/{expert}", values, step))
 
     def close(self) -> None:
         self._lines.close()
         if self._board:
             self._board.close()
+
+    def _write(self, line: dict[str, object]) -> None:
+        self._lines.write((json.dumps(line) + "\n").encode())
+
+    def _say(self, path: Path, error: Exception) -> None:
+        if not self._said:
+            reason = getattr(error, "strerror", None) or one_line(error)
+            tqdm.write(
+                f"dedn: {path}: cannot be written ({reason}); "
+                "training goes on, and metrics are written when there is room",
+                file=sys.stderr,
+            )
+        self._said = True
+
+
+class _Appended:
+    """A file that is added to; what cannot be written is kept for the next time.
+
+    Args:
+      path: the file, made if missing.
+      say: told of errors.
+      prepare: called before the file is opened, again after an error.
+    """
+
+    def __init__(
+        self, path: Path, say: Callable[[Path, Exception], None], prepare: Callable[[], None]
+    ) -> None:
+        self._path, self._say, self._prepare = path, say, prepare
+        self._handle: int | None = None
+        self._pending = b""
+
+    def write(self, data: bytes) -> None:
+        """Adds bytes; never raises an error of the file system."""
+        self._pending += data
+        try:
+            if self._handle is None:
+                self._prepare()
+                self._handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            while self._pending:
+                written = os.write(self._handle, self._pending)
+                self._pending = self._pending[written:]
+        except OSError as error:
+            self._say(self._path, error)
+
+    def close(self) -> None:
+        """Tries once more."""
+        self.write(b"")
+        if self._handle is not None:
+            try:
+                os.close(self._handle)
+            except OSError as error:  # NFS may say only now what it could not write
+                self._say(self._path, error)
 
 
 class NoLog:

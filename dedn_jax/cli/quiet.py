@@ -1,0 +1,33 @@
+"""What libraries print beside an error that is reported in one line, left out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from typing import Any
+
+
+def quiet_libraries() -> None:
+    """Leaves out what libraries print beside an error that is reported in one line."""
+    from absl import logging as absl_logging
+
+    # Orbax logs an error, with its stack trace, and raises it.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    # Of a checkpoint that cannot be read or written, one part's error is raised; asyncio logs those
+    # of all others.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _without_late_results
+    # Pillow warns of a picture that is refused for its size.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+    # What it has to say of damaged metadata names no file.
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+    # Matplotlib's font has no Chinese, for one; names are whole in HTML and JSON.
+    warnings.filterwarnings("ignore", message="Glyph .* missing from")
+
+
+def _without_late_results(unraisable: Any) -> None:
+    """TensorStore's threads have results for an event loop that ended with the first error."""
+    trace = unraisable.exc_traceback
+    if trace is None or trace.tb_frame.f_code.co_name != "call_soon_threadsafe":
+        sys.__unraisablehook__(unraisable)
