@@ -53,37 +53,75 @@ word() {
   [[ "$2" =~ ^($3)$ ]] || fail "$1=$2, expected $4"
 }
 
-# The value of --workdir among arguments, nothing when it is not there.
-workdir_of() {
-  local next='' argument found=''
+# decimal FLAG VALUE: a number from 0, with a point or without
+decimal() {
+  word "$1" "$2" '[0-9]{1,9}(\.[0-9]{1,9})?' "a number from 0"
+}
+
+# calculate EXPRESSION, with six digits after the point at most.
+calculate() { awk "BEGIN { print $1 }" OFMT='%.6g' CONVFMT='%.6g'; }
+
+# Whether a comparison of numbers holds.
+holds() { awk "BEGIN { exit !($1) }"; }
+
+# take_job [JOB] ARGUMENTS: sets `job`, words of a job of dedn that several processes can run
+# (train if none is given), and `job_arguments`.
+take_job() {
+  job_arguments=()
+  case "${1:-}" in
+    '' | -*) job=(train) ;;
+    train | sweep | evaluate | predict) job=("$1"); shift ;;
+    features)
+      [ "${2:-}" = extract ] || fail "'features ${2:-}' after --, expected features extract"
+      job=(features extract)
+      shift 2 ;;
+    *) fail "'$1' after --, expected train, sweep, evaluate, predict or features extract with its arguments" ;;
+  esac
+  job_arguments=("$@")
+}
+
+# The value of a flag among arguments, nothing when it is not there: value_of --workdir ARGUMENTS
+value_of() {
+  local flag="$1" next='' argument found=''
+  shift
   for argument in "$@"; do
     if [ -n "$next" ]; then found="$argument"; fi
     next=
     case "$argument" in
-      --workdir=*) found="${argument#*=}" ;;
-      --workdir) next=1 ;;
+      "$flag="*) found="${argument#*=}" ;;
+      "$flag") next=1 ;;
     esac
   done
   printf '%s' "$found"
 }
 
-# Arguments of a training that several hosts run: `--distributed` is added by the scripts.
-check_training() {
-  local argument workdir
-  [ $# -gt 0 ] || fail "nothing after --; give the arguments of dedn train"
-  for argument in "$@"; do
+# The flag that names the folder that a job works in.
+place_flag() { # place_flag JOB...
+  case "$*" in
+    'features extract') echo --out ;;
+    *) echo --workdir ;;
+  esac
+}
+
+# take_shared_job [JOB] ARGUMENTS: `take_job` for a job that several hosts run; sets `place`, the
+# folder or bucket they share, too. `--distributed` is added by the scripts.
+take_shared_job() {
+  local argument flag
+  [ $# -gt 0 ] || fail "nothing after --; give a job of dedn with its arguments"
+  take_job "$@"
+  for argument in ${job_arguments[@]+"${job_arguments[@]}"}; do
     case "$argument" in
       *[$'\n\r']*) fail "a line break in an argument after --" ;;
       --distributed) fail "--distributed is added here; leave it out after --" ;;
       --coordinator* | --processes* | --process | --process=*)
         fail "$argument: processes find each other here; leave it out after --" ;;
-      train) fail "train is added here; leave it out after --" ;;
     esac
   done
-  workdir="$(workdir_of "$@")"
-  [ -n "$workdir" ] || fail "no --workdir=DIR after --"
-  case "$workdir" in
-    /*) ;;
-    *) fail "--workdir=$workdir, expected an absolute path on a filesystem that all hosts share" ;;
+  flag="$(place_flag "${job[@]}")"
+  place="$(value_of "$flag" ${job_arguments[@]+"${job_arguments[@]}"})"
+  [ -n "$place" ] || fail "no $flag=DIR after --"
+  case "$place" in
+    /* | [a-z]*://?*) ;;
+    *) fail "$flag=$place, expected an absolute path on a filesystem that all hosts share, or a bucket (gs://...)" ;;
   esac
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A training on a TPU slice of a GKE cluster, as a JobSet.
+# A job of dedn on a TPU slice of a GKE cluster, as a JobSet.
 #
 #   launch/gke.sh apply --name=cub --accelerator=tpu-v5-lite-podslice --topology=16x16 \
 #       --image=us-docker.pkg.dev/my-project/dedn/dedn:1 --claim=shared --mount=/mnt/shared \
@@ -25,7 +25,9 @@
 #   --grace=SECONDS                       to save when a pod is told to end (300)
 #   --worker=N|all                        for logs
 #   --dry-run                             print the commands, run nothing
-#   -- TRAIN_ARGUMENTS                    of dedn train; --workdir under --mount
+#   -- [JOB] ARGUMENTS                    of dedn: train if none is named, sweep, features extract,
+#                                         evaluate, predict; --workdir (--out of features extract)
+#                                         under --mount, or in a bucket
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=common.sh
@@ -59,7 +61,7 @@ while [ $# -gt 0 ]; do
     --grace=*) grace="${1#*=}" ;;
     --worker=*) worker="${1#*=}" ;;
     --) shift; break ;;
-    *) fail "unknown argument $1 (arguments of dedn train go after --)" ;;
+    *) fail "unknown argument $1 (the job of dedn goes after --)" ;;
   esac
   shift
 done
@@ -85,12 +87,12 @@ case "$action" in
     number --chips "$chips" 1
     [ $((all % chips)) -eq 0 ] || fail "--chips=$chips does not divide the $all chips of --topology=$topology"
     hosts=$((all / chips))
-    check_training "$@"
-    workdir="$(workdir_of "$@")"
-    case "$workdir" in
-      */../* | */..) fail "--workdir=$workdir, expected a path without .." ;;
-      "$mount"/?*) ;;
-      *) fail "--workdir=$workdir, expected a path under --mount=$mount" ;;
+    take_shared_job "$@"
+    flag="$(place_flag "${job[@]}")"
+    case "$place" in
+      */../* | */..) fail "$flag=$place, expected a path without .." ;;
+      "$mount"/?* | *://*) ;;
+      *) fail "$flag=$place, expected a path under --mount=$mount, or a bucket" ;;
     esac ;;
   *) [ $# -eq 0 ] || fail "arguments after -- are for render and apply" ;;
 esac
@@ -102,7 +104,7 @@ fi
 arguments() {
   local argument separator='['
   # shellcheck disable=SC2016  # $( as it stands
-  for argument in train "$@" --distributed; do
+  for argument in "${job[@]}" "${job_arguments[@]}" --distributed; do
     printf '%s"%s"' "$separator" "$(printf '%s' "$argument" | sed 's/[\\"]/\\&/g; s/\$(/$$(/g')"
     separator=', '
   done
@@ -113,7 +115,7 @@ arguments() {
 render() {
   NAME="$name" NAMESPACE="$namespace" ACCELERATOR="$accelerator" TOPOLOGY="$topology" \
     HOSTS="$hosts" CHIPS="$chips" IMAGE="$image" CLAIM="$claim" MOUNT="$mount" GRACE="$grace" \
-    GCSFUSE="$gcsfuse" MAX_RESTARTS="$max_restarts" ARGUMENTS="$(arguments "$@")" \
+    GCSFUSE="$gcsfuse" MAX_RESTARTS="$max_restarts" ARGUMENTS="$(arguments)" \
     SPOT="${spot:+cloud.google.com/gke-spot: \"true\"}" \
     SERVICE_ACCOUNT="${service_account:+serviceAccountName: \"$service_account\"}" \
     awk '
@@ -139,7 +141,7 @@ kubectl_run() {
 }
 
 case "$action" in
-  render) render "$@" ;;
+  render) render ;;
   apply)
     if [ -n "$dry_run" ]; then
       flags=("--name=$name" "--namespace=$namespace" "--accelerator=$accelerator" "--topology=$topology"
@@ -148,11 +150,11 @@ case "$action" in
       if [ "$gcsfuse" = true ]; then flags+=(--gcsfuse); fi
       if [ -n "$spot" ]; then flags+=(--spot); fi
       if [ -n "$service_account" ]; then flags+=("--service-account=$service_account"); fi
-      quoted "$here/gke.sh" render "${flags[@]}" -- "$@"
+      quoted "$here/gke.sh" render "${flags[@]}" -- "${job[@]}" "${job_arguments[@]}"
       printf ' | '
       kubectl_run apply --filename=-
     else
-      render "$@" | kubectl_run apply --filename=-
+      render | kubectl_run apply --filename=-
     fi ;;
   status)
     kubectl_run get jobset "$name"

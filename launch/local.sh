@@ -3,7 +3,8 @@
 #
 #   launch/local.sh --processes=2 --cpu -- train --config=cub_gzsl --workdir=runs/two
 #
-# After `--` comes a command of dedn that several processes can run: `train` or `features extract`.
+# After `--` comes a job of dedn that several processes can run (train if none is named, sweep,
+# features extract, evaluate, predict) and its arguments.
 # Each line of output has the number of its process before it. When one process fails, the others
 # are told to stop, and the script ends with that process's status; Ctrl-C and SIGTERM are passed
 # on and waited for.
@@ -34,17 +35,16 @@ while [ $# -gt 0 ]; do
     --grace=*) grace="${1#*=}" ;;
     --port=*) port="${1#*=}" ;;
     --) shift; break ;;
-    *) fail "unknown argument $1 (the command of dedn goes after --)" ;;
+    *) fail "unknown argument $1 (the job of dedn goes after --)" ;;
   esac
   shift
 done
 number --processes "$processes" 1
 number --devices "$devices" 1
 number --grace "$grace" 0
-case "${1:-} ${2:-}" in
-  "train "* | "features extract") ;;
-  *) fail "'${1:-}' after --, expected train or features extract with its arguments" ;;
-esac
+[ $# -gt 0 ] || fail "nothing after --; give a job of dedn with its arguments"
+take_job "$@"
+set -- "${job[@]}" ${job_arguments[@]+"${job_arguments[@]}"}
 for argument in "$@"; do
   case "$argument" in
     --distributed | --coordinator* | --processes* | --process | --process=*)

@@ -1,53 +1,54 @@
 #!/usr/bin/env bash
-# Runs a training to its end across interruptions: starts it again whenever it was stopped by a
+# Runs a job of dedn to its end across interruptions: starts it again whenever it was stopped by a
 # signal (status 143 or 130 with everything saved, 137 when killed outright), and gives up on
 # anything else; with --crashes only on a mistake in config or data (status 2).
 #
 #   launch/resume.sh [--dry-run] [--attempts=N] -- --config=configs/cub_gzsl.py --workdir=runs/cub
 #
-# Every argument after `--` goes to `dedn train`. Stopping this script itself (Ctrl-C, SIGTERM)
-# passes the signal on, waits for the training to save, and does not start it again.
+# After `--` come a job of dedn that takes up its work again (train if none is named, sweep,
+# features extract, evaluate, predict) and its arguments. Stopping this script itself (Ctrl-C,
+# SIGTERM) passes the signal on, waits for the job to save, and does not start it again.
 #
 #   --attempts=N        at most N starts (10)
-#   --crashes           start again after any status but 0 and 2
+#   --crashes           start again after any status but 0 and 2: crashes (1), others that could
+#                       not be joined or fell silent (3), processes that died of a signal
 #   --pause=SECONDS     wait between two starts (0)
 #   --status-file=FILE  write the final status there
+#   --failures-file=FILE  add a line there, date and status, whenever the job ends with neither 0
+#                       nor told to stop
 #   --dry-run           print what would be run
 #
 # The environment variable DEDN names the program (dedn).
 set -euo pipefail
 
+# shellcheck source=common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
 dedn="${DEDN:-dedn}"
-attempts=10
-crashes=
-pause=0
-status_file=
-dry_run=
+attempts=10 crashes='' pause=0 status_file='' failures_file=''
 while [ $# -gt 0 ]; do
   case "$1" in
-    --help) sed -n '/^#!/d; /^#/!q; s/^#$//p; s/^# //p' "$0"; exit 0 ;;
+    --help) usage; exit 0 ;;
     --dry-run) dry_run=1 ;;
     --attempts=*) attempts="${1#*=}" ;;
     --crashes) crashes=1 ;;
     --pause=*) pause="${1#*=}" ;;
     --status-file=*) status_file="${1#*=}" ;;
+    --failures-file=*) failures_file="${1#*=}" ;;
     --) shift; break ;;
-    *) echo "resume.sh: unknown argument $1; usage: resume.sh [--dry-run] [--attempts=N] -- TRAIN_ARGUMENTS" >&2; exit 2 ;;
+    *) fail "unknown argument $1 (the job of dedn goes after --)" ;;
   esac
   shift
 done
-case "$attempts" in
-  ''|*[!0-9]*|0) echo "resume.sh: --attempts=$attempts, expected a number from 1" >&2; exit 2 ;;
-esac
-case "$pause" in
-  ''|*[!0-9]*) echo "resume.sh: --pause=$pause, expected a number from 0" >&2; exit 2 ;;
-esac
-[ $# -gt 0 ] || { echo "resume.sh: nothing after --; give the arguments of dedn train" >&2; exit 2; }
+number --attempts "$attempts" 1
+number --pause "$pause" 0
+[ $# -gt 0 ] || fail "nothing after --; give a job of dedn with its arguments"
+take_job "$@"
+command=("$dedn" "${job[@]}" ${job_arguments[@]+"${job_arguments[@]}"})
 
 if [ -n "$dry_run" ]; then
-  printf 'up to %s times: %q train' "$attempts" "$dedn"
-  printf ' %q' "$@"
-  printf '\n'
+  printf 'up to %s times: ' "$attempts"
+  run "${command[@]}"
   exit 0
 fi
 
@@ -67,10 +68,10 @@ fi
 
 for attempt in $(seq "$attempts"); do
   [ -z "$asked_to_stop" ] || exit 143
-  "$dedn" train "$@" &
+  "${command[@]}" &
   child=$!
   [ -z "$asked_to_stop" ] || kill -TERM "$child" 2>/dev/null || true
-  # A trapped signal ends `wait` early: wait again until the training itself is gone.
+  # A trapped signal ends `wait` early: wait again until the job itself is gone.
   while :; do
     interrupted=
     status=0
@@ -78,6 +79,9 @@ for attempt in $(seq "$attempts"); do
     [ -n "$interrupted" ] || break
   done
   child=
+  if [ -n "$failures_file" ] && [ -z "$asked_to_stop" ] && [ "$status" -ne 0 ]; then
+    echo "$(date +%s) $status" >>"$failures_file"
+  fi
   case "$status" in
     130|137|143) why="stopped by a signal" ;;
     0|2) exit "$status" ;;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A training on GPU nodes of a Slurm cluster, to its end: the job saves before its time is over or
+# A job of dedn on GPU nodes of a Slurm cluster, to its end: it saves before its time is over or
 # it is preempted, and queues itself again.
 #
 #   launch/slurm.sh --nodes=2 --gpus=8 --time=08:00:00 -- --config=cub_gzsl --workdir=/shared/runs/cub
@@ -12,7 +12,9 @@
 #   --grace=SECONDS          to save before the time is over (120)
 #   --restarts=N             queue again at most N times (100)
 #   --dry-run                print the sbatch command with the script it reads
-#   -- TRAIN_ARGUMENTS       of dedn train; --workdir on a filesystem that all nodes share
+#   -- [JOB] ARGUMENTS       of dedn: train if none is named, sweep, features extract, evaluate,
+#                            predict; --workdir (--out of features extract) on a filesystem that all
+#                            nodes share, or in a bucket
 #
 # The job runs in the environment that this is called from (activate the one with dedn in it); the
 # environment variable DEDN names the program (dedn). Finished: status 0. A mistake in config or
@@ -38,7 +40,7 @@ while [ $# -gt 0 ]; do
     --grace=*) grace="${1#*=}" ;;
     --restarts=*) restarts="${1#*=}" ;;
     --) shift; break ;;
-    *) fail "unknown argument $1 (arguments of dedn train go after --)" ;;
+    *) fail "unknown argument $1 (the job of dedn goes after --)" ;;
   esac
   shift
 done
@@ -52,7 +54,7 @@ word --time "$time" '([0-9]+-)?[0-9]{1,2}:[0-9]{2}:[0-9]{2}' "a time such as 08:
 word --name "$name" '[A-Za-z0-9._-]+' "letters, digits, points, hyphens"
 word --partition "$partition" '[A-Za-z0-9._,-]*' "a partition's name"
 word --account "$account" '[A-Za-z0-9._-]*' "an account's name"
-check_training "$@"
+take_shared_job "$@"
 [ -n "$dry_run" ] || command -v sbatch >/dev/null || fail "no sbatch on PATH; run this where Slurm is"
 
 script() {
@@ -82,14 +84,18 @@ script() {
 told_to_end=
 trap 'told_to_end=1' TERM
 status=0
+# srun ends with the largest status of all processes: a mistake, 2, has to be the largest. The trap
+# makes bash wait for a process that saves.
+one='trap : TERM INT; "\$@"; status=\$?; [ \$status -ne 2 ] || status=255; exit \$status'
 # A process that ends before the others leaves them time to save.
 srun --kill-on-bad-exit=0 --wait=$((grace > 600 ? grace : 600)) --cpus-per-task=$cpus --gpu-bind=none \\
-  $(quoted "$dedn" train "$@") --distributed || status=\$?
+  bash -c "\$one" - \\
+  $(quoted "$dedn" "${job[@]}" "${job_arguments[@]}") --distributed || status=\$?
 END
   cat <<'END'
 case "$status" in
   0) echo "finished"; exit 0 ;;
-  2) echo "a mistake in config or data; not queued again" >&2; exit 2 ;;
+  255) echo "a mistake in config or data; not queued again" >&2; exit 2 ;;
 esac
 if [ -n "$told_to_end" ]; then
   echo "status $status: cancelled or preempted; Slurm queues a preempted job again itself" >&2

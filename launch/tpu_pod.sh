@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# A training on a Cloud TPU pod, from creating it to deleting it.
+# A job of dedn on a Cloud TPU pod, from creating it to deleting it.
 #
 #   launch/tpu_pod.sh watch --name=dedn --project=my-project --zone=us-west4-a \
-#       --type=v5litepod-256 --runtime-version=v2-alpha-tpuv5-lite --spot --queue \
+#       --type=v5litepod-256 --runtime-version=v2-alpha-tpuv5-lite --spot --queue --delete-on=always --max-hours=20 \
 #       --setup='sudo mkdir -p /mnt/shared && sudo mount -t nfs 10.0.0.2:/share /mnt/shared' \
 #       -- --config=cub_gzsl --workdir=/mnt/shared/runs/cub
 #
 # Actions:
 #   create    the TPU VM, or with --queue a queued resource of the same name, and waits for it
 #   install   runs --setup, copies the checkout and installs it, on every worker
-#   start     the same `dedn train ... --distributed` on every worker, in the background and again
-#             after a crash; a run in the work directory goes on; no effect where it is running
+#   start     the same job on every worker (`dedn train ... --distributed`), in the background and
+#             again after a crash; what is in the work directory goes on; no effect where it runs
 #   status    of the TPU and of every worker
 #   logs      follows worker 0, or --worker=N, or --worker=all
 #   stop      SIGTERM to every worker; waits until everything is saved
 #   restart   after a preemption: deletes what is left, creates, installs, starts
-#   watch     until the run has finished: does whatever of the above is needed, and looks again
+#   watch     until the job has finished: does whatever of the above is needed, and looks again
 #             every --interval seconds; give it alone, or after start
 #   delete    the TPU; until then it is charged for
 #
@@ -26,21 +26,36 @@
 #   --setup=COMMAND                             on every worker before anything else: mounts
 #   --worker=N|all                              for logs
 #   --interval=SECONDS                          between two looks (60)
-#   --failures=N                                watch gives up after N failures in a row (100)
-#   --then-delete                               watch deletes the TPU once the run has finished
+#   --failures=N                                watch gives up after N failed looks, creations or
+#                                               installations in a row (100)
+#   --crashes=N                                 and after N crashes, preemptions or stalls without a
+#                                               step in between (10)
+#   --stall=MINUTES                             a job that has logged no step, or stored no features,
+#                                               for so long is stopped and started again (60; 0:
+#                                               never); evaluate and predict cannot be told
+#   --grace=SECONDS                             to save, for stop and for watch where it stops the
+#                                               run; what then still runs is killed (600)
+#   --max-hours=H                               watch saves the run and deletes the TPU once it was
+#                                               there for H hours in all
+#   --price=P --max-cost=C                      the same once H x chips x P is C
+#   --delete-on=finish|mistake|giveup|always    watch deletes the TPU when it ends for that reason;
+#                                               several with commas; always: after `stop` too
 #   --dry-run                                   print the commands, run nothing
-#   -- TRAIN_ARGUMENTS                          for start, restart and watch; --workdir on a
-#                                               filesystem that all workers share
+#   -- [JOB] ARGUMENTS                          for start, restart and watch: of dedn: train if none
+#                                               is named, sweep, features extract, evaluate, predict;
+#                                               --workdir (--out of features extract) on a filesystem
+#                                               that all workers share, or in a bucket
 #
 # Status of watch: 0 finished; 2 a mistake in config or data, see the log; 143 the run was stopped
-# with `stop`; 1 gave up.
+# with `stop`; 1 gave up, or reached a limit.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=common.sh
 . "$here/common.sh"
 
 name='' zone='' project='' type='' runtime='' setup='' worker=0
-spot='' queue='' then_delete='' interval=60 failures=100
+spot='' queue='' interval=60 failures=100 max_crashes=10 stall=60 grace=600
+max_hours='' max_cost='' price='' delete_on=''
 action="${1:-}"
 case "$action" in
   create | install | start | status | logs | stop | restart | watch | delete) shift ;;
@@ -62,9 +77,15 @@ while [ $# -gt 0 ]; do
     --worker=*) worker="${1#*=}" ;;
     --interval=*) interval="${1#*=}" ;;
     --failures=*) failures="${1#*=}" ;;
-    --then-delete) then_delete=1 ;;
+    --crashes=*) max_crashes="${1#*=}" ;;
+    --stall=*) stall="${1#*=}" ;;
+    --grace=*) grace="${1#*=}" ;;
+    --max-hours=*) max_hours="${1#*=}" ;;
+    --max-cost=*) max_cost="${1#*=}" ;;
+    --price=*) price="${1#*=}" ;;
+    --delete-on=*) delete_on="${1#*=}" ;;
     --) shift; break ;;
-    *) fail "unknown argument $1 (arguments of dedn train go after --)" ;;
+    *) fail "unknown argument $1 (the job of dedn goes after --)" ;;
   esac
   shift
 done
@@ -74,6 +95,15 @@ word --project "$project" '[a-z][a-z0-9.:-]*[a-z0-9]' "the id of a Google Cloud 
 word --worker "$worker" 'all|[0-9]+' "a number from 0, or all"
 number --interval "$interval" 0
 number --failures "$failures" 1
+number --crashes "$max_crashes" 1
+number --grace "$grace" 1
+decimal --stall "$stall"
+[ -z "$max_hours" ] || decimal --max-hours "$max_hours"
+[ -z "$max_cost" ] || decimal --max-cost "$max_cost"
+[ -z "$price" ] || decimal --price "$price"
+[ -z "$max_cost" ] || [ -n "$price" ] || fail "--max-cost=$max_cost: what does a chip cost an hour? give --price"
+ends='(finish|mistake|giveup|always)'
+[ -z "$delete_on" ] || word --delete-on "$delete_on" "$ends(,$ends)*" "finish, mistake, giveup or always"
 case "$setup" in *[$'\n\r']*) fail "a line break in --setup" ;; esac
 case "$action" in
   create | restart | watch)
@@ -81,17 +111,26 @@ case "$action" in
     word --runtime-version "$runtime" '[a-z0-9][a-z0-9.-]*' "a TPU runtime version such as v2-alpha-tpuv5-lite" ;;
 esac
 case "$action" in
-  start | restart | watch) check_training "$@" ;;
+  start | restart | watch) take_shared_job "$@" ;;
   *) [ $# -eq 0 ] || fail "arguments after -- are for start, restart and watch" ;;
 esac
+# shellcheck source=tpu_watch.sh
+. "$here/tpu_watch.sh"
 [ -n "$dry_run" ] || command -v gcloud >/dev/null || fail "no gcloud on PATH; install the Google Cloud CLI"
+
+if [ -n "$price" ] && [ -n "$type" ]; then
+  chips_of "$type" >/dev/null || fail "--price: how many chips has --type=$type? known: v2, v3, v4, v5litepod, v5p, v6e"
+fi
 
 where=("--zone=$zone" "--project=$project")
 worker_sh=dedn-jax/launch/worker.sh
-train=("$@")
+within='' # seconds after which a command on the workers is given up
 
 on_workers() { # on_workers WORKER COMMAND
-  run gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" "--worker=$1" "--command=$2"
+  local bound=()
+  if [ -n "$within" ] && command -v timeout >/dev/null; then bound=(timeout -k 10 "$within"); fi
+  if [ -n "$dry_run" ]; then bound=(); fi
+  run ${bound[@]+"${bound[@]}"} gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" "--worker=$1" "--command=$2"
 }
 
 describe() {
@@ -176,74 +215,27 @@ install() {
   on_workers all "mkdir -p dedn-jax && tar -C dedn-jax -xzf dedn-jax.tar.gz && $worker_sh install --extra=tpu"
 }
 
-start() { on_workers all "$worker_sh start -- $(quoted "${train[@]}") --distributed"; }
+start() { on_workers all "$worker_sh start -- $(quoted "${job[@]}" "${job_arguments[@]}")"; }
 
 restart() { # restart STATE
-  if [ "$1" != GONE ]; then delete || return 1; fi
-  create && install && start
+  if [ "$1" != GONE ]; then
+    delete || return 1
+    account no
+  fi
+  create || return 1
+  account yes
+  install && start
 }
 
 worker_status() {
   on_workers all "if [ -x $worker_sh ]; then $worker_sh status; else echo \"dedn-worker \$(hostname): not installed\"; fi"
 }
 
-# One look at a pod that is READY: 0 the run is going on; 10 finished; 11 stopped; 12 a mistake in
-# config or data; 1 something failed.
-look() {
-  local states
-  states="$(worker_status | sed -n 's/.*dedn-worker [^ ]*: //p' | sort -u)" || return 1
-  [ -n "$states" ] || return 1
-  case $'\n'"$states"$'\n' in
-    *$'\nended 2\n'*) return 12 ;;
-    *$'\nstopped\n'*) return 11 ;;
-    *$'\nnot installed\n'*) say "installing and starting"; install && start ;;
-    *$'\nidle\n'* | *$'\nlost\n'*) say "starting"; start ;;
-    *$'\nended '*) say "a worker has given up; starting again"; start; return 1 ;;
-    *$'\nrunning\n'*) return 0 ;;
-    *$'\nfinished\n'*) return 10 ;;
-    *) say "unexpected: $states"; return 1 ;;
-  esac
-}
-
-watch() {
-  local now before='' failed=0 status
-  while :; do
-    status=0
-    now="$(state)" || { now=unknown; status=1; }
-    [ "$now" = "$before" ] || say "$name is $now"
-    before="$now"
-    case "$now" in
-      unknown) ;;
-      READY) look || status=$? ;;
-      GONE | PREEMPTED | TERMINATED | STOPPED | FAILED | SUSPENDED) restart "$now" || status=1 ;;
-      *) ;; # on its way to one of these
-    esac
-    case "$status" in
-      0) failed=0 ;;
-      10) break ;;
-      11) say "the run was stopped; $name is still there, and charged for"; exit 143 ;;
-      12) say "a mistake in config or data (see '$me logs'); $name is still there, and charged for"; exit 2 ;;
-      *) failed=$((failed + 1)) ;;
-    esac
-    if [ "$failed" -ge "$failures" ]; then
-      say "$failed failures in a row; giving up; $name may still be there, and charged for"
-      exit 1
-    fi
-    sleep "$interval"
-  done
-  if [ -n "$then_delete" ]; then
-    say "finished; deleting $name"
-    delete
-  else
-    say "finished; $name is still there, and charged for until '$me delete'"
-  fi
-}
-
 case "$action" in
   create) create ;;
   install) install ;;
   start) start ;;
-  stop) on_workers all "$worker_sh stop" ;;
+  stop) stop_workers ;;
   delete) delete ;;
   logs)
     follow="$worker_sh logs"
@@ -267,18 +259,5 @@ case "$action" in
       [ "$now" != READY ] || fail "$name is READY: 'start' starts the run again, 'delete' deletes the TPU"
       restart "$now"
     fi ;;
-  watch)
-    if [ -n "$dry_run" ]; then
-      echo "# every $interval s:"
-      describe
-      worker_status
-      echo "# after a preemption:"
-      restart PREEMPTED
-      if [ -n "$then_delete" ]; then
-        echo "# when finished:"
-        delete
-      fi
-    else
-      watch
-    fi ;;
+  watch) if [ -n "$dry_run" ]; then print_watch; else watch; fi ;;
 esac

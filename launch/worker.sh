@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
 # One host's part of a pod: what tpu_pod.sh runs on every worker.
 #
-#   launch/worker.sh start -- --config=cub_gzsl --workdir=/mnt/shared/runs/cub --distributed
+#   launch/worker.sh start -- --config=cub_gzsl --workdir=/mnt/shared/runs/cub
 #
 #   install [--extra=tpu]           a virtual environment in the checkout, with dedn in it
-#   start -- TRAIN_ARGUMENTS        starts the training in the background, if none is running
+#   start -- [JOB] ARGUMENTS        starts a job of dedn (train if none is named) in the background,
+#                                   if none is running
 #   status                          one line: running, finished, stopped, ended STATUS, lost (its
-#                                   process is gone without a word, as after a reboot), idle
-#   stop [--timeout=SECONDS]        SIGTERM, then waits until everything is saved (600)
+#                                   process is gone without a word, as after a reboot), idle; then
+#                                   `failures=N`, how often the job ended by itself with another
+#                                   status than 0, and `done=N`, what there is of its results: lines
+#                                   of metrics of a training or sweep, files of an extraction
+#   stop [--timeout=SECONDS]        SIGTERM, waits until everything is saved (600), then SIGKILL
 #   logs [--lines=N] [--prefix]     follows the log, with the host's name before each line
+#     [--once]                      what there is of it, without waiting for more
 #
 #   --dry-run                       print the commands that install or start would run
 #
@@ -24,7 +29,7 @@ host="$(hostname)"
 extra=tpu
 lines=100
 timeout=600
-prefix=
+prefix='' once=''
 action="${1:-}"
 case "$action" in
   install | start | status | stop | logs) shift ;;
@@ -39,6 +44,7 @@ while [ $# -gt 0 ]; do
     --lines=*) lines="${1#*=}" ;;
     --timeout=*) timeout="${1#*=}" ;;
     --prefix) prefix=1 ;;
+    --once) once=1 ;;
     --) shift; break ;;
     *) fail "unknown argument $1" ;;
   esac
@@ -57,11 +63,9 @@ running() {
 }
 
 report() {
-  local workdir
-  workdir="$(cat "$state/workdir" 2>/dev/null || true)"
   if running; then
     echo running
-  elif [ -n "$workdir" ] && [ -f "$workdir/result.json" ]; then
+  elif [ "$(cat "$state/status" 2>/dev/null)" = 0 ]; then
     echo finished
   elif [ -f "$state/stopped" ]; then
     echo stopped
@@ -74,9 +78,37 @@ report() {
   fi
 }
 
+status() {
+  local failures=0
+  [ ! -f "$state/failures" ] || failures=$(($(wc -l <"$state/failures")))
+  echo "dedn-worker $host: $(report) failures=$failures done=$(results)"
+}
+
+# A number that grows as long as the job gets on; 0 for a job that writes nothing before its end.
+results() {
+  local kind='' where=''
+  { read -r kind && read -r where; } <"$state/job" 2>/dev/null || true
+  case "$kind $where" in
+    'train '*) echo $(($(content "$where/metrics.jsonl" | wc -l))) ;;
+    'sweep '*) echo $(($(content "$where/points/*/metrics.jsonl" | wc -l))) ;;
+    'features extract '*://*) echo $(($(gcloud storage ls -r "$where" 2>/dev/null | wc -l))) ;;
+    'features extract '*) echo $(($(find "$where" -type f ! -name '.*' 2>/dev/null | wc -l))) ;;
+    *) echo 0 ;;
+  esac
+}
+
+content() { # content FILES, of which only the name of a folder is a pattern
+  local file
+  case "$1" in
+    *://*) gcloud storage cat "$1" 2>/dev/null || true ;;
+    *'/*/'*) for file in "${1%%/\*/*}"/*/"${1##*/\*/}"; do cat "$file" 2>/dev/null || true; done ;;
+    *) cat "$1" 2>/dev/null || true ;;
+  esac
+}
+
 install() {
   local candidate python=''
-  if running; then fail "a training is running on $host; stop it first"; fi
+  if running; then fail "a job is running on $host; stop it first"; fi
   cd "$root"
   for candidate in python3.13 python3.12 python3.11 python3; do
     if "$candidate" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
@@ -93,15 +125,17 @@ install() {
 }
 
 start() {
-  local workdir above
-  [ $# -gt 0 ] || fail "nothing after --; give the arguments of dedn train"
-  workdir="$(workdir_of "$@")"
-  [ -n "$workdir" ] || fail "no --workdir=DIR after --"
-  above="$(dirname "$workdir")"
-  set -- "$here/resume.sh" --crashes --attempts=100 --pause=10 "--status-file=$state/status" -- "$@"
+  local above
+  take_shared_job "$@"
+  set -- "$here/resume.sh" --crashes --attempts=20 --pause=10 "--status-file=$state/status" \
+    "--failures-file=$state/failures" -- "${job[@]}" "${job_arguments[@]}" --distributed
   if [ -n "$dry_run" ]; then run nohup setsid "$@"; return; fi
-  # Without the shared filesystem every host would train into a directory of its own.
-  [ -d "$above" ] || fail "no folder $above on $host; mount the shared filesystem (tpu_pod.sh --setup=COMMAND), or make that folder"
+  # Without the shared filesystem every host would work in a directory of its own.
+  case "$place" in
+    /*)
+      above="$(dirname "$place")"
+      [ -d "$above" ] || fail "no folder $above on $host; mount the shared filesystem (tpu_pod.sh --setup=COMMAND), or make that folder" ;;
+  esac
   mkdir -p "$state"
   exec 9>"$state/.lock"
   flock -w 60 9 || fail "another start is going on"
@@ -110,9 +144,9 @@ start() {
     return
   fi
   rm -f "$state/status" "$state/stopped"
-  printf '%s\n' "$workdir" >"$state/workdir"
+  printf '%s\n%s\n' "${job[*]}" "$place" >"$state/job"
   DEDN="${DEDN:-$root/.venv/bin/dedn}" \
-    nohup setsid "$@" >>"$state/train.log" 2>&1 </dev/null 9>&- &
+    nohup setsid "$@" >>"$state/job.log" 2>&1 </dev/null 9>&- &
   echo "$!" >"$state/pid"
   echo "dedn-worker $host: started"
 }
@@ -124,7 +158,11 @@ stop() {
     pid="$(cat "$state/pid")"
     kill -TERM "$pid" 2>/dev/null || true
     while running; do
-      [ "$left" -gt 0 ] || { echo "worker.sh: still running on $host after $timeout s" >&2; exit 1; }
+      if [ "$left" -le 0 ]; then
+        echo "$me: still running on $host after $timeout s; killed" >&2
+        # All that it started: `setsid` made them one group.
+        kill -KILL "-$pid" 2>/dev/null || kill -KILL "$pid" 2>/dev/null || true
+      fi
       sleep 1
       left=$((left - 1))
     done
@@ -133,18 +171,20 @@ stop() {
 }
 
 logs() {
-  [ -f "$state/train.log" ] || fail "no log on $host; nothing was started there"
+  local follow=(-F)
+  [ -f "$state/job.log" ] || fail "no log on $host; nothing was started there"
+  [ -z "$once" ] || follow=()
   if [ -n "$prefix" ]; then
-    tail -n "$lines" -F "$state/train.log" 2>/dev/null | sed -u "s/^/$host: /"
+    tail -n "$lines" ${follow[@]+"${follow[@]}"} "$state/job.log" 2>/dev/null | sed -u "s/^/$host: /"
   else
-    exec tail -n "$lines" -F "$state/train.log"
+    exec tail -n "$lines" ${follow[@]+"${follow[@]}"} "$state/job.log"
   fi
 }
 
 case "$action" in
   install) install ;;
   start) start "$@" ;;
-  status) echo "dedn-worker $host: $(report)" ;;
+  status) status ;;
   stop) stop ;;
   logs) logs ;;
 esac

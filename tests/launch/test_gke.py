@@ -48,7 +48,7 @@ def test_gke_manifest() -> None:
         "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
     }
     [replicated] = spec["replicatedJobs"]
-    assert (replicated["name"], replicated["replicas"]) == ("train", 1)
+    assert (replicated["name"], replicated["replicas"]) == ("dedn", 1)
     job = replicated["template"]["spec"]
     assert job["completionMode"] == "Indexed"
     assert job["parallelism"] == job["completions"] == 64
@@ -109,6 +109,21 @@ def test_gke_options() -> None:
     assert (job["completions"], limits) == (1, {"google.com/tpu": 8})
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("sweep", "--seeds=3", "--workdir=/mnt/shared/x"),
+        ("features", "extract", "--out=/mnt/shared/x"),
+        ("evaluate", "--workdir=gs://bucket/x"),
+    ],
+    ids=lambda value: value[0],
+)
+def test_gke_runs_every_job(arguments: tuple[str, ...]) -> None:
+    job = rendered(*SLICE, "--", *arguments)["spec"]["replicatedJobs"][0]["template"]["spec"]
+    [container] = job["template"]["spec"]["containers"]
+    assert container["args"] == [*arguments, "--distributed"]
+
+
 def test_gke_applies_what_it_renders(fakes: Path) -> None:
     write_program(fakes / "kubectl", f'#!/bin/sh\necho "$@" > {fakes}/got\ncat >> {fakes}/got\n')
     train = ("--", "--workdir=/mnt/shared/a b")
@@ -156,6 +171,8 @@ def test_gke_dry_run(fakes: Path) -> None:
         (("render", *SLICE, "--", "--workdir=/elsewhere"), "--workdir=/elsewhere, expected a path"),
         (("render", *SLICE, "--", "--workdir=/mnt/shared/../x"), "--workdir=/mnt/shared/../x"),
         (("render", *SLICE, "--image=a b", *TRAIN), "--image=a b, expected"),
+        (("render", *SLICE, "--", "features", "extract", "--out=/x"), "--out=/x, expected a path"),
+        (("render", *SLICE, "--", "report", "--workdir=/x"), "'report' after --, expected train"),
         (("delete",), "--name=, expected"),
         (("delete", "--name=cub", "--worker=x"), "--worker=x, expected"),
     ],

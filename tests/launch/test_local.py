@@ -123,9 +123,9 @@ def test_local_passes_signals_on_and_waits(
     ("arguments", "message"),
     [
         ((), "--processes=, expected a number from 1"),
-        (("--processes=2",), "'' after --, expected train or features extract"),
-        (("--processes=2", "--", "evaluate"), "'evaluate' after --, expected"),
-        (("--processes=2", "--", "features", "check"), "'features' after --, expected"),
+        (("--processes=2",), "nothing after --"),
+        (("--processes=2", "--", "report"), "'report' after --, expected"),
+        (("--processes=2", "--", "features", "check"), "'features check' after --, expected"),
         (("--processes=2", "--", "train", "--process=1"), "--process=1 is added here"),
         (("--processes=two", "--", "train"), "--processes=two, expected"),
         (("--processes=2", "--gpu", "--", "train"), "unknown argument --gpu"),

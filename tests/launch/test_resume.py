@@ -28,7 +28,7 @@ def test_resume_dry_run() -> None:
     arguments = ("--attempts=3", "--", "--config=cub_gzsl", "--workdir=my runs/cub")
     result = launch("resume.sh", "--dry-run", *arguments)
     assert result.returncode == 0
-    assert result.stdout == "up to 3 times: dedn train --config=cub_gzsl --workdir=my\\ runs/cub\n"
+    assert result.stdout == "up to 3 times: dedn train --config=cub_gzsl '--workdir=my runs/cub'\n"
 
 
 def test_resume_starts_again_after_signals_until_the_end(fake_dedn: Path) -> None:
@@ -61,8 +61,26 @@ def test_resume_gives_up(
     assert len((fake_dedn / "calls").read_text().splitlines()) == starts
 
 
+def test_resume_runs_other_jobs_and_notes_their_failures(fake_dedn: Path) -> None:
+    (fake_dedn / "statuses").write_text("3\n1\n0\n")
+    file = fake_dedn / "failures"
+    flags = ("--crashes", f"--failures-file={file}")
+    result = launch("resume.sh", *flags, "--", "features", "extract", "--out=x", fakes=fake_dedn)
+    assert result.returncode == 0
+    assert (fake_dedn / "calls").read_text() == "features extract --out=x\n" * 3
+    assert [line.split()[1] for line in file.read_text().splitlines()] == ["3", "1"]
+
+
 @pytest.mark.parametrize(
-    "arguments", [(), ("--",), ("--attempts=0", "--", "x"), ("--pause=x", "--", "x"), ("--what",)]
+    "arguments",
+    [
+        (),
+        ("--",),
+        ("--attempts=0", "--", "--workdir=x"),
+        ("--pause=x", "--", "--workdir=x"),
+        ("--what",),
+        ("--", "report", "--workdir=x"),
+    ],
 )
 def test_resume_refuses_bad_arguments(arguments: tuple[str, ...]) -> None:
     result = launch("resume.sh", *arguments)

@@ -25,8 +25,12 @@ set -euo pipefail
 told_to_end=
 trap 'told_to_end=1' TERM
 status=0
+# srun ends with the largest status of all processes: a mistake, 2, has to be the largest. The trap
+# makes bash wait for a process that saves.
+one='trap : TERM INT; "$@"; status=$?; [ $status -ne 2 ] || status=255; exit $status'
 # A process that ends before the others leaves them time to save.
 srun --kill-on-bad-exit=0 --wait=600 --cpus-per-task=8 --gpu-bind=none \\
+  bash -c "$one" - \\
   dedn train --config=cub_gzsl '--workdir=/shared/it'\\''s here' --distributed || status=$?
 """
 JOB = ("--name=cub", "--nodes=2", "--gpus=8", "--time=08:00:00", "--partition=gpu")
@@ -64,7 +68,8 @@ def test_slurm_submits_what_it_prints(fakes: Path) -> None:
     ("status", "restarts", "expected", "requeued"),
     [
         (0, 0, 0, False),
-        (2, 0, 2, False),
+        (255, 0, 2, False),
+        (3, 4, 0, True),
         (143, 0, 0, True),
         (134, 4, 0, True),
         (143, 5, 143, False),
@@ -90,6 +95,51 @@ def test_slurm_job_that_is_cancelled_stays_so(fakes: Path) -> None:
     )
     assert result.returncode == 143
     assert calls(fakes.parent) == []
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"), [((2, 3), 2), ((0, 0), 0), ((1, 3), None), ((143, 143), None)]
+)
+def test_slurm_knows_a_mistake_of_one_process(
+    fakes: Path, statuses: tuple[int, int], expected: int | None
+) -> None:
+    """Where the others end with larger statuses, of which srun takes the largest."""
+    fake = """#!/bin/sh
+    while [ "$1" != bash ]; do shift; done
+    largest=0
+    for i in 0 1; do
+      status=0
+      SLURM_PROCID=$i "$@" || status=$?
+      [ $status -le $largest ] || largest=$status
+    done
+    exit $largest
+    """
+    write_program(fakes / "srun", fake)
+    ends = " ".join(map(str, statuses))
+    dedn = f'#!/bin/bash\nstatuses=({ends})\nexit "${{statuses[$SLURM_PROCID]}}"\n'
+    write_program(fakes / "dedn", dedn)
+    result = subprocess.run(
+        ["bash", "-c", slurm_script(*JOB, "--", "sweep", "--workdir=/x")],
+        env=environment(fakes, SLURM_JOB_ID="17"),
+        stdin=subprocess.DEVNULL,
+    )
+    assert result.returncode == (expected or 0)
+    assert bool(calls(fakes.parent)) == (expected is None)  # queued again
+
+
+def test_slurm_waits_for_a_process_that_saves(fakes: Path) -> None:
+    """The signal goes to bash and to the process that it waits for."""
+    write_program(fakes / "srun", '#!/bin/sh\nwhile [ "$1" != bash ]; do shift; done\nexec "$@"\n')
+    saving = "#!/bin/bash\ntrap 'sleep 0.5; touch \"$0.saved\"; exit 143' TERM\n"
+    write_program(fakes / "dedn", saving + "kill -TERM $PPID\nkill -TERM $$\nsleep 9\n")
+    result = subprocess.run(
+        ["bash", "-c", slurm_script(*JOB, *JOB_TRAIN)],
+        env=environment(fakes, SLURM_JOB_ID="17"),
+        stdin=subprocess.DEVNULL,
+    )
+    assert result.returncode == 0
+    assert (fakes / "dedn.saved").exists()
+    assert calls(fakes.parent) == [["scontrol", "requeue", "17"]]
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,10 @@ COPY = (
     f"tar -C dedn-jax -xzf dedn-jax.tar.gz && {WORKER} install --extra=tpu'\n"
 )
 START = (
-    f"{TPU} ssh dedn {AT} --worker=all '--command={WORKER} start -- --config=cub_gzsl "
-    "--workdir=/mnt/shared/runs/cub --distributed'\n"
+    f"{TPU} ssh dedn {AT} --worker=all '--command={WORKER} start -- train --config=cub_gzsl "
+    "--workdir=/mnt/shared/runs/cub'\n"
 )
+STOP = f"{TPU} ssh dedn {AT} --worker=all '--command={WORKER} stop --timeout=600'\n"
 STATUS = (
     f"{TPU} ssh dedn {AT} --worker=all '--command=if [ -x {WORKER} ]; then {WORKER} status; "
     'else echo "dedn-worker $(hostname): not installed"; fi\'\n'
@@ -61,16 +62,28 @@ STATUS = (
             ("logs", *PLACE, "--worker=all"),
             f"{TPU} ssh dedn {AT} --worker=all '--command={WORKER} logs --prefix'\n",
         ),
-        (("stop", *PLACE), f"{TPU} ssh dedn {AT} --worker=all '--command={WORKER} stop'\n"),
+        (("stop", *PLACE), STOP),
+        (("stop", *PLACE, "--grace=60"), STOP.replace("600", "60")),
         (("restart", *POD, "--spot", *TRAIN), DESCRIBE + DELETE + CREATE + COPY + START),
         (
             ("restart", *POD, "--spot", "--queue", *TRAIN),
             QUEUE_DESCRIBE + QUEUE_DELETE + QUEUE_CREATE + QUEUE_DESCRIBE + COPY + START,
         ),
         (
-            ("watch", *POD, "--spot", "--interval=30", "--then-delete", *TRAIN),
+            ("watch", *POD, "--spot", "--interval=30", "--delete-on=finish,giveup", *TRAIN),
             f"# every 30 s:\n{DESCRIBE}{STATUS}# after a preemption:\n{DELETE}{CREATE}{COPY}{START}"
-            f"# when finished:\n{DELETE}",
+            f"# when nothing was done for 60 minutes:\n{STOP}{START}"
+            f"# at the end (--delete-on=finish,giveup):\n{DELETE}",
+        ),
+        (
+            ("watch", *POD, "--spot", "--stall=0", "--max-hours=12.5", *TRAIN),
+            f"# every 60 s:\n{DESCRIBE}{STATUS}# after a preemption:\n{DELETE}{CREATE}{COPY}{START}"
+            f"# after 12.5 hours:\n{STOP}{DELETE}",
+        ),
+        (
+            ("watch", *POD, "--spot", "--stall=0", "--price=1.2", "--max-cost=500", *TRAIN),
+            f"# every 60 s:\n{DESCRIBE}{STATUS}# after a preemption:\n{DELETE}{CREATE}{COPY}{START}"
+            f"# after a cost of 500:\n{STOP}{DELETE}",
         ),
         (("delete", *PLACE), DELETE),
         (("delete", *PLACE, "--queue"), QUEUE_DELETE),
@@ -89,7 +102,26 @@ def test_tpu_quotes_for_two_shells() -> None:
     result = launch("tpu_pod.sh", "start", "--dry-run", *PLACE, "--", argument)
     [command] = [a for a in shlex.split(result.stdout) if a.startswith("--command=")]
     remote = shlex.split(command.removeprefix("--command="))
-    assert remote == [WORKER, "start", "--", argument, "--distributed"]
+    assert remote == [WORKER, "start", "--", "train", argument]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (("sweep", "--seeds=3", "--workdir=/mnt/x"), "sweep --seeds=3 --workdir=/mnt/x"),
+        (("features", "extract", "--out=/mnt/x"), "features extract --out=/mnt/x"),
+        (("evaluate", "--workdir=gs://bucket/x"), "evaluate --workdir=gs://bucket/x"),
+        (("predict", "--workdir=/mnt/x", "/mnt/y"), "predict --workdir=/mnt/x /mnt/y"),
+        (("train", "--workdir=/mnt/x"), "train --workdir=/mnt/x"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_tpu_starts_every_job(arguments: tuple[str, ...], command: str) -> None:
+    result = launch("tpu_pod.sh", "start", "--dry-run", *PLACE, "--", *arguments)
+    assert (
+        result.stdout
+        == f"{TPU} ssh dedn {AT} --worker=all '--command={WORKER} start -- {command}'\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,6 +143,23 @@ def test_tpu_quotes_for_two_shells() -> None:
         (("start", *PLACE, "--", "--workdir=/x", "--distributed"), "--distributed is added"),
         (("start", *PLACE, "--", "--workdir=/x\n"), "a line break"),
         (("start", *PLACE, "--config=x"), "unknown argument --config=x"),
+        (("start", *PLACE, "--", "serve", "--workdir=/x"), "'serve' after --, expected train"),
+        (("start", *PLACE, "--", "features", "check"), "'features check' after --, expected"),
+        (("start", *PLACE, "--", "features", "extract", "--workdir=/x"), "no --out=DIR after --"),
+        (("start", *PLACE, "--", "sweep", "--workdir=gs://"), "--workdir=gs://, expected"),
+        (
+            ("watch", *POD, "--delete-on=never", *TRAIN),
+            "--delete-on=never, expected finish, mistake",
+        ),
+        (("watch", *POD, "--max-hours=long", *TRAIN), "--max-hours=long, expected a number from 0"),
+        (("watch", *POD, "--max-cost=9", *TRAIN), "--max-cost=9: what does a chip cost an hour?"),
+        (("watch", *POD, "--price=-1", *TRAIN), "--price=-1, expected a number from 0"),
+        (("watch", *POD, "--crashes=0", *TRAIN), "--crashes=0, expected a number from 1"),
+        (("watch", *POD, "--stall=1h", *TRAIN), "--stall=1h, expected a number from 0"),
+        (
+            ("watch", *POD, "--type=x9-8", "--price=1", *TRAIN),
+            "--price: how many chips has --type=x9-8? known: v2, v3, v4,",
+        ),
     ],
 )
 def test_tpu_refuses_bad_arguments(arguments: tuple[str, ...], message: str, fakes: Path) -> None:

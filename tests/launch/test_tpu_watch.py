@@ -2,127 +2,174 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import sys
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.launch.common import LAUNCH, POD, TRAIN, launch, write_program
-
-FAKE_GCLOUD = """#!{python}
-# A pod of two workers, each with a home of its own; commands really run there.
-import json, os, pathlib, shutil, subprocess, sys
-top = pathlib.Path({top!r})
-words = sys.argv[1:]
-flags = dict(w[2:].split("=", 1) for w in words if w.startswith("--") and "=" in w)
-what, verb = words[2:4]
-with open(top / "gcloud.jsonl", "a") as file:
-    file.write(json.dumps([what, verb]) + "\\n")
-state = top / "state"
-workers = [top / f"worker-{{i}}" for i in range(2)]
-if verb == "describe":
-    if not state.exists():
-        sys.exit("ERROR: (gcloud.compute.tpus) NOT_FOUND: no such resource")
-    states = state.read_text().split()
-    if len(states) > 1:
-        state.write_text(" ".join(states[1:]))
-    print(states[0])
-elif verb == "delete":
-    state.unlink()
-    for home in workers:
-        shutil.rmtree(home, ignore_errors=True)
-elif verb == "create":
-    state.write_text("WAITING_FOR_RESOURCES ACTIVE" if what == "queued-resources" else "READY")
-    for home in workers:
-        home.mkdir()
-elif verb == "scp":
-    for home in workers:
-        shutil.copy(words[4], home / words[5].split(":")[1])
-elif verb == "ssh":
-    chosen = workers if flags["worker"] == "all" else [workers[int(flags["worker"])]]
-    for home in chosen:
-        environment = os.environ | dict(HOME=str(home))
-        subprocess.run(["bash", "-c", flags["command"]], cwd=home, env=environment, check=True)
-"""
-
-# `-m venv` with a pip that does nothing, and a dedn that notes its arguments and its workdir's end.
-FAKE_PYTHON = """#!/usr/bin/env bash
-[ "$1 $2" = "-m venv" ] || exit 0
-mkdir -p "$3/bin"
-printf '#!/bin/sh\\n' > "$3/bin/pip"
-cat > "$3/bin/dedn" <<'END'
-#!/usr/bin/env bash
-echo "$@" >> "$HOME/arguments"
-{ending}
-END
-chmod +x "$3/bin/pip" "$3/bin/dedn"
-"""
+from tests.launch.common import POD, TRAIN, launch, write_program
+from tests.launch.pod import Pod
 
 
 @pytest.fixture
-def pod(fakes: Path, tmp_path: Path) -> Path:
-    write_program(fakes / "gcloud", FAKE_GCLOUD.format(python=sys.executable, top=str(tmp_path)))
-    (tmp_path / "shared").mkdir()
-    # A small checkout of its own, in which archives are made.
-    checkout = tmp_path / "checkout"
-    shutil.copytree(LAUNCH, checkout / "launch")
-    for name in ("dedn_jax", "configs"):
-        (checkout / name).mkdir()
-    for name in ("setup.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
-        (checkout / name).touch()
-    return tmp_path
-
-
-def verbs(pod: Path) -> list[str]:
-    return [json.loads(line)[1] for line in (pod / "gcloud.jsonl").read_text().splitlines()]
-
-
-def watch(pod: Path, *flags: str, ending: str) -> subprocess.CompletedProcess[str]:
-    write_program(pod / "fakes" / "python3.13", FAKE_PYTHON.replace("{ending}", ending))
-    workdir = f"--workdir={pod}/shared/my run"
-    flags = (*POD, "--spot", "--interval=1", *flags)
-    folder = pod / "checkout" / "launch"
-    return launch("tpu_pod.sh", "watch", *flags, "--", workdir, fakes=pod / "fakes", folder=folder)
+def pod(fakes: Path, tmp_path: Path) -> Iterator[Pod]:
+    pod = Pod(tmp_path, fakes)
+    yield pod
+    if (tmp_path / "state").exists():  # nothing runs on after a test
+        pod.launch("delete", *POD[:3])
 
 
 @pytest.mark.parametrize("queue", [(), ("--queue",)], ids=["tpu-vm", "queue"])
-def test_tpu_watch_goes_on_after_a_preemption(pod: Path, queue: tuple[str, ...]) -> None:
-    (pod / "state").write_text("SUSPENDED" if queue else "PREEMPTED")
-    for i in range(2):
-        (pod / f"worker-{i}").mkdir()
-    run = f"{pod}/shared/my run"
-    ending = f'sleep 0.5; mkdir -p "{run}"; touch "{run}/result.json"'
-    result = watch(pod, *queue, "--then-delete", ending=f'cp -r "$HOME" {pod}/kept; {ending}')
+def test_tpu_watch_goes_on_after_a_preemption(pod: Pod, queue: tuple[str, ...]) -> None:
+    pod.is_now("SUSPENDED" if queue else "PREEMPTED")
+    ending = f'sleep 0.5; cp -r "$HOME" {pod.folder}/kept'
+    result = pod.watch(*queue, "--delete-on=finish", ending=ending)
     assert result.returncode == 0, result.stderr
     waiting = ["describe", "describe"] if queue else []
     one_round = ["describe", "delete", "create", *waiting, "scp", "ssh", "ssh", "describe", "ssh"]
-    assert verbs(pod)[: len(one_round)] == one_round
-    assert verbs(pod)[-1] == "delete"
+    assert pod.verbs[: len(one_round)] == one_round
+    assert pod.verbs[-1] == "delete"
     assert "dedn is " + ("SUSPENDED" if queue else "PREEMPTED") in result.stderr
     assert "finished; deleting dedn" in result.stderr
-    assert (pod / "kept/arguments").read_text() == f"train --workdir={run} --distributed\n"
+    arguments = (pod.folder / "kept/arguments").read_text()
+    assert arguments == f"train --workdir={pod.run} --distributed\n"
 
 
-def test_tpu_watch_creates_what_is_not_there_and_ends_on_a_mistake(pod: Path) -> None:
-    result = watch(pod, ending="exit 2")
+def test_tpu_watch_creates_what_is_not_there_and_ends_on_a_mistake(pod: Pod) -> None:
+    result = pod.watch("--delete-on=finish,giveup", ending="echo 'dedn: no file x'; exit 2")
     assert result.returncode == 2
-    assert verbs(pod)[:6] == ["describe", "create", "scp", "ssh", "ssh", "describe"]
-    assert "delete" not in verbs(pod)
-    assert "a mistake in config or data" in result.stderr
+    assert pod.verbs[:6] == ["describe", "create", "scp", "ssh", "ssh", "describe"]
+    assert "delete" not in pod.verbs
+    assert "a mistake in config or data; dedn may still be there, and is charged for" in (
+        result.stderr
+    )
+    assert ": dedn: no file x\n" in result.stderr
 
 
-def test_tpu_watch_gives_up(pod: Path) -> None:
-    write_program(pod / "fakes" / "gcloud", "#!/bin/sh\necho 'no network' >&2\nexit 1\n")
-    result = watch(pod, "--failures=2", "--interval=0", ending="exit 0")
+def test_tpu_watch_gives_up(pod: Pod, fakes: Path) -> None:
+    write_program(fakes / "gcloud", "#!/bin/sh\necho 'no network' >&2\nexit 1\n")
+    result = pod.watch("--failures=2", "--interval=0", ending="exit 0")
+    (pod.folder / "state").unlink(missing_ok=True)
     assert result.returncode == 1
     assert "2 failures in a row; giving up" in result.stderr
 
 
-def test_tpu_restart_leaves_a_pod_that_is_there(pod: Path) -> None:
-    (pod / "state").write_text("READY")
-    result = launch("tpu_pod.sh", "restart", *POD, *TRAIN, fakes=pod / "fakes")
+def test_tpu_restart_leaves_a_pod_that_is_there(pod: Pod, fakes: Path) -> None:
+    pod.is_now("READY")
+    result = launch("tpu_pod.sh", "restart", *POD, *TRAIN, fakes=fakes)
     assert result.returncode == 2
-    assert verbs(pod) == ["describe"]
+    assert pod.verbs == ["describe"]
+
+
+def spent(errors: str) -> tuple[float, float]:
+    """Hours and cost of what `watch` says at last."""
+    *_, last = re.finditer(r"([\d.]+) hours, ([\d.]+) at 3600 a chip-hour", errors)
+    return float(last[1]), float(last[2])
+
+
+# At 3600 a chip-hour the 256 chips cost 256 a second.
+PRICE = "--price=3600"
+RATE = 256
+
+
+def test_tpu_watch_through_two_preemptions(pod: Pod) -> None:
+    """The third TPU finishes the run, of which each did a part; hours of all three are counted."""
+    pod.will(preempted_at=(5, 9))
+    ending = 'steps 30; [ "$(wc -l <"$run/metrics.jsonl")" -lt 60 ] || exit 0; sleep 60'
+    # With one more than one loss in a row allowed: every TPU got on.
+    result = pod.watch("--delete-on=always", "--crashes=2", PRICE, ending=ending)
+    assert result.returncode == 0, result.stderr
+    assert pod.verbs.count("create") == 3
+    assert pod.verbs[-1] == "delete"
+    assert result.stderr.count("lost the TPU after ") == 2
+    _, cost = spent(result.stderr)
+    assert cost >= 3 * RATE
+
+
+def test_tpu_watch_gives_up_a_mount_that_fails(pod: Pod) -> None:
+    """One worker's mount fails; nothing is ever started."""
+    setup = 'case "$HOME" in *worker-1) echo "mount.nfs: timed out" >&2; exit 32 ;; esac'
+    flags = (f"--setup={setup}", "--failures=3", "--delete-on=giveup", PRICE)
+    result = pod.watch(*flags, ending="exit 0")
+    assert result.returncode == 1
+    assert "mount.nfs: timed out" in result.stderr
+    assert "3 failures in a row; giving up; deleting dedn" in result.stderr
+    assert pod.commands("start") == 0
+    assert pod.verbs[-1] == "delete"
+    assert spent(result.stderr)[1] > RATE
+
+
+def test_tpu_watch_gives_up_workers_that_do_not_join(pod: Pod) -> None:
+    """Each process starts and ends with 3, seen as running in between; without it, 20 times."""
+    flags = ("--crashes=2", "--delete-on=giveup", PRICE)
+    result = pod.watch(*flags, ending="sleep 2; echo dedn: process 1 is missing; exit 3")
+    assert result.returncode == 1
+    assert "2 crashes without anything done in between; giving up; deleting" in result.stderr
+    assert ": dedn: process 1 is missing\n" in result.stderr
+    assert pod.verbs[-1] == "delete"
+
+
+def test_tpu_watch_does_not_count_crashes_of_a_run_that_gets_on(pod: Pod) -> None:
+    ending = 'steps 5; [ "$(wc -l <"$run/metrics.jsonl")" -ge 15 ] || exit 1'
+    result = pod.watch("--crashes=2", "--delete-on=finish", ending=ending)
+    assert result.returncode == 0, result.stderr
+    assert pod.verbs.count("create") == 1
+
+
+def test_tpu_watch_deletes_after_a_mistake(pod: Pod) -> None:
+    result = pod.watch("--delete-on=mistake", PRICE, ending="exit 2")
+    assert result.returncode == 2
+    assert "a mistake in config or data; deleting dedn, which was there for 0.00" in result.stderr
+    assert pod.verbs[-1] == "delete"
+
+
+def test_tpu_watch_starts_a_run_again_whose_peer_hangs(pod: Pod) -> None:
+    """A process that neither steps nor hears SIGTERM; the other waits for it."""
+    ending = """
+    steps 3
+    [ -e "$run/again" ] && exit 0
+    [[ "$HOME" = *worker-0 ]] && touch "$run/hung" && sleep 60
+    trap '' TERM; while :; do sleep 1; done
+    """
+    # The other one starts again later; only now may a start end.
+    ending = ending.replace("touch", "sleep 1 && touch").replace(
+        "steps 3", 'steps 3; [ -e "$run/hung" ] && touch "$run/again"'
+    )
+    flags = ("--stall=0.07", "--grace=2", "--delete-on=finish", PRICE)
+    result = pod.watch(*flags, ending=ending)
+    assert result.returncode == 0, result.stderr
+    assert "nothing was done for 0.07 minutes; stopping and starting again" in result.stderr
+    assert "still running on" in result.stderr and "after 2 s; killed" in result.stderr
+    assert pod.verbs.count("create") == 1
+    assert pod.commands("stop") >= 1
+
+
+@pytest.mark.parametrize("limit", [("--max-hours=0.001",), (PRICE, f"--max-cost={3.6 * RATE}")])
+def test_tpu_watch_ends_at_a_limit(pod: Pod, limit: tuple[str, ...]) -> None:
+    """Saves and deletes; given again it creates nothing."""
+    ending = f"trap 'kill $!; touch {pod.folder}/saved; exit 143' TERM; sleep 60 & wait"
+    result = pod.watch(*limit, ending=ending)
+    assert result.returncode == 1, result.stderr
+    assert f"{limit[-1]} is reached; deleting dedn" in result.stderr
+    assert (pod.folder / "saved").exists()
+    assert pod.verbs[-1] == "delete"
+    creations = pod.verbs.count("create")
+    result = pod.watch(*limit, ending=ending)
+    assert result.returncode == 1
+    assert "this run has had the TPU for 0.00 hours" in result.stderr
+    assert f"{limit[-1]} is reached" in result.stderr
+    assert pod.verbs.count("create") == creations
+
+
+def test_tpu_watch_ends_after_stop(pod: Pod) -> None:
+    """Which asks for no deletion, unless with --delete-on=always."""
+    stop = "dedn-jax/launch/worker.sh stop"
+    ending = f'(cd "$HOME" && setsid {stop} >/dev/null 2>&1 &) ; sleep 60'
+    result = pod.watch("--delete-on=finish,mistake,giveup", ending=ending)
+    assert result.returncode == 143, result.stderr
+    assert "the run was stopped; dedn may still be there, and is charged for" in result.stderr
+    assert "delete" not in pod.verbs
+    result = pod.watch("--delete-on=always", ending=ending)
+    assert result.returncode == 143
+    assert pod.verbs[-1] == "delete"
