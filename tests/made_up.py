@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import h5py
@@ -35,6 +36,14 @@ def picture_folder(root: Path, pictures: int = 6, size: int = 40) -> Path:
             Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.jpg")
     (root / "attributes.csv").write_text("\n".join(table) + "\n")
     return root
+
+
+def bmp(side: int, seed: int = 0) -> bytes:
+    """A picture of noise, of `3 * side * side` bytes and a header."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "BMP")
+    return out.getvalue()
 
 
 def prepared_folder(root: Path, **arguments: int) -> Path:

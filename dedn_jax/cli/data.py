@@ -56,6 +56,11 @@ def _add_build(jobs: Any) -> None:
         metavar="FILE=HEX",
         help="what an archive's SHA-256 must be, such as xlsa17.zip=...; once for each archive",
     )
+    build.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="list the pictures that cannot be decoded and leave them out, rather than refuse",
+    )
     build.add_argument("--overwrite", action="store_true", help="replace an earlier build")
     build.set_defaults(run=_build, overrides=False)
 
@@ -155,12 +160,20 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def _build(args: argparse.Namespace, _: list[str]) -> None:
     from dedn_jax.data.prepared.build import build
+    from dedn_jax.data.prepared.decodable import inspect_set, without_unreadable
 
     _check_flags(args)
     if args.download:
         _download(args)
     picture_set = _read(args)
-    folder, new = build(picture_set, args.out, overwrite=args.overwrite)
+    facts = None
+    if args.skip_unreadable:
+        facts = inspect_set(picture_set)
+        for found in facts:
+            if found and found.problem:
+                print(f"left out: {found.problem}")
+        picture_set, facts = without_unreadable(picture_set, facts)
+    folder, new = build(picture_set, args.out, overwrite=args.overwrite, facts=facts)
     for line in picture_set.origins:
         print(line)
     state = f"Wrote {folder}" if new else f"{folder} is built already"
@@ -219,11 +232,14 @@ def _check(args: argparse.Namespace, _: list[str]) -> None:
 
 
 def _check_pictures(picture_set: PictureSet) -> None:
+    from dedn_jax.data.prepared.decodable import shared_pictures
     from dedn_jax.data.prepared.inspection import inspect_pictures, table
 
     pictures = picture_set.pictures
     report = inspect_pictures(((p.name, _as_built(p)) for p in pictures), len(pictures))
     print(table(report))
+    for line in shared_pictures(picture_set.annotations, report.facts):
+        print(line)
     broken = [*report.listed["unreadable"], *report.listed["truncated"]]
     if broken:
         name, problem = broken[0]

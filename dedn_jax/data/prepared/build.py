@@ -11,10 +11,9 @@ import contextlib
 import errno
 import hashlib
 import itertools
-import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,23 +21,29 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.annotations_file import save_annotations
 from dedn_jax.data.prepared.about import about
+from dedn_jax.data.prepared.decodable import check_decodable, inspect_set, shared_pictures
+from dedn_jax.data.prepared.existing import (
+    check_replaceable,
+    is_built,
+    pictures_digest,
+    pictures_listing,
+)
+from dedn_jax.data.prepared.inspection import PictureFacts
 from dedn_jax.data.prepared.picture_set import PictureSet
 from dedn_jax.data.prepared.reader import (
     PICTURES_FILE,
     PICTURES_FORMAT,
     SPLITS,
     VERSION,
-    open_prepared,
 )
 from dedn_jax.data.prepared.tfds_files import picture_features
 from dedn_jax.errors import InputError, one_line
-from dedn_jax.files import locked_folder, read_json, write_json
+from dedn_jax.files import locked_folder, write_json
 from dedn_jax.folders import replace_folder, restore_replaced
 from dedn_jax.paths import local_path
-from dedn_jax.progress import progress
+from dedn_jax.progress import note, progress
 
 _INCOMPLETE = "incomplete."
 _LOCK = ".lock"
@@ -58,9 +63,16 @@ class Built(NamedTuple):
 
 
 def build(
-    picture_set: PictureSet, out: Path, *, overwrite: bool = False, wait: bool = False
+    picture_set: PictureSet,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    wait: bool = False,
+    facts: Sequence[PictureFacts | None] | None = None,
 ) -> Built:
-    """Writes the set to `<out>/<name>/1.0.0`, atomically.
+    """Writes the set to `<out>/<name>/1.0.0`, atomically, once every picture has been decoded.
+
+    A picture that is there under two classes, or to train on and to test with, is said.
 
     An interrupted build leaves no such folder. The same set gives the same bytes. Pictures that are
     in no split are left out.
@@ -70,25 +82,30 @@ def build(
       out: parent of the folders of all sets; made if missing.
       overwrite: replace an earlier build of other data, or a damaged one.
       wait: wait for another process that is building the same set, rather than raise.
+      facts: of the pictures, from `inspect_set`, where they have been decoded before.
 
     Returns:
       The folder, and whether it was written now: a complete build of this set is left unchanged.
 
     Raises:
-      InputError: a picture cannot be read; other data are there already; another process is
+      InputError: a picture cannot be decoded; other data are there already; another process is
         building the same set; the folder cannot be written to, or the disk is full.
     """
     home = local_path(out) / picture_set.name
     target = home / VERSION
-    if not overwrite and _is_built(target, picture_set):
+    if not overwrite and is_built(target, picture_set):
         return Built(target, new=False)
     try:
         with _locked(home, wait):
             restore_replaced(target)
             # The process that held the lock may have built it.
-            if not overwrite and _is_built(target, picture_set):
+            if not overwrite and is_built(target, picture_set):
                 return Built(target, new=False)
-            _check_replaceable(target)
+            check_replaceable(target)
+            facts = inspect_set(picture_set) if facts is None else facts
+            check_decodable(picture_set, facts)
+            for line in shared_pictures(picture_set.annotations, facts):
+                note(line)
             for left_over in home.glob(f"{_INCOMPLETE}*"):  # by builds that were killed
                 shutil.rmtree(left_over)
             _build(picture_set, home, target)
@@ -244,8 +261,8 @@ class _Metadata(tfds.core.Metadata):
                 "name": self._picture_set.name,
                 "pictures": len(self._hashes),
                 "bytes": self._bytes,
-                "digest": _digest(self._hashes),
-                "listing": _listing(self._picture_set),
+                "digest": pictures_digest(self._hashes),
+                "listing": pictures_listing(self._picture_set),
             },
         )
 
@@ -274,69 +291,6 @@ def _label_names(names: tuple[str, ...]) -> list[str]:
             label += f" ({i})"
         result.append(label)
     return result
-
-
-def _digest(hashes: dict[int, bytes]) -> str:
-    """A hash of the pictures' contents and order."""
-    h = hashlib.sha256()
-    for image in sorted(hashes):
-        h.update(image.to_bytes(8, "little"))
-        h.update(hashes[image])
-    return h.hexdigest()
-
-
-def _listing(picture_set: PictureSet) -> str:
-    """A hash of the pictures' names and sizes, for which none has to be read."""
-    rows = [(p.name, p.size(), p.upright) for p in picture_set.pictures]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-# --- existing builds ----------------------------------------------------------------------------
-
-
-def _is_built(target: Path, picture_set: PictureSet) -> bool:
-    """Whether `target` holds this set; raises InputError where it holds anything else."""
-    if not os.path.lexists(target):
-        return False
-    again = "build with --overwrite, or choose another folder"
-    try:
-        there = open_prepared(target)
-    except InputError as error:
-        raise InputError(f"{error}; or {again}") from error
-    if not _same_annotations(there.annotations, picture_set.annotations):
-        what = "splits, classes or attributes differ"
-    elif not _same_pictures(target, there.digest, picture_set):
-        what = "pictures differ"
-    else:
-        return True
-    raise InputError(f"{target}: holds another build of {picture_set.name}: {what}; {again}")
-
-
-def _same_annotations(a: Annotations, b: Annotations) -> bool:
-    names = [(x.class_names, x.attribute_names, x.groups and x.groups.names) for x in (a, b)]
-    return names[0] == names[1] and a.annotations_fingerprint() == b.annotations_fingerprint()
-
-
-def _same_pictures(target: Path, digest: str, picture_set: PictureSet) -> bool:
-    manifest = target / PICTURES_FILE
-    if read_json(manifest).get("listing") != _listing(picture_set):
-        return False
-    pictures = picture_set.pictures
-    built = manifest.stat().st_mtime
-    if all(p.path is not None and p.modified() < built for p in pictures):
-        return True
-    # Modified since the build, or not in files: names and sizes are not enough.
-    splits = (getattr(picture_set.annotations, name).tolist() for name in SPLITS)
-    hashes = {i: hashlib.sha256(pictures[i].read()).digest() for split in splits for i in split}
-    return _digest(hashes) == digest
-
-
-def _check_replaceable(target: Path) -> None:
-    """Refuses to replace a folder that no build wrote."""
-    if os.path.lexists(target) and not (
-        target.is_dir() and not target.is_symlink() and (target / "dataset_info.json").exists()
-    ):
-        raise InputError(f"{target}: not a folder that `dedn data build` wrote; move it away")
 
 
 # --- the disk -----------------------------------------------------------------------------------

@@ -77,11 +77,11 @@ class PictureReport:
     """Unusual pictures among many.
 
     Attributes:
-      pictures: how many were inspected.
+      facts: of every picture, in order.
       listed: for every kind in `KINDS`, names with details, where there are any.
     """
 
-    pictures: int
+    facts: list[PictureFacts]
     listed: dict[str, list[tuple[str, str]]]
 
     def names(self, kind: str) -> list[str]:
@@ -127,7 +127,7 @@ def inspect_pictures(pictures: Iterable[tuple[str, bytes]], total: int = 0) -> P
     """
     listed: dict[str, list[tuple[str, str]]] = {kind: [] for kind in KINDS}
     first: dict[str, str] = {}
-    count = 0
+    all_facts = []
     with progress(total, "decoding pictures", "picture", delay=2) as bar:
         for name, encoded in pictures:
             facts = inspect_picture(encoded, name)
@@ -136,9 +136,9 @@ def inspect_pictures(pictures: Iterable[tuple[str, bytes]], total: int = 0) -> P
             original = first.setdefault(facts.sha256, name)
             if original != name:
                 listed[_DUPLICATE].append((name, f"as {original}"))
-            count += 1
+            all_facts.append(facts)
             bar.update()
-    return PictureReport(count, listed)
+    return PictureReport(all_facts, listed)
 
 
 def _found(facts: PictureFacts, kind: str) -> str:
@@ -153,7 +153,7 @@ def _found(facts: PictureFacts, kind: str) -> str:
 
 def table(report: PictureReport, names: int = 5) -> str:
     """The report as text: every kind's count, and up to `names` of its pictures."""
-    lines = [f"{report.pictures} pictures"]
+    lines = [f"{len(report.facts)} pictures"]
     for kind, fate in KINDS.items():
         found = report.listed[kind]
         lines.append(f"  {kind:<20}{len(found):>8}" + (f"  {fate}" if found else ""))

@@ -59,10 +59,6 @@ class Picture:
             return len(self.encoded or b"")
         return self._stat(self.path).st_size
 
-    def modified(self) -> float:
-        """When the file was last written, in seconds since 1970; 0 for bytes in memory."""
-        return 0.0 if self.path is None else self._stat(self.path).st_mtime
-
     def stored(self) -> bytes:
         """The bytes of the file or in memory, unchecked.
 
@@ -80,13 +76,14 @@ class Picture:
         """
         data = self.stored()
         if not data:
-            raise InputError(f"{self._where}: is empty; fetch the picture again or remove it")
+            raise InputError(f"{self.where}: is empty; fetch the picture again or remove it")
         if self.box is not None:
-            return _cut_out(data, self.box, self._where)
-        return _turned_upright(data, self._where) if self.upright else data
+            return _cut_out(data, self.box, self.where)
+        return _turned_upright(data, self.where) if self.upright else data
 
     @property
-    def _where(self) -> str:
+    def where(self) -> str:
+        """What messages call it: its file, or its name."""
         return self.name if self.path is None else str(self.path)
 
     def _stat(self, path: Path) -> os.stat_result:

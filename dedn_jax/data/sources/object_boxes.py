@@ -82,7 +82,17 @@ def object_pictures(folder: Path, data: Xlsa17) -> tuple[list[Picture], str]:
                 unusable.append(found)
             bar.update()
     _check_unusable(unusable, len(objects))
-    return pictures, _summary(len(objects), clipped, [found.picture for found in unusable])
+    unusable_pictures = [found.picture for found in unusable]
+    return pictures, _summary(len(objects), clipped, unusable_pictures) + _shared(data)
+
+
+def _shared(data: Xlsa17) -> str:
+    """What is said of pictures with objects of both kinds: other parts of the same picture."""
+    assert data.image_files is not None
+    trained = {data.image_files[i] for i in data.trainval.tolist()}
+    tested = {data.image_files[i] for i in (*data.test_seen.tolist(), *data.test_unseen.tolist())}
+    both = len(trained & tested)
+    return f"; {both} pictures show objects to train on and to test with" if both else ""
 
 
 def _summary(boxes: int, clipped: int, unusable: list[str]) -> str:

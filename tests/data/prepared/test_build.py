@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.prepared import build as tfds_builder
@@ -24,6 +26,13 @@ from dedn_jax.data.sources.benchmark import read_benchmark
 from dedn_jax.errors import InputError
 
 SPLITS_OF = {"trainval": [6, 0, 1, 4], "test_seen": [5, 3, 2], "test_unseen": [8, 10, 9]}
+
+
+def png(number: int) -> bytes:
+    """A picture like no other number's, in colour and size."""
+    out = io.BytesIO()
+    Image.new("RGB", (40 + number, 40), (number, 20 * number, 9)).save(out, "PNG")
+    return out.getvalue()
 
 
 def small_set(folder: Path | None = None, name: str = "small", **changes: object) -> PictureSet:
@@ -37,7 +46,7 @@ def small_set(folder: Path | None = None, name: str = "small", **changes: object
         class_names=("ox", " bat ", "rat"),
         attribute_names=("a", "b", "c", "d"),
     )
-    contents = [f"picture {i}".encode() * (i + 1) for i in range(12)]
+    contents = [png(i) for i in range(12)]
     if folder is None:
         pictures = [Picture(f"{i}.jpg", encoded=data) for i, data in enumerate(contents)]
     else:
@@ -166,7 +175,7 @@ def test_built_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert build(pictures, tmp_path) == (folder, False)
     for i in range(12):
         os.utime(tmp_path / "pictures" / f"{i}.jpg", (0, 0))
-    monkeypatch.delattr(Picture, "read")  # not even read
+    monkeypatch.setattr(tfds_builder, "inspect_set", None)  # compared, not decoded
     assert build(pictures, tmp_path) == (folder, False)
     assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
 
@@ -183,7 +192,9 @@ def test_other_data_are_not_replaced_unasked(tmp_path: Path) -> None:
         assert "--overwrite" in message
     data = (source / "6.jpg").read_bytes()
     (source / "6.jpg").write_bytes(data[::-1])  # of the same size
-    assert "pictures differ" in error(pictures, tmp_path)
+    for time_stamp in (None, (0, 0)):  # also with a time before the build
+        os.utime(source / "6.jpg", time_stamp)
+        assert "pictures differ" in error(pictures, tmp_path)
     (source / "6.jpg").write_bytes(data + b"more")
     assert "pictures differ" in error(pictures, tmp_path)
     assert contents(folder) == before
@@ -219,8 +230,10 @@ def test_a_killed_build_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
         "spec.loader.exec_module(t)\n"
         "from pathlib import Path; s = t.small_set()\n"
         "class Deadly(t.Picture):\n"
-        "    def read(self): os.kill(os.getpid(), 9)\n"
-        "s.pictures[8] = Deadly('x', encoded=b'x')\n"
+        "    def read(self):\n"  # first to be decoded, then to be written
+        "        if reads.append(1) or len(reads) > 1: os.kill(os.getpid(), 9)\n"
+        "        return t.png(8)\n"
+        "reads = []; s.pictures[8] = Deadly('x', encoded=b'x')\n"
         "t.build(s, Path(sys.argv[2]))\n"
     )
     run = subprocess.run([sys.executable, "-c", script, __file__, str(tmp_path)])
@@ -279,9 +292,11 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "import resource, sys; from importlib import util\n"
         "spec = util.spec_from_file_location('t', sys.argv[1]); t = util.module_from_spec(spec)\n"
         "spec.loader.exec_module(t)\n"
-        "from pathlib import Path; import numpy as np\n"
-        "s = t.small_set(); data = np.random.default_rng(0).bytes(10**6)\n"
-        "s.pictures[6] = t.Picture('x', encoded=data)\n"
+        "from pathlib import Path\n"
+        "s = t.small_set(); out = t.io.BytesIO(); noise = t.np.random.default_rng(0)\n"
+        "pixels = noise.integers(0, 256, (600, 600, 3), t.np.uint8)\n"
+        "t.Image.fromarray(pixels).save(out, 'BMP')\n"
+        "s.pictures[6] = t.Picture('x', encoded=out.getvalue())\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5 * 10**5, 5 * 10**5))\n"
         "print(t.error(s, Path(sys.argv[2])))\n"
     )

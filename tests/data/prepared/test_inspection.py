@@ -84,7 +84,7 @@ def test_facts_of_a_bad_picture():
 
 def test_report():
     report = inspect_pictures(iter(PICTURES.items()), len(PICTURES))
-    assert report.pictures == len(PICTURES) == 19
+    assert len(report.facts) == len(PICTURES) == 19
     assert list(report.listed) == list(KINDS)
     assert {kind: report.names(kind) for kind in KINDS} == LISTED
     assert report.listed["EXIF-rotated"] == [("turned.jpg", "orientation 6")]
@@ -134,5 +134,5 @@ def test_all_cub40_pictures(shared_data):
     if not paths:
         pytest.skip(f"no pictures in {folder}")
     report = inspect_pictures((p.name, p.read_bytes()) for p in paths)
-    assert report.pictures == len(paths)
+    assert len(report.facts) == len(paths)
     assert all(not found for found in report.listed.values()), table(report)

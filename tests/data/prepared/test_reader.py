@@ -18,10 +18,11 @@ from dedn_jax.data.prepared.build import build
 from dedn_jax.data.prepared.picture_set import Picture, PictureSet
 from dedn_jax.data.prepared.reader import open_prepared
 from dedn_jax.errors import InputError
+from tests.made_up import bmp
 
 SPLITS = {"trainval": [7, 0, 4, 1], "test_seen": [5, 2], "test_unseen": [8, 10, 9]}
 STORED = sorted(i for split in SPLITS.values() for i in split)
-CONTENTS = [np.random.default_rng(i).bytes(500 + 100 * i) for i in range(12)]
+CONTENTS = [bmp(10 + i, seed=i) for i in range(12)]
 
 
 def picture_set(name: str = "small") -> PictureSet:
@@ -73,7 +74,7 @@ def test_by_image_index(built: Path) -> None:
 
 def test_digest_changes_with_the_pictures(built: Path, tmp_path: Path) -> None:
     changed = picture_set()
-    changed.pictures[8] = Picture("ü/8.jpg", encoded=CONTENTS[8][::-1])
+    changed.pictures[8] = Picture("ü/8.jpg", encoded=bmp(18, seed=80))
     digest = open_prepared(build(changed, tmp_path).folder).digest
     assert digest != open_prepared(built).digest
     changed.pictures[8], changed.pictures[9] = changed.pictures[9], changed.pictures[8]

@@ -48,7 +48,10 @@ def test_every_entry_is_its_object(tmp_path: Path) -> None:
     assert found.name == "apy"
     assert len(found.pictures) == len(files) == 15
     assert [p.path for p in found.pictures] == files
-    assert found.origins[-1] == "boxes: 15, 2 of them clipped to their picture"
+    assert found.origins[-1] == (
+        "boxes: 15, 2 of them clipped to their picture; 4 pictures show objects to train on and to "
+        "test with"
+    )
     for i, (picture, (left, top, right, bottom)) in enumerate(
         zip(found.pictures, BOXES, strict=True)
     ):
@@ -106,7 +109,8 @@ def test_a_box_without_a_usable_part(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert found.pictures[i].name == f"ayahoo_test_images/rat_{i}.jpg"
     assert found.origins[-1] == (
         "boxes: 15, 0 of them clipped to their picture; 3 without a usable part, whole picture "
-        "taken: rat_12.jpg, rat_13.jpg, rat_14.jpg"
+        "taken: rat_12.jpg, rat_13.jpg, rat_14.jpg; 4 pictures show objects to train on and to "
+        "test with"
     )
 
 

@@ -15,17 +15,31 @@ def _build_with(world: World, data: bytes, name: str = "class 1/0.jpg") -> list[
     return world.build()
 
 
+def _two_damaged(world: World) -> list[str]:
+    world.picture(b"no")
+    (world.root / "mine" / "pictures" / "class 2" / "0.jpg").write_bytes(jpeg()[:2000])
+    return world.build()
+
+
+def _only_damaged(world: World) -> list[str]:
+    world.picture(b"no")
+    for file in (world.root / "mine" / "pictures" / "class 1").iterdir():
+        file.write_bytes(b"no")
+    return world.build()
+
+
 def _check_with(world: World, data: bytes, name: str = "class 1/0.jpg") -> list[str]:
     world.picture(data, name)
     return world.check()
 
 
 def _extract_with(world: World, data: bytes, name: str) -> list[str]:
-    """From a prepared set that holds the picture, as sets of benchmarks may: they are not read."""
+    """From a prepared set that holds the picture, as those of earlier versions may."""
     world.picture(data, name)
     found = read_folder(world.root / "mine")
     unread = [dataclasses.replace(p, upright=False) for p in found.pictures]
-    build(dataclasses.replace(found, pictures=unread), world.root / "out")
+    facts = [None] * len(unread)  # not decoded
+    build(dataclasses.replace(found, pictures=unread), world.root / "out", facts=facts)
     return world.extract(prepared=world.root / "out" / "mine")
 
 
@@ -55,6 +69,20 @@ PICTURES = [
         "class 1/0.jpg",
         "not a picture in a supported format",
         "convert or remove it",
+    ),
+    Bad(
+        "several that cannot be decoded at build",
+        _two_damaged,
+        "mine",
+        "2 of 24 pictures cannot be decoded; the first is ",
+        "--skip-unreadable lists them all and leaves them out",
+    ),
+    Bad(
+        "no picture of a class that can be decoded",
+        lambda w: [*_only_damaged(w), "--skip-unreadable"],
+        "mine",
+        "none of the training pictures of 'class 1' can be decoded",
+        "fetch them again, or take the class out of the set",
     ),
     Bad(
         "empty picture",
