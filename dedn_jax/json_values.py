@@ -33,6 +33,8 @@ def parse_json(text: str | bytes) -> Any:
     """
     try:
         value = json.loads(text, parse_int=_whole)
+        if "\\u" in (text if isinstance(text, str) else text.decode()):
+            json.dumps(value, ensure_ascii=False).encode()  # half a character cannot be written
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
     level = [value]

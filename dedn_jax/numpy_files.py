@@ -8,11 +8,13 @@ from __future__ import annotations
 import io
 import math
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
-from dedn_jax.errors import one_line
+from dedn_jax.errors import InputError, one_line
+from dedn_jax.files import open_regular
 
 NPY_MAGIC = b"\x93NUMPY"
 
@@ -54,28 +56,34 @@ def assemble(
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def read_npz(path: Path, limit_bytes: int) -> dict[str, np.ndarray]:
+def read_npz(
+    path: Path, limit_bytes: int, names: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
     """The arrays of a `.npz` file by name; checksums are verified.
 
     Args:
       path: the file.
-      limit_bytes: of all arrays together, unpacked.
+      limit_bytes: of the file, and of all arrays together, unpacked.
+      names: of the arrays that are read; None: all.
 
     Raises:
+      InputError: not a regular file, or a larger one.
       OSError: the file cannot be read.
       ValueError: not a zip archive of `.npy` files, damaged, or over the limit.
     """
     arrays: dict[str, np.ndarray] = {}
     name = ""
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
+        with open_regular(path, limit_bytes) as file, zipfile.ZipFile(file) as archive:
+            members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
+            if names is not None:
+                members = {name: m for name, m in members.items() if name in names}
+            size = sum(member.file_size for member in members.values())
             if size > limit_bytes:
                 raise ValueError(f"{size} bytes unpacked, expected at most {limit_bytes}")
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
+            for name, member in members.items():
                 arrays[name] = read_npy(archive.read(member)).copy()  # writable
-    except OSError:
+    except (InputError, OSError):
         raise
     except Exception as error:  # a damaged archive can make zipfile raise anything
         raise ValueError(f"{name}: {one_line(error)}" if name else one_line(error)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32, Int64
@@ -111,8 +112,17 @@ def check_annotations(data: Annotations) -> None:
       InputError: names the source, the field, what was found and what to do.
     """
     where = data.source
+    for field, matrix in (("att", data.class_embeddings), ("w2v_att", data.word_vectors)):
+        if matrix.ndim != 2:
+            raise InputError(f"{where}: {field} has shape {matrix.shape}, expected two dimensions")
     classes, attributes = data.num_classes, data.num_attributes
     check_labels(where, data.labels, classes)
+    for field, ids in (
+        ("validation_classes", data.validation_classes),
+        ("unpictured_classes", data.unpictured_classes),
+    ):
+        if ids is not None:
+            _check_class_ids(where, field, ids, classes)
     splits = {
         "trainval_loc": data.trainval,
         "test_seen_loc": data.test_seen,
@@ -145,9 +155,36 @@ def check_annotations(data: Annotations) -> None:
                 f"{where}: validation class {strange[0]} is not a seen class; validation classes "
                 "must have training images"
             )
-    if data.groups is not None and data.groups.num_attributes != attributes:
+    if data.groups is not None:
+        _check_groups(where, data.groups, attributes)
+
+
+def _check_class_ids(where: str, field: str, ids: Int[np.ndarray, " ids"], classes: int) -> None:
+    """Raises InputError unless all are class ids, each once."""
+    if ids.ndim != 1:
+        raise InputError(f"{where}: {field} has shape {ids.shape}, expected [n]")
+    strange = ids[(ids < 0) | (ids >= classes)]
+    if len(strange) or len(np.unique(ids)) != len(ids):
+        what = f"names class {strange[0]}" if len(strange) else "names a class twice"
         raise InputError(
-            f"{where}: groups cover {data.groups.num_attributes} attributes of {attributes}"
+            f"{where}: {field} {what}, expected ids from 0 to {classes - 1}, once each"
+        )
+
+
+def _check_groups(where: str, groups: AttributeGroups, attributes: int) -> None:
+    """Raises InputError unless the groups are a partition of the attributes."""
+    if len(groups.names) != len(groups.members) or not all(groups.sizes):
+        raise InputError(f"{where}: groups lack names or members, expected both of each")
+    if groups.num_attributes != attributes:
+        raise InputError(
+            f"{where}: groups cover {groups.num_attributes} attributes of {attributes}"
+        )
+    members = sorted(itertools.chain(*groups.members))
+    if members != list(range(attributes)):
+        wrong = next(m for i, m in enumerate(members) if m != i)
+        raise InputError(
+            f"{where}: groups name attribute {wrong} in place of another, expected every one from "
+            f"0 to {attributes - 1} once"
         )
 
 

@@ -10,14 +10,29 @@ import numpy as np
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import atomic_file
+from dedn_jax.json_values import Kind, listed, optional, parse_json, record, whole
 from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.numpy_files import read_npz
 
 ANNOTATIONS_FILE = "annotations.npz"
-_LIMIT_BYTES = 2**31  # 20,000 classes by 3,000 attributes are 240 MB
+_LIMIT_BYTES = 2**29  # 20,000 classes by 3,000 attributes are 240 MB
 _REQUIRED = ("labels", "class_embeddings", "word_vectors", "trainval", "test_seen", "test_unseen")
 _OPTIONAL = ("validation_classes", "unpictured_classes")
 _DTYPES = {"labels": np.int32, "class_embeddings": np.float32, "word_vectors": np.float32}
+# They are printed on terminals and in reports.
+_NAME = Kind("printable text", lambda found: isinstance(found, str) and found.isprintable())
+_GROUP = Kind(
+    "a name and the numbers of its attributes",
+    lambda found: isinstance(found, list) and len(found) == 2,
+    lambda found: iter([("[0]", found[0], _NAME), ("[1]", found[1], listed(whole(0)))]),
+)
+_TEXT = record(
+    {
+        "class_names": listed(_NAME),
+        "attribute_names": listed(_NAME),
+        "groups": optional(listed(_GROUP)),
+    }
+)
 
 
 def save_annotations(directory: Path, annotations: Annotations) -> None:
@@ -53,15 +68,18 @@ def load_annotations(directory: Path, source: str = "") -> Annotations:
     path = directory / ANNOTATIONS_FILE
     try:
         fields = _read(path)
-        text = json.loads(fields.pop("text").tobytes())
+        text = parse_json(fields.pop("text").tobytes())
+        _TEXT.check(text)
         groups = None
         if text["groups"] is not None:
-            names, members = zip(*text["groups"], strict=True)
-            groups = AttributeGroups(tuple(names), tuple(tuple(map(int, m)) for m in members))
+            groups = AttributeGroups(
+                tuple(name for name, _ in text["groups"]),
+                tuple(tuple(members) for _, members in text["groups"]),
+            )
         return Annotations(
             source=source or str(directory),
-            class_names=tuple(map(str, text["class_names"])),
-            attribute_names=tuple(map(str, text["attribute_names"])),
+            class_names=tuple(text["class_names"]),
+            attribute_names=tuple(text["attribute_names"]),
             groups=groups,
             **fields,
         )
@@ -70,12 +88,13 @@ def load_annotations(directory: Path, source: str = "") -> Annotations:
             f"{path}: no such file; {directory} was not written by `dedn data build` or `dedn "
             "features`"
         ) from error
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: is damaged ({one_line(error)}); make it again") from error
+    except (OSError, KeyError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)
+        raise InputError(f"{path}: is damaged ({reason}); make it again") from error
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    arrays = read_npz(path, _LIMIT_BYTES)
+    arrays = read_npz(path, _LIMIT_BYTES, (*_REQUIRED, *_OPTIONAL, "text"))
     names = [*_REQUIRED, *(n for n in _OPTIONAL if n in arrays), "text"]
     fields = {name: arrays[name] for name in names}
     for name, array in fields.items():

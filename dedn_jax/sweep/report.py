@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
+from dedn_jax.figure_text import plain_text
 from dedn_jax.files import write_atomically
 from dedn_jax.training.evaluation import AUSUC, METRICS, Metrics
 
@@ -80,6 +81,7 @@ def result_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@plain_text()
 def draw(result: dict[str, Any], path: Path) -> None:
     """H and T1 of every point: means with intervals, and the single seeds as dots.
 

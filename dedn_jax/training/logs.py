@@ -6,15 +6,20 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from dedn_jax.errors import one_line
-from dedn_jax.files import write_atomically
+from dedn_jax.files import atomic_file, open_regular
+from dedn_jax.json_values import TEXT, parse_json, record, whole
 from dedn_jax.training.event_file import event_file_name, first_events, scalar_events
+
+_MAX_READ = 2**28  # bytes of a file that is read whole; what is appended to may be larger
+_MAX_LINE = 2**24  # bytes; of a sweep of 1,000 models a line has 10**6
+_LINE = record({"phase": TEXT, "step": whole(0)})
 
 
 class MetricsLog:
@@ -139,22 +144,28 @@ class NoLog:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """All whole lines of a metrics file; a line cut short by a crash is left out."""
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue  # the last line of a run that was killed while writing it, or damage
-        if (
-            isinstance(record, dict)
-            and isinstance(record.get("phase"), str)
-            and isinstance(record.get("step"), int)
-        ):
-            records.append(record)
-    return records
+    """All whole lines of a metrics file; a line cut short by a crash is left out.
+
+    Raises:
+      InputError: not a regular file, or one of more than 256 MiB.
+    """
+    return list(_lines(path, _MAX_READ))
+
+
+def _lines(path: Path, max_bytes: int | None = None) -> Iterator[dict]:
+    """The lines one after the other; none where there is no file."""
+    try:
+        file = open_regular(path, max_bytes)
+    except FileNotFoundError:
+        return
+    with file:
+        while line := file.readline(_MAX_LINE):
+            try:
+                found = parse_json(line.decode(errors="replace"))
+                _LINE.check(found)
+            except ValueError:
+                continue  # the last line of a run that was killed while writing it, or damage
+            yield found
 
 
 def drop_after(path: Path, phase: str, step: int, evaluation_due: bool) -> None:
@@ -167,10 +178,11 @@ def drop_after(path: Path, phase: str, step: int, evaluation_due: bool) -> None:
       evaluation_due: whether that step's evaluation came after it.
     """
 
-    def stays(record: dict) -> bool:
-        after = record["step"] > step
-        again = evaluation_due and record["step"] == step and "evaluated_on" in record
-        return record["phase"] != phase or not (after or again)
+    def stays(line: dict) -> bool:
+        after = line["step"] > step
+        again = evaluation_due and line["step"] == step and "evaluated_on" in line
+        return line["phase"] != phase or not (after or again)
 
-    kept = [record for record in read_lines(path) if stays(record)]
-    write_atomically(path, "".join(json.dumps(r) + "\n" for r in kept).encode())
+    with atomic_file(path) as file:
+        for line in filter(stays, _lines(path)):
+            file.write(json.dumps(line).encode() + b"\n")

@@ -116,7 +116,7 @@ def text(**changes: object) -> np.ndarray:
         ({"text": np.frombuffer(b"{", np.uint8)}, "is damaged"),
         ({"text": np.frombuffer(b"[]", np.uint8)}, "is damaged"),
         ({"text": text(class_names=None)}, "is damaged"),
-        ({"text": text(groups=[])}, "is damaged"),
+        ({"text": text(groups=[])}, "groups cover 0 attributes of 3"),
         ({"text": text(groups=[["all", ["x"]]])}, "is damaged"),
         ({"text": text(groups=[["all", [0, 1]]])}, "groups cover 2 attributes of 3"),
         ({"text": text(class_names=["ox"])}, "1 class names"),
@@ -149,5 +149,51 @@ def test_missing_and_damaged_files(tmp_path: Path) -> None:
             load_annotations(tmp_path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(InputError, match="is damaged"):
+    with pytest.raises(InputError, match="a folder, expected a regular file"):
+        load_annotations(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": np.int32(3)}, r"labels has shape \(\)"),
+        ({"class_embeddings": np.float32(3)}, r"att has shape \(\), expected two dimensions"),
+        ({"word_vectors": np.ones(5, np.float32)}, r"w2v_att has shape \(5,\)"),
+        ({"trainval": np.int64(3)}, r"trainval_loc has shape \(\)"),
+        ({"validation_classes": np.int64(0)}, r"validation_classes has shape \(\)"),
+        ({"validation_classes": np.array([2**40])}, "validation_classes names class"),
+        ({"unpictured_classes": np.array([-1])}, "unpictured_classes names class -1"),
+        ({"unpictured_classes": np.zeros((2, 2), np.int64)}, "unpictured_classes has shape"),
+        ({"text": np.frombuffer(b"[" * 10**5, np.uint8)}, "levels deep"),
+        ({"text": np.frombuffer(b"[]", np.uint8)}, "expected an object"),
+    ],
+)
+def test_arrays_of_other_shapes(tmp_path: Path, change: dict, message: str) -> None:
+    save_annotations(tmp_path, FULL)
+    path = tmp_path / "annotations.npz"
+    np.savez(path, **(dict(np.load(path)) | change))
+    with pytest.raises(InputError, match=message):
+        load_annotations(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ([["a", [0, 99]], ["b", [1]]], "groups name attribute 99"),
+        ([["a", [0, 0]], ["b", [1]]], "groups name attribute 0 in place of another"),
+        ([["a", []], ["b", [0, 1, 2]]], "groups lack names or members"),
+        ([["a", [-1, 0]], ["b", [1]]], r"groups\[0\]\[1\]\[0\] is -1, expected a whole number"),
+        ([["a", [0.5]]], r"groups\[0\]\[1\]\[0\] is 0.5"),
+        ([["a"]], "expected a name and the numbers of its attributes"),
+        ([["a\u0007", [0]]], "expected printable text"),
+    ],
+)
+def test_groups_that_are_no_partition(tmp_path: Path, groups: list, message: str) -> None:
+    save_annotations(tmp_path, FULL)
+    path = tmp_path / "annotations.npz"
+    arrays = dict(np.load(path))
+    text = json.loads(arrays["text"].tobytes()) | {"groups": groups}
+    arrays["text"] = np.frombuffer(json.dumps(text).encode(), np.uint8)
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match=message):
         load_annotations(tmp_path)

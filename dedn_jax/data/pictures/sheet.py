@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from dedn_jax.figure_text import plain_text
+
 PICTURES = 6  # in a row, at most
 _DPI = 100
 # Characters that fit beside and above a picture.
@@ -32,6 +34,7 @@ class Row(NamedTuple):
     captions: Sequence[tuple[str, str]] = ()
 
 
+@plain_text()
 def draw_sheet(rows: Sequence[Row]) -> bytes:
     """A PNG file of 150 to 180 pixels height per row: 1200 pixels wide with facts, else 1000."""
     facts, captions = (any(getattr(row, name) for row in rows) for name in ("facts", "captions"))
@@ -44,16 +47,15 @@ def draw_sheet(rows: Sequence[Row]) -> bytes:
     )
     for axes in grid.flat:
         axes.axis("off")
-    # Plain text: a `$` in a class name must not start a formula.
     for row, (left, *places) in zip(rows, grid, strict=True):
         name = row.name if facts else _wrapped(row.name, _NAME_WIDTH)
-        left.text(0, 1, name, va="top", weight="bold", size=9, parse_math=False)
-        left.text(0, 0.84, "\n".join(row.facts), va="top", size=8, parse_math=False)
+        left.text(0, 1, name, va="top", weight="bold", size=9)
+        left.text(0, 0.84, "\n".join(row.facts), va="top", size=8)
         for axes, picture in zip(places, row.pictures, strict=False):
             axes.imshow(picture)
         for axes, (caption, color) in zip(places, row.captions, strict=False):
             wrapped = _wrapped(caption, _CAPTION_WIDTH)
-            axes.set_title(wrapped, size=7, color=color, parse_math=False)
+            axes.set_title(wrapped, size=7, color=color)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=_DPI, format="png")
     return drawn.getvalue()

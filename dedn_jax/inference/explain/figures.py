@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from dedn_jax.data.pictures.transforms import resize
+from dedn_jax.figure_text import plain_text
 from dedn_jax.inference.explain.bars import (
     SEGMENTS,
     Bar,
@@ -31,6 +32,7 @@ _SIDE, _GAP, _TEXT, _LINE = 200, 8, 56, 15  # of a map, between two, above them,
 _LABEL, _TITLE = 34, 46  # characters on a line
 
 
+@plain_text()
 def draw_scores(explanation: Explanation, top: int) -> bytes:
     """A PNG of the picture beside the score and the difference, taken apart."""
     e = explanation
@@ -50,6 +52,7 @@ def draw_scores(explanation: Explanation, top: int) -> bytes:
     return _png(figure)
 
 
+@plain_text()
 def draw_attention(explanation: Explanation, top: int) -> bytes:
     """A PNG of both experts' region attention for the leading attributes."""
     e = explanation
@@ -68,7 +71,7 @@ def draw_attention(explanation: Explanation, top: int) -> bytes:
         ]
         for line, (text, font, weight) in enumerate(heads):
             at = (left / size[0], (top_edge - _GAP - line * _LINE) / size[1])
-            figure.text(*at, text, fontsize=font, weight=weight, va="top", parse_math=False)
+            figure.text(*at, text, fontsize=font, weight=weight, va="top")
         for x, (expert, grid) in enumerate(zip(EXPERTS, e.region_attention[:, a], strict=True)):
             corner = left + x * (_SIDE + _GAP), top_edge - height + _GAP
             drawn = resize(overlay(e.picture, grid, scale), _SIDE, _SIDE)
@@ -88,7 +91,7 @@ def _picture(axes: Axes, e: Explanation) -> None:
         for k in e.ranked()
         if k in (e.explained, e.against)
     ]
-    axes.set_title("\n".join(lines), fontsize=9, loc="left", parse_math=False)
+    axes.set_title("\n".join(lines), fontsize=9, loc="left")
 
 
 def _chart(axes: Axes, title: str, lines: Sequence[Bar], sums: Sequence[tuple[str, float]]) -> None:
@@ -104,10 +107,10 @@ def _chart(axes: Axes, title: str, lines: Sequence[Bar], sums: Sequence[tuple[st
     axes.axhline(len(lines) - 0.5, color="0.8", linewidth=0.8)
     axes.set_xlim(low - room / 8, high + room)
     axes.set_ylim(len(texts) - 0.5, -0.5)
-    axes.set_yticks(range(len(texts)), [label for label, _ in texts], fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(texts)), [label for label, _ in texts], fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)
-    axes.set_title(_wrapped(title, _TITLE), fontsize=10, loc="left", parse_math=False)
+    axes.set_title(_wrapped(title, _TITLE), fontsize=10, loc="left")
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
 

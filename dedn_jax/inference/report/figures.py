@@ -6,11 +6,10 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dedn_jax.figure_text import plain_text
 from dedn_jax.training.seen_unseen import SeenUnseenCurve
 
 # Okabe and Ito: told apart by colour-blind readers; lines differ in their dashes as well.
@@ -77,7 +76,7 @@ class Learning(NamedTuple):
 
 def draw_seen_unseen(curves: Sequence[Curve]) -> str:
     """S over U for every gamma, with the points of the chosen and of the fixed gamma."""
-    with matplotlib.rc_context(_STYLE):
+    with plain_text(_STYLE):
         figure = Figure(figsize=(8.6, 4.3), layout="constrained")
         axes = figure.subplots()
         for h in (20, 40, 60, 80):
@@ -112,13 +111,13 @@ def draw_seen_unseen(curves: Sequence[Curve]) -> str:
             ylabel="S, accuracy on seen classes, percent",
         )
         axes.set_aspect("equal")
-        _legend(axes, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
         return _svg(figure)
 
 
 def draw_learning(runs: Sequence[Learning]) -> str:
     """Evaluations while training, and the losses of every phase, side by side."""
-    with matplotlib.rc_context(_STYLE):
+    with plain_text(_STYLE):
         figure = Figure(figsize=(9.6, 3.8), layout="constrained")
         left, right = figure.subplots(1, 2)
         several = len(runs) > 1
@@ -163,12 +162,12 @@ def draw_learning(runs: Sequence[Learning]) -> str:
         if len(set(labels)) > 1:
             title = "Fused score on what selected the step"
         left.set(xlabel="step", ylabel="percent", ylim=(0, 100))
-        left.set_title(title, fontsize=11, loc="left", parse_math=False)
+        left.set_title(title, fontsize=11, loc="left")
         right.set(xlabel="step", ylabel="loss")
         right.set_title("Training loss, by phase", fontsize=11, loc="left")
         for axes in (left, right):
             if axes.get_legend_handles_labels()[0]:
-                _legend(axes, loc="best", fontsize=8)
+                axes.legend(loc="best", fontsize=8)
         return _svg(figure)
 
 
@@ -182,7 +181,7 @@ def draw_points(
       names: of the points.
       series: summaries (`sweep.report.summary`) of every point, by what they are of.
     """
-    with matplotlib.rc_context(_STYLE):
+    with plain_text(_STYLE):
         figure = Figure(figsize=(7.6, 1.3 + 0.62 * len(names)), layout="constrained")
         axes = figure.subplots()
         for i, (label, summaries) in enumerate(series.items()):
@@ -204,22 +203,17 @@ def draw_points(
                     markeredgecolor="white",
                     label=label if row == 0 else None,
                 )
-        axes.set_yticks(range(len(names)), names, parse_math=False)
+        axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set(xlim=(0, 100), xlabel="H of the fused score on the test sets, percent")
         axes.grid(visible=False, axis="y")
-        _legend(axes, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
         return _svg(figure)
 
 
 def _label(text: str) -> str:
     """Matplotlib leaves what begins with an underscore out of a legend."""
     return f" {text}" if text.startswith("_") else text
-
-
-def _legend(axes: Axes, **kwargs: Any) -> None:
-    for text in axes.legend(**kwargs).get_texts():
-        text.set_parse_math(False)
 
 
 def _svg(figure: Figure) -> str:
