@@ -24,7 +24,7 @@ class Annotations:
       labels: class ids, from 0.
       class_embeddings: as published, not normalised.
       word_vectors: of the attributes.
-      trainval, test_seen, test_unseen: image indices, disjoint.
+      trainval, test_seen, test_unseen: image indices, disjoint; of the test sets one may be empty.
       class_names, attribute_names: for reports.
       validation_classes: ids of seen classes that the data set reserves for validation, or None.
       groups: attribute groups that come with the data, or None.
@@ -213,14 +213,15 @@ def check_splits(
     Args:
       where: what the message begins with.
       splits: 0-based image indices by the name that messages use: training and validation, test
-        seen, test unseen, in this order.
+        seen, test unseen, in this order. Test seen may be empty, as in conventional zero-shot
+        learning, where only unseen classes are tested.
       labels: class ids.
       unseen_images: whether the last split must not be empty.
     """
     trainval, test_seen, test_unseen = splits
     images = len(labels)
     for field, split in splits.items():
-        may_be_empty = field == test_unseen and not unseen_images
+        may_be_empty = field == test_seen or (field == test_unseen and not unseen_images)
         if split.ndim != 1 or not (len(split) or may_be_empty):
             raise InputError(f"{where}: {field} has shape {split.shape}, expected [n] with n > 0")
         if not len(split):
@@ -233,6 +234,10 @@ def check_splits(
             )
         if len(np.unique(split)) != len(split):
             raise InputError(f"{where}: {field} names an image twice")
+    if not len(splits[test_seen]) and not len(splits[test_unseen]):
+        raise InputError(
+            f"{where}: {test_seen} and {test_unseen} are empty; keep images to test with"
+        )
     names = list(splits)
     for i, a in enumerate(names):
         for b in names[i + 1 :]:

@@ -84,7 +84,7 @@ def curve(scores: Scores, mixing: Mixing) -> SeenUnseenCurve:
 
 
 def mixed_metrics(scores: Scores, mixing: Mixing) -> dict[str, float]:
-    """U, S, H and T1 in percent and AUSUC of a mixing; S alone without images of unseen classes."""
+    """U, S, H and T1 in percent and AUSUC of a mixing, as `gzsl_metrics`."""
     return gzsl_metrics(scores.choices(mixing), scores.labels, scores.unseen)
 
 

@@ -119,7 +119,8 @@ class Evaluator(Generic[L]):
 
         Returns:
           For `coarse`, `fine` and `fused`, without an expert that the model lacks: U, S, H and T1
-          in percent and AUSUC, from 0 to 1; S alone where no unseen class has an image.
+          in percent and AUSUC, from 0 to 1; S alone where no unseen class has an image, U and T1
+          where no seen one has.
 
         Raises:
           Stopped: `should_stop` gave a signal.
@@ -277,7 +278,9 @@ def in_order(results: jax.Array, batch_size: int, count: int, axis: int = 0) -> 
 def gzsl_metrics(
     chosen: Choices[np.ndarray], labels: np.ndarray, unseen: np.ndarray
 ) -> dict[str, float]:
-    """U, S, H and T1 in percent and AUSUC; S alone where no image is of an unseen class.
+    """U, S, H and T1 in percent and AUSUC; of one kind of images what these alone can say.
+
+    That is S where no image is of an unseen class, U and T1 where none is of a seen one.
 
     Args:
       chosen: by one expert, `[images]` each.
@@ -286,6 +289,11 @@ def gzsl_metrics(
     """
     if not unseen.any():
         return {"S": per_class_accuracy(chosen.among_all, labels)}
+    if unseen.all():
+        return {
+            "U": per_class_accuracy(chosen.among_all, labels),
+            "T1": per_class_accuracy(chosen.among_unseen, labels),
+        }
     found = gzsl(
         chosen.among_all[~unseen],
         labels[~unseen],

@@ -96,8 +96,16 @@ def note_kernel(trainer: Trainer) -> None:
 
 def check_protocol(config: ConfigDict, dataset: GZSLDataset) -> None:
     """Raises InputError where the protocol needs pictures that the data set does not have."""
-    if config.selection.protocol == "test-best" and not len(dataset.test_unseen):
+    if config.selection.protocol != "test-best":
+        return
+    if not len(dataset.test_unseen):
         raise InputError(
             "config.selection.protocol=test-best selects on images of unseen classes, and "
             f"{dataset.source} has none; use validation or last"
+        )
+    if not len(dataset.test_seen) and config.selection.metric != "t1":
+        raise InputError(
+            f"config.selection.metric={config.selection.metric} with protocol=test-best needs test "
+            f"images of seen classes, and {dataset.source} has none; set the metric to t1, or use "
+            "the protocol validation or last"
         )

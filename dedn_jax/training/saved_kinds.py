@@ -17,8 +17,12 @@ _SHARE = number(0, 1)
 
 
 def _expert_parts(found: dict[str, Any]) -> Iterator[tuple[str, Any, Kind]]:
-    # Without images of unseen classes there is S alone; older runs have no AUSUC.
-    for metric in METRICS if "U" in found or "H" in found else ("S",):
+    # Of one test set alone there is S, or U and T1; older runs have no AUSUC.
+    if "H" in found or {"U", "S"} <= found.keys():
+        expected: tuple[str, ...] = METRICS
+    else:
+        expected = ("U", "T1") if "U" in found or "T1" in found else ("S",)
+    for metric in expected:
         yield metric, found.get(metric, MISSING), PERCENT
     if AUSUC in found:
         yield AUSUC, found[AUSUC], PERCENT
@@ -53,7 +57,9 @@ BEST_T1 = record({"T1": PERCENT, "step": whole(0)})
 
 def best(metric: str) -> Kind:
     """`Selection.best`, by a metric of the fused score."""
-    compared = record({"fused": record(dict.fromkeys((*METRICS, metric), PERCENT))})
+    needed = record(dict.fromkeys(("T1", metric), PERCENT))
+    fused = replace(OBJECT, parts=lambda found: iter([*needed.parts(found), *_expert_parts(found)]))
+    compared = record({"fused": fused})
     return record(
         {"step": whole(0), "metrics": optional(compared), "t1": optional(BEST_T1)},
     )

@@ -22,6 +22,7 @@ from dedn_jax.training.evaluation import (
     EXPERTS,
     Evaluator,
     batches_of,
+    gzsl_metrics,
     in_order,
     metrics_table,
 )
@@ -321,3 +322,23 @@ def test_a_tiny_example_by_hand() -> None:
         "fine        50.0    75.0    60.0   100.0   0.750",
         "fused       50.0    75.0    60.0   100.0   0.750",
     ]
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [([0, 1, 2], {"S": 75.0}), ([3, 4], {"U": 50.0, "T1": 100.0})],
+)
+def test_of_one_test_set_alone(images: list[int], expected: dict[str, float]) -> None:
+    """Conventional zero-shot learning tests unseen classes alone; some sets have none of these."""
+    chosen = Choices(
+        among_all=np.array([0, 1, 0, 2, 1]),
+        among_seen=np.array([0, 1, 0, 1, 1]),
+        among_unseen=np.array([2, 2, 2, 2, 2]),
+        gap=np.zeros(5, np.float32),
+    )
+    labels = np.array([0, 1, 1, 2, 2])
+    found = gzsl_metrics(Choices(*(x[images] for x in chosen)), labels[images], labels[images] == 2)
+    assert found == expected
+    cells = metrics_table({"fused": found}).splitlines()[1].split()[1:]
+    names = ("U", "S", "H", "T1", "AUSUC")
+    assert cells == [f"{found[m]:.1f}" if m in found else "-" for m in names]

@@ -60,7 +60,11 @@ def published_annotations(
         }
     labels = _integers(file, where, "labels").astype(np.int32)
     check_labels(where, labels, classes)
-    splits = {field: _integers(file, where, field) for field in SPLITS}
+    splits = {
+        field: _integers(file, where, field, required=field != "test_seen_loc") for field in SPLITS
+    }
+    if splits["test_seen_loc"] is None:  # conventional zero-shot learning
+        splits["test_seen_loc"] = np.zeros(0, np.int64)
     check_splits(where, splits, labels)
     held = {name: _integers(file, where, name, required=False) for name in VALIDATION_FIELDS}
     held = {name: value for name, value in held.items() if value is not None}

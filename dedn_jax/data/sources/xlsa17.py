@@ -101,7 +101,10 @@ def read_xlsa17(folder: str | os.PathLike[str], name: str) -> Xlsa17:
         original = _matrix(original, where, "original_att")
         if original.shape != att.shape:
             raise InputError(f"{where}: original_att has shape {original.shape}, att {att.shape}")
-    splits = {field: _integers(found[field], where, field) for field in _SPLITS}
+    splits = {
+        field: _integers(found[field], where, field, empty=field == "test_seen_loc")
+        for field in _SPLITS
+    }
 
     image_files = labels = held = None
     if (directory / "res101.mat").exists():
@@ -223,6 +226,8 @@ def _check_locations(where: str, splits: dict[str, np.ndarray], images: int | No
       images: how many images there are; None: not known, any number.
     """
     for field, location in splits.items():
+        if not len(location):
+            continue
         low, high = int(location.min()), int(location.max())
         if low < 1:
             hint = "; they look 0-based: add 1 to all locations" if low == 0 else ""
@@ -260,10 +265,12 @@ def _matrix(value: MatValue, where: str, field: str) -> np.ndarray:
     return matrix
 
 
-def _integers(value: MatValue, where: str, field: str) -> np.ndarray:
-    """A row or column of whole numbers as int64 `[n]`, n > 0."""
+def _integers(value: MatValue, where: str, field: str, *, empty: bool = False) -> np.ndarray:
+    """A row or column of whole numbers as int64 `[n]`, n > 0 unless it may be `empty`."""
     if isinstance(value, list):
         raise InputError(f"{where}: {field} holds strings, expected whole numbers")
+    if empty and not value.size:
+        return np.zeros(0, np.int64)
     if not value.size or value.size != max(value.shape):
         raise InputError(f"{where}: {field} has shape {value.shape}, expected [n, 1] with n > 0")
     # Compared before the conversion: NaN and numbers past int64 have no int64.
@@ -273,7 +280,7 @@ def _integers(value: MatValue, where: str, field: str) -> np.ndarray:
         or (flat != np.floor(flat)).any()
     ):
         raise InputError(
-            f"{where}: {field} holds values that are not whole numbers; download the file again"
+            f"{where}: {field} holds values that are not whole numbers; it numbers images from 1"
         )
     return flat.astype(np.int64)
 

@@ -27,7 +27,7 @@ def sweep_page(title: str, result: Mapping[str, Any], facts: Mapping[str, Any]) 
         way: [point.get(kind, {}).get("H") for point in points] for kind, way in _KINDS.items()
     }
     series = {way: found for way, found in series.items() if any(found)}
-    drawing = figure(
+    drawing = series and figure(
         draw_points(names, series),
         "H of every point of the grid: " + "; ".join(_described(names, series)),
         f"Mean and {CONFIDENCE:.0%} interval of the mean over the seeds, and every seed as a dot.",

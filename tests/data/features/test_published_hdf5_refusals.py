@@ -30,7 +30,6 @@ BAD_FIELDS = {
     "no features": (lambda f: {"feature_map": None}, "feature_map is missing; the file holds att,"),
     "no labels": (lambda f: {"labels": None}, "labels is missing"),
     "no trainval_loc": (lambda f: {"trainval_loc": None}, "trainval_loc is missing"),
-    "no test_seen_loc": (lambda f: {"test_seen_loc": None}, "test_seen_loc is missing"),
     "no test_unseen_loc": (lambda f: {"test_unseen_loc": None}, "test_unseen_loc is missing"),
     "no att": (lambda f: {"att": None}, "att is missing"),
     "no w2v_att": (lambda f: {"w2v_att": None}, "w2v_att is missing"),
@@ -86,8 +85,8 @@ BAD_FIELDS = {
         "w2v_att holds NaN or infinite",
     ),
     "empty split": (
-        lambda f: {"test_seen_loc": np.zeros(0, np.int64)},
-        r"test_seen_loc has shape \(0,\)",
+        lambda f: {"test_unseen_loc": np.zeros(0, np.int64)},
+        r"test_unseen_loc has shape \(0,\)",
     ),
     "overlap": (
         lambda f: {"test_seen_loc": changed(f["test_seen_loc"], 0, 0)},
