@@ -1,8 +1,10 @@
-"""What a file is by its first bytes, where it is not what was expected."""
+"""Files that are not what was expected: what they are, and what to do about them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from dedn_jax.errors import one_line
 
 HEAD_BYTES = 512
 # What people have in place of a file that they downloaded or cloned, and what to do about it.
@@ -42,3 +44,17 @@ def what_begins_so(head: bytes) -> str:
     if head.lstrip().lower().startswith(_PAGES):
         return "it is a web page, not the file: get the file that the page is about"
     return next((f"it is {what}" for start, what in _STARTS if head.startswith(start)), "")
+
+
+def hdf5_advice(error: BaseException) -> str:
+    """What to do about an error that opening or reading an HDF5 file raised, by what it says."""
+    text = one_line(error, 10_000).lower()
+    if "truncated file" in text:
+        return "the file is shorter than it says itself: copy or download it again"
+    if "unable to lock file" in text:
+        return "reading needs no lock: set the environment variable HDF5_USE_FILE_LOCKING=FALSE"
+    if (isinstance(error, OSError) and error.errno) or "errno = " in text:
+        return "the file system reported it: see to permissions, disk and mount"
+    if "filter" in text and ("not registered" in text or "not available" in text):
+        return "store the file without that compression, or with gzip (`h5repack -f GZIP=4`)"
+    return "its content is damaged: compare its hash with that of where it is from"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dedn_jax.file_kinds import what_it_is
+from dedn_jax.file_kinds import hdf5_advice, what_it_is
 
 
 def _zip() -> bytes:
@@ -39,3 +39,18 @@ def test_what_it_is(tmp_path: Path, content: bytes, said: str) -> None:
     found = what_it_is(tmp_path / "file")
     assert said in found
     assert bool(said) == bool(found)
+
+
+def test_advice_follows_from_what_hdf5_said() -> None:
+    """Only a file that is shorter than its own header says is one to fetch again."""
+    for error, advice in (
+        (OSError("Unable to open file (truncated file: eof = 96, stored_eof = 2048)"), "again"),
+        (OSError(37, "unable to lock file, errno = 37"), "HDF5_USE_FILE_LOCKING=FALSE"),
+        (OSError("file read failed: errno = 5, error message = 'Input/output error'"), "mount"),
+        (PermissionError(13, "Permission denied"), "permissions"),
+        (OSError("required filter 'blosc' is not registered"), "h5repack"),
+        (OSError("filter returned failure during read"), "compare its hash"),
+    ):
+        text = hdf5_advice(error)
+        assert advice in text
+        assert ("again" in text) == (advice == "again"), text

@@ -13,6 +13,7 @@ import numpy as np
 
 from dedn_jax.data.features.maps import InMemoryFeatures, floating_dtype, normalize
 from dedn_jax.errors import InputError, one_line
+from dedn_jax.file_kinds import hdf5_advice
 from dedn_jax.progress import progress
 
 _BLOCK_BYTES = 32 * 2**20  # features are read in pieces of about this size
@@ -21,20 +22,6 @@ IMPORT_HINT = (
     "--config.data.format=store, --config.data.path=STORE and --config.data.memory_map=true"
 )
 READ_ERRORS = (OSError, RuntimeError, KeyError, TypeError, ValueError)  # what h5py may raise
-
-
-def hdf5_advice(error: BaseException) -> str:
-    """What to do about an error that opening or reading an HDF5 file raised, by what it says."""
-    text = one_line(error, 10_000).lower()
-    if "truncated file" in text:
-        return "the file is shorter than it says itself: copy or download it again"
-    if "unable to lock file" in text:
-        return "reading needs no lock: set the environment variable HDF5_USE_FILE_LOCKING=FALSE"
-    if (isinstance(error, OSError) and error.errno) or "errno = " in text:
-        return "the file system reported it: see to permissions, disk and mount"
-    if "filter" in text and ("not registered" in text or "not available" in text):
-        return "store the file without that compression, or with gzip (`h5repack -f GZIP=4`)"
-    return "its content is damaged: compare its hash with that of where it is from"
 
 
 def available_memory() -> int | None:

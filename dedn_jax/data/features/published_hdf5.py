@@ -20,13 +20,13 @@ import numpy as np
 
 from dedn_jax.data.annotations import Annotations, check_labels, check_splits
 from dedn_jax.data.arrays import finite_matrix, whole_numbers
-from dedn_jax.data.features.hdf5 import READ_ERRORS, hdf5_advice
+from dedn_jax.data.features.hdf5 import READ_ERRORS
 from dedn_jax.data.features.maps import check_channels_first, floating_dtype
 from dedn_jax.data.sources.class_embeddings import annotations_from_file
 from dedn_jax.data.sources.word_vectors import read_word_vectors
 from dedn_jax.data.validation_fields import VALIDATION_FIELDS, classes_of_fields
 from dedn_jax.errors import InputError, one_line
-from dedn_jax.file_kinds import what_it_is
+from dedn_jax.file_kinds import hdf5_advice, what_it_is
 
 SPLITS = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
 _SMALL_FIELD_BYTES = 2**30  # no field but feature_map has any business being larger

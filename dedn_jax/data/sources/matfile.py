@@ -1,4 +1,4 @@
-"""Reads numbers and strings from MATLAB files (v5, and v7: the same, compressed).
+"""Reads numbers and strings from MATLAB files (v5, v7: the same, compressed, and v7.3).
 
 Files are untrusted, so only what the splits use is parsed: arrays of real numbers, character arrays
 and cell arrays of strings. Everything else (objects, function handles, structs, nested cells) is
@@ -24,13 +24,15 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from dedn_jax.data.sources.matfile_hdf5 import MatValue, read_mat_hdf5
 from dedn_jax.errors import InputError
+from dedn_jax.file_kinds import what_begins_so
+from dedn_jax.files import open_regular
 from dedn_jax.paths import local_path
-
-MatValue = np.ndarray | list[str]
 
 _MAX_VARIABLE_BYTES = 64 * 2**20  # inflated; the largest that splits need is about 7 MB
 _MAX_VARIABLES = 1000
+_HEADER_BYTES = 128  # of the file
 _HEAD_BYTES = 4096  # enough for flags, dimensions and name of any variable
 _MATRIX, _COMPRESSED = 14, 15
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8"}
@@ -50,7 +52,7 @@ def read_mat(
     """Reads the variables named; of all others only the header is looked at.
 
     Args:
-      path: a `.mat` file of version 5 or 7.
+      path: a `.mat` file of version 5, 7 or 7.3.
       names: variables that must be there.
       optional: variables that may be.
 
@@ -61,31 +63,20 @@ def read_mat(
       missing are left out.
 
     Raises:
-      InputError: no such file, not a MATLAB file, version 7.3 or 4, truncated or damaged, a
-        variable missing, of another kind, or inflating to more than 64 MiB.
+      InputError: no such file, not a MATLAB file, version 4, truncated or damaged, a variable
+        missing, of another kind, or inflating to more than 64 MiB.
     """
     path = local_path(path)
     if not path.is_file():
         kind = "a folder, expected a .mat file" if path.is_dir() else "no such file"
         raise InputError(f"{path}: {kind}; see the README for where the splits belong")
-    found: dict[str, MatValue] = {}
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            order = _byte_order(file.read(128), path)
-            seen: list[str] = []
-            while file.tell() < size:
-                if len(seen) >= _MAX_VARIABLES:
-                    raise InputError(
-                        f"{path}: more than {_MAX_VARIABLES} variables; is it the right file?"
-                    )
-                variable = _next_variable(file, size, order, path)
-                if variable.name in (*names, *optional):
-                    if variable.name in found:
-                        raise InputError(f"{path}: {variable.name} occurs twice; save it once")
-                    found[variable.name] = _value(file, variable, order, path)
-                seen.append(variable.name)
-                file.seek(variable.end)
+        with open_regular(path) as file:
+            header = file.read(_HEADER_BYTES)
+            if header.startswith((b"MATLAB 7.3", b"\x89HDF")):
+                found, seen = read_mat_hdf5(path, (*names, *optional))
+            else:
+                found, seen = _variables(file, _byte_order(header, path), path, names, optional)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     for name in names:
@@ -93,6 +84,26 @@ def read_mat(
             there = ", ".join(_printable(n) for n in seen[:12]) or "nothing"
             raise InputError(f"{path}: {name} is missing; the file holds {there}")
     return found
+
+
+def _variables(
+    file: BinaryIO, order: str, path: Path, names: Sequence[str], optional: Sequence[str]
+) -> tuple[dict[str, MatValue], list[str]]:
+    """The values of those variables that are there, and the names of all."""
+    found: dict[str, MatValue] = {}
+    seen: list[str] = []
+    size = os.fstat(file.fileno()).st_size
+    while file.tell() < size:
+        if len(seen) >= _MAX_VARIABLES:
+            raise InputError(f"{path}: more than {_MAX_VARIABLES} variables; is it the right file?")
+        variable = _next_variable(file, size, order, path)
+        if variable.name in (*names, *optional):
+            if variable.name in found:
+                raise InputError(f"{path}: {variable.name} occurs twice; save it once")
+            found[variable.name] = _value(file, variable, order, path)
+        seen.append(variable.name)
+        file.seek(variable.end)
+    return found, seen
 
 
 class _Variable(NamedTuple):
@@ -117,16 +128,11 @@ class _Element(NamedTuple):
 
 def _byte_order(header: bytes, path: Path) -> str:
     """`<` or `>`; raises InputError unless the header is that of version 5."""
-    if header.startswith((b"MATLAB 7.3", b"\x89HDF")):
-        raise InputError(
-            f"{path}: a MATLAB 7.3 (HDF5) file, expected version 5 or 7; in MATLAB, load it and "
-            "save it again with '-v7'"
-        )
     order = {b"IM": "<", b"MI": ">"}.get(header[126:128])
     if order is None:
+        found = what_begins_so(header) or f"it begins with {header[:12]!r}"
         raise InputError(
-            f"{path}: not a MATLAB file of version 5 or 7 (unknown header); download it again, or "
-            "save it with '-v7'"
+            f"{path}: not a MATLAB file of version 5, 7 or 7.3: {found}; save it with '-v7'"
         )
     return order
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from dedn_jax.data.features import published_hdf5
-from dedn_jax.data.features.hdf5 import hdf5_advice
 from dedn_jax.data.load import read_published_hdf5
 from dedn_jax.errors import InputError
 
@@ -161,21 +160,6 @@ def test_missing_folder_and_other_files(tmp_path, write_published):
     for share in (0.9, 0.5, 0.1):
         text.write_bytes(content[: int(share * len(content))])
         refused(text, "cannot be opened: .*truncated.*shorter than it says itself")
-
-
-def test_advice_follows_from_what_hdf5_said():
-    """Only a file that is shorter than its own header says is one to fetch again."""
-    for error, advice in (
-        (OSError("Unable to open file (truncated file: eof = 96, stored_eof = 2048)"), "again"),
-        (OSError(37, "unable to lock file, errno = 37"), "HDF5_USE_FILE_LOCKING=FALSE"),
-        (OSError("file read failed: errno = 5, error message = 'Input/output error'"), "mount"),
-        (PermissionError(13, "Permission denied"), "permissions"),
-        (OSError("required filter 'blosc' is not registered"), "h5repack"),
-        (OSError("filter returned failure during read"), "compare its hash"),
-    ):
-        text = hdf5_advice(error)
-        assert advice in text
-        assert ("again" in text) == (advice == "again"), text
 
 
 def test_a_file_that_another_program_has_locked_is_read(write_published):

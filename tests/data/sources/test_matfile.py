@@ -117,10 +117,9 @@ def test_not_a_mat_file(tmp_path):
     path = tmp_path / "file.mat"
     for data in (b"", b"<html>not found</html>" * 20):
         path.write_bytes(data)
-        assert "not a MATLAB file of version 5 or 7" in error(path)
+        assert "not a MATLAB file of version 5, 7 or 7.3: it is " in error(path)
     path.write_bytes(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(1000))
-    assert "7.3 (HDF5)" in error(path)
-    assert "'-v7'" in error(path)
+    assert "cannot be read" in error(path)  # a header, and no HDF5 behind it
 
 
 @pytest.mark.parametrize("compress", [True, False])
