@@ -8,7 +8,6 @@ crashes=0       # ends of the job, lost TPUs and stalls since it last got on
 best=''         # the most that there was of its results
 progress_at=''  # when it last got on, or was started
 failures_seen='' # failures that the workers have counted, as far as they are in `crashes`
-was_ready=''
 
 seconds_now() { date +%s; }
 
@@ -153,25 +152,25 @@ watch() {
     status=0
     now="$(state)" || { now=unknown; status=1; }
     [ "$now" = "$before" ] || say "$name is $now"
-    before="$now"
     case "$now" in
       unknown) [ -z "$charged_since" ] || account yes ;;
       READY)
         account yes
-        was_ready=1
         [ -n "$progress_at" ] || progress_at="$(seconds_now)"
         look || status=$? ;;
       GONE | PREEMPTED | TERMINATED | STOPPED | FAILED | SUSPENDED)
-        if [ -n "$was_ready" ]; then
+        # It was charged for under an earlier watch: until when nobody knows.
+        [ -n "$before" ] || charged_since=''
+        if [ -n "$charged_since" ]; then
           account no
           crashes=$((crashes + 1))
           say "lost the TPU after $(spent); making a new one"
         fi
-        was_ready='' charged_since=''
         if reason="$(limit_reached)"; then end_watch limit 1 "$reason is reached"; fi
         recreate "$now" || status=1 ;;
       *) progress_at='' ;; # on its way to one of these
     esac
+    before="$now"
     case "$status" in
       0) failed=0 ;;
       10) end_watch finish 0 "finished" ;;

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.launch.common import LAUNCH, POD, launch, write_program
 
 _GCLOUD = """#!{python}
-# Each worker has a home of its own. `events` says what has become of the TPU at which `describe`.
+# Each worker has a home of its own. A file `preempt` takes the TPU away.
 import json, os, pathlib, shutil, signal, subprocess, sys
 top = pathlib.Path({top!r})
 words = sys.argv[1:]
@@ -32,10 +32,9 @@ def take_away():
         shutil.rmtree(home, ignore_errors=True)
 
 if verb == "describe":
-    calls = (top / "gcloud.jsonl").read_text().count('"describe"')
-    events = json.loads((top / "events").read_text())
-    if event := events.get(str(calls)):
-        state.write_text(event)
+    if (top / "preempt").exists():
+        (top / "preempt").unlink()
+        state.write_text("PREEMPTED")
         take_away()
     if not state.exists():
         sys.exit("ERROR: (gcloud.compute.tpus) NOT_FOUND: no such resource")
@@ -99,7 +98,6 @@ class Pod:
         self.folder, self._fakes = folder, fakes
         self.run = folder / "shared" / "my run"
         self.run.parent.mkdir()
-        self.will(())
         text = _GCLOUD.format(python=sys.executable, top=str(folder))
         write_program(fakes / "gcloud", text)
         self.checkout = folder / "checkout"
@@ -118,11 +116,6 @@ class Pod:
         (self.folder / "state").write_text(state)
         for i in range(2):
             (self.folder / f"worker-{i}").mkdir()
-
-    def will(self, preempted_at: tuple[int, ...]) -> None:
-        """The TPU is taken away before these calls of `describe`."""
-        events = dict.fromkeys(preempted_at, "PREEMPTED")
-        (self.folder / "events").write_text(json.dumps(events))
 
     def watch(self, *flags: str, ending: str) -> subprocess.CompletedProcess[str]:
         """Runs `tpu_pod.sh watch`; `ending` is what dedn does: shell text, `$run` its directory."""
