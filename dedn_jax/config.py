@@ -24,6 +24,7 @@ from dedn_jax.paths import local_path
 Overrides = Sequence[str] | Mapping[str, object]
 
 _RECIPE = "write it like configs/base.py, with a function get_config() that returns a ConfigDict"
+_SHOWN = 400  # characters of flags and of reasons in messages
 _FLAG = re.compile(r"--?(?:no)?config\.([^=]+)(?:=.*)?", re.DOTALL)
 
 
@@ -183,7 +184,7 @@ def _apply_flags(config: ConfigDict, overrides: Sequence[str], where: str) -> Co
         values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{where}: cannot apply {' '.join(overrides)}: {_reason(error)}"
+            f"{where}: cannot apply {' '.join(overrides)[:_SHOWN]}: {_reason(error)[:_SHOWN]}"
         ) from error
     changed: ConfigDict = values["config"].value
     return changed
@@ -282,8 +283,8 @@ def check_config(config: ConfigDict, where: str) -> None:
       InputError: names the field, the value found and the values allowed.
     """
     _check_fields(config, base_config(), where)
-    _check_paths(config, where)
     check_ranges(config, where)
+    _check_paths(config, where)
 
 
 def _check_paths(config: ConfigDict, where: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ml_collections import ConfigDict
 
@@ -36,6 +36,24 @@ LEARNING_RATES = ("constant", "cosine")
 EXPERTS = ("both", "coarse", "fine")
 BRANCHES = ("both", "region", "channel")
 SCHEDULES = ("constant", "warmup", "ramp")
+
+# The largest values of whole numbers that cost memory or time by themselves.
+_MOST = {
+    "data.workers": 1024,
+    "distribution.attribute_shards": 2**16,
+    "evaluate.batch_size": 10**6,
+    "loss.distillation.sinkhorn.iterations": 10**4,
+    "model.rank": 4096,  # of a matrix of word vectors by channels
+    "picture.crop": 4096,
+    "picture.resize": 8192,
+    "seed": 2**32,
+    "train.batch_size": 10**6,
+    "train.checkpoints_kept": 10**6,
+    "train.epochs": 10**6,
+    "train.steps_per_call": 10**6,
+}
+_MOST_NUMBER = 10**9
+_MOST_TEXT = 2**16  # characters: of groups of thousands of attributes
 
 # Takes whether a field is right, its name, and what is expected of it.
 Require = Callable[[bool, str, str], None]
@@ -79,8 +97,11 @@ def check_ranges(config: ConfigDict, where: str) -> None:
 
     def require(ok: bool, field: str, expected: str) -> None:
         if not ok:
-            raise InputError(f"{where}: config.{field}={value_of(field)!r}, expected {expected}")
+            found = repr(value_of(field))[:200]
+            raise InputError(f"{where}: config.{field}={found}, expected {expected}")
 
+    for field in _fields(config):
+        _require_bounded(value_of(field), field, require)
     for field, choices in _CHOICES.items():
         require(value_of(field) in choices, field, "one of " + ", ".join(choices))
     if config.backbone.name not in BACKBONES:
@@ -88,6 +109,24 @@ def check_ranges(config: ConfigDict, where: str) -> None:
     require(0 <= config.seed < 2**32, "seed", "0 to 2**32 - 1")
     for check in (_distribution, _pictures, _model, _distillation, _training, _optimizer):
         check(config, require)
+
+
+def _fields(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _fields(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _require_bounded(value: object, field: str, require: Require) -> None:
+    """What no field may exceed, however it is used."""
+    if isinstance(value, str):
+        short = len(value) <= _MOST_TEXT and "\0" not in value
+        require(short, field, f"text of at most {_MOST_TEXT} characters without NUL")
+    elif isinstance(value, int | float):
+        most = _MOST.get(field, _MOST_NUMBER)
+        require(abs(value) <= most, field, f"at most {most}")
 
 
 def unknown_backbone(name: str) -> str:

@@ -204,6 +204,13 @@ def test_own_recipe(tmp_path):
         ("--config.selection.refit=no", "'no', expected one of retrain, continue"),
         ("--config.loss.distillation.agreement.weight=nan", "weight=nan, expected a finite"),
         ("--config.distribution.attribute_shards=0", "attribute_shards=0, expected at least 1"),
+        (f"--config.train.epochs={10**21}", "train.epochs=10{21}, expected at most 1000000$"),
+        (f"--config.train.epochs={'9' * 10**5}", "cannot apply --config.train.epochs=999"),
+        ("--config.model.rank=1000000000", "model.rank=1000000000, expected at most 4096"),
+        ("--config.evaluate.batch_size=2000000", "batch_size=2000000, expected at most 1000000"),
+        ("--config.optimizer.learning_rate=1e10", "=10000000000.0, expected at most 1000000000"),
+        ("--config.data.path=" + "x" * 10**5, "data.path='x{199}, expected text of at most"),
+        ("--config.data.path=a\0b", "expected text of at most 65536 characters without NUL"),
         ("--config.optimizer.learning_rate=inf", "learning_rate=inf, expected a finite number"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import errno
 import io
 import os
@@ -117,11 +118,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+# What tables and texts hold, for terminals that have ASCII alone.
+_PLAIN = {"±": "+-", "×": "x", "…": "...", "·": "*"}
+
+
+def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    """An error handler of codecs: signs in ASCII, other letters as escapes."""
+    if isinstance(error, UnicodeEncodeError) and (sign := _PLAIN.get(error.object[error.start])):
+        return sign, error.start + 1
+    return codecs.backslashreplace_errors(error)
+
+
 def console() -> None:
     """The `dedn` command: runs `main` and ends the process."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of classes and pictures may have letters that a terminal has not.
-        sys.stdout.reconfigure(errors="backslashreplace")
+        codecs.register_error("plain", _plain)
+        sys.stdout.reconfigure(errors="plain")
     status = main()
     if status in (1, 2) and "jax" in sys.modules:
         import jax

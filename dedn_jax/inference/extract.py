@@ -70,7 +70,7 @@ def extract_features(
     backbone, weights = load_backbone(config)
     assert weights is not None
     shape = feature_shape(backbone, pictures.size)
-    batch_size = config.evaluate.batch_size
+    batch_size = min(config.evaluate.batch_size, len(pictures))
     image_bytes = shape.channels * shape.regions * np.dtype("float16").itemsize
     plan = StorePlan(
         images=len(pictures),
@@ -167,7 +167,8 @@ def _computed(
     def compute(values: nnx.State, images: jax.Array) -> jax.Array:
         return backbone_maps(nnx.merge(definition, values), images)
 
-    size, reading = config.evaluate.batch_size, Reading(config.data.workers)
+    largest = max((len(r) for r in ranges), default=1)
+    size, reading = min(config.evaluate.batch_size, largest), Reading(config.data.workers)
     counts = [min(size, len(r) - start) for r in ranges for start in range(0, len(r), size)]
     # Every range is padded to whole batches; the padding is dropped below.
     ends = [r.start + -(-len(r) // size) * size for r in ranges]

@@ -101,7 +101,7 @@ class Evaluator(Generic[L]):
         self.task, self._layout, self._features = task, layout, features
         self.images = np.concatenate([task.eval_seen, task.eval_unseen])
         self._network, self._order = network, groups.order
-        self._batch_size = config.evaluate.batch_size
+        self._batch_size = min(config.evaluate.batch_size, len(self.images)) or 1
         self._reading = Reading(config.data.workers, layout.host_shard)
         classes = make_class_space(task.class_embeddings, task.seen, groups)
         self._constants = layout.replicate((classes, network.frozen))

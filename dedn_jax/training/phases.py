@@ -27,6 +27,8 @@ SELECTED_BY = {
     "test-best": TEST_BEST_LABEL,
 }
 
+_ANY_BATCH = 1024  # images, which are drawn more than once from a smaller set
+
 
 class Phases(NamedTuple):
     """How the phases of a protocol ended.
@@ -95,7 +97,13 @@ def note_kernel(trainer: Trainer) -> None:
 
 
 def check_protocol(config: ConfigDict, dataset: GZSLDataset) -> None:
-    """Raises InputError where the protocol needs pictures that the data set does not have."""
+    """Raises InputError where the config needs pictures that the data set does not have."""
+    most = max(len(dataset.trainval), _ANY_BATCH)
+    if config.train.batch_size > most:
+        raise InputError(
+            f"config.train.batch_size={config.train.batch_size}, expected at most {most}: "
+            f"{dataset.source} has {len(dataset.trainval)} training images"
+        )
     if config.selection.protocol != "test-best":
         return
     if not len(dataset.test_unseen):

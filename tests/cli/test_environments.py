@@ -1,0 +1,86 @@
+"""The command in environments that lack something."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.tiny import tiny_overrides, write_tiny
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+BARE = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PATH": os.environ["PATH"]}
+
+
+def run(
+    command: list[str],
+    folder: Path,
+    limits: Callable[[], None] | None = None,
+    python: Sequence[str] = ("-m", "dedn_jax"),
+    **environment: str,
+) -> subprocess.CompletedProcess[bytes]:
+    kept = {k: v for k, v in os.environ.items() if k.startswith("JAX_")}
+    return subprocess.run(
+        [sys.executable, *python, *command],
+        cwd=folder,
+        env=BARE | kept | environment,
+        preexec_fn=limits,
+        capture_output=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> list[str]:
+    flags = tiny_overrides(
+        write_tiny(tmp_path / "tiny.hdf5"), selection__protocol="last", train__epochs=1
+    )
+    return ["--config=base", f"--workdir={tmp_path}/run", *flags]
+
+
+def test_a_terminal_of_ascii_alone(training: list[str], tmp_path: Path) -> None:
+    done = run(
+        ["sweep", "--seeds=2", *training],
+        tmp_path,
+        PYTHONIOENCODING="ascii:strict",
+        LC_ALL="C",
+        PYTHONUTF8="0",
+        HOME=str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"mean +- half of the 95% interval" in done.stdout
+
+
+def few_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+
+# As it is for a user id without an entry in the password database.
+NO_ENTRY = """
+import pwd, runpy
+def getpwuid(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = getpwuid
+runpy.run_module("dedn_jax", run_name="__main__")
+"""
+
+
+def test_a_user_without_name_and_home(training: list[str], tmp_path: Path) -> None:
+    done = run(["train", *training], tmp_path, python=("-c", NO_ENTRY))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "result.json").exists()
+    assert b"no home directory" in done.stderr or "JAX_COMPILATION_CACHE_DIR" in os.environ
+    done = run(["demo", "--workdir=~/run"], tmp_path, python=("-c", NO_ENTRY))
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"dedn: ~/run: ") and done.stderr.count(b"\n") == 1
+
+
+def test_few_open_files(training: list[str], tmp_path: Path) -> None:
+    done = run(["train", *training], tmp_path, few_files, HOME=str(tmp_path))
+    assert done.returncode in (0, 2), done.stderr
+    assert b"Traceback" not in done.stderr
