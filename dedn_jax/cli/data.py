@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from dedn_jax.data.prepared.picture_set import Picture, PictureSet
 
 _BENCHMARKS = ("CUB", "SUN", "AWA2", "AWA1", "APY", "FLO")
-_NAMES = f"{', '.join(_BENCHMARKS)}, demo, or folder for classes of your own"
+_OWN = "sets of your own in their layout"
+_NAMES = (
+    f"{', '.join(_BENCHMARKS)}, demo, folder for classes of your own, or NAME for a set in the "
+    "layout of xlsa17: xlsa17/data/NAME/{att_splits,res101}.mat, pictures in NAME/"
+)
 # Flags that not all sets take, and those that do.
 _ONLY_FOR = {
-    "xlsa17": _BENCHMARKS,
-    "word_vectors": (*_BENCHMARKS, "folder"),
+    "xlsa17": (*_BENCHMARKS, _OWN),
+    "word_vectors": (*_BENCHMARKS, _OWN, "folder"),
     "seed": ("folder",),
     "test_share": ("folder",),
     "test_list": ("folder",),
@@ -134,17 +138,38 @@ def _read(args: argparse.Namespace) -> PictureSet:
     return read_benchmark(args.name, args.root, word_vectors=args.word_vectors, xlsa17=args.xlsa17)
 
 
-def _check_name(name: str) -> None:
-    if name not in (*_BENCHMARKS, "demo", "folder"):
-        raise InputError(f"{name}: unknown data set; expected {_NAMES}")
+def _kind(args: argparse.Namespace) -> str:
+    """A benchmark's name, `demo`, `folder`, or `_OWN`.
+
+    Raises:
+      InputError: no such data set.
+    """
+    from dedn_jax.data.published import own_spelling
+    from dedn_jax.data.sources.xlsa17 import entry_named
+
+    args.name = own_spelling(args.name)
+    if args.name.lower() in ("demo", "folder"):
+        args.name = args.name.lower()
+    if args.name in (*_BENCHMARKS, "demo", "folder"):
+        return args.name
+    file = entry_named(_splits(args), args.name) / "att_splits.mat"
+    if not file.is_file():
+        raise InputError(
+            f"{args.name}: unknown data set, and there is no {file}; expected {_NAMES}"
+        )
+    return _OWN
+
+
+def _splits(args: argparse.Namespace) -> Path:
+    return args.xlsa17 or args.root / "xlsa17" / "data"
 
 
 def _check_flags(args: argparse.Namespace) -> None:
     """Refuses flags that would be ignored."""
-    _check_name(args.name)
+    kind = _kind(args)
     for name, sets in _ONLY_FOR.items():
         value = getattr(args, name, None)
-        if value is None or value is False or args.name in sets:
+        if value is None or value is False or kind in sets:
             continue
         flag = f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
         raise InputError(
@@ -181,7 +206,7 @@ def _build(args: argparse.Namespace, _: list[str]) -> None:
 
 
 def _download(args: argparse.Namespace) -> None:
-    from dedn_jax.data.sources.benchmark import find_word_vectors
+    from dedn_jax.data.sources.benchmark_words import find_word_vectors
     from dedn_jax.data.sources.fetch import fetch_dataset
     from dedn_jax.data.sources.word_vectors import read_word_vectors
 
@@ -215,10 +240,10 @@ def _check(args: argparse.Namespace, _: list[str]) -> None:
     from dedn_jax.data.sources.xlsa17 import read_xlsa17
 
     _check_flags(args)
-    if args.name in _BENCHMARKS:
+    if args.name not in ("demo", "folder"):
         # Before the pictures: splits can be compared where there are none.
-        splits = read_xlsa17(args.xlsa17 or args.root / "xlsa17" / "data", args.name)
-        print(counts_table(splits, args.name))
+        splits = read_xlsa17(_splits(args), args.name)
+        print(counts_table(splits, args.name if args.name in _BENCHMARKS else None))
         if args.splits_only:
             return
         picture_set = _read(args)

@@ -87,3 +87,8 @@ PUBLISHED = {
 }
 # By the first part of a recipe's name: those that DEDN's code is published for.
 RECIPES = {name.lower(): known for name, known in PUBLISHED.items() if known.maps[0]}
+
+
+def own_spelling(name: str) -> str:
+    """The name of a benchmark as it is written here, whatever its case; other names as they are."""
+    return next((known for known in PUBLISHED if known.lower() == name.lower()), name)

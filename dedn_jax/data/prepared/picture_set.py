@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import re
 import stat
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -91,6 +93,13 @@ class Picture:
             return path.stat()
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def as_set_name(text: str) -> str:
+    """A folder's or data set's name as a set may be called."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^a-z0-9]+", "_", plain.lower()).strip("_")[:48]
+    return name if name[:1].isalpha() else f"set_{name}".rstrip("_")
 
 
 @dataclasses.dataclass(frozen=True)

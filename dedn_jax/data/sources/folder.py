@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dedn_jax.data.annotations import Annotations
-from dedn_jax.data.prepared.picture_set import Picture, PictureSet
+from dedn_jax.data.prepared.picture_set import Picture, PictureSet, as_set_name
 from dedn_jax.data.sources.folder_pictures import (
     ClassPictures,
     drawn_for_testing,
@@ -107,7 +106,7 @@ def read_folder(
         f"test pictures: {test.origin}",
         *_remarks(annotations, table, found),
     )
-    return PictureSet(_set_name(root), annotations, pictures, origins)
+    return PictureSet(as_set_name(root.resolve().name), annotations, pictures, origins)
 
 
 class _Test(NamedTuple):
@@ -212,10 +211,3 @@ def _seen_classes(root: Path, table: Table, found: dict[str, list[Picture]]) -> 
             "that says 'unseen' for some"
         )
     return seen
-
-
-def _set_name(root: Path) -> str:
-    """The folder's name as a set may be called."""
-    plain = unicodedata.normalize("NFKD", root.resolve().name).encode("ascii", "ignore").decode()
-    name = re.sub(r"[^a-z0-9]+", "_", plain.lower()).strip("_")[:48]
-    return name if name[:1].isalpha() else f"set_{name}".rstrip("_")

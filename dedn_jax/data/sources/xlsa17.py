@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from dedn_jax.data.annotations import check_splits
-from dedn_jax.data.published import PUBLISHED
+from dedn_jax.data.published import PUBLISHED, own_spelling
 from dedn_jax.data.sources.matfile import MatValue, read_mat
 from dedn_jax.data.validation_fields import (
     VALIDATION_FIELDS,
@@ -43,8 +43,8 @@ class Xlsa17:
 
     Attributes:
       source: the folder they came from.
-      image_files: `[images]` picture paths relative to the data set's picture root, with `/`;
-        None where `res101.mat` is missing.
+      image_files: `[images]` picture paths relative to the data set's picture root, with `/`; of
+        sets of one's own as stored (see `locate_pictures`). None where `res101.mat` is missing.
       labels: `[images]` int32 class ids; None where `res101.mat` is missing.
       trainval, test_seen, test_unseen: int64 image indices, disjoint, in the file's order.
       validation_classes: int64 ids of the seen classes that the files reserve, or None.
@@ -73,21 +73,20 @@ def read_xlsa17(folder: str | os.PathLike[str], name: str) -> Xlsa17:
     Args:
       folder: `.../xlsa17/data`; the files are `<folder>/<name>/att_splits.mat` and, where pictures
         are wanted, `<folder>/<name>/res101.mat`.
-      name: CUB, SUN, AWA2, AWA1, APY or FLO.
+      name: CUB, SUN, AWA2, AWA1, APY, FLO, in any case, or that of one's own set in this layout.
 
     Returns:
       The data set. Without `res101.mat`, `image_files`, `labels` and what follows from them
       (`validation_classes`) are None, and only what needs no labels is checked.
 
     Raises:
-      InputError: unknown name; a file or variable missing, damaged or of the wrong kind; counts
+      InputError: a file or variable missing, damaged or of the wrong kind; counts
         that do not fit together; locations or labels that do not count from 1 or lie past the end;
         splits that overlap, or that train on an unseen class; pictures listed twice, outside the
         known picture folder, or in another class's folder.
     """
-    if name not in PUBLISHED:
-        raise InputError(f"{name}: unknown data set; expected one of {', '.join(PUBLISHED)}")
-    directory = local_path(folder) / name
+    name = own_spelling(name)
+    directory = entry_named(local_path(folder), name)
     path = directory / "att_splits.mat"
     where = str(path)
     found = read_mat(
@@ -126,6 +125,14 @@ def read_xlsa17(folder: str | os.PathLike[str], name: str) -> Xlsa17:
         class_embeddings=np.ascontiguousarray(att.T),
         original_att=None if original is None else np.ascontiguousarray(original.T),
     )
+
+
+def entry_named(folder: Path, name: str) -> Path:
+    """The file or folder of a name, or else the only one whose name differs in case alone."""
+    if (folder / name).exists() or not folder.is_dir():
+        return folder / name
+    alike = [path for path in folder.iterdir() if path.name.lower() == name.lower()]
+    return alike[0] if len(alike) == 1 else folder / name
 
 
 def _validation_classes(
@@ -169,11 +176,17 @@ def relative_picture(path: str, picture_folders: dict[str, str]) -> str | None:
     return "/".join([picture_folders[parts[marks[-1]]], *below])
 
 
+def _parts_of(path: str) -> str | None:
+    """A stored path with single `/`; None where it cannot be trusted."""
+    parts = [p for p in path.replace("\\", "/").split("/") if p not in ("", ".")]
+    return "/".join(parts) if parts and ".." not in parts and path.isprintable() else None
+
+
 def _pictures(
     path: Path, name: str, class_names: tuple[str, ...], classes: int
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Relative picture paths and 0-based labels of `res101.mat`."""
-    where, known = str(path), PUBLISHED[name]
+    where, known = str(path), PUBLISHED.get(name)
     found = read_mat(path, ("image_files", "labels"))
     stored = found["image_files"]
     if not isinstance(stored, list):
@@ -195,17 +208,18 @@ def _pictures(
     result = []
     numbers = {class_name: k + 1 for k, class_name in enumerate(class_names)}
     for i, (text, label) in enumerate(zip(stored, labels.tolist(), strict=True), 1):
-        file = relative_picture(text, known.picture_folders)
+        file = relative_picture(text, known.picture_folders) if known else _parts_of(text)
         if file is None:
-            roots = " or ".join(f"{folder}/" for folder in known.picture_folders)
+            folders = known.picture_folders if known else ()
+            roots = " or ".join(f"{folder}/" for folder in folders)
+            expected = f"with {roots} in it and no '..' after that" if known else "without '..'"
             raise InputError(
-                f"{where}: image_files {i} is {text[:200]!r}, expected a path with {roots} in it "
-                "and no '..' after that"
+                f"{where}: image_files {i} is {text[:200]!r}, expected a path {expected}"
             )
         first = files.setdefault(file, i)
-        if first != i and not known.repeats:
+        if first != i and not (known and known.repeats):
             raise InputError(f"{where}: image_files {first} and {i} are the same picture, {file}")
-        if known.named_folders:
+        if known and known.named_folders:
             # Only a folder that names another class is wrong: names may be spelt in other ways.
             own = numbers.get(file.split("/")[-2], label)
             if own != label:

@@ -341,7 +341,7 @@ def test_transposed_att_is_hinted_at(tmp_path):
 
 
 def test_unknown_name_and_missing_folder(tmp_path):
-    assert "NAB: unknown data set; expected one of CUB, SUN, AWA2" in error(tmp_path, "NAB")
+    assert "NAB/att_splits.mat: no such file" in error(tmp_path, "NAB")
     assert "att_splits.mat: no such file" in error(tmp_path, "SUN")
 
 
