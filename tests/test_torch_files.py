@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import pickle
 import struct
@@ -86,11 +87,55 @@ def test_code_is_refused_and_does_not_run(tmp_path):
     for protocol in range(6):
         content = pickle.dumps({"w": Hostile(trace)}, protocol)
         for write in (archive, legacy):
-            with pytest.raises(InputError, match=r"w\.pth: not a readable file of tensors"):
+            with pytest.raises(InputError, match=r"w\.pth: (not a readable file of|holds 'w')"):
                 read_state_dict(write(tmp_path / "w.pth", content))
     assert not trace.exists()
     pickle.loads(content)["w"].close()
     assert trace.exists()  # the pickle is a real attack
+
+
+def test_code_beside_tensors_does_not_run(tmp_path):
+    """What a training's arguments or a NumPy scalar are pickled as, and what an attack is."""
+    trace = tmp_path / "created"
+    beside = {
+        "args": argparse.Namespace(lr=0.1, path=Path("x"), seen={1, 2}, raw=b"1"),
+        "best": np.float64(0.3),
+        "attack": Hostile(trace),
+        "state": {0: {"exp_avg": [1.0]}},
+    }
+    more = pickle.dumps(beside, 2)[2:-1]  # without the protocol and the end
+    whole = b"\x80\x02}(X\n\0\0\0state_dict" + state_dict(tensor())[2:-1] + b"X\4\0\0\0more"
+    found = read_state_dict(archive(tmp_path / "a.ckpt", whole + more + b"u."))
+    assert list(found) == ["w"] and found["w"].shape == (2, 3)
+    among = b"\x80\x02}(X\1\0\0\0w" + tensor() + b"X\1\0\0\0v" + tensor() + b"X\1\0\0\0x"
+    bad = archive(tmp_path / "b.pth", among + pickle.dumps(Hostile(trace), 2)[2:-1] + b"u.")
+    with pytest.raises(
+        InputError, match=r"'x' is a \w+\.open, expected a tensor; save the model's"
+    ):
+        read_state_dict(bad)
+    scalar = pickle.dumps(np.float64(0.3), 2)[2:-1]
+    found = read_state_dict(archive(tmp_path / "c.pth", among + scalar + b"u."))
+    assert list(found) == ["w", "v"]
+    assert not trace.exists()
+
+
+def _named(**dicts: bytes) -> bytes:
+    parts = (b"X" + struct.pack("<I", len(k)) + k.encode() + v for k, v in dicts.items())
+    return b"\x80\x02}(" + b"".join(parts) + b"u."
+
+
+def test_which_state_dict_is_read(tmp_path):
+    a, b = (state_dict(tensor(offset=0, shape=(n,), strides=(1,)))[2:-1] for n in (2, 3))
+
+    def read(**dicts: bytes):
+        return read_state_dict(archive(tmp_path / "w.pth", _named(**dicts)))["w"]
+
+    assert len(read(model_ema=a, model=b)) == 3
+    assert len(read(state_dict_ema=a, state_dict=b)) == 3
+    assert len(read(whatever=a, epoch=b"K\1")) == 2
+    assert len(read(outer=_named(model=b)[2:-1])) == 3
+    with pytest.raises(InputError, match=r"several state_dicts \('student', 'teacher'\); save"):
+        read(student=a, teacher=b)
 
 
 BAD = {
@@ -99,11 +144,14 @@ BAD = {
     "negative stride": (tensor(strides=(-3, 1)), r"negative size"),
     "no such storage": (tensor(key=b"7"), r"no item named 'model/data/7'"),
     "path as a storage": (tensor(key=b"../data.pkl"), r"no item named"),
-    "other function": (b"cnumpy\nzeros\n(J\xff\xff\xff\x7ftR", r"names numpy\.zeros"),
-    "submodule": (b"ctorch\nhub.load\n)R", r"names torch\.hub\.load"),
+    "other function": (
+        b"cnumpy\nzeros\n(J\xff\xff\xff\x7ftR",
+        r"holds 'w' \(numpy\.zeros\), expected a state_dict",
+    ),
+    "submodule": (b"ctorch\nhub.load\n)R", r"holds 'w' \(torch\.hub\.load\), expected"),
     "object": (b"(i__main__\nX\n", r"INST in a pickle"),
     "large memo": (b"Nr\xff\xff\xff\x7f", r"a damaged pickle"),
-    "number": (b"K\1", r"w is a int, expected a tensor"),
+    "number": (b"K\1", r"holds 'w' \(int\), expected a state_dict"),
 }
 
 

@@ -17,6 +17,13 @@ from dedn_jax.model.backbones.layers import Backbone, ConvNorm, Maps
 from dedn_jax.model.backbones.naming import TORCH, LayerNames, Naming, conv_norms
 
 _EPSILON = 1e-5
+
+
+def _ignored(key: str, layers: tuple[str, ...]) -> bool:
+    """Counts of batches, and whatever comes after the last convolution: heads of any name."""
+    return key.endswith(".num_batches_tracked") or not key.startswith(layers)
+
+
 _TORCHVISION = Naming(
     origin="the state_dict of a torchvision ResNet",
     arrays=conv_norms(
@@ -29,7 +36,7 @@ _TORCHVISION = Naming(
         },
         TORCH,
     ),
-    ignored=lambda key: key.startswith("fc.") or key.endswith(".num_batches_tracked"),
+    ignored=lambda key: _ignored(key, ("conv1.", "bn1.", "layer")),
 )
 _HUGGING_FACE = Naming(
     origin="a ResNet of transformers",
@@ -44,7 +51,7 @@ _HUGGING_FACE = Naming(
         },
         TORCH,
     ),
-    ignored=lambda key: key.endswith(".num_batches_tracked"),
+    ignored=lambda key: _ignored(key, ("embedder.", "encoder.")),
     roots=("resnet.", ""),
 )
 

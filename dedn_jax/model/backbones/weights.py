@@ -1,12 +1,12 @@
 """Loads pretrained weights from a file into a backbone, checked before anything is changed.
 
-The suffix (`.pth`/`.pt`, `.safetensors`, `.npz`) decides the format, `Backbone.namings` the names
-inside. Files are untrusted: no code in them is run.
+The suffix decides the format, `Backbone.namings` the names inside, which may have a prefix. Files
+are untrusted: no code in them is run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import isqrt
 from pathlib import Path
 from typing import NamedTuple
@@ -28,8 +28,6 @@ from dedn_jax.torch_files import read_state_dict
 _MAX_BYTES = 4 * 2**30  # a whole CLIP or SigLIP of size L takes 1.6 to 2.6 GiB in float32
 _FLOATS = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
 _FLOAT_NAMES = "float16, bfloat16, float32 or float64"
-# What `DataParallel` and `torch.compile` put before every name.
-_WRAPPERS = ("module.", "_orig_mod.")
 
 
 class WeightsFile(NamedTuple):
@@ -68,7 +66,8 @@ def load_weights(backbone: Backbone, path: str | Path) -> WeightsFile:
     Args:
       backbone: changed in place; values become float32. It may be abstract, as `nnx.eval_shape`
         makes it.
-      path: `.pth`, `.pt`, `.safetensors` or `.npz`.
+      path: `.pth`, `.pt`, `.tar` (as `.pth.tar`, no archive), `.bin`, `.ckpt`, `.safetensors` or
+        `.npz`.
 
     Raises:
       InputError: no such file, another format, a damaged file, or names, sizes or types that are
@@ -118,21 +117,15 @@ def assign_weights(
       InputError: a name is missing or unexpected, or an array has another shape, is not of
         floating-point type or not finite, or holds a negative variance.
     """
-    arrays = _unwrapped(arrays)
-    own = own_naming(network)
-    kinds = [(naming, root) for naming in network.namings for root in naming.roots]
-    if not kinds or all(key in arrays for key in _names(places(network, own, ""))):
-        kinds = [(own, "")]
-    known = [places(network, *kind) for kind in kinds]
-    # The kind of file that the most names fit.
-    best = min(range(len(kinds)), key=lambda i: sum(key not in arrays for key in _names(known[i])))
-    (naming, root), found = kinds[best], known[best]
+    naming, start, found = _match(network, arrays, source)
     names = _names(found)
     missing = [key for key in names if key not in arrays]
     unexpected = [
         key
         for key in arrays
-        if key.startswith(root) and key not in names and not naming.ignored(key.removeprefix(root))
+        if key.startswith(start)
+        and key not in names
+        and not naming.ignored(key.removeprefix(start))
     ]
     for problem, keys in (("lacks", missing), ("has unexpected", unexpected)):
         if keys:
@@ -163,12 +156,45 @@ def own_naming(network: Pretrained) -> Naming:
     )
 
 
-def _unwrapped(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """Without what PyTorch's wrappers put before every name."""
-    for wrapper in _WRAPPERS:
-        if arrays and all(key.startswith(wrapper) for key in arrays):
-            arrays = {key.removeprefix(wrapper): array for key, array in arrays.items()}
-    return arrays
+def _match(
+    network: Pretrained, arrays: Mapping[str, np.ndarray], source: str
+) -> tuple[Naming, str, list[Place]]:
+    """The kind of file that the most names fit, what they all begin with, and the places.
+
+    Raises:
+      InputError: the file holds the network twice, with different values.
+    """
+    own = own_naming(network)
+    kinds = [(naming, root) for naming in network.namings for root in naming.roots]
+    if not kinds or all(key in arrays for key in _names(places(network, own, ""))):
+        kinds = [(own, "")]
+    matches: dict[tuple[str, str], tuple[Naming, str, list[Place]]] = {}
+    for naming, root in kinds:
+        for prefix in _prefixes(_names(places(network, naming, root)), arrays):
+            start = prefix + root
+            if (naming.origin, start) not in matches:
+                matches[naming.origin, start] = naming, start, places(network, naming, start)
+    lacking = [sum(k not in arrays for k in _names(m[2])) for m in matches.values()]
+    best, *others = sorted(zip(lacking, matches.values(), strict=True), key=lambda m: m[0])
+    for missing, (naming, start, found) in others:
+        if best[0] == missing == 0 and naming is best[1][0]:
+            pairs = zip(_names(best[1][2]), _names(found), strict=True)
+            if not all(np.array_equal(arrays[a], arrays[b]) for a, b in pairs):
+                raise InputError(
+                    f"{source}: holds the network twice, behind {best[1][1]!r} and {start!r}; save "
+                    "the one to use alone"
+                )
+    return best[1]
+
+
+def _prefixes(names: Collection[str], arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """What names in a file may have before ours: nothing, `module.`, `model.backbone.`, ..."""
+    ordered = list(names)
+    probes = {ordered[0], ordered[len(ordered) // 2], ordered[-1]}
+    found = {
+        key.removesuffix(probe) for probe in probes for key in arrays if key.endswith("." + probe)
+    }
+    return ["", *sorted(found)]
 
 
 def places(network: Pretrained, naming: Naming, root: str) -> list[Place]:
@@ -261,8 +287,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
-    ".pth": read_state_dict,
-    ".pt": read_state_dict,
+    **dict.fromkeys((".pth", ".pt", ".tar", ".bin", ".ckpt"), read_state_dict),
     ".safetensors": _read_safetensors,
     ".npz": _read_npz,
 }

@@ -58,13 +58,29 @@ def test_names_of_transformers(root):
     assert_same(loaded(named | counts | rest), loaded(arrays))
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model.", "model.backbone."]
+)
 def test_prefixes_of_wrappers(prefix):
     arrays = random_arrays()
     classifier = {"fc.weight": np.ones((5, 512)), "fc.bias": np.ones(5)}
     for rest in (classifier, {}):
         wrapped = {f"{prefix}{k}": v for k, v in (arrays | rest).items()}
         assert_same(loaded(wrapped), loaded(arrays))
+
+
+def test_a_network_among_others():
+    """Of self-supervised training, say: a projection beside it, a head of another name on it."""
+    arrays = random_arrays()
+    theirs = {f"encoder.{k}": v for k, v in arrays.items()}
+    head = {"encoder.head.weight": np.ones((5, 512)), "projector.0.weight": np.ones(3)}
+    assert_same(loaded(theirs | head), loaded(arrays))
+    assert_same(loaded(arrays | {"last_linear.weight": np.ones((5, 512))}), loaded(arrays))
+    twice = {f"momentum.{k}": v for k, v in arrays.items()}
+    assert_same(loaded(theirs | twice), loaded(arrays))
+    twice |= {"momentum.bn1.bias": arrays["bn1.bias"] + 1}
+    with pytest.raises(InputError, match=r"holds the network twice, behind 'encoder\.' and 'mom"):
+        loaded(theirs | twice)
 
 
 def test_a_prefix_that_only_some_names_have():

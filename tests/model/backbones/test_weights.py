@@ -1,5 +1,6 @@
 """Reading weights: layouts, formats, and what a bad file is met with."""
 
+import argparse
 import hashlib
 import io
 import re
@@ -89,6 +90,40 @@ def test_torch_files(tmp_path, resnet, suffix, archive):
     torch.save(tensors, path, _use_new_zipfile_serialization=archive)
     used = load_weights(resnet, path)
     assert used == (str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    assert_holds_resnet(resnet, arrays)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("name", "wrap"),
+    [
+        ("imagenet.pth.tar", lambda d, t: {"epoch": 3, "arch": "resnet18", "state_dict": d}),
+        ("pytorch_model.bin", lambda d, t: d),
+        ("deit.pth", lambda d, t: {"model": d, "args": argparse.Namespace(lr=1e-3)}),
+        ("numpy.pth", lambda d, t: {"state_dict": d, "best": np.float64(0.3)}),
+        (
+            "lightning.ckpt",
+            lambda d, t: {
+                "state_dict": {f"model.{k}": v for k, v in d.items()},
+                "optimizer_states": [{"state": {0: {"exp_avg": t.ones(2)}}}],
+                "callbacks": {"x": {"best": t.tensor(1.0)}},
+            },
+        ),
+        (
+            "flat.pth",
+            lambda d, t: (
+                {f"module.{k}": v for k, v in d.items()} | {"epoch": 1, "best": t.ones(())}
+            ),
+        ),
+    ],
+)
+def test_checkpoints_as_people_have_them(tmp_path, resnet, name, wrap):
+    import torch
+
+    arrays = torchvision_file(resnet, seed=2)
+    tensors = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}
+    torch.save(wrap(tensors, torch), tmp_path / name)
+    load_weights(resnet, tmp_path / name)
     assert_holds_resnet(resnet, arrays)
 
 
@@ -198,7 +233,11 @@ def _pickled_array():
 _HUGE = _npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999,), }\n")
 BAD_FILES = {
     "absent": ("absent.npz", None, r"no such file"),
-    "unknown suffix": ("w.h5", b"", r"ends in \.pth, \.pt, \.safetensors, \.npz"),
+    "unknown suffix": (
+        "w.h5",
+        b"",
+        r"ends in \.pth, \.pt, \.tar, \.bin, \.ckpt, \.safetensors, \.npz",
+    ),
     "no archive": ("w.npz", b"hello", r"not a readable \.npz file \(File is not a zip file\)"),
     "empty": ("w.npz", b"", r"not a readable \.npz file"),
     "no array": ("w.npz", _archive({"a.npy": b"hello"}), r"not a readable \.npz file"),
