@@ -18,7 +18,9 @@ from ml_collections import ConfigDict, config_flags
 
 from dedn_jax.config_ranges import check_ranges
 from dedn_jax.errors import InputError, one_line
+from dedn_jax.files import read_json
 from dedn_jax.paths import local_path
+from dedn_jax.saved_config import no_config, upgraded
 
 # As flags, `--config.train.epochs=3`, or as a mapping, `{"train.epochs": 3}`.
 Overrides = Sequence[str] | Mapping[str, object]
@@ -57,7 +59,10 @@ def find_config(name_or_path: str | Path, kind: Literal["recipe", "ablations"] =
     if bare and candidate.is_file():
         return candidate
     names = ", ".join(sorted(p.stem for p in known.glob("*.py")))
-    raise InputError(f"no {kind} {str(name_or_path)!r}; give a Python file, or one of {names}")
+    other = ", the config.json of a run," if kind == "recipe" else ""
+    raise InputError(
+        f"no {kind} {str(name_or_path)!r}; give a Python file{other} or one of {names}"
+    )
 
 
 def _import_file(path: Path, function: str, hint: str) -> ModuleType:
@@ -129,7 +134,8 @@ def load_config(name_or_path: str | Path, overrides: Overrides = ()) -> ConfigDi
       (40, 3.0)
 
     Args:
-      name_or_path: a Python file with a `get_config()`, or the name of a recipe in `configs/`.
+      name_or_path: a Python file with a `get_config()`, the name of a recipe in `configs/`, or the
+        `config.json` of a run, to repeat it.
       overrides: fields to change: a mapping from dotted names to values, or flags as on the command
         line, `["--config.train.epochs=40"]`. `configs/base.py` explains every field.
 
@@ -137,12 +143,28 @@ def load_config(name_or_path: str | Path, overrides: Overrides = ()) -> ConfigDi
       InputError: unknown recipe, unknown field, a value of the wrong type or outside its range.
     """
     path = find_config(name_or_path)
+    if path.suffix == ".json":
+        return apply_overrides(read_config(path), overrides, str(path))
     config = run_config_file(path, "get_config", _RECIPE)
     if not isinstance(config, ConfigDict):
         raise InputError(
             f"{path}: get_config() must return a ConfigDict, got {type(config).__name__}; {_RECIPE}"
         )
     return apply_overrides(config, overrides, str(path))
+
+
+def read_config(path: Path) -> ConfigDict:
+    """The config in the `config.json` of a run; fields that its version lacked as in the base.
+
+    Raises:
+      InputError: the file holds no config.
+    """
+    config = base_config()
+    try:
+        config.update(upgraded(read_json(path), path))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise no_config(path, error) from error
+    return config
 
 
 def apply_overrides(config: ConfigDict, overrides: Overrides, where: str) -> ConfigDict:

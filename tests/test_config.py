@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,27 @@ def test_refused_values(field, value, message):
 def test_config_is_locked():
     with pytest.raises(AttributeError):
         load_config("cub_gzsl").train.epoch = 3
+
+
+def test_the_config_of_a_run_repeats_it(tmp_path):
+    path = tmp_path / "config.json"
+    config = load_config("sun_gzsl", {"train.epochs": 3})
+    saved = config.to_dict()
+    path.write_text(json.dumps(saved))
+    assert load_config(path).to_dict() == saved
+    again = load_config(path, ["--config.seed=7"])
+    assert again.to_dict() == saved | {"seed": 7}
+    del saved["evaluate"]  # as an older version may have written it
+    path.write_text(json.dumps(saved))
+    assert load_config(path).to_dict() == config.to_dict()
+    for wrong, message in (
+        ({"train": 3}, "not a config of this version"),
+        ({"train": {"epochs": -1}}, "config.train.epochs=-1, expected"),
+        ({"no_such": 1}, "not a config of this version"),
+    ):
+        path.write_text(json.dumps(saved | wrong))
+        with pytest.raises(InputError, match=f"^{path}: {message}"):
+            load_config(path)
 
 
 def test_find_config(tmp_path):

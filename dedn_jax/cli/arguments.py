@@ -83,7 +83,9 @@ def chosen_profile(args: argparse.Namespace) -> AbstractContextManager[Profile |
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Adds `--config`."""
     parser.add_argument(
-        "--config", required=True, help="recipe file or name, such as configs/cub_gzsl.py"
+        "--config",
+        required=True,
+        help="recipe file or name, such as configs/cub_gzsl.py, or RUN/config.json to repeat a run",
     )
 
 

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from dedn_jax.files import read_json, write_json
 from dedn_jax.json_values import OBJECT, TEXT, listed, record, whole
 from dedn_jax.paths import local_path
+from dedn_jax.saved_config import upgraded
 from dedn_jax.sweep.points import Point
-from dedn_jax.training.saved_config import upgraded
 from dedn_jax.training.workdir import check_same_data, check_unchanged, holds
 
 SWEEP_FILE = "sweep.json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -15,12 +15,14 @@ from dedn_jax.config import (
     base_config,
     flat_fields,
     override_fields,
+    read_config,
 )
 from dedn_jax.data.dataset import fingerprint_difference
 from dedn_jax.errors import InputError
 from dedn_jax.files import check_contained, locked_folder, read_json, write_json
 from dedn_jax.paths import local_path
-from dedn_jax.training.saved_config import no_config, upgraded
+from dedn_jax.saved_config import upgraded
+from dedn_jax.training.carry_on import EPOCHS, asks_for_more, reopen
 
 _LOCK = ".lock"
 # Fields that may change between a start and its resumption: none of them changes a number.
@@ -114,13 +116,16 @@ class Workdir:
         """Checks, before any data are read, that the directory is empty or holds this run.
 
         Raises:
-          InputError: it holds a run of another config, or other files.
+          InputError: it holds a run of another config, or other files; fewer epochs are no
+            difference, see `training.carry_on`.
         """
         # `claim` writes the config last: without it, a killed `claim` is all there can be.
         if not holds(self.path, self.config_file, "run", (self.dataset_file.name,)):
             return
         saved = upgraded(read_json(self.config_file), self.config_file)
-        check_unchanged(self.path, "run", saved, config.to_dict())
+        more = asks_for_more(self.path, saved, config)
+        free = FREE_FIELDS | {EPOCHS} if more else FREE_FIELDS
+        check_unchanged(self.path, "run", saved, config.to_dict(), free)
 
     def claim(self, config: ConfigDict, fingerprint: dict[str, object]) -> None:
         """Takes the directory for this config and data set, or checks that they are the same.
@@ -138,6 +143,10 @@ class Workdir:
             else:
                 self.check_fingerprint(fingerprint)
             resolved = config.to_dict()
+            if self.config_file.exists():
+                saved = upgraded(read_json(self.config_file), self.config_file)
+                if asks_for_more(self.path, saved, config):
+                    reopen(self.path, saved["train"]["epochs"], config)
             if not self.config_file.exists() or read_json(self.config_file) != resolved:
                 write_json(self.config_file, resolved)
         except OSError as error:
@@ -165,13 +174,7 @@ class Workdir:
                 "the directory of a `dedn train`"
             )
         check_contained(self.path)
-        # Fields that an older version lacked take the base's value.
-        config = base_config()
-        saved = upgraded(read_json(self.config_file), self.config_file)
-        try:
-            config.update(saved)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise no_config(self.config_file, error) from error
+        config = read_config(self.config_file)
         where = str(self.config_file)
         free = self._free_fields(config)
         for field in override_fields(overrides, where):
@@ -229,8 +232,10 @@ def holds(path: Path, marker: Path, kind: str, leftovers: Sequence[str] = ()) ->
     return False
 
 
-def check_unchanged(path: Path, kind: str, saved: dict, now: dict) -> None:
-    """Raises InputError where a run or sweep was begun with other settings that change a number."""
+def check_unchanged(
+    path: Path, kind: str, saved: dict, now: dict, free: Collection[str] = FREE_FIELDS
+) -> None:
+    """Raises InputError where a run or sweep was begun with other settings than those of `free`."""
     there, here = flat_fields(saved), flat_fields(now)
     # Fields that an older version lacked had the base's value.
     base = flat_fields(base_config().to_dict())
@@ -239,7 +244,7 @@ def check_unchanged(path: Path, kind: str, saved: dict, now: dict) -> None:
     changed = [
         f"{k.removeprefix('config.')}={there.get(k)!r} there, {here.get(k)!r} now"
         for k in sorted(there | here)
-        if there.get(k) != here.get(k) and k.removeprefix("config.") not in FREE_FIELDS
+        if there.get(k) != here.get(k) and k.removeprefix("config.") not in free
     ]
     if changed:
         what = "a run of another config" if kind == "run" else f"another {kind}"

@@ -40,7 +40,7 @@ def test_a_finished_run_is_left_as_it_is(
     ("fields", "message"),
     [
         ({"seed": 1}, r"another config \(seed=0 there, 1 now\)"),
-        ({"train__epochs": 21}, r"another config \(train.epochs=20 there, 21 now\)"),
+        ({"train__epochs": 19}, r"another config \(train.epochs=20 there, 19 now\)"),
         (
             {"selection__protocol": "last", "loss__bias": 2.0},
             r"loss.bias=1.0 there, 2.0 now; selection.protocol='validation' there, 'last' now",
