@@ -102,7 +102,8 @@ def _import(args: argparse.Namespace, _: list[str]) -> None:
 
 
 def _check(args: argparse.Namespace, _: list[str]) -> None:
-    from dedn_jax.data.features.store.reader import open_store, verify
+    from dedn_jax.data.features.store.reader import open_store
+    from dedn_jax.data.features.store.verification import verify
 
     store = open_store(args.store)
     verify(store)

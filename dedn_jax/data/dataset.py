@@ -14,8 +14,11 @@ from dedn_jax.config_ranges import FEATURE_DTYPES
 from dedn_jax.data.annotations import Annotations, check_labels, check_splits
 from dedn_jax.data.arrays import finite_matrix, whole_numbers
 from dedn_jax.data.features.maps import (
+    FEATURES,
+    LARGE_SAMPLE,
     FeatureMaps,
     InMemoryFeatures,
+    ValueDigest,
     check_channels_first,
     normalize,
 )
@@ -176,7 +179,10 @@ def _normalized(features: np.ndarray, images: int, dtype: str, source: str) -> I
         raise InputError(f"{source}: dtype={dtype!r}, expected one of {', '.join(FEATURE_DTYPES)}")
     check_channels_first(features.shape, f"{source}: features")
     maps = features.reshape(*features.shape[:2], -1)
-    return InMemoryFeatures(normalize(maps, np.dtype(dtype), source=f"{source}: features"))
+    values = ValueDigest()
+    values.update(maps)
+    normalized = normalize(maps, np.dtype(dtype), source=f"{source}: features")
+    return InMemoryFeatures(normalized, values.result())
 
 
 def with_inputs(annotations: Annotations, inputs: Inputs) -> GZSLDataset:
@@ -306,9 +312,23 @@ def validation_task(
 
 
 def fingerprint_difference(saved: dict[str, object], now: dict[str, object]) -> list[str]:
-    """The fields in which two fingerprints differ."""
-    keys = sorted(set(saved) | set(now))
-    return [k for k in keys if json.dumps(saved.get(k)) != json.dumps(now.get(k))]
+    """The fields in which two fingerprints differ.
+
+    What stands for all values of feature maps depends on how they were read, and earlier versions
+    had none of it: it is compared where both have the same.
+    """
+    keys = set(saved) | set(now)
+    if _of(saved) != _of(now):
+        keys.discard(FEATURES)
+    if not (LARGE_SAMPLE in saved and LARGE_SAMPLE in now):
+        keys.discard(LARGE_SAMPLE)
+    return [k for k in sorted(keys) if json.dumps(saved.get(k)) != json.dumps(now.get(k))]
+
+
+def _of(fingerprint: dict[str, object]) -> object:
+    """What the hash of all feature maps is of."""
+    found = fingerprint.get(FEATURES)
+    return found.get("of") if isinstance(found, dict) else None
 
 
 def pruned(task: Task, share: float, seed: int) -> Task:

@@ -19,7 +19,12 @@ from dedn_jax.data.features.published_hdf5 import (
     published_annotations,
     published_feature_map,
 )
-from dedn_jax.data.features.store.reader import Store, check_store, open_store
+from dedn_jax.data.features.store.reader import (
+    Store,
+    check_store,
+    open_store,
+)
+from dedn_jax.data.features.store.verification import compare_without_reading
 from dedn_jax.data.pictures.pictures import Pictures, PictureTransform
 from dedn_jax.data.prepared.reader import Prepared, open_prepared
 from dedn_jax.data.sources.class_embeddings import annotations_from_file
@@ -185,7 +190,10 @@ def _matching_store(config: ConfigDict, prepared: Prepared) -> Store:
 
 
 def _features(store: Store, data: ConfigDict, sizes_only: bool) -> FeatureMaps:
-    on_disk = store.features(np.dtype(data.dtype))
+    compared = data.memory_map and not sizes_only
+    on_disk = store.features(np.dtype(data.dtype), compared=compared)
+    if compared:
+        compare_without_reading(store)
     keep_on_disk = data.memory_map or sizes_only
     features: FeatureMaps = on_disk if keep_on_disk else on_disk.load_into_memory()
     manifest = store.manifest

@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from dedn_jax.data.load import load_dataset
@@ -67,6 +69,31 @@ def test_another_data_set_is_refused(finished: Callable[[str], Finished], tmp_pa
     with pytest.raises(InputError, match=r"a run on another data set \(differs in"):
         open_run(run.path, dataset=load_dataset(other)).evaluate()
     assert snapshot(run.path) == before
+
+
+def test_features_that_changed_under_a_run(
+    finished: Callable[[str], Finished], data: Path, tmp_path: Path
+) -> None:
+    """A third of the images, none of them sampled, as another extraction may leave them."""
+    run = finished("validation")
+    other = Path(shutil.copy(data, tmp_path / "other.hdf5"))
+    with h5py.File(other, "a") as file:
+        images = len(file["labels"])
+        sampled = set(np.linspace(0, images - 1, 64).astype(int).tolist())
+        changed = sorted(set(range(images)) - sampled)
+        assert len(changed) == 32
+        for image in changed:
+            file["feature_map"][image] = file["feature_map"][image] * 1.01
+    with pytest.raises(InputError, match=r"another data set \(differs in features\)"):
+        train(tiny_config(other), run.path)
+    # The same values in another file, cut into other chunks, are the same data.
+    with h5py.File(data) as file, h5py.File(tmp_path / "same.hdf5", "w") as same:
+        for name in file:
+            same[name] = file[name][()]
+        del same["feature_map"]
+        maps = file["feature_map"][()]
+        same.create_dataset("feature_map", data=maps, chunks=(5, 3, 1, 1), compression="gzip")
+    assert train(tiny_config(tmp_path / "same.hdf5"), run.path).result == run.result
 
 
 def test_foreign_directories_are_refused(data: Path, tmp_path: Path) -> None:

@@ -11,7 +11,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from dedn_jax.data.features.maps import InMemoryFeatures, floating_dtype, normalize
+from dedn_jax.data.features.maps import (
+    InMemoryFeatures,
+    ValueDigest,
+    floating_dtype,
+    normalize,
+)
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.file_kinds import hdf5_advice
 from dedn_jax.progress import progress
@@ -83,11 +88,13 @@ def read_features(dataset: h5py.Dataset, where: str, dtype: np.dtype) -> InMemor
         raise InputError(
             f"{where}: cannot allocate {_size(needed)} for the features; {IMPORT_HINT}"
         ) from error
+    values = ValueDigest()
     bar = progress(images, "reading features", "image", delay=2)
     with bar, np.errstate(over="ignore", invalid="ignore"):
         for start, stop in _ranges(0, images, rows):
             block = buffer[start:stop] if in_place else buffer[: stop - start]
             read_raw(dataset, where, start, stop, block, bar)
+            values.update(block)
             normalize(
                 block,
                 dtype,
@@ -95,7 +102,7 @@ def read_features(dataset: h5py.Dataset, where: str, dtype: np.dtype) -> InMemor
                 source=f"{where}: feature_map",
                 images=np.arange(start, stop),
             )
-    return InMemoryFeatures(out)
+    return InMemoryFeatures(out, values.result())
 
 
 def read_raw(

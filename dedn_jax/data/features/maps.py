@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import hashlib
 from collections.abc import Mapping, Sequence
 from math import isqrt
 from types import MappingProxyType
@@ -16,7 +17,8 @@ from jaxtyping import Float, Int, Int64
 from dedn_jax.data.annotations import digest
 from dedn_jax.errors import InputError
 
-FEATURE_SAMPLE = "feature_sample"  # field of a data set's fingerprint
+# Fields of a data set's fingerprint: hashes of some images, of more, and of all values.
+FEATURE_SAMPLE, LARGE_SAMPLE, FEATURES = "feature_sample", "feature_sample_large", "features"
 # Lower bound of a region's norm, so that an all-zero region stays zero.
 MIN_NORM = 1e-12
 
@@ -64,22 +66,56 @@ class FeatureMaps(abc.ABC):
     def fingerprint(self) -> dict[str, object]:
         """Identifies these feature maps; JSON-ready.
 
-        Hashes 64 images spread over the set, not all of a 19 GB file.
+        `feature_sample` is of 64 images spread over the set; what identifies all values is up to
+        the subclass.
         """
-        sample = np.unique(np.linspace(0, len(self) - 1, 64).astype(np.int64))
         return {
             "channels": self.channels,
             "regions": self.regions,
-            FEATURE_SAMPLE: digest(np.asarray(self[sample], np.float32)),
+            FEATURE_SAMPLE: self.sample_digest(64),
             **self.origin,
         }
+
+    def sample_digest(self, images: int) -> str:
+        """A hash of so many images spread over the set."""
+        sample = np.unique(np.linspace(0, len(self) - 1, images).astype(np.int64))
+        return digest(np.asarray(self[sample], np.float32))
+
+
+class ValueDigest:
+    """A hash of every value of feature maps, as float32, before they are normalised.
+
+    The same however the images are cut into blocks.
+    """
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def update(self, raw: Float[np.ndarray, "images channels regions"]) -> None:
+        """Adds the next images."""
+        for image in raw:
+            self._hash.update(np.ascontiguousarray(image, np.float32).data)
+
+    def result(self) -> dict[str, str]:
+        """For a fingerprint."""
+        return {"of": "all values", "sha256": self._hash.hexdigest()}
 
 
 class InMemoryFeatures(FeatureMaps):
     """One array in host memory."""
 
-    def __init__(self, array: Float[np.ndarray, "images channels regions"]) -> None:
-        """Keeps `array`, which is normalised already (see `normalize`)."""
+    def __init__(
+        self,
+        array: Float[np.ndarray, "images channels regions"],
+        identity: Mapping[str, str] | None = None,
+    ) -> None:
+        """Keeps `array`.
+
+        Args:
+          array: normalised already (see `normalize`).
+          identity: for the fingerprint, of what was read to fill it; None: of the array itself.
+        """
+        self._identity = identity
         if array.ndim != 3:
             raise ValueError(f"expected [images, channels, regions], got shape {array.shape}")
         self._array = np.ascontiguousarray(array)
@@ -103,6 +139,14 @@ class InMemoryFeatures(FeatureMaps):
         self, indices: Int[np.ndarray, " batch"]
     ) -> Float[np.ndarray, "batch channels regions"]:
         return self._array.take(checked_indices(indices, len(self)), axis=0)
+
+    def fingerprint(self) -> dict[str, object]:
+        """With a hash of all values."""
+        if self._identity is None:
+            values = ValueDigest()
+            values.update(self._array)
+            self._identity = values.result()
+        return super().fingerprint() | {FEATURES: dict(self._identity)}
 
 
 class UnreadFeatures(FeatureMaps):
@@ -133,7 +177,7 @@ class UnreadFeatures(FeatureMaps):
         raise RuntimeError("the data set was loaded for its sizes alone")
 
     def fingerprint(self) -> dict[str, object]:
-        """As of feature maps that are read, without the sample of them."""
+        """As of feature maps that are read, without their values."""
         return {"channels": self.channels, "regions": self.regions, **self.origin}
 
 

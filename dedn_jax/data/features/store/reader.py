@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import threading
@@ -17,6 +18,8 @@ from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.annotations_file import ANNOTATIONS_FILE, load_annotations
 from dedn_jax.data.features.hdf5 import check_memory
 from dedn_jax.data.features.maps import (
+    FEATURES,
+    LARGE_SAMPLE,
     FeatureMaps,
     InMemoryFeatures,
     checked_indices,
@@ -34,6 +37,7 @@ from dedn_jax.data.features.store.manifest import (
     read_manifest,
     read_plan,
 )
+from dedn_jax.data.features.store.verification import SAMPLED, check_undamaged, identity
 from dedn_jax.errors import InputError
 from dedn_jax.files import file_sha256
 from dedn_jax.paths import local_path
@@ -56,9 +60,14 @@ class Store:
     manifest: Manifest
     annotations: Annotations
 
-    def features(self, dtype: Any = "float32") -> StoreFeatures:
-        """The features, left on disk; batches are float32, bfloat16 or float16."""
-        return StoreFeatures(self.path, self.manifest, dtype)
+    def features(self, dtype: Any = "float32", *, compared: bool = False) -> StoreFeatures:
+        """The features, left on disk.
+
+        Args:
+          dtype: of batches: float32, bfloat16 or float16.
+          compared: the fingerprint has a larger sample, of values that nobody reads whole.
+        """
+        return StoreFeatures(self.path, self.manifest, dtype, compared=compared)
 
 
 class StoreFeatures(FeatureMaps):
@@ -69,14 +78,23 @@ class StoreFeatures(FeatureMaps):
     between threads.
     """
 
-    def __init__(self, folder: str | Path, manifest: Manifest, dtype: Any = "float32") -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        manifest: Manifest,
+        dtype: Any = "float32",
+        *,
+        compared: bool = False,
+    ) -> None:
         """Remembers where the shards are; nothing is opened.
 
         Args:
           folder: of the store.
           manifest: of the store.
           dtype: of the batches: float32, bfloat16 or float16.
+          compared: as for `Store.features`.
         """
+        self._compared = compared
         self._folder = str(Path(folder).resolve())
         self._manifest = manifest
         self._dtype = np.dtype(dtype)
@@ -122,11 +140,19 @@ class StoreFeatures(FeatureMaps):
             self._read(int(indices[row]), out[row : row + 1])
         return out
 
+    def fingerprint(self) -> dict[str, object]:
+        """With what the manifest says of all shards; with a larger sample where that is asked."""
+        fingerprint = super().fingerprint() | {FEATURES: dict(identity(self._manifest))}
+        if self._compared:
+            fingerprint[LARGE_SAMPLE] = self.sample_digest(SAMPLED)
+        return fingerprint
+
     def load_into_memory(self) -> InMemoryFeatures:
-        """All features as one array of `dtype`.
+        """All features as one array of `dtype`; every shard is compared with its SHA-256.
 
         Raises:
-          InputError: as `[indices]`, or they do not fit in memory.
+          InputError: as `[indices]`, they do not fit in memory, or a shard holds something else
+            than was written.
         """
         shape = (len(self), self.channels, self.regions)
         needed = int(np.prod(shape, dtype=np.int64)) * self._dtype.itemsize
@@ -138,14 +164,20 @@ class StoreFeatures(FeatureMaps):
             raise InputError(
                 f"{self._folder}: cannot allocate {needed / 1e9:.1f} GB for the features; {advice}"
             ) from error
+        damaged = []
         with progress(len(self), "reading features", "image", delay=2) as bar:
-            for image in range(len(self)):
-                self._read(image, out[image : image + 1])
-                bar.update()
-        return InMemoryFeatures(out)
+            for shard, expected in enumerate(self._manifest.shards):
+                found = hashlib.sha256(self._file(shard).read(HEADER_BYTES, 0))
+                for image in self._manifest.image_range(shard):
+                    found.update(self._read(image, out[image : image + 1]))
+                    bar.update()
+                if found.hexdigest() != expected:
+                    damaged.append(self._manifest.shard_name(shard))
+        check_undamaged(Path(self._folder), self._manifest, damaged)
+        return InMemoryFeatures(out, identity(self._manifest))
 
-    def _read(self, image: int, out: np.ndarray) -> None:
-        """Reads one image into `out`: `[1, channels, regions]`."""
+    def _read(self, image: int, out: np.ndarray) -> bytes:
+        """Reads one image into `out`, `[1, channels, regions]`; its bytes."""
         manifest = self._manifest
         shard, row = divmod(image, manifest.shard_images)
         count = manifest.image_bytes
@@ -157,6 +189,7 @@ class StoreFeatures(FeatureMaps):
         else:
             where = f"{self._folder}/{manifest.shard_name(shard)}"
             normalize(values, self._dtype, out=out, source=where, images=np.array([image]))
+        return data
 
     def _file(self, shard: int) -> _File:
         with self._lock:
@@ -286,31 +319,6 @@ def check_store(
             "backbone": "another backbone",
         }[name]
         raise InputError(f"{where}: was made with {what} ({difference_text(differing)}){advice}")
-
-
-def verify(store: Store) -> None:
-    """Reads every shard and checks its hash.
-
-    Raises:
-      InputError: names the shards that hold something else than was written.
-    """
-    manifest = store.manifest
-    damaged = []
-    with progress(manifest.num_shards, "checking features", "shard", delay=2) as bar:
-        for i, expected in enumerate(manifest.shards):
-            path = store.path / manifest.shard_name(i)
-            try:
-                if file_sha256(path) != expected:
-                    damaged.append(path.name)
-            except OSError as error:
-                raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-            bar.update()
-    if damaged:
-        names = ", ".join(damaged[:4]) + (", ..." if len(damaged) > 4 else "")
-        raise InputError(
-            f"{store.path}: {len(damaged)} of {manifest.num_shards} shards are damaged (SHA-256 "
-            f"differs from {MANIFEST_FILE}): {names}; copy the store again, or make it again"
-        )
 
 
 def _unfinished(folder: Path) -> str:

@@ -6,18 +6,21 @@ import json
 import os
 import pickle
 import threading
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from dedn_jax.data.dataset import with_inputs
+from dedn_jax.data.dataset import fingerprint_difference, with_inputs
 from dedn_jax.data.features import hdf5 as hdf5_features
 from dedn_jax.data.features.maps import FeatureMaps, InMemoryFeatures, normalize
 from dedn_jax.data.features.store import reader
-from dedn_jax.data.features.store.reader import check_store, open_store, verify
+from dedn_jax.data.features.store.reader import check_store, open_store
+from dedn_jax.data.features.store.verification import compare_without_reading, verify
 from dedn_jax.data.features.store.writer import StoreWriter
 from dedn_jax.errors import InputError
+from dedn_jax.progress import note
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16, "float16": np.dtype(np.float16)}
@@ -168,6 +171,55 @@ def test_shard_cut_while_it_is_open(write_store):
     os.truncate(folder / "shard-00003-of-00007.npy", 200)
     with pytest.raises(InputError, match="is truncated"):
         features[np.array([15])]
+
+
+def change_a_value(shard: Path) -> None:
+    """Of the last image, without another size or time."""
+    before = shard.stat()
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_what_is_read_whole_is_compared_whole(write_store):
+    folder = write_store()
+    change_a_value(folder / "shard-00004-of-00007.npy")
+    with pytest.raises(InputError, match=r"1 of 7 shards are damaged .*: shard-00004-of-00007"):
+        open_store(folder).features().load_into_memory()
+
+
+def test_in_memory_and_on_disk_are_the_same_data(write_store):
+    store = open_store(write_store())
+    on_disk, compared = store.features(), store.features(compared=True)
+    in_memory = on_disk.load_into_memory().fingerprint()
+    assert on_disk.fingerprint() == in_memory
+    assert in_memory["features"]["of"] == "the SHA-256 of all shards"
+    large = compared.fingerprint()
+    assert set(large) - set(in_memory) == {"feature_sample_large"}
+    assert fingerprint_difference(in_memory, large) == []
+
+
+def test_on_disk_newer_shards_are_read_and_others_sampled(write_store, capsys):
+    folder = write_store()
+    note.cache_clear()
+    compare_without_reading(open_store(folder))
+    said = capsys.readouterr().err
+    assert "compared by size, time and 26 sampled images; `dedn features check` reads all" in said
+    os.utime(folder / "shard-00002-of-00007.npy")  # as in a copy: newer, but the same
+    compare_without_reading(open_store(folder))
+    assert "and 1 newer shards by their SHA-256" in capsys.readouterr().err
+    shard = folder / "shard-00002-of-00007.npy"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(shard, (2**31, 2**31))
+    with pytest.raises(InputError, match=r"1 of 7 shards are damaged .*: shard-00002-of-00007"):
+        compare_without_reading(open_store(folder))
+    # Not newer: the sample shows it.
+    before = open_store(folder).features(compared=True).fingerprint()
+    shard.write_bytes(content)
+    after = open_store(folder).features(compared=True).fingerprint()
+    assert "feature_sample_large" in fingerprint_difference(before, after)
 
 
 def test_verify_names_damaged_shards(write_store):
