@@ -23,7 +23,7 @@ from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.files import write_json
 from dedn_jax.model.groups import resolve_groups
-from dedn_jax.parallel import processes
+from dedn_jax.parallel import joining, processes
 from dedn_jax.parallel.axes import Axes
 from dedn_jax.parallel.executors import (
     Executor,
@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.join:
         address, count = args.join.split(",")
-        processes.initialize(address, int(count), args.process)
+        joining.initialize(address, int(count), args.process)
     ways = args.ways.split(",")
     result = work(ways, args.batch, args.channels, args.regions, args.steps, args.groups)
     if processes.is_main():

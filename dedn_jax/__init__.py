@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dedn_jax.training.callbacks import Callback
     from dedn_jax.training.interrupt import Interrupted, StopRequest
 
-__version__ = "0.1.0"
+from dedn_jax.version import __version__
 
 # Where each public name is: in a module, or a module itself.
 _HOMES = {

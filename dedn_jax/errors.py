@@ -18,3 +18,11 @@ class InputError(Exception):
 def one_line(error: BaseException, limit: int = 200) -> str:
     """The message of a library's error on one line, of `limit` characters at most."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+class ProcessesError(RuntimeError):
+    """The processes of a run cannot go on together: one is missing, silent or gone.
+
+    Nothing is wrong with the input; the same command on all of them may well succeed. The command
+    line prints the message and exits with status 1.
+    """

@@ -8,7 +8,23 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dedn_jax.pulse import PULSE
+
 _LOG_INTERVAL = 20.0  # seconds between lines where nobody watches
+
+
+class _Bar(tqdm):
+    """A bar whose progress is a sign of life as well, shown or not."""
+
+    def __init__(self, *, initial: int, desc: str, unit: str, **kwargs: Any) -> None:
+        super().__init__(initial=initial, desc=desc, unit=unit, **kwargs)
+        # One that is not shown does not keep them.
+        self._what, self._counted, self._done = desc, unit, initial
+
+    def update(self, n: float | None = 1) -> bool | None:
+        self._done += int(n or 0)
+        PULSE.beat(f"{self._what}, {self._counted} {self._done}")
+        return super().update(n)
 
 
 def progress(
@@ -31,7 +47,7 @@ def progress(
       shown: whether at all; of several processes one is enough.
     """
     live = sys.stderr.isatty()
-    return tqdm(
+    return _Bar(
         total=total,
         initial=initial,
         desc=desc,

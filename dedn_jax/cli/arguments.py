@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedn_jax.errors import InputError
+from dedn_jax.parallel.limits import (
+    JOIN_TIMEOUT,
+    LONGEST_TIMEOUT,
+    SILENCE_TIMEOUT,
+    STALL_TIMEOUT,
+)
 from dedn_jax.paths import local_path
 
 if TYPE_CHECKING:
@@ -26,7 +32,7 @@ def path_flag(text: str) -> Path:
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of a run with several processes."""
+    """Adds the flags of a run with several processes, and how long it may wait for what."""
     parser.add_argument(
         "--distributed",
         action="store_true",
@@ -35,6 +41,30 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--coordinator", help="host:port of process 0, where they do not")
     parser.add_argument("--processes", type=int, help="number of processes")
     parser.add_argument("--process", type=int, help="index of this process, from 0")
+    for flag, seconds, text in (
+        ("--join-timeout", JOIN_TIMEOUT, "to wait at the start for the other processes"),
+        ("--silence-timeout", SILENCE_TIMEOUT, "after which a silent process counts as gone"),
+        ("--stall-timeout", STALL_TIMEOUT, "after which work that does not get on ends the run"),
+    ):
+        parser.add_argument(
+            flag,
+            type=_seconds,
+            default=seconds,
+            metavar="SECONDS",
+            help=f"seconds {text} ({seconds:.0f})",
+        )
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value <= LONGEST_TIMEOUT:
+        raise argparse.ArgumentTypeError(
+            f"{text}, expected seconds from 1 to {LONGEST_TIMEOUT:.0f}"
+        )
+    return value
 
 
 def joins_processes(args: argparse.Namespace) -> bool:
@@ -43,18 +73,21 @@ def joins_processes(args: argparse.Namespace) -> bool:
 
 
 def join_processes(args: argparse.Namespace) -> None:
-    """Joins the other processes, if the flags of `add_processes` ask for several."""
-    several = (args.coordinator, args.processes, args.process)
-    if all(flag is None for flag in several) and not args.distributed:
-        return
-    from dedn_jax.parallel import processes
+    """Joins the other processes, if the flags of `add_processes` ask for several.
 
-    if args.distributed and all(flag is None for flag in several):
-        processes.initialize()
-    elif any(flag is None for flag in several):
+    From here on the process ends when it waits for nothing, alone or with others.
+    """
+    from dedn_jax.parallel.joining import initialize
+    from dedn_jax.parallel.watchdog import Watchdog
+
+    several = (args.coordinator, args.processes, args.process)
+    given = [flag is not None for flag in several]
+    if any(given) and not all(given):
         raise InputError("give all of --coordinator, --processes and --process, or none")
-    else:
-        processes.initialize(*several)
+    if any(given) or args.distributed:
+        limits = {"join_timeout": args.join_timeout, "silence_timeout": args.silence_timeout}
+        initialize(*several, **limits)
+    Watchdog(args.silence_timeout, args.stall_timeout).start()
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:

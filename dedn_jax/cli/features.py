@@ -65,7 +65,6 @@ def _extract(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.inference.extract import extract_features
     from dedn_jax.training.interrupt import StopOnSignals
 
-    join_processes(args)
     config = load_config(args.config, overrides)
     if config.data.format not in ("prepared", "demo"):
         raise InputError(
@@ -74,6 +73,7 @@ def _extract(args: argparse.Namespace, overrides: list[str]) -> None:
         )
     if args.shard_images < 0:
         raise InputError(f"--shard-images={args.shard_images}, expected 0 or more")
+    join_processes(args)
     store = extract_features(
         config,
         args.out,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import codecs
-import errno
 import io
 import os
-import signal
 import sys
+import traceback
 from collections.abc import Sequence
 
-from dedn_jax import __version__
 from dedn_jax.cli.arguments import joins_processes
 from dedn_jax.cli.compare import add_compare
 from dedn_jax.cli.data import add_data
+from dedn_jax.cli.endings import ending_of
 from dedn_jax.cli.explain import add_explain, add_localise
 from dedn_jax.cli.export import add_export
 from dedn_jax.cli.features import add_features
@@ -25,16 +24,9 @@ from dedn_jax.cli.quiet import quiet_libraries
 from dedn_jax.cli.report import add_report
 from dedn_jax.cli.runs import add_demo, add_evaluate, add_train
 from dedn_jax.cli.serve import add_serve
+from dedn_jax.cli.signals import end_on_second_signal
 from dedn_jax.cli.sweep import add_sweep
-from dedn_jax.errors import InputError, one_line
-from dedn_jax.training.interrupt import Interrupted
-
-# What to do about errors of the operating system.
-_ADVICE = dict.fromkeys(
-    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "; make room and give the command again"
-) | dict.fromkeys(
-    (errno.EACCES, errno.EPERM, errno.EROFS), "; see to its permissions, or choose another place"
-)
+from dedn_jax.version import __version__
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,57 +57,27 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status.
-
-    0: done. 1: the training diverged, another process of the run ended, or pictures were skipped.
-    2: an input cannot be used; the message says what to do. 128 + N: stopped by signal N with
-    everything saved, so that a scheduler can tell an interruption from an end.
-    """
+    """Runs the command line; returns the exit status, as `ending_of` lists them."""
     parser = _parser()
+    several = False
     try:
         args, rest = parser.parse_known_args(argv)
-    except InputError as error:  # a path flag
-        print(f"dedn: {error}", file=sys.stderr)
-        return 2
-    unknown = [a for a in rest if not (args.overrides and a.startswith("--config."))]
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    quiet_libraries()
-    leave_out_absent_tpus()
-    try:
+        unknown = [a for a in rest if not (args.overrides and a.startswith("--config."))]
+        if unknown:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        several = joins_processes(args)
+        quiet_libraries()
+        leave_out_absent_tpus()
         return args.run(args, rest) or 0
-    except InputError as error:
-        print(f"dedn: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as error:
-        print(f"dedn: {error}", file=sys.stderr)
-        return 128 + error.signal_number
-    except KeyboardInterrupt:
-        print("dedn: stopped", file=sys.stderr)
-        return 130
-    except FloatingPointError as error:
-        print(f"dedn: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        # Whoever read standard output has had enough, as `head` has; Python flushes it once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except OSError as error:
-        name = f"{error.filename}: " if error.filename else ""
-        advice = _ADVICE.get(error.errno or 0, "")
-        print(f"dedn: {name}{error.strerror or error}{advice}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if not joins_processes(args):
-            raise
-        # A collective operation raises it when another process has gone.
-        print(
-            f"dedn: another process of this run has ended, or cannot be reached ({one_line(error)})"
-            "; see its output, and give the same command on all of them to go on from the last "
-            "checkpoint",
-            file=sys.stderr,
-        )
-        return 1
+    except (Exception, KeyboardInterrupt) as error:
+        line, status = ending_of(error, several)
+    if line:
+        print(f"dedn: {line}", file=sys.stderr)
+    if several and status in (1, 2):
+        from dedn_jax.parallel.watchdog import farewell
+
+        farewell(line)
+    return status
 
 
 # What tables and texts hold, for terminals that have ASCII alone.
@@ -135,7 +97,12 @@ def console() -> None:
         # Names of classes and pictures may have letters that a terminal has not.
         codecs.register_error("plain", _plain)
         sys.stdout.reconfigure(errors="plain")
-    status = main()
+    end_on_second_signal()
+    try:
+        status = main()
+    except Exception:
+        traceback.print_exc()
+        status = 1
     if status in (1, 2) and "jax" in sys.modules:
         import jax
 

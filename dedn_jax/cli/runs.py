@@ -84,8 +84,8 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.training.protocol import result_text
 
     profiling = chosen_profile(args)
-    join_processes(args)
     config = load_config(args.config, overrides)
+    join_processes(args)
     with profiling as profile:
         callbacks = [profile] if profile else []
         run = train(config, args.workdir, callbacks=callbacks, stop=StopOnSignals())

@@ -22,6 +22,7 @@ from dedn_jax.errors import InputError
 from dedn_jax.model.backbones import Backbone
 from dedn_jax.model.picture_model import backbone_maps
 from dedn_jax.parallel import processes
+from dedn_jax.parallel.limits import LONGEST_TIMEOUT
 from dedn_jax.parallel.mesh import local_layout
 from dedn_jax.progress import progress
 from dedn_jax.training.compilation_cache import compilation_cache
@@ -96,7 +97,7 @@ def extract_features(
         compilation_cache(config),
     ):
         _write_shards(writer, pictures, _kept(prepared.annotations), backbone, config, stop)
-        processes.barrier("all shards are written")
+        processes.barrier("all shards are written", LONGEST_TIMEOUT)
         if process == 0:
             writer.finish()
     return out

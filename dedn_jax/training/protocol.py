@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.files import write_json
+from dedn_jax.parallel.agreement import check_agreement, check_shared
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.parallel.processes import barrier, is_main
 from dedn_jax.parallel.resident.placement import place_features
@@ -27,6 +28,7 @@ from dedn_jax.training.single import SingleTrainer
 from dedn_jax.training.teacher import Teacher
 from dedn_jax.training.teacher_run import load_teacher
 from dedn_jax.training.trainer import Tested
+from dedn_jax.training.workdir import agreed_fields
 
 
 def train_run(
@@ -39,12 +41,13 @@ def train_run(
     if teacher := load_teacher(config, run.dataset):
         fingerprint |= teacher.fingerprint()
     check_protocol(config, run.dataset)
+    check_agreement("what they run", agreed_fields(config, fingerprint))
     layout = Layout.of_devices(attribute_shards=config.distribution.attribute_shards)
     # One process holds the directory for all.
     with folder.locked() if is_main() else contextlib.nullcontext():
         if is_main():
             folder.claim(config, fingerprint)
-        barrier("the work directory is claimed")
+        check_shared(folder.path)
         if folder.result_file.exists():
             return
         with stop or StopRequest() as stop, run.computing():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from dedn_jax.config import (
@@ -23,6 +24,7 @@ from dedn_jax.files import check_contained, locked_folder, read_json, write_json
 from dedn_jax.paths import local_path
 from dedn_jax.saved_config import upgraded
 from dedn_jax.training.carry_on import EPOCHS, asks_for_more, reopen
+from dedn_jax.version import __version__, code_digest
 
 _LOCK = ".lock"
 # Fields that may change between a start and its resumption: none of them changes a number.
@@ -48,12 +50,37 @@ FREE_FIELDS = frozenset(
         "train.checkpoints_kept",
     }
 )
+# Of these, the ones that may differ between the processes of a run: where a machine has its files.
+_OWN_FIELDS = frozenset(
+    {
+        "backbone.weights",
+        "data.class_embeddings",
+        "data.features",
+        "data.path",
+        "data.workers",
+        "data.word_vectors",
+        "data.memory_map",
+        "teacher.workdir",
+        "train.compilation_cache",
+    }
+)
 # How pictures become feature maps, by the field of a data set's fingerprint that records it. A run
 # on features without such a record never used these; to predict from pictures it has to be told.
 _PICTURE_FIELDS = {
     "backbone": ("backbone.name", "backbone.dtype", "backbone.class_token"),
     "transform": ("picture.resize", "picture.crop"),
 }
+
+
+def agreed_fields(config: ConfigDict, fingerprint: Mapping[str, object]) -> dict[str, object]:
+    """What the processes of a run must have in common: versions, data and fields of the config."""
+    fields = {
+        f"config.{k}": v for k, v in flat_fields(config.to_dict()).items() if k not in _OWN_FIELDS
+    }
+    data = {f"the data's {k}": v for k, v in fingerprint.items()}
+    return (
+        {"dedn-jax": __version__, "its code": code_digest(), "jax": jax.__version__} | fields | data
+    )
 
 
 class Workdir:

@@ -13,9 +13,9 @@ from tests.helpers.tiny import write_tiny
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPT = """
 import sys
-from dedn_jax.parallel import processes
+from dedn_jax.parallel import joining
 port, process, data, folder = sys.argv[1:]
-processes.initialize(f"localhost:{port}", 2, int(process))
+joining.initialize(f"localhost:{port}", 2, int(process))
 import dedn_jax
 from tests.helpers.tiny import tiny_config
 

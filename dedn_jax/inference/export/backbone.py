@@ -7,12 +7,12 @@ from pathlib import Path
 
 from safetensors.numpy import save
 
-from dedn_jax import __version__
 from dedn_jax.errors import InputError
 from dedn_jax.files import write_atomically
 from dedn_jax.model.backbones.written import stored_arrays
 from dedn_jax.model.picture_model import PictureModel
 from dedn_jax.training.run import TrainingRun
+from dedn_jax.version import __version__
 
 
 def trained_backbone(run: TrainingRun) -> bool:

@@ -11,7 +11,6 @@ import numpy as np
 from jax import export
 from jaxtyping import Array, Float, UInt8
 
-from dedn_jax import __version__
 from dedn_jax.data.pictures.pictures import Pictures
 from dedn_jax.errors import InputError
 from dedn_jax.inference.candidates import Candidates
@@ -19,6 +18,7 @@ from dedn_jax.inference.model import from_pictures
 from dedn_jax.model.experts import DualExpert
 from dedn_jax.model.picture_model import normalize_regions
 from dedn_jax.training.run import TrainingRun
+from dedn_jax.version import __version__
 
 InputKind = Literal["auto", "pictures", "features"]
 INPUTS = ("inputs", "class_embeddings", "unseen", "gamma")

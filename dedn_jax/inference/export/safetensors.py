@@ -12,11 +12,11 @@ from flax import nnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from dedn_jax import __version__
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import write_atomically
 from dedn_jax.inference.export.backbone import trained_backbone
 from dedn_jax.training.run import TrainingRun
+from dedn_jax.version import __version__
 
 _FORMAT = "dedn-jax"
 _MAX_BYTES = 8 * 2**30

@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dedn_jax import __version__
 from dedn_jax.files import read_json
 from dedn_jax.training.run import TrainingRun
+from dedn_jax.version import __version__
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 _VERSION = re.compile(r"\d+(\.\d+)*")

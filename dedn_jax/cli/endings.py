@@ -1,0 +1,56 @@
+"""How a job that raised ends: what it says, and its exit status."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+
+from dedn_jax.errors import InputError, ProcessesError, one_line
+from dedn_jax.training.interrupt import Interrupted
+
+# What to do about errors of the operating system.
+_ADVICE = dict.fromkeys(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "; make room and give the command again"
+) | dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS), "; see to its permissions, or choose another place"
+)
+
+
+def ending_of(error: BaseException, several: bool) -> tuple[str, int]:
+    """The line to print, if any, and the exit status.
+
+    0: done. 1: the training diverged, another process of the run ended or did not come, nothing
+    got on, or pictures were skipped. 2: an input cannot be used; the message says what to do.
+    128 + N: stopped by signal N with everything saved, so that a scheduler can tell an
+    interruption from an end.
+
+    Args:
+      error: what was raised; raised again where it is no way for a job to end.
+      several: whether the job is one process of several.
+    """
+    match error:
+        case InputError():
+            return str(error), 2
+        case Interrupted():
+            return str(error), 128 + error.signal_number
+        case KeyboardInterrupt():
+            return "stopped", 128 + signal.SIGINT
+        case FloatingPointError() | ProcessesError():
+            return str(error), 1
+        case BrokenPipeError():
+            # Whoever read standard output had enough, as `head` has; Python flushes it once more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return "", 128 + signal.SIGPIPE
+        case OSError():
+            name = f"{error.filename}: " if error.filename else ""
+            return f"{name}{error.strerror or error}{_ADVICE.get(error.errno or 0, '')}", 2
+        case RuntimeError() if several:
+            # A collective operation raises it when another process has gone.
+            return (
+                "another process of this run has ended, or cannot be reached "
+                f"({one_line(error)}); see its output, and give the same command on all of them "
+                "to go on from the last checkpoint"
+            ), 1
+    raise error
