@@ -71,7 +71,7 @@ def initialize(
         "each was started, has a number of its own (--process) and reaches that address, and give "
         "the same command on all of them"
     )
-    abort = _OnAbort(late)
+    abort = _OnAbort(f"dedn: {late}")
     with _held_stderr() as stderr, _ctrl_c_ends():
         abort.stderr = stderr
         notice = threading.Timer(_QUIET, lambda: print(f"dedn: {waits}", file=stderr, flush=True))
@@ -90,7 +90,7 @@ def initialize(
             ) from error
         finally:
             notice.cancel()
-    abort.stderr, abort.line = sys.stderr, _GONE
+    abort.stderr, abort.line = sys.stderr, f"\ndedn: {_GONE}"
     board.post("host", socket.gethostname())
 
 
@@ -139,7 +139,7 @@ class _OnAbort:
     def _end(self, _: int) -> None:
         # The runtime calls it from a thread of its own, outside any other signal handler.
         _handle_abort(None)  # should Python not be able to go on
-        print(f"\ndedn: {self.line}", file=self.stderr, flush=True)
+        print(self.line, file=self.stderr, flush=True)
         os._exit(1)
 
 
