@@ -7,8 +7,10 @@ ONNX_VENV ?= .venv-onnx
 # Gradio takes an older Pillow than requirements.txt pins.
 SERVE_VENV ?= .venv-serve
 BIN := $(VENV)/bin
+INPUTS ?= 10000
+SEED ?= 0
 
-.PHONY: demo test lint types unit torch onnx serve clean
+.PHONY: demo test lint types unit fuzz torch onnx serve clean
 
 demo: $(VENV)/.run
 	$(BIN)/dedn demo --workdir=runs/demo
@@ -25,6 +27,10 @@ types: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist worksteal
+
+# Ten thousand damaged files of every kind that is read; `make test` tries three hundred.
+fuzz: $(VENV)/.dev
+	JAX_PLATFORMS=cpu $(BIN)/python -m tests.fuzz --inputs=$(INPUTS) --seed=$(SEED)
 
 # The comparisons with PyTorch and transformers, which `make test` skips.
 torch:

@@ -50,6 +50,7 @@ setup(
         "scipy>=1.15",
         "tensorboardX>=2.6",
         "tqdm>=4.66",
+        "urllib3>=2.2",
     ],
     extras_require={
         "cuda": ["jax[cuda13]>=0.10,<0.12"],

@@ -44,7 +44,7 @@ def ending_of(error: BaseException, several: bool) -> tuple[str, int]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return "", 128 + signal.SIGPIPE
         case OSError():
-            name = f"{error.filename}: " if error.filename else ""
+            name = f"{str(error.filename)[:1000]}: " if error.filename else ""
             return f"{name}{error.strerror or error}{_ADVICE.get(error.errno or 0, '')}", 2
         case RuntimeError() if several:
             # A collective operation raises it when another process has gone.

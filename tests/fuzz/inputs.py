@@ -110,7 +110,7 @@ def _read(name: str, folder: Path) -> tuple[str, str]:
         wrong = "\n" in text or len(text) > 2000 or not text.strip()
         return ("failed", f"not one line: {text[:300]!r}") if wrong else ("refused", text)
     except OSError as error:  # the command line makes a line of it
-        return "refused", str(error)
+        return "refused", str(error)[:2000]
     except TooLong:
         return "failed", f"takes more than {SECONDS} s"
     except BaseException as error:

@@ -23,6 +23,7 @@ RESERVED = ".unpack"  # how the names of `unpack`'s own files start
 _MAX_RATIO = 200  # unpacked to packed size; deflate reaches 1032, pictures and .mat files about 1
 _RATIO_FREE = 2**27  # bytes below which the ratio does not matter
 _MAX_HEADER = 2**22  # bytes of one long name or extended header, which tarfile holds in memory
+_MAX_NAME = 1024  # characters; the longest of the published archives has 150
 _CHUNK = 2**20
 _BAD_NAMES = (
     (re.compile(r".*[\x00-\x1f\x7f]", re.DOTALL), "holds control characters"),
@@ -78,6 +79,8 @@ class Members:
           kind: "file", "folder" or "link".
           size: unpacked, in bytes.
         """
+        if len(name) > _MAX_NAME:
+            raise self.refuse(name, f"has a name of {len(name)} characters")
         for pattern, why in _BAD_NAMES:
             if pattern.match(name):
                 raise self.refuse(name, why)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import threading
 import time
-from itertools import pairwise
+import urllib.parse
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +25,9 @@ _CHUNK = 2**20
 _ATTEMPTS = 5  # in a row that bring nothing new
 _BACKOFF = 1.0  # seconds before the second attempt; doubled for each further one
 _TIMEOUT = (15, 60)  # seconds to connect, and without a byte
+_PATIENCE = 120.0  # seconds for the headers of an answer, and for each `_LEAST_BYTES` of its body
+_LEAST_BYTES = 2**18  # AWA2's 13 GB would take 70 days
+_REDIRECTS = 10
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
 _VALIDATORS = ("ETag", "Last-Modified")
 
@@ -127,6 +131,56 @@ def _remove(part: Path, note: Path) -> None:
     part.unlink(missing_ok=True)
 
 
+class _Pace:
+    """Whether bytes come too slowly for a download to have an end.
+
+    Args:
+      done: bytes that are there.
+    """
+
+    def __init__(self, done: int) -> None:
+        self._done, self._since = done, time.monotonic()
+
+    def too_slow(self, done: int) -> bool:
+        """Whether the last `_PATIENCE` seconds brought too little; `done` bytes are there now."""
+        now = time.monotonic()
+        if now - self._since < _PATIENCE:
+            return False
+        slow = done - self._done < _LEAST_BYTES
+        self._done, self._since = done, now
+        return slow
+
+
+def _first_of(session: requests.Session, url: str, headers: dict[str, str]) -> requests.Response:
+    """The answer to one request, its body not read.
+
+    Raises:
+      requests.RequestException, ValueError: there is none.
+      requests.Timeout: its headers are not complete after `_PATIENCE` seconds; the time limits of
+        a socket are those of a single byte.
+    """
+    found: list[requests.Response | Exception] = []
+
+    def ask() -> None:
+        try:
+            # Not `session.get`, which reads the body of a redirect even where it follows none.
+            request = session.prepare_request(requests.Request("GET", url, headers))
+            settings = session.merge_environment_settings(url, {}, True, None, None)
+            adapter = session.get_adapter(str(request.url))
+            found.append(adapter.send(request, timeout=_TIMEOUT, **settings))
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    if not found:
+        raise requests.Timeout(f"no answer in {_PATIENCE} s")
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
+
+
 class _Interrupted(Exception):
     """The connection broke or the server is busy: worth another attempt."""
 
@@ -177,19 +231,29 @@ class _Transfer:
             headers["Range"] = f"bytes={offset}-"
             if self._validators:
                 headers["If-Range"] = next(iter(self._validators.values()))
-        url = self._archive.url
-        try:
-            response = session.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
-        except (requests.ConnectionError, requests.Timeout) as error:
-            raise _Interrupted(one_line(error)) from error
-        except (requests.RequestException, ValueError) as error:
-            raise self._refused(one_line(error)) from error
-        with response:
-            chain = [*(r.url for r in response.history), response.url]
-            if any(a.startswith("https:") and b.startswith("http:") for a, b in pairwise(chain)):
-                raise self._refused("redirects from https to http")
+        with self._answer(session, headers) as response:
             self._accept(response, offset)
             self._receive(response)
+
+    def _answer(self, session: requests.Session, headers: dict[str, str]) -> requests.Response:
+        """The answer after all redirects, whose bodies are not read: they may have no end."""
+        url = self._archive.url
+        for _ in range(_REDIRECTS):
+            try:
+                response = _first_of(session, url, headers)
+            except (requests.ConnectionError, requests.Timeout) as error:
+                raise _Interrupted(one_line(error)) from error
+            except (requests.RequestException, ValueError) as error:
+                raise self._refused(one_line(error)) from error
+            target = session.get_redirect_target(response)
+            if target is None:
+                return response
+            response.close()
+            there = urllib.parse.urljoin(url, target)
+            if url.startswith("https:") and there.startswith("http:"):
+                raise self._refused("redirects from https to http")
+            url = there
+        raise self._refused(f"redirects more than {_REDIRECTS} times")
 
     def _accept(self, response: requests.Response, offset: int) -> None:
         """Sets the file to where the response continues; raises unless there is more to read."""
@@ -246,11 +310,12 @@ class _Transfer:
         limit = self._total or _MAX_BYTES
         done = self._file.tell()
         name = f"downloading {self._archive.file_name}"
+        pace = _Pace(done)
         with progress(self._total or 0, name, "B", initial=done, delay=0.5) as bar:
             while True:
                 try:
                     # As it is on the server: some servers declare a .tgz a compressed .tar.
-                    data = response.raw.read(_CHUNK, decode_content=False)
+                    data = response.raw.read1(_CHUNK, decode_content=False)
                 except (urllib3.exceptions.HTTPError, OSError) as error:
                     raise _Interrupted(one_line(error)) from error
                 if not data:
@@ -261,6 +326,11 @@ class _Transfer:
                     raise self._refused(f"sends more than {limit} bytes")
                 self._file.write(data)
                 bar.update(len(data))
+                if pace.too_slow(done):
+                    self._file.flush()
+                    raise self._refused(
+                        f"sends less than {_LEAST_BYTES} bytes in {_PATIENCE} s (what came is kept)"
+                    )
         if done < (self._total or 0):
             raise _Interrupted(f"the connection ended after {done} of {self._total} bytes")
 

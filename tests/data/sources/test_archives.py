@@ -386,3 +386,39 @@ def test_damaged_note(tmp_path, note):
     (tmp_path / ".unpacked-archive.bin.json").write_text(note)
     with pytest.raises(InputError, match=r"\.unpacked-archive\.bin\.json: "):
         unpack(path, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["tar", "tgz", "zip"])
+@pytest.mark.parametrize("name", ["x" * 50_000, "a/" * 25_000 + "x"])
+def test_names_without_end(tmp_path, kind, name):
+    message = refused(tmp_path, packed(kind, [("A/one.txt", b"1"), (name, b"2")]))
+    assert "has a name of 500" in message
+    assert len(message) < 1000
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "expected"),
+    [
+        (8, b"\1\0", "is encrypted"),
+        (10, b"\x63\0", "compression"),
+        (24, b"\xfe\xff\xff\xff", "unpacks to more than"),
+    ],
+)
+def test_what_a_zip_says_of_a_member(tmp_path, offset, value, expected):
+    data = bytearray(zip_bytes([("A/one.txt", b"1" * 3000)]))
+    at = data.index(b"PK\1\2") + offset
+    data[at : at + len(value)] = value
+    assert expected in refused(tmp_path, bytes(data))
+
+
+def test_a_member_of_four_terabytes(tmp_path):
+    data = zip_bytes([("A/one.txt", b"1")])
+    directory, end = data.index(b"PK\1\2"), data.index(b"PK\5\6")
+    extra = struct.pack("<HHQ", 1, 8, 2**42)  # the sizes of zip64
+    record = bytearray(data[directory:end])
+    record[24:28] = b"\xff" * 4
+    record[30:32] = struct.pack("<H", len(extra))
+    record += extra
+    tail = bytearray(data[end:])
+    tail[12:16] = struct.pack("<I", len(record))
+    assert "unpacks to more than" in refused(tmp_path, data[:directory] + record + tail)

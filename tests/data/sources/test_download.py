@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
 import http.server
 import json
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -264,12 +266,55 @@ def test_not_found(server, tmp_path):
 
 @pytest.mark.parametrize(
     ("to", "expected"),
-    [("/again", "Exceeded 30 redirects"), ("file:///etc/passwd", "No connection adapters")],
+    [("/again", "redirects more than 10 times"), ("file:///etc/passwd", "No connection adapters")],
 )
 def test_redirects(server, tmp_path, to, expected):
     server.redirect = to
     assert expected in error(archive(server), tmp_path)
     assert listing(tmp_path) == []
+
+
+def trickle(handler, head):
+    """Sends `head`, then a byte at a time until nobody listens."""
+    with contextlib.suppress(OSError):
+        handler.wfile.write(head)
+        while True:
+            handler.wfile.write(b"x")
+            handler.wfile.flush()
+            time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 256000\r\n\r\n", "sends less than 262144 bytes in"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", "sends less than 262144 bytes in"),
+        (b"HTTP/1.1 200 OK\r\nX-Long: ", "no answer in 0.2 s, 5 times"),
+    ],
+)
+def test_a_byte_at_a_time(server, tmp_path, monkeypatch, head, expected):
+    monkeypatch.setattr(module, "_PATIENCE", 0.2)
+    server.answer = lambda handler: trickle(handler, head)
+    assert expected in error(archive(server), tmp_path / "out")
+
+
+def test_the_bodies_of_redirects_are_not_read(server, tmp_path):
+    """They may have no end."""
+    sent = []
+
+    def answer(handler):
+        if handler.path == "/next":
+            return Server.answer(server, handler)
+        handler.wfile.write(b"HTTP/1.1 302 Found\r\nLocation: /next\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while len(sent) < 2000:
+                handler.wfile.write(bytes(2**16))
+                sent.append(2**16)
+        handler.close_connection = True
+
+    server.answer = answer
+    assert download(archive(server), tmp_path).read_bytes() == DATA
+    assert sum(sent) < 2**24
 
 
 def test_not_http(tmp_path):
