@@ -151,7 +151,7 @@ def file_sha256(path: Path, advance: Callable[[int], object] | None = None) -> s
       advance: called with the size in bytes of every piece read.
     """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while data := file.read(_CHUNK):
             digest.update(data)
             if advance is not None:

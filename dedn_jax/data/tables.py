@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
-import stat
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dedn_jax.errors import InputError
+from dedn_jax.files import read_regular
 
 _MAX_BYTES = 256 * 2**20
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -31,14 +32,11 @@ def read_csv(path: Path, expected: str) -> list[tuple[int, list[str]]]:
       InputError: no such file, not a regular one, too large, empty, or not CSV.
     """
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # a pipe could be waited for without end
-            raise InputError(f"{path}: not a regular file, expected {expected}")
-        if found.st_size > _MAX_BYTES:
-            raise InputError(f"{path}: over {_MAX_BYTES // 2**20} MiB, expected {expected}")
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            rows = [(reader.line_num, [clean(cell) for cell in row]) for row in reader]
+        text = read_regular(path, _MAX_BYTES).decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = [(reader.line_num, [clean(cell) for cell in row]) for row in reader]
+    except InputError as error:
+        raise InputError(f"{error}: {expected}") from error
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; create it with {expected}") from error
     except OSError as error:

@@ -20,7 +20,8 @@ from safetensors.numpy import save_file
 
 from dedn_jax.config import load_config
 from dedn_jax.data.features.store.manifest import StorePlan
-from dedn_jax.data.features.store.reader import open_store, verify
+from dedn_jax.data.features.store.reader import open_store
+from dedn_jax.data.features.store.verification import verify
 from dedn_jax.data.features.store.writer import StoreWriter
 from dedn_jax.data.load import load_dataset
 from dedn_jax.data.pictures.decoding import decode

@@ -6,7 +6,6 @@ import dataclasses
 import io
 import os
 import re
-import stat
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.pictures.decoding import is_rotated, load, open_picture
 from dedn_jax.data.prepared.reader import SET_NAME
 from dedn_jax.errors import InputError
+from dedn_jax.files import read_regular
 
 MAX_PICTURE_BYTES = 64 * 2**20
 # The modes that a PNG can hold; a JPEG may be CMYK, which is converted to RGB.
@@ -133,19 +133,11 @@ class PictureSet:
 
 def _read(path: Path) -> bytes:
     try:
-        # Opening a pipe would wait for someone to write to it.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise InputError(f"{path}: not a regular file, expected a picture; remove it")
-            data = file.read(MAX_PICTURE_BYTES + 1)
+        return read_regular(path, MAX_PICTURE_BYTES)
+    except InputError as error:
+        raise InputError(f"{error} with a picture; store it smaller, or remove it") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(data) > MAX_PICTURE_BYTES:
-        raise InputError(
-            f"{path}: over {MAX_PICTURE_BYTES // 2**20} MiB, expected a picture; store it smaller"
-        )
-    return data
 
 
 def _cut_out(data: bytes, box: tuple[int, int, int, int], where: str) -> bytes:

@@ -133,10 +133,10 @@ def test_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path.write_bytes(encoded(np.zeros((64, 64, 3), np.uint8), "JPEG", 6)[:-300])
     assert str(path) in message(Picture("a", path, upright=True))
     monkeypatch.setattr(picture_set, "MAX_PICTURE_BYTES", 10)
-    assert "MiB" in message(Picture("a", path))
+    assert "expected at most 10 with a picture" in message(Picture("a", path))
     path.unlink()
     os.mkfifo(path)
-    assert "not a regular file" in message(Picture("a", path))
+    assert "a folder, expected a regular file" in message(Picture("a", path))
     assert str(tmp_path) in message(Picture("a", tmp_path))
 
 

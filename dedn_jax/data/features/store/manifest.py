@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from dedn_jax.errors import InputError
-from dedn_jax.files import read_json
+from dedn_jax.files import open_regular, read_json
 
 FORMAT = 1
 HEADER_BYTES = 128
@@ -293,8 +294,8 @@ def is_complete_shard(path: Path, plan: StorePlan, shard: int) -> bool:
     """
     header = plan.shard_header(shard)
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             return (
                 size == len(header) + len(plan.image_range(shard)) * plan.image_bytes
                 and file.read(len(header)) == header

@@ -39,7 +39,7 @@ from dedn_jax.data.features.store.manifest import (
 )
 from dedn_jax.data.features.store.verification import SAMPLED, check_undamaged, identity
 from dedn_jax.errors import InputError
-from dedn_jax.files import file_sha256
+from dedn_jax.files import file_sha256, open_regular
 from dedn_jax.paths import local_path
 from dedn_jax.progress import progress
 
@@ -208,13 +208,9 @@ class _File:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._handle = -1
         with self._reading():
-            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if self._handle >= 0:
-            os.close(self._handle)
+            self._file = open_regular(Path(path))
+        self._handle = self._file.fileno()
 
     def read(self, count: int, offset: int) -> bytes:
         """`count` bytes from `offset`; `pread` has no file position, so threads may share it."""

@@ -33,7 +33,14 @@ from dedn_jax.data.features.store.manifest import (
     read_plan,
 )
 from dedn_jax.errors import InputError
-from dedn_jax.files import atomic_file, file_sha256, hold_lock, missing_folders, write_json
+from dedn_jax.files import (
+    atomic_file,
+    file_sha256,
+    hold_lock,
+    missing_folders,
+    open_regular,
+    write_json,
+)
 from dedn_jax.paths import local_path
 from dedn_jax.progress import progress
 
@@ -214,7 +221,7 @@ class StoreWriter:
         images = self.image_range(shard)[: len(features)]
         path = self._shard(shard)
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 file.seek(HEADER_BYTES)
                 return all(
                     file.read(self.plan.image_bytes) == self._encoded(i, x, source).tobytes()
