@@ -20,9 +20,7 @@ def test_lines_and_cells(tmp_path: Path) -> None:
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "pipe.csv"
     os.mkfifo(path)
-    with pytest.raises(
-        InputError, match=r"pipe.csv: a pipe or socket, expected a regular file: a table"
-    ):
+    with pytest.raises(InputError, match="a pipe or socket, expected a regular file: a table"):
         read_csv(path, "a table")
 
 

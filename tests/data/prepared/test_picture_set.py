@@ -136,7 +136,7 @@ def test_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "expected at most 10 with a picture" in message(Picture("a", path))
     path.unlink()
     os.mkfifo(path)
-    assert "a folder, expected a regular file" in message(Picture("a", path))
+    assert "a pipe or socket, expected a regular file" in message(Picture("a", path))
     assert str(tmp_path) in message(Picture("a", tmp_path))
 
 
