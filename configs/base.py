@@ -84,6 +84,7 @@ def get_config() -> ConfigDict:
     config.train.batch_size = 50
     config.train.balanced = True  # class-balanced sampling
     config.train.mixup = 0.0  # alpha of Beta, by which images and labels are mixed; 0: none
+    config.train.init_from = ""  # a finished run, whose parameters training starts from
     config.train.images = 1.0  # share of each class's training images, drawn by the seed
     config.train.steps_per_call = 32  # in one compiled call, with resident feature maps
     config.train.compilation_cache = True  # in the user's own cache folder

@@ -31,6 +31,7 @@ from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.compilation_cache import compilation_cache
 from dedn_jax.training.interrupt import StopRequest, ending_the_run, stopped_run
 from dedn_jax.training.network import Network, make_network
+from dedn_jax.training.phase import STREAMS
 from dedn_jax.training.phases import SELECTED_BY, check_protocol, run_phases
 from dedn_jax.training.teacher import Teacher
 from dedn_jax.training.teacher_run import load_teacher
@@ -94,6 +95,11 @@ def sweep(
     folder.check()
     dataset = load_dataset(config)
     for point in points:
+        if point.config.train.init_from:
+            raise InputError(
+                f"config.train.init_from={point.config.train.init_from}: the models of a sweep "
+                "differ in the parameters that they start from; leave it empty"
+            )
         check_protocol(point.config, dataset)
         _groups(point.config, dataset)
     teacher = load_teacher(config, dataset)
@@ -185,7 +191,8 @@ def _train(point: Point, where: str, folder: Path, common: _Common) -> dict[str,
         where=where,
         teacher=common.teacher,
     )
-    phases = run_phases(trainer, dataset, stack([n.params for n in (network, *others)]))
+    params = stack([n.params for n in (network, *others)])
+    phases = run_phases(trainer, dataset, dict.fromkeys(STREAMS, params))
     validation, final = phases.validation, phases.final
     assert isinstance(final, ModelsResult)
     remaining = ~trainer.diverged

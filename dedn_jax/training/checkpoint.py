@@ -221,6 +221,26 @@ def load_params(directory: Path, like: nnx.State) -> nnx.State:
     return params
 
 
+def saved_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the parameters that `save_params` wrote, by their path in the state.
+
+    Raises:
+      InputError: nothing there, or damaged.
+    """
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            found: Any = checkpointer.metadata(directory.resolve())
+        tree = getattr(found, "item_metadata", found).tree
+        return {
+            ".".join(str(step.key) for step in path[:-1]): tuple(leaf.shape)
+            for path, leaf in jax.tree.leaves_with_path(tree)
+        }
+    except Exception as error:  # as when restoring
+        raise InputError(
+            f"{directory}: holds no parameters that can be read ({_reason(error)})"
+        ) from error
+
+
 def checksum(tree: Any) -> int:
     """CRC-32 of all values of a tree of arrays: those in Orbax's files have none of their own."""
     found = 0

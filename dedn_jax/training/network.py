@@ -30,6 +30,9 @@ from dedn_jax.training.step import NONE_FROZEN
 # Fields of a run's fingerprint.
 BACKBONE_WEIGHTS = "backbone_weights"
 TEACHER = "teacher"  # see `training.teacher`
+INIT_FROM = "init_from"  # see `training.init_run`
+# Those of them that only training needs.
+OTHER_RUNS = (TEACHER, INIT_FROM)
 _BACKBONE_STREAM = 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -46,8 +47,8 @@ class Phases(NamedTuple):
     final: PhaseResult
 
 
-def run_phases(trainer: Trainer, dataset: GZSLDataset, params: nnx.State) -> Phases:
-    """Trains the phases of `config.selection.protocol`, from `params`.
+def run_phases(trainer: Trainer, dataset: GZSLDataset, initial: Mapping[str, nnx.State]) -> Phases:
+    """Trains the phases of `config.selection.protocol`, from the `initial` parameters of each.
 
     Raises:
       InputError: too few classes or images to set some apart for validation.
@@ -56,7 +57,7 @@ def run_phases(trainer: Trainer, dataset: GZSLDataset, params: nnx.State) -> Pha
     config = trainer.config
     note_kernel(trainer)
     protocol = config.selection.protocol
-    epochs, epochs_before = config.train.epochs, 0.0
+    epochs, epochs_before, params = config.train.epochs, 0.0, initial["final"]
     validation: PhaseResult | None = None
     validation_classes: np.ndarray | None = None
     calibrations: list[Calibration | None] | None = None
@@ -71,7 +72,7 @@ def run_phases(trainer: Trainer, dataset: GZSLDataset, params: nnx.State) -> Pha
         validation_classes = candidate.class_ids[~candidate.seen]
         steps = trainer.num_steps(candidate, epochs)
         phase = Phase("validation", candidate, steps, VALIDATION_LABEL)
-        validation = trainer.train(phase, params)
+        validation = trainer.train(phase, initial["validation"])
         if config.selection.calibrate:
             with ending_the_run("in the calibration on validation classes"):
                 calibrations = trainer.calibrate(phase, validation.params)

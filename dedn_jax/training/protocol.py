@@ -15,6 +15,7 @@ from dedn_jax.parallel.processes import barrier, is_main
 from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.evaluation import METRICS, Metrics, metrics_table
+from dedn_jax.training.init_run import Initial, initial_params
 from dedn_jax.training.interrupt import StopRequest, ending_the_run
 from dedn_jax.training.phases import (
     SELECTED_BY,
@@ -40,6 +41,8 @@ def train_run(
     fingerprint = run.dataset.fingerprint() | run.network.fingerprint()
     if teacher := load_teacher(config, run.dataset):
         fingerprint |= teacher.fingerprint()
+    initial = initial_params(config, run.dataset, run.network)
+    fingerprint |= initial.fingerprint()
     check_protocol(config, run.dataset)
     check_agreement("what they run", agreed_fields(config, fingerprint))
     layout = Layout.of_devices(attribute_shards=config.distribution.attribute_shards)
@@ -51,7 +54,7 @@ def train_run(
         if folder.result_file.exists():
             return
         with stop or StopRequest() as stop, run.computing():
-            _train(run, layout, stop, callbacks if is_main() else (), teacher)
+            _train(run, initial, layout, stop, callbacks if is_main() else (), teacher)
         if is_main():
             write_json(folder.result_file, run.result)
         barrier("the result is written")
@@ -59,6 +62,7 @@ def train_run(
 
 def _train(
     run: TrainingRun,
+    initial: Initial,
     layout: Layout,
     stop: StopRequest,
     callbacks: Sequence[Callback],
@@ -77,7 +81,7 @@ def _train(
         callbacks=callbacks,
         teacher=teacher,
     )
-    phases = run_phases(trainer, dataset, run.network.params)
+    phases = run_phases(trainer, dataset, initial.params)
     with ending_the_run("in the evaluation on the test sets"):
         (tested,) = trainer.test(trainval_task(dataset), phases.final.params, phases.calibrations)
     assert tested is not None  # one model that diverges ends its run

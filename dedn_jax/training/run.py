@@ -21,7 +21,7 @@ from dedn_jax.training.calibration import Calibration
 from dedn_jax.training.checkpoint import load_params
 from dedn_jax.training.compilation_cache import compilation_cache
 from dedn_jax.training.evaluation import Evaluator, Metrics
-from dedn_jax.training.network import BACKBONE_WEIGHTS, TEACHER, Network, make_network
+from dedn_jax.training.network import BACKBONE_WEIGHTS, OTHER_RUNS, Network, make_network
 from dedn_jax.training.prediction import Mixing
 from dedn_jax.training.result_file import read_result
 from dedn_jax.training.scores import Scores
@@ -61,7 +61,7 @@ class TrainingRun:
         """
         dataset = load_dataset(self.config) if self._dataset is None else self._dataset
         if self.workdir.dataset_file.exists():  # not yet while a new run is being set up
-            self.workdir.check_fingerprint(dataset.fingerprint(), BACKBONE_WEIGHTS, TEACHER)
+            self.workdir.check_fingerprint(dataset.fingerprint(), BACKBONE_WEIGHTS, *OTHER_RUNS)
         return dataset
 
     @cached_property
@@ -77,7 +77,9 @@ class TrainingRun:
         if self.workdir.dataset_file.exists():
             # Feature maps may be unread; `dataset` compares their sample.
             fingerprint = outline.fingerprint()
-            self.workdir.check_fingerprint(fingerprint, BACKBONE_WEIGHTS, TEACHER, FEATURE_SAMPLE)
+            self.workdir.check_fingerprint(
+                fingerprint, BACKBONE_WEIGHTS, *OTHER_RUNS, FEATURE_SAMPLE
+            )
         return outline
 
     @cached_property
@@ -96,7 +98,7 @@ class TrainingRun:
         network = make_network(self.config, self.outline, self.groups)
         if self.workdir.dataset_file.exists():
             fingerprint = self.outline.fingerprint() | network.fingerprint()
-            self.workdir.check_fingerprint(fingerprint, TEACHER, FEATURE_SAMPLE)
+            self.workdir.check_fingerprint(fingerprint, *OTHER_RUNS, FEATURE_SAMPLE)
         return network
 
     @cached_property

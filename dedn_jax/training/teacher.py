@@ -7,16 +7,14 @@ share of the images learns from one that was trained on all of them.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 
-import jax
-import numpy as np
 from flax import nnx
 
 from dedn_jax.data.dataset import Task
 from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.training.network import TEACHER, Network
 from dedn_jax.training.objective import make_class_space
+from dedn_jax.training.other_run import params_digest
 from dedn_jax.training.step import ModelState
 
 
@@ -41,8 +39,4 @@ class Teacher:
 
     def fingerprint(self) -> dict[str, object]:
         """The hash of its parameters, for what a run records; JSON-ready."""
-        digest = hashlib.sha256()
-        for phase in sorted(self.params):
-            for leaf in jax.tree.leaves(self.params[phase]):
-                digest.update(np.ascontiguousarray(leaf).tobytes())
-        return {TEACHER: digest.hexdigest()}
+        return {TEACHER: params_digest(self.params)}

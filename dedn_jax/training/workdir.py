@@ -44,6 +44,7 @@ FREE_FIELDS = frozenset(
         "model.kernel",
         "teacher.workdir",
         "train.compilation_cache",
+        "train.init_from",
         "train.log_every",
         "train.steps_per_call",
         "train.checkpoint_every",

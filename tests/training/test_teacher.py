@@ -78,7 +78,7 @@ def test_what_is_no_teacher(
             tmp_path / "run",
         )
     other = {"teacher__workdir": str(finished("validation").path), "seed": 5}
-    with pytest.raises(InputError, match="but seed=0 there, 5 here; train the teacher with the"):
+    with pytest.raises(InputError, match="but seed=0 there, 5 here; train it with the same"):
         train(tiny_config(data, selection__protocol="validation", **other), tmp_path / "run")
 
 
