@@ -27,7 +27,7 @@ def finished_run(field: str, path: str) -> tuple[Workdir, ConfigDict]:
     workdir = Workdir(path)
     if not workdir.config_file.is_file():
         raise InputError(
-            f"{field}={path}: holds no run (no {workdir.config_file.name}); give the directory of a "
+            f"{field}={path}: holds no run (no {workdir.config_file.name}); give the folder of a "
             "`dedn train`"
         )
     config = workdir.load_config()
