@@ -31,6 +31,11 @@ def add_report(jobs: Any) -> None:
         type=path_flag,
         help="folder to write to; needed for several runs, else RUN/report",
     )
+    report.add_argument(
+        "--show-test",
+        action="store_true",
+        help="of a sweep: the test sets of every point, for a table; not to choose by them",
+    )
     report.set_defaults(run=_report, overrides=True)
 
 
@@ -42,10 +47,12 @@ def _report(args: argparse.Namespace, overrides: list[str]) -> None:
     if args.out and args.out.exists() and not args.out.is_dir():
         raise InputError(f"--out: {args.out} is a file, expected a folder; choose another")
     sweeps = [path for path in args.workdir if (path / SWEEP_FILE).is_file()]
+    if args.show_test and not sweeps:
+        raise InputError("--show-test: only applies to a sweep; leave it out")
     if len(args.workdir) == 1:
         (path,) = args.workdir
         if sweeps:
-            page = write_sweep_report(path, args.out)
+            page = write_sweep_report(path, args.out, show_test=args.show_test)
         else:
             page = write_report(open_run(path, overrides), args.out)
     elif sweeps:

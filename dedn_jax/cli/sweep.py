@@ -17,7 +17,8 @@ def add_sweep(jobs: Any) -> None:
         help="train many seeds at once, at every point of a grid",
         description="Trains models that differ in their seed in one program, for every point of a "
         "grid, and reports U, S, H and T1 with their mean, deviation and 95% interval of the "
-        "mean. Model i starts from the parameters of `dedn train --config.seed=SEED+i`; all models "
+        "mean: on validation classes for every point, on the test sets for the best of them. "
+        "Model i starts from the parameters of `dedn train --config.seed=SEED+i`; all models "
         "share the batches and the validation split of SEED, so that features are read once: the "
         "intervals measure the effect of the initial parameters alone. Needs features, not "
         "pictures. Models are sharded over the devices if their number divides evenly. A model "
@@ -41,6 +42,11 @@ def add_sweep(jobs: Any) -> None:
         help="named points instead of a grid: a Python file with get_points(), or the name of one "
         "in configs/ablations/ (paper: the ablations of the paper)",
     )
+    sweep.add_argument(
+        "--show-test",
+        action="store_true",
+        help="show the test sets of every point, for a table of ablations; not to choose by them",
+    )
     add_profile(sweep)
     sweep.set_defaults(run=_sweep, overrides=True)
 
@@ -63,4 +69,4 @@ def _sweep(args: argparse.Namespace, overrides: list[str]) -> None:
             callbacks=[profile] if profile else [],
             stop=StopOnSignals(),
         )
-    print(result_text(result))
+    print(result_text(result, show_test=args.show_test))

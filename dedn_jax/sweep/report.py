@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from scipy import stats
 
 from dedn_jax.figure_text import plain_text
 from dedn_jax.files import write_atomically
+from dedn_jax.sweep.choice import TEST, VALIDATION, choose, not_shown, tests_shown
 from dedn_jax.training.evaluation import AUSUC, METRICS, Metrics
 
 CONFIDENCE = 0.95
@@ -52,48 +53,77 @@ def summaries(metrics: Sequence[Metrics | None]) -> dict[str, dict[str, Any]]:
     return {m: summary([one[m] for one in fused]) for m in known}
 
 
-def result_text(result: dict[str, Any]) -> str:
-    """What a sweep prints at its end."""
-    points = result["points"]
-    diverged = any(_diverged(point) for point in points)
-    calibrated = any("fused_calibrated" in point for point in points)
-    width = max(map(len, [*(point_name(point) for point in points), "point", CALIBRATED]))
-    head = f"{'point':<{width}}" + "".join(f"{m:>16}" for m in COLUMNS)
-    lines = [
-        f"Test sets, fused score, percent (AUSUC from 0 to 1): mean ± half of the {CONFIDENCE:.0%} "
-        f"interval of the mean, {len(result['seeds'])} seeds ({result['seeds'][0]} to "
-        f"{result['seeds'][-1]}).",
-        f"Note: {result['shared']}.",
-        "",
-        head + (f"{'diverged':>16}" if diverged else ""),
-    ]
-    for point in points:
-        last = f"{_diverged(point) or '-':>16}" if diverged else ""
-        lines.append(f"{point_name(point):<{width}}{_cells(point['fused'])}{last}")
-        if "fused_calibrated" in point:
-            lines.append(f"{CALIBRATED:<{width}}{_cells(point['fused_calibrated'])}")
+def result_text(result: dict[str, Any], *, show_test: bool = False) -> str:
+    """What a sweep prints at its end: validation of every point, test sets of the best.
+
+    Args:
+      result: the content of `result.json`.
+      show_test: the test sets of every point.
+    """
+    points, best = result["points"], choose(result)
+    shown = tests_shown(result, show_test)
+    lines = []
+    if any(VALIDATION[0] in point for point in points):
+        marked = best.point if best else None
+        lines += [_head("Validation classes", result), *_table(points, VALIDATION, marked), ""]
+        if best:
+            lines += [f"* {point_name(points[best.point])}: the best by {best.by}.", ""]
+    if shown:
+        what = "Test sets" + (" of that point" if len(shown) < len(points) else "")
+        lines += [_head(what, result), *_table([points[i] for i in shown], TEST), ""]
+    if text := not_shown(result, shown):
+        lines += [f"{text}.", ""]
     labels = sorted({point["selected_by"] for point in points})
-    lines += ["", f"Selected by {'; '.join(labels)}."]
-    if calibrated:
+    lines += [f"Note: {result['shared']}.", f"Steps selected by {'; '.join(labels)}."]
+    if any(kind in point for point in points for kind in (TEST[1], VALIDATION[1])):
         lines.append("Calibrated: gamma and mixes of every model chosen on validation classes.")
-    if diverged:
+    if any(_diverged(point) for point in points):
         lines.append("Diverged models (loss, gradient or parameters not finite) are left out.")
     return "\n".join(lines)
+
+
+def _head(what: str, result: dict[str, Any]) -> str:
+    seeds = result["seeds"]
+    return (
+        f"{what}, fused score, percent (AUSUC from 0 to 1): mean ± half of the {CONFIDENCE:.0%} "
+        f"interval of the mean, {len(seeds)} seeds ({seeds[0]} to {seeds[-1]})."
+    )
+
+
+def _table(
+    points: Sequence[dict[str, Any]], kinds: tuple[str, str], marked: int | None = None
+) -> list[str]:
+    """Rows of summaries, those of calibrated numbers below; of the marked point with a star."""
+    fixed, calibrated = kinds
+    diverged = any(_diverged(point) for point in points)
+    names = [point_name(p) + (" *" if i == marked else "") for i, p in enumerate(points)]
+    width = max(map(len, [*names, "point", CALIBRATED]))
+    head = f"{'point':<{width}}" + "".join(f"{m:>16}" for m in COLUMNS)
+    lines = [head + (f"{'diverged':>16}" if diverged else "")]
+    for name, point in zip(names, points, strict=True):
+        last = f"{_diverged(point) or '-':>16}" if diverged else ""
+        lines.append(f"{name:<{width}}{_cells(point.get(fixed, {}))}{last}")
+        if calibrated in point:
+            lines.append(f"{CALIBRATED:<{width}}{_cells(point[calibrated])}")
+    return lines
 
 
 @plain_text()
 def draw(result: dict[str, Any], path: Path) -> None:
     """H and T1 of every point: means with intervals, and the single seeds as dots.
 
+    On validation classes, where there are any; of a single point without them on the test sets.
     Diverged models are left out, and counted below their point.
     """
-    points = result["points"]
+    points, best = result["points"], choose(result)
+    single = len(points) == 1 and VALIDATION[0] not in points[0]
+    kind, where = (TEST[0], "test sets") if single else (VALIDATION[0], "validation classes")
     figure = Figure(figsize=(max(5.0, 2.0 + 1.1 * len(points)), 4.2), layout="constrained")
     axes = figure.subplots()
     for metric, color in _COLORS.items():
         places, means, halves = [], [], []
         for i, point in enumerate(points):
-            if (found := point["fused"].get(metric)) is None:
+            if (found := point.get(kind, {}).get(metric)) is None:
                 continue
             x = i + _OFFSETS[metric]
             places.append(x)
@@ -107,6 +137,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
             )
             axes.legend(frameon=False)
     names = [point_name(point).replace(", ", "\n") for point in points]
+    if best:
+        names[best.point] += "\n* best"
     for i, point in enumerate(points):
         if some := _diverged(point):
             names[i] += f"\n{some} diverged"
@@ -120,7 +152,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     )
     axes.set(
         xlim=(-0.5, len(points) - 0.5),
-        ylabel="percent, test sets, fused score",
+        ylabel=f"percent, {where}, fused score",
         title=f"Mean and {CONFIDENCE:.0%} interval over {len(result['seeds'])} seeds",
     )
     axes.grid(alpha=0.25, axis="y")
@@ -130,7 +162,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     write_atomically(path, png.getvalue())
 
 
-def point_name(point: dict[str, Any]) -> str:
+def point_name(point: Mapping[str, Any]) -> str:
     """What to call a point: its name, or the fields that the grid gives it."""
     fields = ", ".join(f"{k}={v}" for k, v in point["fields"].items())
     return point.get("name") or fields or "config"

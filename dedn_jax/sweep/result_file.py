@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from dedn_jax.files import read_json
-from dedn_jax.json_values import OBJECT, TEXT, listed, number, optional, record, whole
+from dedn_jax.json_values import OBJECT, TEXT, listed, number, one_of, optional, record, whole
+from dedn_jax.sweep.choice import TEST, VALIDATION
 from dedn_jax.sweep.report import COLUMNS
+from dedn_jax.training.selection import METRIC_KEYS
 
 _AGAIN = "remove it and give the sweep's command again"
 _SUMMARY = record(
@@ -26,10 +28,15 @@ _POINT = record(
         "fused": _SUMMARIES,
         "diverged_at": listed(optional(whole(0))),
     },
-    {"name": TEXT, "fused_calibrated": _SUMMARIES},
+    {
+        "name": TEXT,
+        "protocol": TEXT,
+        **dict.fromkeys((TEST[1], *VALIDATION), _SUMMARIES),
+    },
 )
 _RESULT = record(
-    {"seeds": listed(whole(), least=1), "shared": TEXT, "points": listed(_POINT, least=1)}
+    {"seeds": listed(whole(), least=1), "shared": TEXT, "points": listed(_POINT, least=1)},
+    {"metric": one_of(*METRIC_KEYS)},
 )
 
 

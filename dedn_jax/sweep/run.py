@@ -122,7 +122,12 @@ def sweep(
                 ]
             write_json(
                 folder.result_file,
-                {"seeds": all_seeds, "shared": SHARED, "points": results},
+                {
+                    "seeds": all_seeds,
+                    "shared": SHARED,
+                    "metric": config.selection.metric,
+                    "points": results,
+                },
             )
         result = read_sweep_result(folder.result_file)
         if not folder.plot.exists():
@@ -207,10 +212,18 @@ def _train(point: Point, where: str, folder: Path, common: _Common) -> dict[str,
     if isinstance(validation, ModelsResult):
         pairs = zip(validation.diverged_at, final.diverged_at, strict=True)
         diverged_at = [a or b for a, b in pairs]
-        result |= {"refit": config.selection.refit, "validation": _validation(validation)}
+        selected = _validation(validation)
+        measured = [one if "fused" in one else None for one in selected]
+        result |= {
+            "refit": config.selection.refit,
+            "validation": selected,
+            "validation_fused": summaries(measured),
+        }
     if phases.calibrations is not None:
         calibrated = [one and one.calibrated for one in tested]
+        chosen = [one.metrics if one else None for one in phases.calibrations]
         result |= {
+            "validation_fused_calibrated": summaries(chosen),
             "calibration": [one and one.to_json() for one in phases.calibrations],
             "fused_calibrated": summaries(calibrated),
             "test_calibrated": calibrated,

@@ -70,7 +70,8 @@ def test_a_sweep_of_named_points(tmp_path: Path) -> None:
     )
     result = sweep(config, tmp_path / "sweep", 2, points_file=points)
     assert [point["name"] for point in result["points"]] == ["coarse", "region", "one group"]
-    text = result_text(result)
+    text = result_text(result, show_test=True)
+    assert text.count("\none group ") == 2  # on validation classes and on the test sets
     assert all(f"\n{name} " in text for name in ("coarse", "region", "one group"))
     assert sweep(config, tmp_path / "sweep", 2, points_file=points) == result
     points.write_text(points.read_text().replace("'coarse':", "'cexp':"))

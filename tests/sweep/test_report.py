@@ -8,6 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
+from dedn_jax.sweep.choice import choose
 from dedn_jax.sweep.report import SHARED, draw, result_text, summaries, summary
 
 
@@ -55,7 +56,7 @@ def _result(points: int, values: list[float], diverged: int = 0) -> dict:
 
 
 def test_table_and_plot(tmp_path: Path) -> None:
-    text = result_text(_result(2, [1.0, 2.0, 3.0, 4.0]))
+    text = result_text(_result(2, [1.0, 2.0, 3.0, 4.0]), show_test=True)
     rows = [line for line in text.splitlines() if line.startswith("loss.bias=")]
     assert [row.split()[0] for row in rows] == ["loss.bias=0.0", "loss.bias=1.0"]
     assert rows[0].count("2.5 ± 2.1") == 4
@@ -70,6 +71,7 @@ def test_table_and_plot(tmp_path: Path) -> None:
     # Of what has no unseen images there is nothing to draw, but it is drawn.
     bare = _result(1, [1.0])
     bare["points"][0]["fused"] = {"S": summary([1.0])}
+    draw(_with_validation(_result(7, [3.0])), tmp_path / "validation.png")
     assert "-" in result_text(bare)
     draw(bare, tmp_path / "bare.png")
 
@@ -88,7 +90,7 @@ def test_diverged_models_are_counted(
     tmp_path: Path, diverged: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = _result(2, [1.0, 2.0, 3.0, 4.0], diverged)
-    lines = result_text(result).splitlines()
+    lines = result_text(result, show_test=True).splitlines()
     bad, good = (line for line in lines if line.startswith("loss.bias="))
     assert bad.endswith(f" {diverged} of 4") and good.endswith(" -")
     assert bad.count("3.0 ± 2.5") == (4 if diverged == 1 else 0)  # of 2, 3, 4: t = 4.3, s = 1
@@ -97,3 +99,76 @@ def test_diverged_models_are_counted(
     monkeypatch.setattr(Axes, "set_xticks", lambda self, ticks, names, **rest: labels.extend(names))
     draw(result, tmp_path / "sweep.png")
     assert labels == [f"loss.bias=0.0\n{diverged} of 4 diverged", "loss.bias=1.0"]
+
+
+def _with_validation(result: dict, *means: float, calibrated: tuple[float, ...] = ()) -> dict:
+    """H on validation classes of every point; test numbers run the other way."""
+    for i, point in enumerate(result["points"]):
+        mean = means[i] if i < len(means) else float(i)
+        point |= {"protocol": "validation", "fused": {"H": summary([90.0 - mean])}}
+        point["validation_fused"] = {m: summary([mean]) for m in ("U", "S", "H", "T1", "AUSUC")}
+        if calibrated:
+            point["validation_fused_calibrated"] = {"H": summary([calibrated[i]])}
+            point["fused_calibrated"] = {"H": summary([80.0 - mean])}
+    return result
+
+
+def test_the_best_by_validation_alone_shows_its_test_sets() -> None:
+    result = _with_validation(_result(3, [1.0]), 20.0, 40.0, 30.0)
+    found = choose(result)
+    assert found is not None and found.point == 1
+    text = result_text(result)
+    assert text.index("Validation classes") < text.index("Test sets of that point")
+    assert "* loss.bias=1.0: the best by the H on validation classes." in text
+    assert [line.split()[0] for line in text.splitlines() if line.startswith("loss.bias=")] == [
+        "loss.bias=0.0",
+        "loss.bias=1.0",
+        "loss.bias=2.0",
+        "loss.bias=1.0",
+    ]
+    assert " 50.0" in text
+    for other in (" 70.0", " 60.0"):  # the test sets of the others, of which one is better
+        assert other not in text
+    assert "The test sets of the 2 other points are not shown" in text and "--show-test" in text
+    text = result_text(result, show_test=True)
+    assert all(number in text for number in (" 70.0", " 60.0", " 50.0"))
+    assert "not shown" not in text and "Test sets, fused score" in text
+
+
+def test_chosen_by_the_metric_of_the_config_and_calibrated_where_all_are() -> None:
+    result = _with_validation(_result(2, [1.0]), 20.0, 40.0, calibrated=(60.0, 50.0))
+    found = choose(result)
+    assert found is not None and found.point == 0
+    assert found.by == "the calibrated H on validation classes"
+    del result["points"][1]["validation_fused_calibrated"]
+    found = choose(result)
+    assert found is not None and (found.point, found.by) == (1, "the H on validation classes")
+    result["points"][0]["validation_fused"]["AUSUC"] = summary([0.9])
+    result["points"][1]["validation_fused"]["AUSUC"] = summary([0.8])
+    found = choose(result | {"metric": "ausuc"})
+    assert found is not None and found.point == 0
+
+
+def test_without_validation_nothing_is_chosen_and_nothing_shown() -> None:
+    result = _result(3, [1.0])
+    for point in result["points"]:
+        point["protocol"] = "last"
+    assert choose(result) is None
+    text = result_text(result)
+    assert (
+        "No validation (protocol last), so no point can be chosen; the test sets of the 3" in text
+    )
+    assert "loss.bias=" not in text
+    # A single point leaves no choice.
+    assert "not shown" not in result_text(_result(1, [1.0]))
+    assert choose(_with_validation(_result(1, [1.0]))) is None
+    assert "Test sets, fused" in result_text(_with_validation(_result(1, [1.0])))
+
+
+def test_a_point_whose_models_diverged_is_the_last_choice() -> None:
+    result = _with_validation(_result(2, [1.0, 2.0], diverged=1), 40.0, 20.0)
+    found = choose(result)
+    assert found is not None and found.point == 1
+    result["points"][1]["diverged_at"] = [7, None]
+    found = choose(result)
+    assert found is not None and found.point == 0

@@ -174,12 +174,14 @@ def draw_learning(runs: Sequence[Learning]) -> str:
 def draw_points(
     names: Sequence[str],
     series: Mapping[str, Sequence[Mapping[str, Any] | None]],
+    where: str,
 ) -> str:
     """Means of H with their intervals for every point of a sweep, and single seeds as dots.
 
     Args:
       names: of the points.
       series: summaries (`sweep.report.summary`) of every point, by what they are of.
+      where: on which images.
     """
     with plain_text(_STYLE):
         figure = Figure(figsize=(7.6, 1.3 + 0.62 * len(names)), layout="constrained")
@@ -205,7 +207,7 @@ def draw_points(
                 )
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
-        axes.set(xlim=(0, 100), xlabel="H of the fused score on the test sets, percent")
+        axes.set(xlim=(0, 100), xlabel=f"H of the fused score on {where}, percent")
         axes.grid(visible=False, axis="y")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
         return _svg(figure)

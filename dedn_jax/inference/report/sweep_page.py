@@ -1,4 +1,4 @@
-"""The page of a sweep: every point of its grid, fixed beside calibrated."""
+"""The page of a sweep: every point of its grid on validation, and what is shown of test sets."""
 
 from __future__ import annotations
 
@@ -8,54 +8,98 @@ from typing import Any
 from dedn_jax.inference.html import document, label, text
 from dedn_jax.inference.report.figures import draw_points
 from dedn_jax.inference.report.page import SCRIPT, STYLE, figure, json_details, metric_heads
+from dedn_jax.sweep.choice import (
+    TEST,
+    VALIDATION,
+    Choice,
+    choose,
+    not_shown,
+    tests_shown,
+)
 from dedn_jax.sweep.report import COLUMNS, CONFIDENCE, cell, point_name
 
-_KINDS = {"fused": "fixed", "fused_calibrated": "calibrated"}
+_WAYS = ("fixed", "calibrated")
 
 
-def sweep_page(title: str, result: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    """The whole page.
+def sweep_page(
+    title: str, result: Mapping[str, Any], facts: Mapping[str, Any], *, show_test: bool = False
+) -> str:
+    """The whole page: validation of every point, test sets of the best.
 
     Args:
       title: of the page.
       result: the content of the sweep's `result.json`.
       facts: what is shown at the end, as JSON, by its title.
+      show_test: the test sets of every point.
     """
-    points, seeds = result["points"], result["seeds"]
-    names = [point_name(point) for point in points]
-    series = {
-        way: [point.get(kind, {}).get("H") for point in points] for kind, way in _KINDS.items()
-    }
-    series = {way: found for way, found in series.items() if any(found)}
-    drawing = series and figure(
-        draw_points(names, series),
-        "H of every point of the grid: " + "; ".join(_described(names, series)),
-        f"Mean and {CONFIDENCE:.0%} interval of the mean over the seeds, and every seed as a dot.",
-    )
+    points, seeds, best = result["points"], result["seeds"], choose(result)
+    shown = tests_shown(result, show_test)
+    steps = "; ".join(sorted({point["selected_by"] for point in points}))
     body = [
         f"<h1>{text(title)}</h1>",
         f'<p class="note">{len(seeds)} seeds, {seeds[0]} to {seeds[-1]}; '
-        f"{text(result['shared'])}. Selected by "
-        f"{text('; '.join(sorted({p['selected_by'] for p in points})))}.</p>",
-        f"<section><h2>H on the test sets</h2>{drawing}</section>" if series else "",
-        "<section><h2>Results on the test sets, fused score</h2>"
-        f'<p class="note">Mean ± half of the {CONFIDENCE:.0%} interval of the mean. Calibrated: '
-        "gamma and mixes of every model chosen on validation classes. Models that diverged are "
-        "left out.</p>"
-        f'<div class="wide">{_table(names, points)}</div></section>',
-        f"<section><h2>To repeat it</h2>{json_details(facts)}</section>",
+        f"{text(result['shared'])}. Steps selected by {text(steps)}.</p>",
     ]
+    if any(VALIDATION[0] in point for point in points):
+        body += _sections("validation classes", points, VALIDATION, best)
+    if shown:
+        body += _sections("the test sets", [points[i] for i in shown], TEST, None)
+    if left := not_shown(result, shown):
+        body.append(f'<p class="note">{text(left)}</p>')
+    body.append(f"<section><h2>To repeat it</h2>{json_details(facts)}</section>")
     return document(title, "\n".join(body), STYLE, SCRIPT)
 
 
-def sweep_rows(result: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]]:
-    """Points of the grid and the means of their metrics, fixed and calibrated."""
+def sweep_rows(
+    result: Mapping[str, Any], *, show_test: bool = False
+) -> list[tuple[str, dict[str, float]]]:
+    """Points and the means of their metrics on the test sets, fixed and calibrated.
+
+    Of the points that `tests_shown` gives; on validation classes where it gives none.
+    """
+    shown, kinds = tests_shown(result, show_test), TEST
+    if not shown:
+        shown, kinds = list(range(len(result["points"]))), VALIDATION
     return [
         (f"{point_name(point)}, {way}", {m: s["mean"] for m, s in point[kind].items()})
-        for point in result["points"]
-        for kind, way in _KINDS.items()
+        for point in (result["points"][i] for i in shown)
+        for kind, way in zip(kinds, _WAYS, strict=True)
         if kind in point
     ]
+
+
+def _sections(
+    where: str,
+    points: Sequence[Mapping[str, Any]],
+    kinds: tuple[str, str],
+    best: Choice | None,
+) -> list[str]:
+    """A figure and a table of some points, fixed beside calibrated."""
+    names = [point_name(point) for point in points]
+    if best:
+        names[best.point] += " *"
+    found = {
+        way: [point.get(kind, {}).get("H") for point in points]
+        for kind, way in zip(kinds, _WAYS, strict=True)
+    }
+    series = {way: summaries for way, summaries in found.items() if any(summaries)}
+    sections = []
+    if series:
+        drawing = figure(
+            draw_points(names, series, where),
+            f"H on {where}: " + "; ".join(_described(names, series)),
+            f"Mean and {CONFIDENCE:.0%} interval of the mean over the seeds, and every seed as a "
+            "dot.",
+        )
+        sections.append(f"<section><h2>H on {where}</h2>{drawing}</section>")
+    star = f" * The best by {text(best.by)}." if best else ""
+    sections.append(
+        f"<section><h2>Results on {where}, fused score</h2>"
+        f'<p class="note">Mean ± half of the {CONFIDENCE:.0%} interval of the mean. Calibrated: '
+        "gamma and mixes of every model chosen on validation classes. Models that diverged are "
+        f'left out.{star}</p><div class="wide">{_table(names, points, kinds)}</div></section>'
+    )
+    return sections
 
 
 def _described(names: Sequence[str], series: Mapping[str, Sequence[Any]]) -> list[str]:
@@ -67,11 +111,13 @@ def _described(names: Sequence[str], series: Mapping[str, Sequence[Any]]) -> lis
     ]
 
 
-def _table(names: Sequence[str], points: Sequence[Mapping[str, Any]]) -> str:
+def _table(
+    names: Sequence[str], points: Sequence[Mapping[str, Any]], kinds: tuple[str, str]
+) -> str:
     rows = ""
     for name, point in zip(names, points, strict=True):
         diverged = [at is not None for at in point["diverged_at"]]
-        for kind, way in _KINDS.items():
+        for kind, way in zip(kinds, _WAYS, strict=True):
             if kind in point:
                 cells = "".join(
                     f'<td class="number">{cell(point[kind].get(m), m)}</td>' for m in COLUMNS

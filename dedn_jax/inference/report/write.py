@@ -96,12 +96,13 @@ def write_reports(runs: Sequence[TrainingRun], out: Path) -> Path:
     return out / PAGE
 
 
-def write_sweep_report(path: Path, out: Path | None = None) -> Path:
+def write_sweep_report(path: Path, out: Path | None = None, *, show_test: bool = False) -> Path:
     """Writes the report of a finished sweep: a page, `report.json` and `table.tex`.
 
     Args:
       path: the sweep's work directory.
       out: folder to write to; None: `report` in it.
+      show_test: the test sets of every point, not of the best by validation alone.
 
     Returns:
       The page.
@@ -124,8 +125,9 @@ def write_sweep_report(path: Path, out: Path | None = None) -> Path:
         "Fingerprint of the data": identity["dataset"],
         "Versions": versions(),
     }
-    rows = sweep_rows(result)
-    page = sweep_page(f"DEDN on {name}: sweep {path.resolve().name}", result, facts)
+    rows = sweep_rows(result, show_test=show_test)
+    title = f"DEDN on {name}: sweep {path.resolve().name}"
+    page = sweep_page(title, result, facts, show_test=show_test)
     write_json(out / "report.json", {"sweep": path.resolve().name, "dataset": name, **result})
     _write(out / "table.tex", table_tex(rows))
     _write(out / PAGE, page)
