@@ -15,6 +15,7 @@ from dedn_jax.sweep.points import Point
 from dedn_jax.training.workdir import check_same_data, check_unchanged, holds
 
 SWEEP_FILE = "sweep.json"
+METRICS_FILE = "metrics.jsonl"  # of a point
 
 _IDENTITY = record(
     {

@@ -20,7 +20,7 @@ from dedn_jax.model.groups import AttributeGroups, resolve_groups
 from dedn_jax.parallel.mesh import local_layout
 from dedn_jax.parallel.resident.features import ResidentFeatures
 from dedn_jax.parallel.resident.placement import place_features
-from dedn_jax.sweep.folder import SweepFolder
+from dedn_jax.sweep.folder import METRICS_FILE, SweepFolder
 from dedn_jax.sweep.layout import ModelLayout, stack
 from dedn_jax.sweep.points import Point, make_points
 from dedn_jax.sweep.points_file import read_points
@@ -29,7 +29,9 @@ from dedn_jax.sweep.result_file import read_point, read_sweep_result
 from dedn_jax.sweep.trainer import ModelsResult, ModelsTrainer
 from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.compilation_cache import compilation_cache
+from dedn_jax.training.environment import record_start
 from dedn_jax.training.interrupt import StopRequest, ending_the_run, stopped_run
+from dedn_jax.training.logs import last_step_seconds
 from dedn_jax.training.network import Network, make_network
 from dedn_jax.training.phase import STREAMS
 from dedn_jax.training.phases import SELECTED_BY, check_protocol, run_phases
@@ -48,6 +50,7 @@ class _Common(NamedTuple):
     seeds: list[int]
     callbacks: Sequence[Callback]
     stop: StopRequest
+    first_start: float
 
 
 def sweep(
@@ -112,10 +115,14 @@ def sweep(
                     f"--seeds={seeds} is no multiple of {layout.mesh.size} devices: every device "
                     "computes all models; use a multiple to shard them"
                 )
+            first_start = record_start(folder.path)
             with stop or StopRequest() as stop, compilation_cache(config):
                 features = place_features(dataset.inputs, config, local_layout(), may_shard=False)
                 all_seeds = [config.seed + i for i in range(seeds)]
-                common = _Common(dataset, teacher, features, layout, all_seeds, callbacks, stop)
+                common = _Common(
+                    *(dataset, teacher, features, layout, all_seeds, callbacks, stop),
+                    first_start,
+                )
                 results = [
                     _point(point, number, len(points), folder.point(number), common)
                     for number, point in enumerate(points)
@@ -190,10 +197,12 @@ def _train(point: Point, where: str, folder: Path, common: _Common) -> dict[str,
         layout=common.layout,
         features=common.features,
         folder=folder,
+        first_start=common.first_start,
         stop=common.stop,
         callbacks=common.callbacks,
         seeds=common.seeds,
         where=where,
+        seconds_before=_seconds_of_others(folder),
         teacher=common.teacher,
     )
     params = stack([n.params for n in (network, *others)])
@@ -238,6 +247,12 @@ def _train(point: Point, where: str, folder: Path, common: _Common) -> dict[str,
         "fused": summaries(metrics),
         "test": metrics,
     }
+
+
+def _seconds_of_others(point: Path) -> float:
+    """What the steps of the points beside that one have taken."""
+    files = point.parent.glob(f"*/{METRICS_FILE}")
+    return sum(last_step_seconds(file) for file in files if file.parent != point)
 
 
 def _groups(config: ConfigDict, dataset: GZSLDataset) -> AttributeGroups:

@@ -12,10 +12,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dedn_jax.errors import one_line
+from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import atomic_file, open_regular
 from dedn_jax.json_values import TEXT, parse_json, record, whole
 from dedn_jax.training.event_file import event_file_name, first_events, scalar_events
+from dedn_jax.training.timing import Timing, step_seconds, without_timing
 
 _MAX_READ = 2**28  # bytes of a file that is read whole; what is appended to may be larger
 _MAX_LINE = 2**24  # bytes; of a sweep of 1,000 models a line has 10**6
@@ -34,6 +35,7 @@ class MetricsLog:
       resumed_at: steps already done.
       evaluation_due: whether the last of them is to be evaluated, perhaps again.
       tensorboard: TensorBoard's directory; None: JSON lines alone.
+      timing: what lines say of time; None: nothing.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class MetricsLog:
         resumed_at: int,
         evaluation_due: bool,
         tensorboard: Path | None = None,
+        timing: Timing | None = None,
     ) -> None:
         self._phase = phase
         self._said = False
@@ -51,6 +54,9 @@ class MetricsLog:
         )
         self._board: _Appended | None = None
         self._lines.write(b"")
+        self._timing = timing
+        if timing:
+            timing.seconds_before += last_step_seconds(lines)
         if tensorboard is not None:
             folder = tensorboard / phase
             self._board = _Appended(
@@ -81,7 +87,8 @@ class MetricsLog:
             self._board.close()
 
     def _write(self, line: dict[str, object]) -> None:
-        self._lines.write((json.dumps(line) + "\n").encode())
+        timing = self._timing.now() if self._timing else {}
+        self._lines.write((json.dumps(line | timing) + "\n").encode())
 
     def _say(self, path: Path, error: Exception) -> None:
         if not self._said:
@@ -143,13 +150,30 @@ class NoLog:
     def close(self) -> None: ...
 
 
-def read_lines(path: Path) -> list[dict]:
+def read_lines(path: Path, *, timing: bool = False) -> list[dict]:
     """All whole lines of a metrics file; a line cut short by a crash is left out.
+
+    Args:
+      path: the file.
+      timing: with the fields that tell of time (`training.timing`); without them two equal runs
+        have equal lines.
 
     Raises:
       InputError: not a regular file, or one of more than 256 MiB.
     """
-    return list(_lines(path, _MAX_READ))
+    lines = _lines(path, _MAX_READ)
+    return list(lines if timing else map(without_timing, lines))
+
+
+def last_step_seconds(path: Path) -> float:
+    """What all steps in a metrics file took together; 0 where it does not say."""
+    last = 0.0
+    try:
+        for line in _lines(path):
+            last = step_seconds(line) or last
+    except (InputError, OSError):
+        return last
+    return last
 
 
 def _lines(path: Path, max_bytes: int | None = None) -> Iterator[dict]:

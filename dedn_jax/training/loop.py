@@ -22,6 +22,7 @@ from dedn_jax.training.checkpoint import Checkpoints, Snapshot
 from dedn_jax.training.interrupt import Stopped, StopRequest, ending_the_run, stopped_run
 from dedn_jax.training.schedule import Schedule
 from dedn_jax.training.step import TrainState
+from dedn_jax.training.timing import StepClock
 
 _POLL_EVERY = 8  # steps, or batches of an evaluation
 
@@ -87,6 +88,7 @@ class Loop:
       selection: the parameters selected so far.
       checkpoints: where snapshots go.
       log: where evaluations go.
+      clock: runs while steps run.
       bar: the progress bar.
       stop: polled after every call, and by `evaluate`.
       callbacks: told of calls and of evaluations.
@@ -102,6 +104,7 @@ class Loop:
     selection: Selects
     checkpoints: Checkpoints
     log: Logs
+    clock: StepClock
     bar: Any
     stop: StopRequest
     callbacks: Sequence[Callback]
@@ -134,6 +137,9 @@ class Loop:
             if started:
                 self._first_call(metrics, count, started)
                 started = 0.0
+                self.clock.start()
+            else:
+                self.clock.steps += count
             self.bar.update(count)
             # Polled once: a signal that comes later in this iteration is answered in the next.
             signal = poll_stop(self.stop, self.step, count)
@@ -167,6 +173,10 @@ class Loop:
         return state, metrics
 
     def _evaluate(self, state: TrainState) -> None:
+        with self.clock.paused():
+            self._evaluate_now(state)
+
+    def _evaluate_now(self, state: TrainState) -> None:
         label = self.schedule.label
         assert label is not None
         for callback in self.callbacks:
@@ -188,8 +198,9 @@ class Loop:
             "best": self.selection.best,
             "evaluation_due": self.evaluation_due,
         }
-        snapshot = Snapshot(self.executor.replicated(state), self.selection.params, position)
-        self.checkpoints.save(self.step, snapshot)
+        with self.clock.paused():
+            snapshot = Snapshot(self.executor.replicated(state), self.selection.params, position)
+            self.checkpoints.save(self.step, snapshot)
 
     def _first_call(self, metrics: Any, count: int, started: float) -> None:
         jax.block_until_ready(metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
@@ -14,6 +15,7 @@ from dedn_jax.parallel.mesh import Layout
 from dedn_jax.parallel.processes import barrier, is_main
 from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.training.callbacks import Callback
+from dedn_jax.training.environment import record_start
 from dedn_jax.training.evaluation import METRICS, Metrics, metrics_table
 from dedn_jax.training.init_run import Initial, initial_params
 from dedn_jax.training.interrupt import StopRequest, ending_the_run
@@ -53,8 +55,10 @@ def train_run(
         check_shared(folder.path)
         if folder.result_file.exists():
             return
+        first_start = record_start(folder.path) if is_main() else time.time()
         with stop or StopRequest() as stop, run.computing():
-            _train(run, initial, layout, stop, callbacks if is_main() else (), teacher)
+            shown = callbacks if is_main() else ()
+            _train(run, initial, layout, first_start, stop, shown, teacher)
         if is_main():
             write_json(folder.result_file, run.result)
         barrier("the result is written")
@@ -64,6 +68,7 @@ def _train(
     run: TrainingRun,
     initial: Initial,
     layout: Layout,
+    first_start: float,
     stop: StopRequest,
     callbacks: Sequence[Callback],
     teacher: Teacher | None,
@@ -77,6 +82,7 @@ def _train(
         layout=layout,
         features=place_features(dataset.inputs, config, layout),
         folder=run.workdir.path,
+        first_start=first_start,
         stop=stop,
         callbacks=callbacks,
         teacher=teacher,

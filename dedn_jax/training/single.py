@@ -26,6 +26,7 @@ from dedn_jax.training.scores import Scores
 from dedn_jax.training.selection import Selection, copied
 from dedn_jax.training.step import TrainState, init_state
 from dedn_jax.training.step_metrics import StepMetrics
+from dedn_jax.training.timing import StepClock, Timing
 from dedn_jax.training.trainer import Start, Trainer, Write
 
 
@@ -47,13 +48,14 @@ class SingleTrainer(Trainer[Layout]):
     def _selection(self, params: nnx.State) -> Selects:
         return Selection(self.config.selection.metric, params)
 
-    def _log(self, phase: Phase, start: Start) -> MetricsLog:
+    def _log(self, phase: Phase, start: Start, clock: StepClock) -> MetricsLog:
         return MetricsLog(
             self.folder / "metrics.jsonl",
             phase.name,
             start.step,
             start.evaluation_due,
             tensorboard=self.folder / "tensorboard",
+            timing=Timing(clock, self.first_start),
         )
 
     def _executor(self, phase: Phase, schedule: Schedule, done: int) -> Executor:

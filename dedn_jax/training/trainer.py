@@ -43,6 +43,7 @@ from dedn_jax.training.scores import Scores
 from dedn_jax.training.selection import METRIC_KEYS
 from dedn_jax.training.step import ModelState, TrainState, TrainStep, make_train_step
 from dedn_jax.training.teacher import Teacher
+from dedn_jax.training.timing import StepClock
 
 
 class Start(NamedTuple):
@@ -89,6 +90,7 @@ class Trainer(abc.ABC, Generic[L]):
       layout: of the devices.
       features: resident feature maps; None: batches are streamed.
       folder: of the run; a phase's is in it.
+      first_start: of the run, seconds since 1970.
       teacher: that the models learn from, if there is one.
       stop: polled while training and evaluating.
       callbacks: told of steps, evaluations and phases.
@@ -100,6 +102,7 @@ class Trainer(abc.ABC, Generic[L]):
     layout: L
     features: ResidentFeatures | None
     folder: Path
+    first_start: float
     stop: StopRequest
     callbacks: Sequence[Callback] = ()
     teacher: Teacher | None = None
@@ -224,8 +227,8 @@ class Trainer(abc.ABC, Generic[L]):
     ) -> Iterator[Loop]:
         """The loop from `start` on; closes its log and progress bar."""
         schedule = Schedule.from_config(self.config, int(np.max(phase.num_steps)), phase.label)
-        title, main = self._title(phase), is_main()
-        log = self._log(phase, start) if main else NoLog()
+        title, main, clock = self._title(phase), is_main(), StepClock()
+        log = self._log(phase, start, clock) if main else NoLog()
         bar = progress(schedule.num_steps, title, "step", initial=start.step, shown=main)
 
         def write(step: int, metrics: dict[str, Any], loss: float) -> None:
@@ -244,6 +247,7 @@ class Trainer(abc.ABC, Generic[L]):
                 selection=selection,
                 checkpoints=checkpoints,
                 log=log,
+                clock=clock,
                 bar=bar,
                 stop=self.stop,
                 callbacks=self.callbacks,
@@ -314,7 +318,7 @@ class Trainer(abc.ABC, Generic[L]):
         """With `params` selected before the first evaluation."""
 
     @abc.abstractmethod
-    def _log(self, phase: Phase, start: Start) -> MetricsLog:
+    def _log(self, phase: Phase, start: Start, clock: StepClock) -> MetricsLog:
         """Where the phase's metrics are written, from `start` on."""
 
     @abc.abstractmethod

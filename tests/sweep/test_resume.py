@@ -12,6 +12,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from dedn_jax.sweep.run import sweep
+from dedn_jax.training.logs import read_lines
 from tests.helpers.tiny import tiny_overrides
 from tests.sweep.common import FIELDS, ROOT, SEEDS, interrupted_sweep, read
 
@@ -23,7 +24,7 @@ def assert_same(path: Path, swept: Path, first: int, count: int) -> None:
     for number in range(count):
         mine = path / "points" / str(number) / "metrics.jsonl"
         theirs = swept / "points" / str(first + number) / "metrics.jsonl"
-        assert mine.read_bytes() == theirs.read_bytes()
+        assert read_lines(mine) == read_lines(theirs)
 
 
 def test_interrupted_and_resumed(swept: Path, config: ConfigDict, runs: Path) -> None:

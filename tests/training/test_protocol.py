@@ -219,4 +219,4 @@ def test_two_trainings_are_bit_identical(
     first, second = arrays(run.path), arrays(tmp_path / "run")
     assert all(np.array_equal(first[name], second[name]) for name in first)
     name = "metrics.jsonl"
-    assert (run.path / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    assert read_lines(run.path / name) == read_lines(tmp_path / "run" / name)

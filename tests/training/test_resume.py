@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dedn_jax.files import read_json
+from dedn_jax.training.logs import read_lines
 from tests.helpers.tiny import arrays, tiny_overrides, write_tiny
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -157,6 +158,6 @@ def test_a_run_killed_at_random_moments_ends_the_same(tmp_path: Path) -> None:
     assert set(found) == set(wanted)
     for name in wanted:
         np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
-    lines = (killed / "metrics.jsonl").read_text().splitlines()
-    assert lines == (expected / "metrics.jsonl").read_text().splitlines()
+    lines = read_lines(killed / "metrics.jsonl")
+    assert lines == read_lines(expected / "metrics.jsonl")
     assert len(lines) > 60

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import platform
 import re
 from pathlib import Path
 from typing import Any
 
 from dedn_jax.files import read_json
+from dedn_jax.training.environment import versions
 from dedn_jax.training.run import TrainingRun
 from dedn_jax.version import __version__
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 _VERSION = re.compile(r"\d+(\.\d+)*")
 
 
@@ -69,9 +67,3 @@ def dataset_name(data_format: str, data_path: str) -> str:
     if _VERSION.fullmatch(path.name) and path.parent.name:  # of a prepared set
         path = path.parent
     return path.stem if path.suffix in (".hdf5", ".h5") else path.name
-
-
-def versions() -> dict[str, str]:
-    """Of this package, Python and the libraries that compute."""
-    found = {"dedn-jax": __version__, "Python": platform.python_version()}
-    return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
