@@ -16,9 +16,9 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from dedn_jax import __version__
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import read_json, write_json
+from dedn_jax.version import __version__
 
 STARTS = "starts"
 _FILE = "environment.json"

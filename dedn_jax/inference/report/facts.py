@@ -10,7 +10,6 @@ from typing import Any
 from dedn_jax.files import read_json
 from dedn_jax.training.environment import versions
 from dedn_jax.training.run import TrainingRun
-from dedn_jax.version import __version__
 
 _VERSION = re.compile(r"\d+(\.\d+)*")
 
