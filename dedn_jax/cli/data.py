@@ -102,7 +102,11 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         "with pictures/ and attributes.csv (default: data)",
     )
     parser.add_argument("--xlsa17", type=path_flag, help="xlsa17/data, where it is elsewhere")
-    parser.add_argument("--word-vectors", type=path_flag, help=".npy or pickled array")
+    parser.add_argument(
+        "--word-vectors",
+        type=path_flag,
+        help=".npy, .npz, or pickled array or dict of arrays by attribute",
+    )
     parser.add_argument(
         "--seed", type=int, help="folder: of the choice of test-seen pictures (default: 0)"
     )

@@ -20,7 +20,10 @@ def add_wordvectors(jobs: Any) -> None:
     )
     source = vectors.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--glove", type=path_flag, help="a GloVe text file; the mean over a name's words"
+        "--glove",
+        type=path_flag,
+        help="word vectors of GloVe, word2vec (text or .bin) or fastText (.vec), as they are or "
+        "with gzip, or a pickled dict of arrays; the mean over a name's words",
     )
     source.add_argument(
         "--text-model",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -214,7 +213,7 @@ def _with_overrides(annotations: Annotations, data: ConfigDict) -> Annotations:
         )
     elif data.word_vectors:
         changes["word_vectors"] = read_word_vectors(
-            Path(data.word_vectors), annotations.num_attributes
+            data.word_vectors, annotations.num_attributes, annotations.attribute_names
         )
     if data.clip_negative_embeddings:
         changes["class_embeddings"] = np.maximum(annotations.class_embeddings, 0)

@@ -9,6 +9,7 @@ copied: they are gathered a batch at a time, which spares them the second copy.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import functools
 import gc
@@ -240,6 +241,8 @@ def _cores() -> int:
 
 def _elements(dataset: grain.IterDataset, workers: int) -> Iterator[Any]:
     """The elements; ends the worker processes with the iteration, however that ends."""
+    if workers:
+        _collect_at_exit()
     iterator = iter(dataset)
     try:
         yield from iterator
@@ -248,6 +251,15 @@ def _elements(dataset: grain.IterDataset, workers: int) -> Iterator[Any]:
         if workers:
             # What ended the loop still refers to batches, in a cycle; shared memory is scarce.
             gc.collect()
+
+
+@functools.cache  # once is enough
+def _collect_at_exit() -> None:
+    """Frees batches that are left in cycles while their shared memory can still be released.
+
+    Python does not finalise them later, and warns of leaked memory behind the results.
+    """
+    atexit.register(gc.collect)
 
 
 def _start_worker(number: int, workers: int) -> None:

@@ -53,10 +53,11 @@ def published_annotations(
     if class_embeddings:
         own = annotations_from_file(class_embeddings, class_names, word_vectors)
     else:
+        names = _names(file, where, "attribute_names", "attribute", attributes)
         own = {
             "class_embeddings": np.maximum(att, 0) if clip_negative_embeddings else att,
-            "word_vectors": _word_vectors(file, where, att, word_vectors),
-            "attribute_names": _names(file, where, "attribute_names", "attribute", attributes),
+            "word_vectors": _word_vectors(file, where, att, word_vectors, names),
+            "attribute_names": names,
         }
     labels = _integers(file, where, "labels").astype(np.int32)
     check_labels(where, labels, classes)
@@ -177,11 +178,15 @@ def _names(file: h5py.File, where: str, name: str, kind: str, count: int) -> tup
 
 
 def _word_vectors(
-    file: h5py.File, where: str, att: np.ndarray, given: str | os.PathLike[str]
+    file: h5py.File,
+    where: str,
+    att: np.ndarray,
+    given: str | os.PathLike[str],
+    names: tuple[str, ...],
 ) -> np.ndarray:
     """`w2v_att`, or those of the file that is given in its place."""
     if given:
-        return read_word_vectors(given, att.shape[1])
+        return read_word_vectors(given, att.shape[1], names)
     w2v = _matrix(file, where, "w2v_att", "[attributes, word_dim]")
     if len(w2v) == att.shape[1]:
         return w2v

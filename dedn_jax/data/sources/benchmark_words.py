@@ -73,7 +73,7 @@ def attribute_words_of(
     named = (f"attribute names: {names_from}",) if names_from else ()
     path = _find_word_vectors(name, root, given)
     if path is not None:
-        vectors = read_word_vectors(path, attributes)
+        vectors = read_word_vectors(path, attributes, names)
         return Words(vectors, names, (f"word vectors: {path}", *named))
     if known is not None and not sentences:
         raise _no_word_vectors(name, root)

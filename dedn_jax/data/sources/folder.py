@@ -4,7 +4,7 @@
     <root>/attributes.csv             class,<attribute>,...   one row per class, numbers
     <root>/groups.csv                 attribute,group         optional
     <root>/test.txt                   <class>/<file>          optional: test pictures, one a line
-    <root>/word_vectors.npy or .pkl   one per attribute       optional
+    <root>/word_vectors.npy           one per attribute       optional; .npz or .pkl as well
 
 A column `split` of `attributes.csv` may say `seen` or `unseen`. Where it does not, classes with
 pictures are seen and those without are unseen: candidates that a prediction may choose.
@@ -34,7 +34,7 @@ from dedn_jax.data.sources.word_vectors import read_word_vectors
 from dedn_jax.errors import InputError
 from dedn_jax.paths import local_path
 
-_VECTOR_SUFFIXES = (".npy", ".pkl")
+_VECTOR_SUFFIXES = (".npy", ".npz", ".pkl")
 _TEST_LIST = "test.txt"
 _TEST_SHARE = 0.2
 _SHOWN = 8  # how many names a line shows
@@ -181,7 +181,7 @@ def _word_vectors(
     if len(files) > 1:
         raise InputError(f"{files[1]}: {files[0].name} exists as well; keep one of the two")
     if files:
-        return read_word_vectors(files[0], len(attributes)), files[0]
+        return read_word_vectors(files[0], len(attributes), attributes), files[0]
     words = [_WORD.findall(name.lower()) or [name] for name in attributes]
     return hashed_word_vectors(words), None
 

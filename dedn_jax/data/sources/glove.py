@@ -1,24 +1,23 @@
-"""Attribute word vectors from a GloVe text file and the attributes' names.
+"""Attribute word vectors from a file of word vectors and the attributes' names.
 
 The published files hold word2vec vectors averaged over the words of each name; this does the same
-with GloVe (Pennington et al., 2014), for data sets without such a file.
+with GloVe (Pennington et al., 2014), word2vec or fastText, for data sets without such a file.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from dedn_jax.data.sources.word_files import open_words
 from dedn_jax.errors import InputError
 from dedn_jax.paths import local_path
 
-_MAX_LINE_BYTES = 2**20
-_MAX_DIM = 10_000
 _STOP_WORDS = frozenset(("has", "or", "and"))  # "has_bill_shape::...", "transporting ... or ..."
 _REMARK = re.compile(r"\([^)]*\)?|'s\b")
 _WORD = re.compile(r"[^\W_]+")
@@ -50,14 +49,11 @@ def word_vectors_from_glove(
     sorted by frequency.
 
     Args:
-      glove_file: lines of `token value value ...`, separated by single spaces, as in
-        `glove.6B.300d.txt`; tokens may hold spaces, as some in `glove.840B.300d.txt` do. A first
-        line of two numbers (word2vec's text format) is skipped. Only lower-case tokens are taken.
+      glove_file: as `open_words`. Only lower-case tokens are taken.
       attribute_names: as the data sets write them; see `attribute_words`.
 
     Raises:
-      InputError: no such file, a line that is not a token and `word_dim` numbers, an attribute
-        none of whose words is in the file.
+      InputError: as `open_words`, or an attribute none of whose words is in the file.
     """
     path = local_path(glove_file)
     words = [attribute_words(name) for name in attribute_names]
@@ -73,15 +69,18 @@ def word_vectors_from_glove(
     }
     wanted = single | {part for pairs in splits.values() for pair in pairs for part in pair}
     known: dict[str, tuple[int, np.ndarray]] = {}  # rank in the file, vector
-    for number, token, values in _lines(path):
-        try:
-            word = token.decode("utf-8")
-        except UnicodeDecodeError:
-            continue
-        if word in wanted and word not in known:
-            known[word] = (number, _vector(values, path, number))
-            if single <= known.keys():
-                break
+    with open_words(path) as entries:
+        for entry in entries:
+            try:
+                word = entry.token.decode("utf-8")
+            except UnicodeDecodeError:
+                continue
+            if word in wanted and word not in known:
+                known[word] = (entry.number, entry.vector())
+                if single <= known.keys():
+                    break
+    if len(dims := {len(vector) for _, vector in known.values()}) > 1:
+        raise InputError(f"{path}: vectors of {min(dims)} and of {max(dims)} values; expected one")
     compounds = {}
     for word in sorted(single - known.keys()):
         pairs = [p for p in splits[word] if p[0] in known and p[1] in known]
@@ -129,71 +128,6 @@ def _means(
         more = f" and {len(lost) - 10} more" if len(lost) > 10 else ""
         raise InputError(
             f"{path}: has no word of {len(lost)} attributes: {', '.join(map(repr, lost[:10]))}"
-            f"{more}; rename them or use a larger GloVe file"
+            f"{more}; rename them or use a file of more words"
         )
     return GloveVectors(np.stack(rows), unknown, compounds)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes, bytes]]:
-    """Line number (from 1), token and values (not yet parsed) of each line.
-
-    Bytes, not text: tokens of glove.840B hold characters that `str.split` takes for white space.
-    """
-    if not path.is_file():
-        kind = "a folder, expected a GloVe text file" if path.is_dir() else "no such file"
-        raise InputError(f"{path}: {kind}; unpack one from https://nlp.stanford.edu/projects/glove")
-    dim = 0
-    try:
-        with path.open("rb") as file:
-            number = 0
-            while line := file.readline(_MAX_LINE_BYTES):
-                number += 1
-                if number == 1:
-                    dim, is_header = _word_dim(line, path)
-                    if is_header:
-                        continue
-                line = line.rstrip(b" \r\n")
-                spaces = line.count(b" ")
-                if spaces < dim:
-                    raise InputError(
-                        f"{path}: line {number} has {spaces} numbers after its word, expected "
-                        f"{dim}; the file may be truncated: download it again"
-                    )
-                # The values are split only where they are wanted: most lines are not.
-                token = line.rsplit(b" ", dim)[0] if spaces > dim else line[: line.index(b" ")]
-                yield number, token, line[len(token) + 1 :]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not dim:
-        raise InputError(f"{path}: the file is empty, expected GloVe vectors")
-
-
-def _word_dim(line: bytes, path: Path) -> tuple[int, bool]:
-    """How many values each line has, and whether this first line is a header that says so."""
-    if line.startswith((b"PK\x03\x04", b"\x1f\x8b")):
-        raise InputError(f"{path}: a compressed file; unpack it first")
-    fields = line.rstrip(b" \r\n").split(b" ")
-    header = len(fields) == 2 and all(f.isdigit() for f in fields)
-    dim = min(int(fields[1][:9]), _MAX_DIM + 1) if header else len(fields) - 1
-    if not 1 <= dim <= _MAX_DIM:
-        raise InputError(
-            f"{path}: line 1 is not a word followed by numbers, separated by spaces; expected a "
-            "GloVe text file"
-        )
-    if not header:
-        _vector(b" ".join(fields[1:]), path, 1)
-    return dim, header
-
-
-def _vector(values: bytes, path: Path, number: int) -> np.ndarray:
-    try:
-        with np.errstate(over="ignore"):
-            vector = np.array([float(v) for v in values.split(b" ")]).astype(np.float32)
-    except ValueError as error:
-        raise InputError(
-            f"{path}: line {number} has something other than numbers after its word; expected a "
-            "GloVe text file"
-        ) from error
-    if not np.isfinite(vector).all():
-        raise InputError(f"{path}: line {number} holds NaN or infinite values; remove it")
-    return vector

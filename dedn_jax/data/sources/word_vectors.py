@@ -1,61 +1,45 @@
-"""Reads word vectors from `.npy` files and from pickled NumPy arrays, as they are published.
-
-A pickle is a program, and none of it is run: the few functions and types that a pickled array names
-are replaced by stand-ins that record their arguments, every other name is refused, and the array is
-assembled from the records.
-"""
+"""Reads word vectors of attributes: NumPy's files, and pickles of them, as they are published."""
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
-import pickle
-import pickletools
-import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dedn_jax.errors import InputError, one_line
-from dedn_jax.numpy_files import NPY_MAGIC, assemble, read_npy
+from dedn_jax.data.sources.array_pickles import PickledArray, read_array_pickle
+from dedn_jax.data.sources.word_files import advice_on_words
+from dedn_jax.errors import InputError
+from dedn_jax.numpy_files import NPY_MAGIC, read_npy, read_npz
 from dedn_jax.paths import local_path
 
 _MAX_BYTES = 2**30
-_MAX_OPCODES = 500  # an array takes about 60
-_NUMBER = re.compile(r"[<>=|]?([fiu][1248])")
-
-# What pickles of an array consist of, protocols 0 to 5. Left out: lists, dicts, object creation,
-# persistent ids, extension registry, buffers from outside.
-# fmt: off
-_OPCODES = frozenset((
-    "PROTO", "FRAME", "STOP", "MARK", "GLOBAL", "STACK_GLOBAL",
-    "REDUCE", "BUILD", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2",
-    "TUPLE3", "NONE", "NEWTRUE", "NEWFALSE", "INT", "LONG",
-    "LONG1", "BININT", "BININT1", "BININT2", "STRING", "BINSTRING",
-    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES",
-    "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "PUT", "BINPUT", "LONG_BINPUT",
-    "GET", "BINGET", "LONG_BINGET", "MEMOIZE",
-))
-# fmt: on
+_SHOWN = 5  # names in a message
 
 
 def read_word_vectors(
-    path: str | os.PathLike[str], expected_attributes: int | None = None
+    path: str | os.PathLike[str],
+    expected_attributes: int | None = None,
+    attribute_names: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Reads one word vector per attribute.
 
     Args:
-      path: a `.npy` file, or a pickled NumPy array (any protocol), such as the published
-        `w2v/CUB_attribute.pkl`. Told apart by content.
+      path: told apart by content: a `.npy` file; a `.npz` file with one array; a pickled NumPy
+        array (any protocol), such as the published `w2v/CUB_attribute.pkl`, or a dict of such
+        vectors by attribute name; each of them as it is or compressed with gzip.
       expected_attributes: how many rows there must be; None: any number.
+      attribute_names: in the order of the rows, for a dict of vectors.
 
     Returns:
       `[attributes, word_dim]` float32, as stored (not normalised).
 
     Raises:
-      InputError: no such file, too large, neither format, anything in it but one array of
-        numbers, wrong shape, NaN or infinite values.
+      InputError: no such file, too large, none of these formats, anything in it but arrays of
+        numbers, wrong shape, an attribute without a vector, NaN or infinite values.
     """
     path = local_path(path)
     if not path.is_file():
@@ -65,15 +49,75 @@ def read_word_vectors(
         if size > _MAX_BYTES:
             raise InputError(f"{path}: {size} bytes, expected at most {_MAX_BYTES} of word vectors")
         data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not data.startswith(NPY_MAGIC):
-        return _checked(_from_pickle(data, path), path, expected_attributes)
+        if data.startswith(b"\x1f\x8b"):
+            data = _unpacked(data, path)
+    except (OSError, EOFError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise InputError(f"{path}: cannot be read: {reason or error}") from error
+    return _checked(_array_in(data, path, attribute_names), path, expected_attributes)
+
+
+def _unpacked(data: bytes, path: Path) -> bytes:
+    with gzip.open(io.BytesIO(data)) as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise InputError(f"{path}: over {_MAX_BYTES} bytes unpacked, expected word vectors")
+    return content
+
+
+def _array_in(data: bytes, path: Path, names: Sequence[str] | None) -> np.ndarray:
+    if data.startswith(NPY_MAGIC):
+        try:
+            return read_npy(data)
+        except ValueError as error:
+            raise InputError(
+                f"{path}: not a usable .npy file ({error}); save it as float32 with numpy.save"
+            ) from error
+    if data.startswith(b"PK\x03\x04"):
+        return _only_array(path)
     try:
-        return _checked(read_npy(data), path, expected_attributes)
+        found = read_array_pickle(data)
     except ValueError as error:
         raise InputError(
-            f"{path}: not a usable .npy file ({error}); save it as float32 with numpy.save"
+            f"{path}: not a .npy file and not a pickle of a NumPy array of numbers: {error}; "
+            f"{advice_on_words(data) or 'save the array with numpy.save'}"
+        ) from error
+    return _stacked(found, path, names) if isinstance(found, dict) else found
+
+
+def _only_array(path: Path) -> np.ndarray:
+    try:
+        arrays = read_npz(path, _MAX_BYTES)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a usable .npz file ({error}); save the array with numpy.save"
+        ) from error
+    if len(arrays) != 1:
+        raise InputError(
+            f"{path}: holds {len(arrays)} arrays ({', '.join(sorted(arrays)[:_SHOWN])}), expected "
+            "one; save the one of word vectors with numpy.save"
+        )
+    return next(iter(arrays.values()))
+
+
+def _stacked(found: dict[str, PickledArray], path: Path, names: Sequence[str] | None) -> np.ndarray:
+    """The vectors of a dict in the order of the attributes."""
+    if names is None:
+        raise InputError(
+            f"{path}: vectors by name, and the attributes have no names here; save an array of "
+            "[attributes, word_dim] with numpy.save"
+        )
+    if missing := [name for name in names if name not in found]:
+        raise InputError(
+            f"{path}: no vector of {len(missing)} attributes, such as {missing[0]!r}; it has "
+            f"{', '.join(map(repr, list(found)[:_SHOWN]))}; where it is one of words, make the "
+            "attributes' vectors with `dedn data wordvectors --glove`"
+        )
+    try:
+        return np.stack([found[name].array().reshape(-1) for name in names])
+    except ValueError as error:
+        raise InputError(
+            f"{path}: its vectors cannot be used ({error}); give each the same number of values"
         ) from error
 
 
@@ -97,124 +141,3 @@ def _checked(array: np.ndarray, path: Path, expected: int | None) -> np.ndarray:
             f"{path}: word vector {row} (0-based) holds NaN or infinite values; make the file again"
         )
     return array
-
-
-# --- pickles -----------------------------------------------------------------------------------
-
-
-class _Note:
-    """Stands in for an object: records the arguments of the call and the state set on it."""
-
-    def __init__(self, kind: str, arguments: tuple[Any, ...]) -> None:
-        self.kind = kind
-        self.arguments = arguments
-        self.state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Name:
-    """Stands in for a function or type of NumPy's; records a call of it as a note."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-
-    def __call__(self, *arguments: Any) -> _Note:
-        return _Note(self.kind, arguments)
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("it changes a function or type")
-
-
-def _encode(text: Any, encoding: Any) -> bytes:
-    """`_codecs.encode` as protocols 0 to 2 use it to write bytes; nothing else."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("it encodes something other than bytes")
-    return text.encode("latin1")
-
-
-# NumPy 2 renamed `numpy.core` to `numpy._core`; both are in circulation.
-_ADMITTED = {
-    ("numpy", "ndarray"): "ndarray",
-    ("numpy", "dtype"): "dtype",
-    **{
-        (f"numpy.{core}.{module}", name): name
-        for core in ("core", "_core")
-        for module, name in (("multiarray", "_reconstruct"), ("numeric", "_frombuffer"))
-    },
-}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):
-            return _Encode()
-        kind = _ADMITTED.get((module, name))
-        if kind is None:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return _Name(kind)
-
-
-class _Encode(_Name):
-    def __init__(self) -> None:
-        super().__init__("encode")
-
-    def __call__(self, *arguments: Any) -> Any:
-        return _encode(*arguments)
-
-
-def _from_pickle(data: bytes, path: Path) -> np.ndarray:
-    try:
-        _check_opcodes(data)
-        # latin1: what Python 2 called str comes back byte for byte.
-        result = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
-        return _from_note(result)
-    except Exception as error:  # a hostile pickle can make the unpickler raise anything
-        raise InputError(
-            f"{path}: not a .npy file and not a pickle of one NumPy array of numbers: "
-            f"{one_line(error)}; save the array with numpy.save"
-        ) from error
-
-
-def _check_opcodes(data: bytes) -> None:
-    """Refuses opcodes that no array needs, before the unpickler (C code) sees them."""
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-        if opcode.name not in _OPCODES:
-            raise pickle.UnpicklingError(f"it contains {opcode.name}")
-        # The unpickler sizes its memo by the largest index: one opcode could ask for 64 GB.
-        memo = argument if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") else 0
-        if (memo or 0) > _MAX_OPCODES or count > _MAX_OPCODES:
-            raise pickle.UnpicklingError("it holds more than one array")
-
-
-def _from_note(note: Any) -> np.ndarray:
-    """The array that the notes describe; raises where they describe anything else."""
-    kind = note.kind if isinstance(note, _Note) else type(note).__name__
-    if kind == "_reconstruct":  # protocols 0 to 4: an empty array, then its state
-        subtype, shape, _ = note.arguments
-        if not isinstance(subtype, _Name) or subtype.kind != "ndarray" or shape != (0,):
-            raise pickle.UnpicklingError("it is not a plain array")
-        _, shape, dtype, fortran, values = note.state
-    elif kind == "_frombuffer" and note.state is None:  # protocol 5
-        values, dtype, shape, order = note.arguments
-        fortran = order == "F"
-    else:
-        raise pickle.UnpicklingError(f"it is a {kind}")
-    if isinstance(values, str):
-        values = values.encode("latin1")
-    if not isinstance(values, bytes | bytearray):
-        raise pickle.UnpicklingError(f"its values are a {type(values).__name__}: Python objects?")
-    return assemble(bytes(values), _number_type(dtype), shape, fortran)
-
-
-def _number_type(note: Any) -> np.dtype:
-    if not isinstance(note, _Note) or note.kind != "dtype":
-        raise pickle.UnpicklingError("it has no NumPy type")
-    code, order = note.arguments[0], "="
-    if note.state is not None:
-        order = note.state[1]
-    match = _NUMBER.fullmatch(code) if isinstance(code, str) else None
-    if match is None or order not in ("<", ">", "=", "|"):
-        raise pickle.UnpicklingError(f"its values are of type {code!r}, expected numbers")
-    return np.dtype(order + match[1])

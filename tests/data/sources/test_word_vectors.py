@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
 import struct
@@ -264,3 +265,57 @@ def test_no_such_file_and_too_large(tmp_path):
         file.truncate(2**30 + 1)  # sparse
     with pytest.raises(InputError, match="1073741825 bytes, expected at most 1073741824"):
         read_word_vectors(path)
+
+
+NAMES = [f"attribute {i}" for i in range(7)]
+
+
+def test_npz_with_one_array(tmp_path):
+    path = tmp_path / "vectors.npz"
+    np.savez_compressed(path, w2v=VECTORS)
+    np.testing.assert_array_equal(read_word_vectors(path, 7), VECTORS.astype(np.float32))
+    np.savez(path, a=VECTORS, b=VECTORS)
+    with pytest.raises(InputError, match=r"holds 2 arrays \(a, b\), expected one"):
+        read_word_vectors(path)
+
+
+@pytest.mark.parametrize("kind", ["npy", "pickle"])
+def test_compressed_with_gzip(tmp_path, kind):
+    plain = tmp_path / "plain"
+    with plain.open("wb") as file:
+        np.save(file, VECTORS) if kind == "npy" else pickle.dump(VECTORS, file)
+    path = write(tmp_path, gzip.compress(plain.read_bytes()))
+    np.testing.assert_array_equal(read_word_vectors(path), VECTORS.astype(np.float32))
+    path.write_bytes(gzip.compress(plain.read_bytes())[:-20])
+    with pytest.raises(InputError, match="cannot be read: Compressed file ended"):
+        read_word_vectors(path)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_dict_by_attribute(tmp_path, protocol):
+    found = dict(zip(NAMES[::-1], VECTORS[::-1], strict=True))
+    path = write(tmp_path, pickle.dumps(found, protocol))
+    result = read_word_vectors(path, 7, NAMES)
+    np.testing.assert_array_equal(result, VECTORS.astype(np.float32))
+    with pytest.raises(InputError, match="the attributes have no names here"):
+        read_word_vectors(path, 7)
+    with pytest.raises(InputError, match=r"no vector of 1 attributes, such as 'red'; it has"):
+        read_word_vectors(path, 8, [*NAMES, "red"])
+    found["attribute 3"] = VECTORS[3, :2]
+    path.write_bytes(pickle.dumps(found, protocol))
+    with pytest.raises(InputError, match="give each the same number of values"):
+        read_word_vectors(path, 7, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x80\x02cgensim.models.keyedvectors\nKeyedVectors\n.", "saved by gensim"),
+        (b"version https://git-lfs.github.com", "git lfs pull"),
+        (b"<html>", "web page"),
+        (b"\x89HDF\r\n", "an HDF5 file"),
+    ],
+)
+def test_advice_follows_from_the_content(tmp_path, content, message):
+    with pytest.raises(InputError, match=message):
+        read_word_vectors(write(tmp_path, content), 1, ["a"])

@@ -86,11 +86,25 @@ WORDS = [
         "save it as float32",
     ),
     Bad(
-        "zipped GloVe",
+        "zipped text that is no GloVe",
         lambda w: glove(w, zipped("glove.txt")),
         "glove.txt",
-        "a compressed file",
-        "unpack it first",
+        "line 1 is not a word followed by numbers",
+        "expected word vectors of GloVe, word2vec or fastText",
+    ),
+    Bad(
+        "vectors of gensim",
+        lambda w: glove(w, b"\x80\x02cgensim.models.keyedvectors\nKeyedVectors\n."),
+        "glove.txt",
+        "saved by gensim",
+        "save_word2vec_format",
+    ),
+    Bad(
+        "pickle in place of GloVe",
+        lambda w: glove(w, pickle.dumps({"blue": Hostile()})),
+        "glove.txt",
+        "not a pickled dict of arrays by word",
+        "expected word vectors of GloVe",
     ),
     Bad(
         "GloVe line cut short",
@@ -104,7 +118,7 @@ WORDS = [
         lambda w: glove(w, b"blue 1 2 3\nwing 4 5 6\n", "blue\nzygodactyl\n"),
         "glove.txt",
         "'zygodactyl'",
-        "rename them or use a larger GloVe file",
+        "rename them or use a file of more words",
     ),
     Bad(
         "attribute name twice",
