@@ -51,6 +51,13 @@ def _all(args: argparse.Namespace, corpus: Path, folder: Path) -> list[tuple[int
     """The outcomes of all inputs; processes share them out."""
     found: list[tuple[int, Outcome]] = []
 
+    def take(number: int, outcome: Outcome) -> None:
+        found.append((number, outcome))
+        if outcome.status == "failed":
+            print(_failure(number, outcome), file=sys.stderr, flush=True)
+        if len(found) % 500 == 0:
+            print(f"{len(found)} inputs", file=sys.stderr, flush=True)
+
     def run_share(process: int) -> None:
         next_number, end = args.first + process, args.first + args.inputs
         while next_number < end:
@@ -61,12 +68,12 @@ def _all(args: argparse.Namespace, corpus: Path, folder: Path) -> list[tuple[int
                 assert worker.stdout is not None
                 for line in worker.stdout:
                     number, *outcome = json.loads(line)
-                    found.append((number, Outcome(*outcome)))
+                    take(number, Outcome(*outcome))
                     next_number = number + args.processes
             if next_number < end:
                 kind, file = FILES[next_number % len(FILES)]
                 text = f"its process ended with status {worker.returncode}"
-                found.append((next_number, Outcome(kind, file, "failed", text, 0)))
+                take(next_number, Outcome(kind, file, "failed", text, 0))
                 next_number += args.processes
 
     threads = [threading.Thread(target=run_share, args=(p,)) for p in range(args.processes)]
@@ -96,13 +103,11 @@ def _summary(found: list[tuple[int, Outcome]]) -> int:
         print(f"{kind:<10}{file:<46}{counts}{peak / 2**20:>9.0f}")
     totals = Counter(o.status for _, o in found)
     print(f"{len(found)} inputs: " + ", ".join(f"{totals[s]} {s}" for s, _ in _COLUMNS))
-    failed = sorted((o.kind, o.text, number) for number, o in found if o.status == "failed")
-    shown: Counter[tuple[str, str]] = Counter()
-    for kind, text, number in failed:
-        shown[kind, text[:60]] += 1
-        if shown[kind, text[:60]] <= 2:
-            print(f"failed: --number={number} {kind}: {text}")
-    return bool(failed)
+    return bool(totals["failed"])
+
+
+def _failure(number: int, outcome: Outcome) -> str:
+    return f"failed: --number={number} {outcome.kind} {outcome.file}: {outcome.text}"
 
 
 _COLUMNS = (("refused", 8), ("read", 7), ("failed", 7))
