@@ -143,15 +143,21 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def file_sha256(path: Path, advance: Callable[[int], object] | None = None) -> str:
+def file_sha256(
+    path: Path, advance: Callable[[int], object] | None = None, max_bytes: int | None = None
+) -> str:
     """SHA-256 of a file's content, in hexadecimal.
 
     Args:
       path: the file.
       advance: called with the size in bytes of every piece read.
+      max_bytes: a larger file is refused unread.
+
+    Raises:
+      InputError: as `open_regular`.
     """
     digest = hashlib.sha256()
-    with open_regular(path) as file:
+    with open_regular(path, max_bytes) as file:
         while data := file.read(_CHUNK):
             digest.update(data)
             if advance is not None:
@@ -159,7 +165,7 @@ def file_sha256(path: Path, advance: Callable[[int], object] | None = None) -> s
     return digest.hexdigest()
 
 
-def named_file_sha256(path: str | Path, setting: str, max_bytes: int | None = None) -> str:
+def named_file_sha256(path: str | Path, setting: str, max_bytes: int = 2**34) -> str:
     """SHA-256, in hexadecimal, of the file that a setting names.
 
     Args:
@@ -175,7 +181,7 @@ def named_file_sha256(path: str | Path, setting: str, max_bytes: int | None = No
         if not path.is_file():
             raise InputError(f"{path}: no such file; set --{setting} to an existing file")
         size = path.stat().st_size
-        if max_bytes is not None and size > max_bytes:
+        if size > max_bytes:
             raise InputError(f"{path}: {size} bytes, expected at most {max_bytes} ({setting})")
         return file_sha256(path)
     except OSError as error:

@@ -15,7 +15,7 @@ from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.numpy_files import read_npz
 
 ANNOTATIONS_FILE = "annotations.npz"
-_LIMIT_BYTES = 2**29  # 20,000 classes by 3,000 attributes are 240 MB
+MAX_BYTES = 2**29  # 20,000 classes by 3,000 attributes are 240 MB
 _REQUIRED = ("labels", "class_embeddings", "word_vectors", "trainval", "test_seen", "test_unseen")
 _OPTIONAL = ("validation_classes", "unpictured_classes")
 _DTYPES = {"labels": np.int32, "class_embeddings": np.float32, "word_vectors": np.float32}
@@ -94,7 +94,7 @@ def load_annotations(directory: Path, source: str = "") -> Annotations:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    arrays = read_npz(path, _LIMIT_BYTES, (*_REQUIRED, *_OPTIONAL, "text"))
+    arrays = read_npz(path, MAX_BYTES, (*_REQUIRED, *_OPTIONAL, "text"))
     names = [*_REQUIRED, *(n for n in _OPTIONAL if n in arrays), "text"]
     fields = {name: arrays[name] for name in names}
     for name, array in fields.items():

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dedn_jax.data.annotations import Annotations
-from dedn_jax.data.annotations_file import ANNOTATIONS_FILE, load_annotations
+from dedn_jax.data.annotations_file import ANNOTATIONS_FILE, MAX_BYTES, load_annotations
 from dedn_jax.data.features.hdf5 import check_memory
 from dedn_jax.data.features.maps import (
     FEATURES,
@@ -252,7 +252,10 @@ def open_store(folder: str | Path) -> Store:
     again = f"copy the store again, or remove {folder} and make it again"
     annotations_file = folder / ANNOTATIONS_FILE
     try:
-        if annotations_file.is_file() and file_sha256(annotations_file) != manifest.annotations:
+        if (
+            annotations_file.is_file()
+            and file_sha256(annotations_file, max_bytes=MAX_BYTES) != manifest.annotations
+        ):
             raise InputError(f"{annotations_file}: SHA-256 differs from {MANIFEST_FILE}; {again}")
         for i in range(manifest.num_shards):
             if not is_complete_shard(file := folder / manifest.shard_name(i), manifest, i):

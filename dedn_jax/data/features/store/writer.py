@@ -18,7 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from dedn_jax.data.annotations import Annotations
-from dedn_jax.data.annotations_file import ANNOTATIONS_FILE, load_annotations, save_annotations
+from dedn_jax.data.annotations_file import (
+    ANNOTATIONS_FILE,
+    MAX_BYTES,
+    load_annotations,
+    save_annotations,
+)
 from dedn_jax.data.features.maps import normalize
 from dedn_jax.data.features.store.manifest import (
     HEADER_BYTES,
@@ -350,7 +355,7 @@ class StoreWriter:
             )
         file = self.path / ANNOTATIONS_FILE
         with self._writing(file):
-            if not file.is_file() or file_sha256(file) != sha256:
+            if not file.is_file() or file_sha256(file, max_bytes=MAX_BYTES) != sha256:
                 raise InputError(f"{file}: is missing or damaged; {advice}")
         if not _same(annotations, load_annotations(self.path)):
             raise InputError(

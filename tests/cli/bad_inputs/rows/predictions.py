@@ -126,7 +126,7 @@ PREDICTIONS = [
         "a device for a file of classes",
         lambda w: predict(w, "--classes=/dev/zero"),
         "/dev/zero",
-        "not a regular file",
+        "expected a regular file",
         "a header name,<attribute>",
     ),
     Bad(
