@@ -9,15 +9,9 @@ copied: they are gathered a batch at a time, which spares them the second copy.
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
 import functools
-import gc
-import multiprocessing
 import os
-import signal
-import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -38,6 +32,7 @@ from dedn_jax.data.stream import (
     TrainingStream,
     evaluation_rows,
 )
+from dedn_jax.data.workers import elements, start_worker
 
 InputRows = Shaped[np.ndarray, "rows ..."]
 # Inputs and labels of step after step: this process's rows of them.
@@ -145,7 +140,7 @@ class TrainBatches:
           InputError: an image cannot be read.
         """
         if self._iterator is None:
-            self._iterator = _elements(self._dataset, self._workers)
+            self._iterator = elements(self._dataset, self._workers)
         return next(self._iterator)
 
 
@@ -175,7 +170,7 @@ def evaluation_batches(
         gather=inputs.__getitem__,
     )
     left = len(images)
-    for rows in _elements(dataset, reading.workers):
+    for rows in elements(dataset, reading.workers):
         yield rows, min(left, batch_size)
         left -= batch_size
 
@@ -191,7 +186,7 @@ def read_ahead(items: Sequence[T], read: Callable[[T], R], ahead: int) -> Iterat
     threads = _cores()
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, ahead))
     results = grain.MapDataset.source(range(len(items))).map(lambda i: read(items[i]))
-    return _elements(results.to_iter_dataset(options), workers=0)
+    return elements(results.to_iter_dataset(options), workers=0)
 
 
 def _decoder(inputs: Inputs, decode: Callable[..., Any]) -> Callable[[Any], Any] | None:
@@ -231,50 +226,9 @@ def _dataset(
         return dataset
     if not flags.FLAGS.is_parsed():  # by whoever runs this; grain looks up some of its own
         flags.FLAGS.mark_as_parsed()
-    return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _start_worker)
+    return dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), start_worker)
 
 
 def _cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _elements(dataset: grain.IterDataset, workers: int) -> Iterator[Any]:
-    """The elements; ends the worker processes with the iteration, however that ends."""
-    if workers:
-        _collect_at_exit()
-    iterator = iter(dataset)
-    try:
-        yield from iterator
-    finally:
-        iterator.close()
-        if workers:
-            # What ended the loop still refers to batches, in a cycle; shared memory is scarce.
-            gc.collect()
-
-
-@functools.cache  # once is enough
-def _collect_at_exit() -> None:
-    """Frees batches that are left in cycles while their shared memory can still be released.
-
-    Python does not finalise them later, and warns of leaked memory behind the results.
-    """
-    atexit.register(gc.collect)
-
-
-def _start_worker(number: int, workers: int) -> None:
-    """Called in each worker process before it reads."""
-    # Meant for the process that trains, which may need more batches before it can stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # Pillow warns of a picture that is refused for its size; the error says so.
-    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed cannot end its workers; they would wait for it forever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

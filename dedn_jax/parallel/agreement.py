@@ -14,6 +14,7 @@ from dedn_jax.errors import InputError, ProcessesError
 from dedn_jax.parallel import board
 from dedn_jax.parallel.limits import MEETING_TIMEOUT
 from dedn_jax.parallel.processes import is_main
+from dedn_jax.pulse import PULSE
 
 # Seconds for which a file that another process wrote may stay unseen: network file systems
 # remember for a while that a name was not there.
@@ -63,6 +64,7 @@ def check_shared(folder: Path) -> None:
 
 def _settle(topic: str, mine: str, judge: Callable[[str, dict[int, str]], str]) -> None:
     """Has process 0 judge what all processes post; all raise what it found, if anything."""
+    PULSE.beat(f"comparing {topic} with the other processes")
     board.post(topic, mine)
     verdict = f"verdict on {topic}"
     text: str | None

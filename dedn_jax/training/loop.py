@@ -17,6 +17,7 @@ import numpy as np
 
 from dedn_jax.parallel.executors import Executor
 from dedn_jax.parallel.processes import is_main, max_over_processes
+from dedn_jax.pulse import PULSE
 from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.checkpoint import Checkpoints, Snapshot
 from dedn_jax.training.interrupt import Stopped, StopRequest, ending_the_run, stopped_run
@@ -163,6 +164,7 @@ class Loop:
     def _call(self, state: TrainState, count: int) -> tuple[TrainState, Any]:
         """Starts the next `count` steps; their state and metrics."""
         first, last = self.step + 1, self.step + count
+        PULSE.beat(f"{self.title}: batch and step {first}")
         for callback in self.callbacks:
             callback.on_call_start(first, last, state)
         # A profile counts steps by it.
@@ -179,6 +181,7 @@ class Loop:
     def _evaluate_now(self, state: TrainState) -> None:
         label = self.schedule.label
         assert label is not None
+        PULSE.beat(f"{self.title}: evaluation at step {self.step}")
         for callback in self.callbacks:
             callback.on_evaluation_start(self.step, label)
         params = self.executor.replicated(state.evaluated)
@@ -198,6 +201,7 @@ class Loop:
             "best": self.selection.best,
             "evaluation_due": self.evaluation_due,
         }
+        PULSE.beat(f"{self.title}: checkpoint of step {self.step}")
         with self.clock.paused():
             snapshot = Snapshot(self.executor.replicated(state), self.selection.params, position)
             self.checkpoints.save(self.step, snapshot)

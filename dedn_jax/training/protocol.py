@@ -14,6 +14,7 @@ from dedn_jax.parallel.agreement import check_agreement, check_shared
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.parallel.processes import barrier, is_main
 from dedn_jax.parallel.resident.placement import place_features
+from dedn_jax.pulse import PULSE
 from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.environment import record_start
 from dedn_jax.training.evaluation import METRICS, Metrics, metrics_table
@@ -40,6 +41,7 @@ def train_run(
     """Trains a run or resumes it; see `dedn_jax.train` for protocols, arguments and errors."""
     folder, config = run.workdir, run.config
     folder.check_config(config)
+    PULSE.beat("reading the data set and the backbone")
     fingerprint = run.dataset.fingerprint() | run.network.fingerprint()
     if teacher := load_teacher(config, run.dataset):
         fingerprint |= teacher.fingerprint()
@@ -75,6 +77,7 @@ def _train(
 ) -> None:
     """Trains and finishes `run`."""
     config, dataset = run.config, run.dataset
+    PULSE.beat("placing features on the devices")
     trainer = SingleTrainer(
         config=config,
         network=run.network,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import multiprocessing
 import os
 import signal
@@ -31,7 +32,7 @@ from dedn_jax.data.prepared.build import build
 from dedn_jax.data.prepared.picture_set import Picture, PictureSet
 from dedn_jax.data.prepared.reader import open_prepared
 from dedn_jax.data.sampler import Sampler
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, ProcessesError
 from tests.helpers.tasks import CHANNELS, IMAGES, REGIONS, make_task
 
 STEPS = 25
@@ -304,6 +305,18 @@ def test_workers_end_when_batches_are_dropped() -> None:
     next(batches)
     assert len(multiprocessing.active_children()) == 1
     del batches
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_is_killed_is_one_line() -> None:
+    """As the system does when memory runs out."""
+    task = make_task()
+    batches = TrainBatches(task, make_sampler(task), 10**6, Reading(workers=1))
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(ProcessesError, match=r"config.data.workers=1\) was killed by SIGKILL: the"):
+        list(itertools.islice(batches, 1000))  # what it had read ahead is there still
     assert not multiprocessing.active_children()
 
 

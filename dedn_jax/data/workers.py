@@ -1,0 +1,97 @@
+"""The processes that read ahead: how they start, end, and what it means when one is gone."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import gc
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+
+from dedn_jax.errors import ProcessesError
+
+# Where Linux keeps the memory that processes share; Docker gives a container 64 MB of it.
+_SHARED_MEMORY = "/dev/shm"
+# What grain says when a worker is not there any more.
+_GONE = re.compile(r"terminated unexpectedly with exit code (-?\d+)")
+
+
+def elements(dataset: grain.IterDataset, workers: int) -> Iterator[Any]:
+    """The elements; ends the worker processes with the iteration, however that ends.
+
+    Raises:
+      ProcessesError: a worker was killed.
+    """
+    if workers:
+        _collect_at_exit()
+    iterator = iter(dataset)
+    try:
+        yield from iterator
+    except RuntimeError as error:
+        if gone := _GONE.search(str(error)):
+            raise ProcessesError(_why(-int(gone[1]), workers)) from error
+        raise
+    finally:
+        iterator.close()
+        if workers:
+            # What ended the loop still refers to batches, in a cycle; shared memory is scarce.
+            gc.collect()
+
+
+@functools.cache  # once is enough
+def _collect_at_exit() -> None:
+    """Frees batches that are left in cycles while their shared memory can still be released.
+
+    Python does not finalise them later, and warns of leaked memory behind the results.
+    """
+    atexit.register(gc.collect)
+
+
+def _why(number: int, workers: int) -> str:
+    """What killed a worker, by the number of the signal (or minus its exit status)."""
+    try:
+        what = f"was killed by {signal.Signals(number).name}"
+    except ValueError:
+        what = f"ended with status {-number}"
+    if number == signal.SIGBUS and os.path.isdir(_SHARED_MEMORY):
+        size = shutil.disk_usage(_SHARED_MEMORY).total
+        advice = (
+            f"batches pass through the shared memory of {_SHARED_MEMORY}, which has "
+            f"{size / 1e6:.0f} MB here: give it more (docker run --shm-size=8g), or read without "
+            "worker processes (--config.data.workers=0)"
+        )
+    elif number == signal.SIGKILL:
+        advice = (
+            "the system does that when memory runs out, and users do: see its log (dmesg); fewer "
+            "workers need less memory; give the same command to go on from the last checkpoint"
+        )
+    else:
+        advice = "see its lines above; --config.data.workers=0 reads without worker processes"
+    return f"a process that reads pictures (--config.data.workers={workers}) {what}: {advice}"
+
+
+def start_worker(number: int, workers: int) -> None:
+    """Called in each worker process before it reads."""
+    # Meant for the process that trains, which may need more batches before it can stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Pillow warns of a picture that is refused for its size; the error says so.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its workers; they would wait for it forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
