@@ -21,10 +21,12 @@ class Choice(NamedTuple):
 
     Attributes:
       point: its number, from 0.
-      by: in words, what it is the best by.
+      kind: the summaries that it is the best by: one of `VALIDATION`.
+      by: the same in words.
     """
 
     point: int
+    kind: str
     by: str
 
 
@@ -47,7 +49,7 @@ def choose(result: Mapping[str, Any]) -> Choice | None:
     both = all(key in points[i].get(calibrated, {}) for i in able)
     kind = calibrated if both else fixed
     best = max(able, key=lambda i: points[i][kind][key]["mean"])
-    return Choice(best, f"the {'calibrated ' if both else ''}{key} on validation classes")
+    return Choice(best, kind, f"{'calibrated ' if both else ''}{key} on validation classes")
 
 
 def tests_shown(result: Mapping[str, Any], show_test: bool) -> list[int]:

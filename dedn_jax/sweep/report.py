@@ -112,12 +112,16 @@ def _table(
 def draw(result: dict[str, Any], path: Path) -> None:
     """H and T1 of every point: means with intervals, and the single seeds as dots.
 
-    On validation classes, where there are any; of a single point without them on the test sets.
+    On validation classes, where there are any, of what the best point is the best by; of a single
+    point without them on the test sets.
     Diverged models are left out, and counted below their point.
     """
     points, best = result["points"], choose(result)
     single = len(points) == 1 and VALIDATION[0] not in points[0]
     kind, where = (TEST[0], "test sets") if single else (VALIDATION[0], "validation classes")
+    if best:
+        kind = best.kind
+        where += ", calibrated" if kind == VALIDATION[1] else ""
     figure = Figure(figsize=(max(5.0, 2.0 + 1.1 * len(points)), 4.2), layout="constrained")
     axes = figure.subplots()
     for metric, color in _COLORS.items():

@@ -119,7 +119,7 @@ def test_the_best_by_validation_alone_shows_its_test_sets() -> None:
     assert found is not None and found.point == 1
     text = result_text(result)
     assert text.index("Validation classes") < text.index("Test sets of that point")
-    assert "* loss.bias=1.0: the best by the H on validation classes." in text
+    assert "* loss.bias=1.0: the best by H on validation classes." in text
     assert [line.split()[0] for line in text.splitlines() if line.startswith("loss.bias=")] == [
         "loss.bias=0.0",
         "loss.bias=1.0",
@@ -139,10 +139,10 @@ def test_chosen_by_the_metric_of_the_config_and_calibrated_where_all_are() -> No
     result = _with_validation(_result(2, [1.0]), 20.0, 40.0, calibrated=(60.0, 50.0))
     found = choose(result)
     assert found is not None and found.point == 0
-    assert found.by == "the calibrated H on validation classes"
+    assert found.by == "calibrated H on validation classes"
     del result["points"][1]["validation_fused_calibrated"]
     found = choose(result)
-    assert found is not None and (found.point, found.by) == (1, "the H on validation classes")
+    assert found is not None and (found.point, found.by) == (1, "H on validation classes")
     result["points"][0]["validation_fused"]["AUSUC"] = summary([0.9])
     result["points"][1]["validation_fused"]["AUSUC"] = summary([0.8])
     found = choose(result | {"metric": "ausuc"})

@@ -184,7 +184,7 @@ def test_a_sweep(tmp_path: Path) -> None:
     text = "".join(check_page(out / "index.html").text)
     assert "DEDN on tiny: sweep sweep" in text
     assert "The test sets of the other point are not shown" in text
-    assert "H on validation classes" in text and "The best by the calibrated H" in text
+    assert "H on validation classes" in text and "The best by calibrated H" in text
     assert (out / "table.tex").read_text().count("calibrated &") == 1
     assert main(["report", "--workdir", str(tmp_path / "sweep"), "--show-test"]) == 0
     assert "not shown" not in "".join(check_page(out / "index.html").text)
