@@ -43,7 +43,9 @@ def add_evaluate(jobs: Any) -> None:
         help="U, S, H, T1 and AUSUC of a trained run on its test sets",
         description="Evaluates a finished run, with the fixed bias and mixes and, where the run is "
         "calibrated, with those; or with --weights other parameters under the run's config. Fields "
-        "that do not change the numbers can be overridden: --config.data.path=FILE",
+        "that do not change the numbers can be overridden: --config.data.path=FILE; and those of "
+        "the prediction, --config.loss.bias, --config.predict.region_mix, "
+        "--config.predict.expert_mix and --config.model.precision, which the result then says",
     )
     evaluate.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
     evaluate.add_argument(
@@ -107,7 +109,8 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
         check_output(args.scores, ".npz")
     if args.batch_size is not None and args.batch_size < 1:
         raise InputError(f"--batch-size={args.batch_size}, expected at least 1")
-    run = open_run(args.workdir, overrides)
+    run = open_run(args.workdir, overrides, predicting=True)
+    changed = run.workdir.changed_predictions(run.config)
     weights = None
     if args.weights:
         own = args.weights.suffix == ".safetensors"
@@ -124,6 +127,10 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
         "images": len(run.dataset.test_seen) + len(run.dataset.test_unseen),
         "test": metrics,
     }
+    if changed:
+        report["changed"] = changed
+        values = (f"{field}={v['now']} (the run: {v['run']})" for field, v in changed.items())
+        protocol += f"; not the run's result: changed {', '.join(values)}"
     print("\n".join(test_text(metrics, protocol)))
     if calibration:
         calibrated = calibration.apply(scores)

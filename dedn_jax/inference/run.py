@@ -184,7 +184,11 @@ def train(
 
 
 def open_run(
-    path: str | Path, overrides: Overrides = (), *, dataset: GZSLDataset | None = None
+    path: str | Path,
+    overrides: Overrides = (),
+    *,
+    dataset: GZSLDataset | None = None,
+    predicting: bool = False,
 ) -> Run:
     """The run in a work directory.
 
@@ -198,9 +202,11 @@ def open_run(
       overrides: of fields that change no number, such as `data.path`; see `load_config`.
       dataset: the data set it was trained on, where it came from arrays; None: the one that its
         config names.
+      predicting: overrides may also be of the fixed bias, the fixed mixes and the precision, to
+        `evaluate` with; a calibration that the run has is left as it is.
 
     Raises:
       InputError: no run there, or an override that would make it another run.
     """
     workdir = Workdir(path)
-    return Run(workdir, workdir.load_config(overrides), dataset=dataset)
+    return Run(workdir, workdir.load_config(overrides, predicting=predicting), dataset=dataset)

@@ -65,6 +65,11 @@ _OWN_FIELDS = frozenset(
         "train.compilation_cache",
     }
 )
+# Fields that an evaluation may change: how scores are made of what was trained. They change
+# numbers, and a result says which were changed.
+PREDICTION_FIELDS = frozenset(
+    {"loss.bias", "model.precision", "predict.expert_mix", "predict.region_mix"}
+)
 # How pictures become feature maps, by the field of a data set's fingerprint that records it. A run
 # on features without such a record never used these; to predict from pictures it has to be told.
 _PICTURE_FIELDS = {
@@ -185,13 +190,14 @@ class Workdir:
                 "choose another"
             ) from error
 
-    def load_config(self, overrides: Overrides = ()) -> ConfigDict:
+    def load_config(self, overrides: Overrides = (), *, predicting: bool = False) -> ConfigDict:
         """The resolved config of the run.
 
         Args:
           overrides: of free fields only; flags or a mapping, see `dedn_jax.load_config`. For a run
             on features that do not say how they were made, backbone and size of the pictures
             are free as well.
+          predicting: `PREDICTION_FIELDS` may be set too.
 
         Raises:
           InputError: no run here, a damaged config, or an override that would change the run.
@@ -206,11 +212,13 @@ class Workdir:
         where = str(self.config_file)
         free = self._free_fields(config)
         for field in override_fields(overrides, where):
-            if field not in free:
-                raise InputError(
-                    f"{where}: config.{field} is fixed for this run; only fields that change no "
-                    f"number can be set: {', '.join(sorted(free))}"
-                )
+            if field in free or (predicting and field in PREDICTION_FIELDS):
+                continue
+            only = "; only `dedn evaluate` takes another" if field in PREDICTION_FIELDS else ""
+            raise InputError(
+                f"{where}: config.{field} is fixed for this run{only}; fields that change no "
+                f"number can be set: {', '.join(sorted(free))}"
+            )
         return apply_overrides(config, overrides, where)
 
     def _free_fields(self, config: ConfigDict) -> frozenset[str]:
@@ -219,6 +227,20 @@ class Workdir:
         recorded = read_json(self.dataset_file)
         unused = (names for field, names in _PICTURE_FIELDS.items() if not recorded.get(field))
         return FREE_FIELDS.union(*unused)
+
+    def changed_predictions(self, config: ConfigDict) -> dict[str, dict[str, object]]:
+        """The `PREDICTION_FIELDS` in which a config of this run was overridden; JSON-ready.
+
+        Returns:
+          By field: its value `now`, and that of the `run`.
+        """
+        of_run = flat_fields(read_config(self.config_file).to_dict())
+        now = flat_fields(config.to_dict())
+        return {
+            field: {"now": now[field], "run": of_run[field]}
+            for field in sorted(PREDICTION_FIELDS)
+            if now[field] != of_run[field]
+        }
 
     def check_fingerprint(self, fingerprint: dict[str, object], *ignored: str) -> None:
         """Raises InputError unless `fingerprint` is that of the run's data set.

@@ -19,7 +19,7 @@ from dedn_jax.inference.export.published import export_published_weights
 from dedn_jax.inference.run import open_run
 from dedn_jax.training.metrics import per_class_accuracy
 from dedn_jax.training.prediction import Mixing
-from tests.training.common import Finished
+from tests.training.common import Finished, snapshot
 
 
 def evaluated(path: Path, *flags: str) -> dict[str, Any]:
@@ -34,8 +34,38 @@ def test_evaluate_takes_free_fields_only(finished: Callable[[str], Finished]) ->
     run = finished("last")
     again = open_run(run.path, ["--config.evaluate.batch_size=3"])
     assert again.evaluate() == run.result["test"]
-    with pytest.raises(InputError, match=r"config.loss.bias is fixed for this run; .*data\.path"):
-        open_run(run.path, ["--config.loss.bias=3"])
+    for fields, message in (
+        (["--config.loss.bias=3"], r"config.loss.bias is fixed .*`dedn evaluate` .*data\.path"),
+        (["--config.train.epochs=3"], r"config.train.epochs is fixed for this run; .*data\.path"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_run(run.path, fields)
+
+
+def test_changed_prediction_fields_are_said(
+    finished: Callable[[str], Finished], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished("validation")
+    before = snapshot(run.path)
+    assert "changed" not in evaluated(run.path, f"--config.loss.bias={run.config.loss.bias}")
+    report = evaluated(run.path, "--config.loss.bias=50", "--config.predict.expert_mix=0")
+    assert report["changed"] == {
+        "loss.bias": {"now": 50.0, "run": 1.0},
+        "predict.expert_mix": {"now": 0.0, "run": 0.9},
+    }
+    assert report["test"]["fused"]["S"] == 0  # every image goes to an unseen class
+    assert report["test"]["fused"]["U"] == report["test"]["fine"]["U"]  # the fine expert alone
+    assert report["test"]["fused"]["AUSUC"] == run.result["test"]["fine"]["AUSUC"]
+    # The calibrated numbers have a gamma and mixes of their own.
+    assert report["test_calibrated"] == run.result["test_calibrated"]
+    assert main(["evaluate", f"--workdir={run.path}", "--config.predict.region_mix=1"]) == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert "not the run's result: changed predict.region_mix=1.0 (the run: 0.8)" in said
+    assert main(["evaluate", f"--workdir={run.path}", "--config.predict.region_mix=2"]) == 2
+    assert "expected a number from 0 to 1" in capsys.readouterr().err
+    assert main(["evaluate", f"--workdir={run.path}", "--config.loss.margin=2"]) == 2
+    assert "config.loss.margin is fixed for this run" in capsys.readouterr().err
+    assert snapshot(run.path) == before
 
 
 def test_an_older_config_is_filled_up(finished: Callable[[str], Finished], tmp_path: Path) -> None:
