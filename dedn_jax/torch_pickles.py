@@ -9,12 +9,13 @@ The values of tensors are read afterwards, from the parts of the file that the r
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -104,10 +105,23 @@ def read_saved(path: Path) -> Saved:
 
     Raises:
       OSError: the file cannot be read.
-      ValueError: another format, a damaged file, or anything but plain tensors in it.
+      ValueError: another format, a damaged file, or anything but plain tensors in it; of the result
+        as well, when values are asked for.
     """
+    with _reading():
+        saved = _from_archive(path) if zipfile.is_zipfile(path) else _from_legacy(path)
+
+    def values_of(storage: Storage) -> np.ndarray:
+        with _reading():
+            return saved.values_of(storage)
+
+    return Saved(saved.value, values_of)
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
     try:
-        return _from_archive(path) if zipfile.is_zipfile(path) else _from_legacy(path)
+        yield
     except (OSError, ValueError):
         raise
     except Exception as error:  # a damaged pickle or archive can raise anything
@@ -139,6 +153,7 @@ def _from_archive(path: Path) -> Saved:
 
 def _from_legacy(path: Path) -> Saved:
     """Pickles one after the other: three of a header, the value, the storages' keys; then these."""
+    size = path.stat().st_size
     with path.open("rb") as file:
         if _unpickled(file) != _LEGACY_MAGIC or _unpickled(file) != _LEGACY_PROTOCOL:
             raise ValueError("not a file of torch.save")
@@ -154,6 +169,8 @@ def _from_legacy(path: Path) -> Saved:
                 raise ValueError("storages that are not those of its tensors")
             starts[key] = file.tell()
             file.seek(count * storages[key].dtype.itemsize, io.SEEK_CUR)
+            if file.tell() > size:  # reading would allocate as much as it says
+                raise ValueError("storages that go beyond the end of the file")
         if set(starts) != set(storages):
             raise ValueError("storages that are not those of its tensors")
 

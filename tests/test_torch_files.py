@@ -216,3 +216,23 @@ def test_what_pytorch_writes(tmp_path, zipped):
                 assert found[key].dtype == ml_dtypes.bfloat16
                 expected = expected.float()
             np.testing.assert_array_equal(found[key], expected.numpy())
+
+
+@pytest.mark.parametrize("offset", [8, 18, 22])
+def test_members_that_are_not_as_the_archive_says(tmp_path, offset):
+    """Encrypted, or of other sizes: met only when values are read."""
+    path = archive(tmp_path / "model.pt", state_dict(tensor()))
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"PK\1\2")  # of the values
+    data[entry + offset] = 1
+    data[entry + offset + 2] = 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="not a readable file of tensors"):
+        read_state_dict(path)
+
+
+def test_storages_beyond_the_end_of_the_file(tmp_path):
+    count = 2**31 - 1
+    path = legacy(tmp_path / "model.pt", state_dict(tensor(length=count)), count=count)
+    with pytest.raises(InputError, match="beyond the end of the file"):
+        read_state_dict(path)
