@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from dedn_jax.cli.arguments import (
+    add_attributes,
     add_config,
     add_processes,
     add_profile,
     chosen_profile,
     join_processes,
     path_flag,
+    run_candidates,
 )
 from dedn_jax.errors import InputError
 
@@ -55,6 +57,14 @@ def add_evaluate(jobs: Any) -> None:
     )
     evaluate.add_argument(
         "--batch-size", type=int, help="images per batch; the numbers stay the same"
+    )
+    add_attributes(evaluate)
+    evaluate.add_argument(
+        "--classes",
+        type=path_flag,
+        metavar="FILE",
+        help="choose among these as well: new classes as for `dedn predict`, a CSV file with the "
+        "header name,<attribute>,... and a row for each",
     )
     evaluate.add_argument(
         "--scores",
@@ -96,19 +106,16 @@ def _train(args: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
-    from dedn_jax.files import check_output, write_json
+    from dedn_jax.files import write_json
     from dedn_jax.inference.export.backbone import trained_backbone
     from dedn_jax.inference.export.published import read_published_weights
     from dedn_jax.inference.export.safetensors import read_safetensors
+    from dedn_jax.inference.new_classes import fixed_metrics, scores_among
     from dedn_jax.inference.run import open_run
+    from dedn_jax.training.prediction import Mixing
     from dedn_jax.training.protocol import calibrated_text, test_text
 
-    if args.json:
-        check_output(args.json)
-    if args.scores:
-        check_output(args.scores, ".npz")
-    if args.batch_size is not None and args.batch_size < 1:
-        raise InputError(f"--batch-size={args.batch_size}, expected at least 1")
+    _check_evaluate(args)
     run = open_run(args.workdir, overrides, predicting=True)
     changed = run.workdir.changed_predictions(run.config)
     weights = None
@@ -119,7 +126,17 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
             print(f"{args.weights} has no backbone: evaluated with the one that the run trained")
     # Weights from elsewhere are not what the run was calibrated for.
     calibration = None if args.weights else run.calibration
+    # Classes that cannot be used show before the work.
+    candidates = run_candidates(args, run).with_new(args.classes) if args.classes else None
     metrics, scores = run.evaluate_with_scores(weights, batch_size=args.batch_size)
+    class_names, added = run.dataset.class_names, run.added_classes
+    if candidates:
+        scores = scores_among(scores, candidates, len(class_names))
+        metrics = fixed_metrics(scores, Mixing.from_config(run.config), metrics)
+        new = candidates.names[len(run.candidates.names) :]
+        class_names, added = class_names + new, added + new
+    if added:
+        print(f"Chosen among {len(scores.class_ids)} classes, {len(added)} new since training.")
     protocol = "given weights" if args.weights else run.config.selection.protocol
     report: dict[str, object] = {
         "protocol": protocol,
@@ -131,17 +148,32 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
         report["changed"] = changed
         values = (f"{field}={v['now']} (the run: {v['run']})" for field, v in changed.items())
         protocol += f"; not the run's result: changed {', '.join(values)}"
+    if added:
+        report["new_classes"] = list(added)
     print("\n".join(test_text(metrics, protocol)))
     if calibration:
         calibrated = calibration.apply(scores)
         report["test_calibrated"] = calibrated
         print("\n".join(["", *calibrated_text(run.result["calibration"], calibrated)]))
     if args.scores:
-        scores.save(args.scores, run.dataset.class_names, run.dataset.attribute_names)
+        scores.save(args.scores, class_names, run.dataset.attribute_names)
         print(f"Scores: {args.scores}")
     print(json.dumps(report))
     if args.json:
         write_json(args.json, report)
+
+
+def _check_evaluate(args: argparse.Namespace) -> None:
+    from dedn_jax.files import check_output
+
+    if args.json:
+        check_output(args.json)
+    if args.scores:
+        check_output(args.scores, ".npz")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise InputError(f"--batch-size={args.batch_size}, expected at least 1")
+    if args.attributes and not args.classes:
+        raise InputError("--attributes: names what --classes describes; give that as well")
 
 
 def _demo(args: argparse.Namespace, overrides: list[str]) -> None:

@@ -15,8 +15,10 @@ from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.data.features.maps import FEATURE_SAMPLE
 from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
+from dedn_jax.files import read_json
 from dedn_jax.model.groups import AttributeGroups, resolve_groups
 from dedn_jax.parallel.mesh import local_layout
+from dedn_jax.training.added_classes import first_classes, with_candidates
 from dedn_jax.training.calibration import Calibration
 from dedn_jax.training.checkpoint import load_params
 from dedn_jax.training.compilation_cache import compilation_cache
@@ -41,7 +43,11 @@ class TrainingRun:
     Attributes:
       workdir: paths of everything the run wrote.
       config: the resolved config.
+      added_classes: names of the classes that its data set has got since training, all unseen; they
+        are known once the data set has been read.
     """
+
+    added_classes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -60,9 +66,7 @@ class TrainingRun:
           InputError: it cannot be loaded, or is not the one the run was trained on.
         """
         dataset = load_dataset(self.config) if self._dataset is None else self._dataset
-        if self.workdir.dataset_file.exists():  # not yet while a new run is being set up
-            self.workdir.check_fingerprint(dataset.fingerprint(), BACKBONE_WEIGHTS, *OTHER_RUNS)
-        return dataset
+        return self._checked(dataset, BACKBONE_WEIGHTS, *OTHER_RUNS)
 
     @cached_property
     def outline(self) -> GZSLDataset:
@@ -74,13 +78,22 @@ class TrainingRun:
         if self._dataset is not None or "dataset" in self.__dict__:
             return self.dataset
         outline = load_dataset(self.config, sizes_only=True)
-        if self.workdir.dataset_file.exists():
-            # Feature maps may be unread; `dataset` compares their sample.
-            fingerprint = outline.fingerprint()
-            self.workdir.check_fingerprint(
-                fingerprint, BACKBONE_WEIGHTS, *OTHER_RUNS, FEATURE_SAMPLE
-            )
-        return outline
+        # Feature maps may be unread; `dataset` compares their sample.
+        return self._checked(outline, BACKBONE_WEIGHTS, *OTHER_RUNS, FEATURE_SAMPLE)
+
+    def _checked(self, dataset: GZSLDataset, *ignored: str) -> GZSLDataset:
+        """The data set, classes that were added since training as unseen candidates.
+
+        Raises:
+          InputError: it is not the one that the run was trained on.
+        """
+        if not self.workdir.dataset_file.exists():  # while a new run is being set up
+            return dataset
+        trained_on = first_classes(dataset, read_json(self.workdir.dataset_file))
+        self.workdir.check_fingerprint(trained_on.fingerprint(), *ignored)
+        count = trained_on.num_classes
+        self.added_classes = dataset.class_names[count:]
+        return with_candidates(dataset, count) if self.added_classes else dataset
 
     @cached_property
     def groups(self) -> AttributeGroups:
@@ -97,7 +110,8 @@ class TrainingRun:
         """
         network = make_network(self.config, self.outline, self.groups)
         if self.workdir.dataset_file.exists():
-            fingerprint = self.outline.fingerprint() | network.fingerprint()
+            data = first_classes(self.outline, read_json(self.workdir.dataset_file))
+            fingerprint = data.fingerprint() | network.fingerprint()
             self.workdir.check_fingerprint(fingerprint, *OTHER_RUNS, FEATURE_SAMPLE)
         return network
 
