@@ -17,6 +17,8 @@ def quiet_libraries() -> None:
     # Of a checkpoint that cannot be read or written, one part's error is raised; asyncio logs those
     # of all others.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # Of a damaged TIFF.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     sys.unraisablehook = _without_late_results
     # Pillow warns of a picture that is refused for its size.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import gc
+import logging
 import multiprocessing
 import os
 import re
@@ -87,6 +88,7 @@ def start_worker(number: int, workers: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Pillow warns of a picture that is refused for its size; the error says so.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def _end_with_parent() -> None:

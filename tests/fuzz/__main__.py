@@ -20,7 +20,8 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-from tests.fuzz.inputs import FILES, Outcome, make_corpus, run_input
+from tests.fuzz.inputs import Outcome, files_of, make_corpus, run_input
+from tests.fuzz.kinds import KINDS
 
 _DATA = 6 * 2**30  # bytes of a process, so that a bomb ends it and not the machine
 
@@ -33,6 +34,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--number", type=int, help="this input alone, in this process")
     parser.add_argument("--corpus", type=Path, help="made by an earlier call, or to be made")
+    parser.add_argument("--kind", choices=KINDS, help="files of this kind alone")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -42,9 +44,9 @@ def main() -> int:
         if not corpus.exists():
             make_corpus(corpus)
         if args.number is not None:
-            print(run_input(args.number, args.seed, corpus, Path(name) / "work"))
+            print(run_input(args.number, args.seed, corpus, Path(name) / "work", args.kind))
             return 0
-        return _summary(_all(args, corpus, Path(name)))
+        return _summary(_all(args, corpus, Path(name)), files_of(args.kind))
 
 
 def _all(args: argparse.Namespace, corpus: Path, folder: Path) -> list[tuple[int, Outcome]]:
@@ -63,6 +65,7 @@ def _all(args: argparse.Namespace, corpus: Path, folder: Path) -> list[tuple[int
         while next_number < end:
             command = [sys.executable, "-m", "tests.fuzz", "--worker", f"--seed={args.seed}"]
             command += [f"--first={next_number}", f"--inputs={end}", f"--corpus={corpus}"]
+            command += [f"--kind={args.kind}"] if args.kind else []
             environment = os.environ | {"DEDN_FUZZ": f"{folder}/{process}:{args.processes}"}
             with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as worker:
                 assert worker.stdout is not None
@@ -71,7 +74,8 @@ def _all(args: argparse.Namespace, corpus: Path, folder: Path) -> list[tuple[int
                     take(number, Outcome(*outcome))
                     next_number = number + args.processes
             if next_number < end:
-                kind, file = FILES[next_number % len(FILES)]
+                files = files_of(args.kind)
+                kind, file = files[next_number % len(files)]
                 text = f"its process ended with status {worker.returncode}"
                 take(next_number, Outcome(kind, file, "failed", text, 0))
                 next_number += args.processes
@@ -88,15 +92,15 @@ def _work(args: argparse.Namespace) -> int:
     resource.setrlimit(resource.RLIMIT_DATA, (_DATA, _DATA))
     work, _, step = os.environ["DEDN_FUZZ"].rpartition(":")
     for number in range(args.first, args.inputs, int(step)):
-        outcome = run_input(number, args.seed, args.corpus, Path(work))
+        outcome = run_input(number, args.seed, args.corpus, Path(work), args.kind)
         print(json.dumps([number, *outcome]), flush=True)
     return 0
 
 
-def _summary(found: list[tuple[int, Outcome]]) -> int:
+def _summary(found: list[tuple[int, Outcome]], files: list[tuple[str, str]]) -> int:
     print(f"{'kind':<10}{'file':<46}{'refused':>8}{'read':>7}{'failed':>7}{'peak MB':>9}")
     rows = Counter((o.kind, o.file, o.status) for _, o in found)
-    for kind, file in FILES:
+    for kind, file in files:
         own = [o for _, o in found if (o.kind, o.file) == (kind, file)]
         counts = "".join(f"{rows[kind, file, s]:>{w}}" for s, w in _COLUMNS)
         peak = max((o.peak for o in own), default=0)

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
+from dedn_jax.cli.quiet import quiet_libraries
 from dedn_jax.errors import InputError
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.mutations import mutate
@@ -50,12 +51,18 @@ class TooLong(BaseException):
 
 def make_corpus(folder: Path) -> None:
     """Writes good files of all kinds."""
+    quiet_libraries()
     for name, kind in KINDS.items():
         (folder / name).mkdir(parents=True)
         kind.make(folder / name)
 
 
-def run_input(number: int, seed: int, corpus: Path, work: Path) -> Outcome:
+def files_of(kind: str | None) -> list[tuple[str, str]]:
+    """The files that are damaged in turn, by kind and name; None: of all kinds."""
+    return [(name, file) for name, file in FILES if kind in (None, name)]
+
+
+def run_input(number: int, seed: int, corpus: Path, work: Path, kind: str | None = None) -> Outcome:
     """Damages a file of a copy of the corpus and reads it.
 
     Args:
@@ -63,8 +70,11 @@ def run_input(number: int, seed: int, corpus: Path, work: Path) -> Outcome:
       seed: of the damage, with the number.
       corpus: what `make_corpus` wrote.
       work: a folder for copies, of this process alone.
+      kind: of the files; None: all kinds.
     """
-    name, file = FILES[number % len(FILES)]
+    quiet_libraries()  # as the command line does
+    files = files_of(kind)
+    name, file = files[number % len(files)]
     rng = random.Random(zlib.crc32(f"{seed} {number} {name} {file}".encode()))
     folder = work / name
     if not folder.exists():

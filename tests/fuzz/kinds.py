@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import pickle
 import shutil
@@ -180,23 +181,33 @@ def _read_mat(folder: Path) -> None:
         read_mat(folder / name, ("att",), ("labels", "allclasses_names"))
 
 
+_WORD_FILES = ("glove.txt", "glove.txt.gz", "glove.zip", "words.bin", "dict.pkl")
+
+
 def _make_words(folder: Path) -> None:
     vectors = np.random.default_rng(0).random((4, 5))
     np.save(folder / "words.npy", vectors)
     for protocol in (0, 2, 4):
         (folder / f"words{protocol}.pkl").write_bytes(pickle.dumps(vectors, protocol))
     np.save(folder / "classes.npy", vectors)
-    lines = (
-        f"{w} " + " ".join(f"{x:.4f}" for x in v) for w, v in zip("abcd", vectors, strict=True)
-    )
-    (folder / "glove.txt").write_text("\n".join(lines) + "\n")
+    by_word = dict(zip("abcd", vectors, strict=True))
+    lines = [f"{w} " + " ".join(f"{x:.4f}" for x in v) + "\n" for w, v in by_word.items()]
+    text = "".join(lines).encode()
+    (folder / "glove.txt").write_bytes(text)
+    (folder / "glove.txt.gz").write_bytes(gzip.compress(text, mtime=0))
+    with zipfile.ZipFile(folder / "glove.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("glove.txt", text)
+    rows = [w.encode() + b" " + v.astype("<f4").tobytes() + b"\n" for w, v in by_word.items()]
+    (folder / "words.bin").write_bytes(b"4 5\n" + b"".join(rows))
+    (folder / "dict.pkl").write_bytes(pickle.dumps(by_word, 4))
 
 
 def _read_words(folder: Path) -> None:
     for name in ("words.npy", "words0.pkl", "words2.pkl", "words4.pkl"):
         read_word_vectors(folder / name, 4)
     read_class_embeddings(folder / "classes.npy", ("a", "b", "c", "d"))
-    word_vectors_from_glove(folder / "glove.txt", ["a b", "c", "d"])
+    for name in _WORD_FILES:
+        word_vectors_from_glove(folder / name, ["a b", "c", "d"])
 
 
 def _pickled_tensor() -> bytes:
@@ -327,7 +338,7 @@ KINDS = {
     "mat": Kind(_make_mat, ("plain.mat", "packed.mat", "v73.mat"), _read_mat),
     "words": Kind(
         _make_words,
-        ("words.npy", "words0.pkl", "words2.pkl", "words4.pkl", "classes.npy", "glove.txt"),
+        ("words.npy", "words0.pkl", "words2.pkl", "words4.pkl", "classes.npy", *_WORD_FILES),
         _read_words,
     ),
     "weights": Kind(_make_weights, _WEIGHTS, _read_weights),
