@@ -244,7 +244,7 @@ def saved_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
 def checksum(tree: Any) -> int:
     """CRC-32 of all values of a tree of arrays: those in Orbax's files have none of their own."""
     found = 0
-    for leaf in jax.tree.leaves(tree):
+    for leaf in jax.tree.leaves(jax.device_get(tree)):
         found = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, found)
     return found
 
