@@ -23,9 +23,11 @@ from dedn_jax.data.features.maps import (
     normalize,
 )
 from dedn_jax.data.pictures.pictures import Pictures
+from dedn_jax.data.repeats import repeats
 from dedn_jax.data.sources.class_embeddings import dimension_vectors
 from dedn_jax.errors import InputError
 from dedn_jax.model.groups import AttributeGroups
+from dedn_jax.progress import note
 
 # What a model is given, indexed by image: `inputs[indices]`, with indices in any order and with
 # repeats, gives a batch.
@@ -182,17 +184,23 @@ def _normalized(features: np.ndarray, images: int, dtype: str, source: str) -> I
     values = ValueDigest()
     values.update(maps)
     normalized = normalize(maps, np.dtype(dtype), source=f"{source}: features")
-    return InMemoryFeatures(normalized, values.result())
+    return InMemoryFeatures(normalized, values.result(), values.images)
 
 
 def with_inputs(annotations: Annotations, inputs: Inputs) -> GZSLDataset:
     """The data set of `annotations` and the images they are about.
 
+    Feature maps that are there under two classes, or to train on and to test with, are said.
+
     Raises:
       InputError: the number of images differs.
     """
     fields = {f.name: getattr(annotations, f.name) for f in dataclasses.fields(Annotations)}
-    return GZSLDataset(**fields, inputs=inputs)
+    dataset = GZSLDataset(**fields, inputs=inputs)
+    if isinstance(inputs, InMemoryFeatures):
+        for line in repeats(dataset, inputs.image_hashes, "image {}".format, "feature map"):
+            note(line)
+    return dataset
 
 
 @dataclasses.dataclass(frozen=True)

@@ -102,7 +102,7 @@ def read_features(dataset: h5py.Dataset, where: str, dtype: np.dtype) -> InMemor
                 source=f"{where}: feature_map",
                 images=np.arange(start, stop),
             )
-    return InMemoryFeatures(out, values.result())
+    return InMemoryFeatures(out, values.result(), values.images)
 
 
 def read_raw(

@@ -86,19 +86,24 @@ class ValueDigest:
     """A hash of every value of feature maps, as float32, before they are normalised.
 
     The same however the images are cut into blocks.
+
+    Attributes:
+      images: the SHA-256 of every image.
     """
 
     def __init__(self) -> None:
-        self._hash = hashlib.sha256()
+        self.images: list[bytes] = []
 
     def update(self, raw: Float[np.ndarray, "images channels regions"]) -> None:
         """Adds the next images."""
         for image in raw:
-            self._hash.update(np.ascontiguousarray(image, np.float32).data)
+            values = np.ascontiguousarray(image, np.float32).data
+            self.images.append(hashlib.sha256(values).digest())
 
     def result(self) -> dict[str, str]:
         """For a fingerprint."""
-        return {"of": "all values", "sha256": self._hash.hexdigest()}
+        together = hashlib.sha256(b"".join(self.images))
+        return {"of": "all values", "sha256": together.hexdigest()}
 
 
 class InMemoryFeatures(FeatureMaps):
@@ -108,13 +113,16 @@ class InMemoryFeatures(FeatureMaps):
         self,
         array: Float[np.ndarray, "images channels regions"],
         identity: Mapping[str, str] | None = None,
+        image_hashes: Sequence[bytes] = (),
     ) -> None:
         """Keeps `array`.
 
         Args:
           array: normalised already (see `normalize`).
           identity: for the fingerprint, of what was read to fill it; None: of the array itself.
+          image_hashes: of every image as it was read, where known.
         """
+        self.image_hashes = image_hashes
         self._identity = identity
         if array.ndim != 3:
             raise ValueError(f"expected [images, channels, regions], got shape {array.shape}")

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Bool
 
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.prepared.inspection import PictureFacts, inspect_picture
 from dedn_jax.data.prepared.picture_set import Picture, PictureSet
 from dedn_jax.data.prepared.reader import SPLITS
+from dedn_jax.data.repeats import in_splits, repeats
 from dedn_jax.errors import InputError
 from dedn_jax.progress import progress
 
@@ -23,7 +23,7 @@ def inspect_set(picture_set: PictureSet) -> list[PictureFacts | None]:
 
     What cannot be read at all is described as well, as what cannot be decoded.
     """
-    used = _in_splits(picture_set.annotations)
+    used = in_splits(picture_set.annotations)
     pictures = [p if u else None for p, u in zip(picture_set.pictures, used, strict=True)]
     facts = []
     with (
@@ -100,33 +100,9 @@ def shared_pictures(annotations: Annotations, facts: Sequence[PictureFacts | Non
       annotations: of all images.
       facts: of their pictures.
     """
-    test = np.zeros(len(annotations.labels), bool)
-    test[np.concatenate([annotations.test_seen, annotations.test_unseen])] = True
-    first: dict[str, tuple[int, str]] = {}
-    classes, leaks = [], []
-    for image, found in enumerate(facts):
-        if found is None:
-            continue
-        other, name = first.setdefault(found.sha256, (image, found.name))
-        if annotations.labels[image] != annotations.labels[other]:
-            classes.append((name, found.name))
-        if test[image] != test[other]:
-            leaks.append((name, found.name))
-    lines = []
-    for pairs, what in (
-        (classes, "the same picture has several classes"),
-        (leaks, "the same picture is trained on and tested with"),
-    ):
-        if pairs:
-            several = f"{len(pairs)} times, first " if len(pairs) > 1 else ""
-            lines.append(f"{annotations.source}: {what}: {several}{pairs[0][0]} and {pairs[0][1]}")
-    return lines
-
-
-def _in_splits(annotations: Annotations) -> Bool[np.ndarray, " images"]:
-    used = np.zeros(len(annotations.labels), bool)
-    used[np.concatenate([getattr(annotations, name) for name in SPLITS])] = True
-    return used
+    hashes = [found.sha256 if found else None for found in facts]
+    names = [found.name if found else "" for found in facts]
+    return repeats(annotations, hashes, names.__getitem__, "picture")
 
 
 def _inspect(picture: Picture) -> PictureFacts:

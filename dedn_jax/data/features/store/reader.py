@@ -164,17 +164,19 @@ class StoreFeatures(FeatureMaps):
             raise InputError(
                 f"{self._folder}: cannot allocate {needed / 1e9:.1f} GB for the features; {advice}"
             ) from error
-        damaged = []
+        damaged, images = [], []
         with progress(len(self), "reading features", "image", delay=2) as bar:
             for shard, expected in enumerate(self._manifest.shards):
                 found = hashlib.sha256(self._file(shard).read(HEADER_BYTES, 0))
                 for image in self._manifest.image_range(shard):
-                    found.update(self._read(image, out[image : image + 1]))
+                    data = self._read(image, out[image : image + 1])
+                    found.update(data)
+                    images.append(hashlib.sha256(data).digest())
                     bar.update()
                 if found.hexdigest() != expected:
                     damaged.append(self._manifest.shard_name(shard))
         check_undamaged(Path(self._folder), self._manifest, damaged)
-        return InMemoryFeatures(out, identity(self._manifest))
+        return InMemoryFeatures(out, identity(self._manifest), images)
 
     def _read(self, image: int, out: np.ndarray) -> bytes:
         """Reads one image into `out`, `[1, channels, regions]`; its bytes."""
