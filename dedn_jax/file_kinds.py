@@ -20,6 +20,8 @@ _STARTS = (
     (b"MATLAB", "a MATLAB file"),
     (b"\x93NUMPY", "a .npy file"),
 )
+_OF_THE_SYSTEM = "the file system reported it: see to permissions, disk and mount"
+_DAMAGED = "its content is damaged: compare its hash with that of where it is from"
 _PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 
@@ -46,6 +48,22 @@ def what_begins_so(head: bytes) -> str:
     return next((f"it is {what}" for start, what in _STARTS if head.startswith(start)), "")
 
 
+def advice_on_unreadable(path: Path, error: BaseException) -> str:
+    """What to do about a file that a library could not read.
+
+    Args:
+      path: the file.
+      error: what it raised.
+    """
+    if isinstance(error, OSError) and error.errno:
+        return _OF_THE_SYSTEM
+    try:
+        found = what_it_is(path)
+    except OSError:
+        return _OF_THE_SYSTEM
+    return found or _DAMAGED
+
+
 def hdf5_advice(error: BaseException) -> str:
     """What to do about an error that opening or reading an HDF5 file raised, by what it says."""
     text = one_line(error, 10_000).lower()
@@ -54,7 +72,7 @@ def hdf5_advice(error: BaseException) -> str:
     if "unable to lock file" in text:
         return "reading needs no lock: set the environment variable HDF5_USE_FILE_LOCKING=FALSE"
     if (isinstance(error, OSError) and error.errno) or "errno = " in text:
-        return "the file system reported it: see to permissions, disk and mount"
+        return _OF_THE_SYSTEM
     if "filter" in text and ("not registered" in text or "not available" in text):
         return "store the file without that compression, or with gzip (`h5repack -f GZIP=4`)"
-    return "its content is damaged: compare its hash with that of where it is from"
+    return _DAMAGED

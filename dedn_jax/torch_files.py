@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dedn_jax.errors import InputError, one_line
+from dedn_jax.file_kinds import what_it_is
 from dedn_jax.files import atomic_file
 from dedn_jax.paths import local_path
 from dedn_jax.torch_pickles import Tensor, Unread, read_saved
@@ -66,8 +67,8 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"{path}: not a readable file of tensors ({one_line(error)}); it is damaged or holds "
-            "more than tensors; save it again with torch.save(model.state_dict())"
+            f"{path}: not a readable file of tensors ({one_line(error)}); "
+            f"{what_it_is(path) or 'save its tensors with torch.save(model.state_dict())'}"
         ) from error
 
 

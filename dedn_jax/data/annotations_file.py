@@ -9,6 +9,7 @@ import numpy as np
 
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.errors import InputError, one_line
+from dedn_jax.file_kinds import advice_on_unreadable
 from dedn_jax.files import atomic_file
 from dedn_jax.json_values import Kind, listed, optional, parse_json, record, whole
 from dedn_jax.model.groups import AttributeGroups
@@ -88,7 +89,12 @@ def load_annotations(directory: Path, source: str = "") -> Annotations:
             f"{path}: no such file; {directory} was not written by `dedn data build` or `dedn "
             "features`"
         ) from error
-    except (OSError, KeyError, ValueError) as error:
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}); "
+            f"{advice_on_unreadable(path, error)}"
+        ) from error
+    except (KeyError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)
         raise InputError(f"{path}: is damaged ({reason}); make it again") from error
 

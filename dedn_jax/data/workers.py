@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import grain
+from grain.multiprocessing import SharedMemoryArray
 
 from dedn_jax.errors import ProcessesError
 
@@ -33,7 +34,7 @@ def elements(dataset: grain.IterDataset, workers: int) -> Iterator[Any]:
       ProcessesError: a worker was killed.
     """
     if workers:
-        _collect_at_exit()
+        _release_at_exit()
     iterator = iter(dataset)
     try:
         yield from iterator
@@ -49,12 +50,21 @@ def elements(dataset: grain.IterDataset, workers: int) -> Iterator[Any]:
 
 
 @functools.cache  # once is enough
-def _collect_at_exit() -> None:
+def _release_at_exit() -> None:
     """Frees batches that are left in cycles while their shared memory can still be released.
 
     Python does not finalise them later, and warns of leaked memory behind the results.
     """
-    atexit.register(gc.collect)
+    atexit.register(_release)
+
+
+def _release() -> None:
+    gc.collect()
+    # grain releases memory in a thread of its own, one request after the other: a request that
+    # does nothing is done when all are.
+    pool = getattr(SharedMemoryArray, "_del_thread_pool", None)
+    if pool is not None:
+        pool.apply(int)
 
 
 def _why(number: int, workers: int) -> str:

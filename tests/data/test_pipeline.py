@@ -129,6 +129,20 @@ time.sleep(100)
 """
 
 
+LEAVES_A_BATCH = """
+import numpy as np
+from dedn_jax.data.features.maps import InMemoryFeatures
+from dedn_jax.data.pipeline import Reading, evaluation_batches
+
+maps = InMemoryFeatures(np.ones((4, 64, 49), np.float32))
+batches = list(evaluation_batches(maps, np.arange(4), 1, Reading(workers=2)))
+cycle = [batches]
+cycle.append(cycle)
+del batches, cycle
+print("done", flush=True)
+"""
+
+
 def picture_files() -> list[tuple[bytes, str]]:
     """A picture of its own colours for each image."""
     files = []
@@ -297,6 +311,15 @@ def test_evaluation_batches_of_workers() -> None:
                 os.kill(worker, signal.SIGTERM)
     assert found == images.tolist()
     assert not multiprocessing.active_children()
+
+
+def test_no_shared_memory_is_left_at_the_end() -> None:
+    """Batches in a cycle when a process ends: Python would warn of leaked memory behind results."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES_A_BATCH], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "done\n", done.stderr
+    assert "leaked" not in done.stderr
 
 
 def test_workers_end_when_batches_are_dropped() -> None:

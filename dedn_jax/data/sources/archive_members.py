@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from dedn_jax.errors import InputError, one_line
+from dedn_jax.file_kinds import what_begins_so
 from dedn_jax.progress import progress
 
 RESERVED = ".unpack"  # how the names of `unpack`'s own files start
@@ -151,9 +152,9 @@ def extract(archive: Path, file: BinaryIO, folder: Path, members: Members) -> No
             elif start[257:262] == b"ustar":
                 _unpack_tar(file, file, folder, members, bar)
             else:
+                found = what_begins_so(start) or f"it begins with {start[:12]!r}"
                 raise InputError(
-                    f"{archive}: not a zip, tar or gzipped tar archive; remove it and download it "
-                    "again"
+                    f"{archive}: not a zip, tar or gzipped tar archive: {found}; remove it"
                 )
     except InputError:
         raise

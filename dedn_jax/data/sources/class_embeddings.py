@@ -148,7 +148,7 @@ def _check_classes(
     if names is not None and len(names) != len(values):
         raise InputError(
             f"{path}: allclasses_names has {len(names)} names, att has {len(values)} classes; "
-            "download the file again"
+            "expected one for each, in the same order"
         )
     if len(values) != len(expected):
         turned = values.shape[1] == len(expected)

@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Float32, Int32
 
 from dedn_jax.errors import InputError, one_line
+from dedn_jax.file_kinds import advice_on_unreadable
 from dedn_jax.files import read_json
 from dedn_jax.model.backbones.text_tower import CLIPText, SigLIPText, Texts, TextTower
 from dedn_jax.model.backbones.transformer import Size
@@ -113,7 +114,7 @@ def _sizes(
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{path}: lacks an array of a text tower, or it is misshapen ({one_line(error)}); "
-            "download it again"
+            "expected a CLIP or SigLIP in the layout of transformers"
         ) from error
     if type(heads) is not int or heads < 1 or width % heads:
         raise InputError(
@@ -135,7 +136,8 @@ def _tokenizer(folder: Path) -> Any:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare exceptions
         raise InputError(
-            f"{path}: not a readable tokenizer ({one_line(error)}); download it again"
+            f"{path}: not a readable tokenizer ({one_line(error)}); "
+            f"{advice_on_unreadable(path, error)}"
         ) from error
     return tokenizer
 

@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Float32
 
 from dedn_jax.errors import InputError, one_line
+from dedn_jax.file_kinds import advice_on_unreadable
 from dedn_jax.files import named_file_sha256
 from dedn_jax.model.backbones.layers import Backbone, Pretrained
 from dedn_jax.model.backbones.naming import Naming, Stored
@@ -253,7 +254,7 @@ def _part(place: Place, key: str, array: np.ndarray, source: str) -> Float32[np.
     with np.errstate(over="ignore"):
         ours = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(ours).all():
-        raise InputError(f"{source}: {key} holds NaN or infinite values; download the file again")
+        raise InputError(f"{source}: {key} holds NaN or infinite values; take other weights")
     if place.stored.non_negative and ours.min() < 0:
         raise InputError(f"{source}: {key} holds a variance of {ours.min()}, expected 0 or more")
     return ours
@@ -273,7 +274,8 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except Exception as error:  # the reader's own exceptions differ between its versions
         raise InputError(
-            f"{path}: not a readable .safetensors file ({one_line(error)}); download it again"
+            f"{path}: not a readable .safetensors file ({one_line(error)}); "
+            f"{advice_on_unreadable(path, error)}"
         ) from error
 
 
@@ -282,7 +284,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         return read_npz(path, _MAX_BYTES)
     except ValueError as error:
         raise InputError(
-            f"{path}: not a readable .npz file ({one_line(error)}); download it again"
+            f"{path}: not a readable .npz file ({one_line(error)}); "
+            f"{advice_on_unreadable(path, error)}"
         ) from error
 
 

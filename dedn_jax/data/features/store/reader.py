@@ -39,6 +39,7 @@ from dedn_jax.data.features.store.manifest import (
 )
 from dedn_jax.data.features.store.verification import SAMPLED, check_undamaged, identity
 from dedn_jax.errors import InputError
+from dedn_jax.file_kinds import advice_on_unreadable
 from dedn_jax.files import file_sha256, open_regular
 from dedn_jax.paths import local_path
 from dedn_jax.progress import progress
@@ -230,8 +231,8 @@ class _File:
             yield
         except OSError as error:
             raise InputError(
-                f"{self._path}: cannot be read ({error.strerror or error}); copy the store again, "
-                "or make it again"
+                f"{self._path}: cannot be read ({error.strerror or error}); "
+                f"{advice_on_unreadable(self._path, error)}"
             ) from error
 
 

@@ -111,7 +111,7 @@ WORDS = [
         lambda w: glove(w, b"blue 1 2 3\nwing 4 5\n"),
         "glove.txt",
         "line 2 has 2 numbers after its word, expected 3",
-        "download it again",
+        "the file ends there: it is cut short",
     ),
     Bad(
         "attribute without a known word",
