@@ -7,10 +7,11 @@ from pathlib import Path
 from dedn_jax.errors import one_line
 
 HEAD_BYTES = 512
+ZIP_MAGIC = b"PK\x03\x04"
 # What people have in place of a file that they downloaded or cloned, and what to do about it.
 _STARTS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file: fetch it with `git lfs pull`"),
-    (b"PK\x03\x04", "a zip archive: unpack it first"),
+    (ZIP_MAGIC, "a zip archive: unpack it first"),
     (b"\x1f\x8b", "compressed with gzip: unpack it first"),
     (b"BZh", "compressed with bzip2: unpack it first"),
     (b"\xfd7zXZ", "compressed with xz: unpack it first"),
@@ -25,16 +26,21 @@ _DAMAGED = "its content is damaged: compare its hash with that of where it is fr
 _PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 
-def what_it_is(path: Path) -> str:
+def what_it_is(path: Path, begins: bytes = b"") -> str:
     """What the content of a file shows about it, with what to do; "" where it shows nothing.
 
     For the end of a message: hints must follow from what was found.
+
+    Args:
+      path: the file.
+      begins: how files of the format begin that was expected; b"": in many ways.
 
     Raises:
       OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        return what_begins_so(file.read(HEAD_BYTES))
+        head = file.read(HEAD_BYTES)
+    return "" if begins and head.startswith(begins) else what_begins_so(head)
 
 
 def what_begins_so(head: bytes) -> str:
@@ -48,20 +54,19 @@ def what_begins_so(head: bytes) -> str:
     return next((f"it is {what}" for start, what in _STARTS if head.startswith(start)), "")
 
 
-def advice_on_unreadable(path: Path, error: BaseException) -> str:
+def advice_on_unreadable(path: Path, error: BaseException, begins: bytes = b"") -> str:
     """What to do about a file that a library could not read.
 
     Args:
-      path: the file.
-      error: what it raised.
+      path, begins: as `what_it_is`.
+      error: what was raised.
     """
     if isinstance(error, OSError) and error.errno:
         return _OF_THE_SYSTEM
     try:
-        found = what_it_is(path)
+        return what_it_is(path, begins) or _DAMAGED
     except OSError:
         return _OF_THE_SYSTEM
-    return found or _DAMAGED
 
 
 def hdf5_advice(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dedn_jax.errors import InputError, one_line
-from dedn_jax.file_kinds import what_it_is
+from dedn_jax.file_kinds import ZIP_MAGIC, what_it_is
 from dedn_jax.files import atomic_file
 from dedn_jax.paths import local_path
 from dedn_jax.torch_pickles import Tensor, Unread, read_saved
@@ -20,6 +20,7 @@ from dedn_jax.torch_pickles import Tensor, Unread, read_saved
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network")
 _DEPTH = 3
 _MAX_BYTES = 8 * 2**30  # the largest published model is under 0.1 GiB
+_ADVICE = "save its tensors with torch.save(model.state_dict())"
 
 
 def require_torch() -> None:
@@ -68,7 +69,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path}: not a readable file of tensors ({one_line(error)}); "
-            f"{what_it_is(path) or 'save its tensors with torch.save(model.state_dict())'}"
+            f"{what_it_is(path, ZIP_MAGIC) or _ADVICE}"
         ) from error
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dedn_jax.file_kinds import hdf5_advice, what_it_is
+from dedn_jax.file_kinds import ZIP_MAGIC, advice_on_unreadable, hdf5_advice, what_it_is
 
 
 def _zip() -> bytes:
@@ -54,3 +54,16 @@ def test_advice_follows_from_what_hdf5_said() -> None:
         text = hdf5_advice(error)
         assert advice in text
         assert ("again" in text) == (advice == "again"), text
+
+
+def test_a_file_of_the_expected_format_is_damaged_and_not_to_be_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "weights.npz"
+    path.write_bytes(_zip()[:-9])
+    error = ValueError("File is not a zip file")
+    assert "content is damaged" in advice_on_unreadable(path, error, ZIP_MAGIC)
+    assert "unpack it first" in advice_on_unreadable(path, error)
+    path.write_bytes(b"<html>")
+    assert "web page" in advice_on_unreadable(path, error, ZIP_MAGIC)
+    for broken in (OSError(5, "Input/output error"), PermissionError(13, "Permission denied")):
+        assert "permissions, disk and mount" in advice_on_unreadable(path, broken, ZIP_MAGIC)
+    assert "permissions, disk and mount" in advice_on_unreadable(tmp_path / "none", error)

@@ -154,7 +154,8 @@ def extract(archive: Path, file: BinaryIO, folder: Path, members: Members) -> No
             else:
                 found = what_begins_so(start) or f"it begins with {start[:12]!r}"
                 raise InputError(
-                    f"{archive}: not a zip, tar or gzipped tar archive: {found}; remove it"
+                    f"{archive}: not a zip, tar or gzipped tar archive: {found}; remove it and "
+                    "download it again"
                 )
     except InputError:
         raise

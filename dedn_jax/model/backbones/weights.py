@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Float32
 
 from dedn_jax.errors import InputError, one_line
-from dedn_jax.file_kinds import advice_on_unreadable
+from dedn_jax.file_kinds import ZIP_MAGIC, advice_on_unreadable
 from dedn_jax.files import named_file_sha256
 from dedn_jax.model.backbones.layers import Backbone, Pretrained
 from dedn_jax.model.backbones.naming import Naming, Stored
@@ -285,7 +285,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     except ValueError as error:
         raise InputError(
             f"{path}: not a readable .npz file ({one_line(error)}); "
-            f"{advice_on_unreadable(path, error)}"
+            f"{advice_on_unreadable(path, error, ZIP_MAGIC)}"
         ) from error
 
 

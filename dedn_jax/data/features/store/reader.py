@@ -232,7 +232,7 @@ class _File:
         except OSError as error:
             raise InputError(
                 f"{self._path}: cannot be read ({error.strerror or error}); "
-                f"{advice_on_unreadable(self._path, error)}"
+                f"{advice_on_unreadable(Path(self._path), error)}"
             ) from error
 
 

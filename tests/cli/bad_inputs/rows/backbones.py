@@ -41,7 +41,7 @@ BACKBONES = [
         _hostile_weights,
         "resnet18.pth",
         "not a readable file of tensors",
-        "save it again with torch.save(model.state_dict())",
+        "save its tensors with torch.save(model.state_dict())",
     ),
     Bad(
         "no such weights",
@@ -55,21 +55,21 @@ BACKBONES = [
         lambda w: _weights(w, "w.npz", b"PK\3\4 not"),
         "w.npz",
         "not a readable .npz",
-        "download it again",
+        "compare its hash with that of where it is from",
     ),
     Bad(
         "damaged .safetensors",
         lambda w: _weights(w, "w.safetensors", b"\xff" * 99),
         "w.safetensors",
         "not a readable .safetensors file",
-        "download it again",
+        "compare its hash with that of where it is from",
     ),
     Bad(
         "weights in another format",
         lambda w: _weights(w, "w.h5", b"\x89HDF"),
         "w.h5",
         "w.h5: unknown format",
-        "expected a file that ends in .pth, .pt, .safetensors, .npz",
+        "expected a file that ends in .pth, .pt, .tar, .bin",
     ),
     Bad(
         "weights for the small backbone",
