@@ -22,7 +22,7 @@ from tqdm import tqdm
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json, write_json
 from dedn_jax.json_values import OBJECT, Kind
-from dedn_jax.parallel.processes import is_main, max_over_processes
+from dedn_jax.parallel.processes import barrier, is_main, max_over_processes
 from dedn_jax.training.step import TrainState
 
 _CHECKSUM = "crc32"
@@ -170,7 +170,7 @@ def _writing(directory: Path) -> Iterator[None]:
     except Exception as error:  # Orbax and TensorStore have many kinds for a full disk
         # TensorStore names its files first, and says what the system said last.
         reason = getattr(error, "strerror", None) or str(error).strip().rsplit(": ", 1)[-1]
-        reason = " ".join(reason.split("[")[0].split())[:200]
+        reason = " ".join(reason.split(" [os_error")[0].split())[:200]
         raise InputError(
             f"{directory}: cannot be written ({type(error).__name__}: {reason}); free some space "
             "and give the same command: it resumes from the last complete checkpoint"
@@ -179,8 +179,10 @@ def _writing(directory: Path) -> Iterator[None]:
 
 def save_params(directory: Path, params: nnx.State) -> None:
     """Writes the selected parameters of a phase to `directory`, whole or not at all."""
-    if directory.exists():  # a run that died between this and its result file writes it again
+    # A run that died between this and its result file writes it again, as one that is carried on.
+    if is_main() and directory.exists():
         shutil.rmtree(directory)
+    barrier(f"{directory.parent.name}: earlier parameters are removed")
     with _writing(directory):
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(directory.resolve(), params)
