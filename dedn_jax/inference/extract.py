@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,12 +23,14 @@ from dedn_jax.errors import InputError
 from dedn_jax.model.backbones import Backbone
 from dedn_jax.model.picture_model import backbone_maps
 from dedn_jax.parallel import processes
+from dedn_jax.parallel.agreement import check_agreement, check_shared
 from dedn_jax.parallel.limits import LONGEST_TIMEOUT
 from dedn_jax.parallel.mesh import local_layout
 from dedn_jax.progress import progress
 from dedn_jax.training.compilation_cache import compilation_cache
 from dedn_jax.training.interrupt import Interrupted, StopRequest
 from dedn_jax.training.network import feature_shape, load_backbone
+from dedn_jax.version import code_fields
 
 
 def extract_features(
@@ -91,11 +94,13 @@ def extract_features(
         origin="extracted",
     )
     process, _ = processes.process()
+    check_agreement("what they extract", code_fields() | dataclasses.asdict(plan))
     with (
         StoreWriter(out, plan, prepared.annotations, process) as writer,
         stop or StopRequest() as stop,
         compilation_cache(config),
     ):
+        check_shared(out)
         _write_shards(writer, pictures, _kept(prepared.annotations), backbone, config, stop)
         processes.barrier("all shards are written", LONGEST_TIMEOUT)
         if process == 0:

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 
 from dedn_jax.config import (
@@ -24,7 +23,7 @@ from dedn_jax.files import check_contained, locked_folder, read_json, write_json
 from dedn_jax.paths import local_path
 from dedn_jax.saved_config import upgraded
 from dedn_jax.training.carry_on import EPOCHS, asks_for_more, reopen
-from dedn_jax.version import __version__, code_digest
+from dedn_jax.version import code_fields
 
 _LOCK = ".lock"
 # Fields that may change between a start and its resumption: none of them changes a number.
@@ -84,9 +83,7 @@ def agreed_fields(config: ConfigDict, fingerprint: Mapping[str, object]) -> dict
         f"config.{k}": v for k, v in flat_fields(config.to_dict()).items() if k not in _OWN_FIELDS
     }
     data = {f"the data's {k}": v for k, v in fingerprint.items()}
-    return (
-        {"dedn-jax": __version__, "its code": code_digest(), "jax": jax.__version__} | fields | data
-    )
+    return code_fields() | fields | data
 
 
 class Workdir:
