@@ -43,7 +43,7 @@ def find_config(name_or_path: str | Path, kind: Literal["recipe", "ablations"] =
     """The file of a recipe: a path, or the bare name of one that comes with the package.
 
     Args:
-      name_or_path: a path or a name.
+      name_or_path: a path, or a name in any case.
       kind: recipes are in `configs/`, ablations in `configs/ablations/`.
 
     Raises:
@@ -54,7 +54,7 @@ def find_config(name_or_path: str | Path, kind: Literal["recipe", "ablations"] =
         return path
     folder = Path("configs") if kind == "recipe" else Path("configs", kind)
     known = _configs_dir() / folder.relative_to("configs")
-    candidate = known / f"{path.stem}.py"
+    candidate = known / f"{path.stem.lower()}.py"
     bare = path.parent in (Path("."), folder) and path.suffix in ("", ".py")
     if bare and candidate.is_file():
         return candidate

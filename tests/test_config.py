@@ -160,7 +160,7 @@ def test_find_config(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("def get_config(): ...\n")
     assert find_config(str(path)) == path
-    assert find_config("cub_zsl").name == "cub_zsl.py"
+    assert find_config("cub_zsl").name == find_config("CUB_ZSL").name == "cub_zsl.py"
     assert find_config("cub_zsl.py") == find_config("configs/cub_zsl.py").resolve()
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from dedn_jax.data.published import own_spelling
 from dedn_jax.data.sources.archives import has_note, unpack, unpacked
 from dedn_jax.data.sources.download import download, sha256_of
 from dedn_jax.data.sources.published_archives import ARCHIVES, Archive
@@ -48,7 +49,7 @@ def fetch_dataset(
     Folders unpacked by hand count as well, whatever they hold: the readers report what is missing.
 
     Args:
-      name: one of `ARCHIVES`.
+      name: one of `ARCHIVES`, in any case.
       root: the data root. Archives are downloaded to `<root>/downloads`.
       keep_archives: leaves them there once they are unpacked.
       sha256: expected hashes by file name, for archives whose publisher gives none.
@@ -57,6 +58,7 @@ def fetch_dataset(
       InputError: unknown data set or file name, a hash for a folder unpacked by hand; see
         `download` and `unpack`.
     """
+    name = own_spelling(name)
     if name not in ARCHIVES:
         raise InputError(f"{name}: cannot be downloaded; expected one of {', '.join(ARCHIVES)}")
     archives, hashes, root = ARCHIVES[name], dict(sha256 or {}), local_path(root)
