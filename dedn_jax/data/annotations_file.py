@@ -21,7 +21,10 @@ _REQUIRED = ("labels", "class_embeddings", "word_vectors", "trainval", "test_see
 _OPTIONAL = ("validation_classes", "unpictured_classes")
 _DTYPES = {"labels": np.int32, "class_embeddings": np.float32, "word_vectors": np.float32}
 # They are printed on terminals and in reports.
-_NAME = Kind("printable text", lambda found: isinstance(found, str) and found.isprintable())
+_NAME = Kind(
+    "printable text of at most 1000 characters",
+    lambda found: isinstance(found, str) and found.isprintable() and len(found) <= 1000,
+)
 _GROUP = Kind(
     "a name and the numbers of its attributes",
     lambda found: isinstance(found, list) and len(found) == 2,

@@ -15,6 +15,7 @@ from dedn_jax.errors import InputError
 from dedn_jax.files import read_regular
 
 _MAX_BYTES = 256 * 2**20
+_MAX_CELL = 1000  # characters of a name or number, which messages quote
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -50,6 +51,11 @@ def read_csv(path: Path, expected: str) -> list[tuple[int, list[str]]]:
     rows = [(line, row) for line, row in rows if any(row)]
     if not rows:
         raise InputError(f"{path}: the file is empty, expected {expected}")
+    for line, row in rows:
+        if (longest := max(map(len, row))) > _MAX_CELL:
+            raise InputError(
+                f"{path}: line {line}: a cell of {longest} characters, expected at most {_MAX_CELL}"
+            )
     return rows
 
 

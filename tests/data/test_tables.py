@@ -41,3 +41,11 @@ def test_numbers_are_as_float32_holds_them() -> None:
     assert [finite_number(Path("t.csv"), 1, "wing", cell) for cell in cells] == pytest.approx(
         [0.1, -3, 0.001, 0.5, 2], rel=1e-7
     )
+
+
+def test_a_cell_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("name,a\nx," + "9" * 5000 + "\n")
+    with pytest.raises(InputError, match=r"table.csv: line 2: a cell of 5000 characters") as error:
+        read_csv(path, "a table")
+    assert len(str(error.value)) < 300

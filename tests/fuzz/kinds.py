@@ -33,7 +33,7 @@ from dedn_jax.data.sources.folder import read_folder
 from dedn_jax.data.sources.glove import word_vectors_from_glove
 from dedn_jax.data.sources.matfile import read_mat
 from dedn_jax.data.sources.word_vectors import read_word_vectors
-from dedn_jax.files import read_json
+from dedn_jax.files import read_json, write_json
 from dedn_jax.inference.classes_file import read_classes
 from dedn_jax.inference.explain.part_files import read_parts
 from dedn_jax.inference.export.safetensors import export_safetensors, read_safetensors
@@ -42,9 +42,9 @@ from dedn_jax.inference.report.write import _learning, write_sweep_report
 from dedn_jax.inference.run import open_run, train
 from dedn_jax.json_values import BOOLEAN, record, whole
 from dedn_jax.model.backbones.weights import read_weights
+from dedn_jax.sweep.report import SHARED, summary
 from dedn_jax.sweep.report import result_text as sweep_text
 from dedn_jax.sweep.result_file import read_sweep_result
-from dedn_jax.sweep.run import sweep
 from dedn_jax.training.logs import drop_after
 from dedn_jax.training.protocol import result_text
 from dedn_jax.training.saved_kinds import PHASE, best
@@ -89,11 +89,21 @@ def _read_run(folder: Path) -> None:
 
 
 def _make_sweep(folder: Path) -> None:
-    sweep(tiny_config(write_tiny(folder / "tiny.hdf5"), train__epochs=1), folder / "sweep", seeds=2)
+    """Made up: training takes most of the time of a short test."""
+    config = tiny_config(write_tiny(folder / "tiny.hdf5"))
+    fused = {metric: summary([40.0, 50.0]) for metric in ("U", "S", "H", "T1")}
+    point = {"selected_by": "validation classes", "diverged_at": [None, 7], "fused": fused}
+    points = [point | {"fields": {"loss.bias": bias}} for bias in (0.5, 1.0)]
+    grid = [p["fields"] for p in points]
+    data = {"images": 96, "labels": "0123456789abcdef"}
+    identity = {"config": config.to_dict(), "seeds": 2, "grid": grid, "dataset": data}
+    result = {"seeds": [0, 1], "shared": SHARED, "points": points}
+    for name, value in (("sweep.json", identity), ("result.json", result)):
+        write_json(folder / "sweep" / name, value)
 
 
 def _read_sweep(folder: Path) -> None:
-    sweep_text(read_sweep_result(folder / "sweep" / "result.json"))
+    sweep_text(read_sweep_result(folder / "sweep" / "result.json"), show_test=True)
     write_sweep_report(folder / "sweep", folder / "report")
 
 

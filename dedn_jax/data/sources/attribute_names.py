@@ -24,7 +24,7 @@ def read_attribute_names(path: str | Path) -> tuple[str, ...]:
     names = [re.sub(r"^\s*\d+[.:)]?\s+", "", line) for line in lines]
     if len(set(names)) < len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise InputError(f"{path}: attribute {twice!r} stands there twice; rename one")
+        raise InputError(f"{path}: attribute {twice[:64]!r} stands there twice; rename one")
     return tuple(names)
 
 

@@ -33,6 +33,7 @@ from dedn_jax.training.run import TrainingRun
 
 PAGE = "index.html"
 _SWEEP_FILES = ("report.json", "table.tex", PAGE)
+_DRAWN = 1e30  # losses up to it
 _RUN_FILES = (*_SWEEP_FILES, "classes.csv", "attributes.csv")
 
 
@@ -191,11 +192,12 @@ def _learning(name: str, run: TrainingRun) -> Learning:
         for r in records
         if isinstance(r.get("evaluated_on"), str)
         and isinstance(r.get("fused"), dict)
-        and all(isinstance(value, float) for value in r["fused"].values())
+        and all(isinstance(v, float) and 0 <= v <= 100 for v in r["fused"].values())
     ]
     losses: dict[str, tuple[list[int], list[float]]] = {}
     for r in records:
-        if isinstance(r.get("loss"), float):
+        # Matplotlib overflows long before floats do.
+        if isinstance(r.get("loss"), float) and not abs(r["loss"]) > _DRAWN:
             steps, values = losses.setdefault(r["phase"], ([], []))
             steps.append(r["step"])
             values.append(r["loss"])
