@@ -10,8 +10,11 @@ from typing import Any
 from dedn_jax.cli.arguments import (
     add_candidates,
     add_pictures,
+    add_processes,
     check_candidates,
     chosen_candidates,
+    join_processes,
+    joins_processes,
     path_flag,
     run_candidates,
 )
@@ -72,6 +75,7 @@ def add_predict(jobs: Any) -> None:
     predict.add_argument(
         "--strict", action="store_true", help="stop at the first picture that cannot be read"
     )
+    add_processes(predict)
     predict.set_defaults(run=_predict, overrides=True)
 
 
@@ -79,13 +83,15 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
     from dedn_jax.files import check_output
     from dedn_jax.inference.classes_file import write_classes
     from dedn_jax.inference.picture_files import find_pictures
-    from dedn_jax.inference.prediction_files import check_outputs, predict_to_files
+    from dedn_jax.inference.predict_processes import predict_by_processes
+    from dedn_jax.inference.prediction_files import check_outputs
     from dedn_jax.inference.run import open_run
 
     _check(args)
     check_outputs(args.json, args.csv)
     if args.write_classes:
         check_output(args.write_classes, ".csv")
+    join_processes(args)
     run = open_run(args.workdir, overrides)
     candidates = run_candidates(args, run)
     if args.write_classes:
@@ -95,7 +101,7 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
         print(f"Wrote {args.write_classes}: {len(candidates.names)} classes")
         return 0
     files = find_pictures(args.pictures)
-    skipped = predict_to_files(
+    skipped = predict_by_processes(
         run,
         files,
         chosen_candidates(args, candidates),
@@ -113,6 +119,8 @@ def _check(args: argparse.Namespace) -> None:
         if value is not None and value < 1:
             raise InputError(f"{flag}={value}, expected at least 1")
     check_candidates(args)
+    if args.write_classes and joins_processes(args):
+        raise InputError(f"--write-classes={args.write_classes}: one process writes it")
     if args.write_classes and args.pictures:
         raise InputError(
             f"--write-classes={args.write_classes}: given with pictures, which it does not look "

@@ -72,6 +72,7 @@ def add_evaluate(jobs: Any) -> None:
         help="also write the class and attribute scores of every test image to this .npz file",
     )
     evaluate.add_argument("--json", type=path_flag, help="also write the numbers to this file")
+    add_processes(evaluate)
     evaluate.set_defaults(run=_evaluate, overrides=True)
 
 
@@ -112,11 +113,21 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.inference.export.safetensors import read_safetensors
     from dedn_jax.inference.new_classes import fixed_metrics, scores_among
     from dedn_jax.inference.run import open_run
+    from dedn_jax.parallel.agreement import check_agreement
+    from dedn_jax.parallel.mesh import Layout
+    from dedn_jax.parallel.processes import is_main
     from dedn_jax.training.prediction import Mixing
     from dedn_jax.training.protocol import calibrated_text, test_text
+    from dedn_jax.training.workdir import agreed_fields
 
     _check_evaluate(args)
+    join_processes(args)
     run = open_run(args.workdir, overrides, predicting=True)
+    check_agreement(
+        "what they evaluate",
+        agreed_fields(run.config, run.dataset.fingerprint())
+        | {"--weights": args.weights, "--batch-size": args.batch_size},
+    )
     changed = run.workdir.changed_predictions(run.config)
     weights = None
     if args.weights:
@@ -128,7 +139,11 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
     calibration = None if args.weights else run.calibration
     # Classes that cannot be used show before the work.
     candidates = run_candidates(args, run).with_new(args.classes) if args.classes else None
-    metrics, scores = run.evaluate_with_scores(weights, batch_size=args.batch_size)
+    metrics, scores = run.evaluate_with_scores(
+        weights, batch_size=args.batch_size, layout=Layout.of_devices()
+    )
+    if not is_main():
+        return
     class_names, added = run.dataset.class_names, run.added_classes
     if candidates:
         scores = scores_among(scores, candidates, len(class_names))

@@ -7,7 +7,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dedn_jax.cli.arguments import add_config, add_profile, chosen_profile, path_flag
+from dedn_jax.cli.arguments import (
+    add_config,
+    add_processes,
+    add_profile,
+    chosen_profile,
+    join_processes,
+    path_flag,
+)
 
 
 def add_sweep(jobs: Any) -> None:
@@ -48,16 +55,19 @@ def add_sweep(jobs: Any) -> None:
         help="show the test sets of every point, for a table of ablations; not to choose by them",
     )
     add_profile(sweep)
+    add_processes(sweep)
     sweep.set_defaults(run=_sweep, overrides=True)
 
 
 def _sweep(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.config import load_config
+    from dedn_jax.parallel.processes import is_main
     from dedn_jax.sweep.report import result_text
     from dedn_jax.sweep.run import sweep
     from dedn_jax.training.interrupt import StopOnSignals
 
     profiling = chosen_profile(args)
+    join_processes(args)
     config = load_config(args.config, overrides)
     with profiling as profile:
         result = sweep(
@@ -69,4 +79,5 @@ def _sweep(args: argparse.Namespace, overrides: list[str]) -> None:
             callbacks=[profile] if profile else [],
             stop=StopOnSignals(),
         )
-    print(result_text(result, show_test=args.show_test))
+    if is_main():
+        print(result_text(result, show_test=args.show_test))

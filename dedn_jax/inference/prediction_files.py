@@ -21,6 +21,7 @@ from dedn_jax.inference.scorer import PictureScorer
 from dedn_jax.training.run import TrainingRun
 
 STDOUT = Path("-")
+JSON_END = b'], "skipped": '
 _NAME_WIDTH = 40  # longer class names move the rest of their line
 
 
@@ -148,7 +149,7 @@ class Json:
 
     def end(self, skipped: list[tuple[str, str]]) -> None:
         left_out = [{"picture": name, "reason": reason} for name, reason in skipped]
-        self._file.write(f'\n], "skipped": {json.dumps(left_out)}}}\n'.encode())
+        self._file.write(b"\n" + JSON_END + f"{json.dumps(left_out)}}}\n".encode())
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dedn_jax.data.pipeline import Batch, Shard
@@ -143,10 +144,11 @@ class Layout:
         sharding = NamedSharding(self.mesh, spec)
         if isinstance(array, jax.Array) and array.sharding == sharding:
             return array
-        if self.num_processes == 1:
-            return jax.device_put(array, sharding)
-        host = np.asarray(array)
-        return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
+        return (
+            jax.device_put(array, sharding)
+            if self.num_processes == 1
+            else put_on_all(array, sharding)
+        )
 
     def replicate(self, tree: Any) -> Any:
         """Every array of a tree on every device; all processes pass equal ones."""
@@ -187,6 +189,27 @@ class Layout:
             self.shard_batch(labels, rows),
             None if weights is None else self.shard_batch(weights, rows),
         )
+
+
+def put_on_all(array: Any, sharding: NamedSharding) -> jax.Array:
+    """Places an array on devices of several processes, each of which holds it in full."""
+    if isinstance(array, jax.Array) and array.sharding == sharding:
+        return array
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return jax.jit(lambda x: x, out_shardings=sharding)(array)
+    host = np.asarray(array)
+    return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
+
+
+def on_host(tree: Any) -> Any:
+    """Arrays on the host, wherever their parts are; several processes have to ask together."""
+
+    def whole(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.is_fully_replicated or x.is_fully_addressable:
+            return x
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.device_get(jax.tree.map(whole, tree))
 
 
 def local_layout() -> Layout:

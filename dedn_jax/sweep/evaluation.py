@@ -72,9 +72,10 @@ class ModelsEvaluator(Evaluator[ModelLayout]):
         layout, of_batch = self._layout, each_model(of_batch)
         specs = (layout.by_model, REPLICATED, REPLICATED)
         if self._features is None:
-            return layout.compile(of_batch, specs, layout.by_model)
+            return layout.compile(of_batch, specs, layout.by_model, read=REPLICATED)
         out = layout.by_step_and_model
-        return layout.compile(over_batches(of_batch), (*specs, REPLICATED), out)
+        of_all = over_batches(of_batch)
+        return layout.compile(of_all, (*specs, REPLICATED), out, read=REPLICATED)
 
 
 def _model(stacked: Any, model: int) -> Any:

@@ -85,7 +85,8 @@ class ModelsExecutor:
 
         by_model = layout.by_model
         in_specs = (by_model, by_model, REPLICATED, REPLICATED, REPLICATED, REPLICATED)
-        self._run = layout.compile(run, in_specs, (by_model, layout.by_step_and_model), (0,))
+        out_specs, read = (by_model, layout.by_step_and_model), (by_model, REPLICATED)
+        self._run = layout.compile(run, in_specs, out_specs, (0,), read)
 
     def place(self, state: Any) -> Any:
         return self._layout.place(state)

@@ -12,14 +12,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dedn_jax.data.pipeline import Shard
 from dedn_jax.parallel.axes import ALONE, Axes
-from dedn_jax.parallel.mesh import REPLICATED
+from dedn_jax.parallel.mesh import REPLICATED, Layout, put_on_all
 
 SEED = "seed"
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelLayout:
-    """How stacked models lie on the devices of this process; what they share is replicated.
+    """How stacked models lie on the devices of all processes; what they share is replicated.
 
     Attributes:
       mesh: `[seed]` devices.
@@ -35,8 +35,8 @@ class ModelLayout:
 
     @classmethod
     def of_devices(cls, models: int) -> ModelLayout:
-        """On all devices of this process."""
-        return cls(Mesh(np.asarray(jax.local_devices()), (SEED,)), models)
+        """On all devices of all processes, those of a process next to each other."""
+        return cls(Mesh(Layout.of_devices().mesh.devices.reshape(-1), (SEED,)), models)
 
     @property
     def shards_models(self) -> bool:
@@ -54,12 +54,18 @@ class ModelLayout:
         return PartitionSpec(None, SEED) if self.shards_models else REPLICATED
 
     def place(self, tree: Any) -> Any:
-        """Arrays `[models, ...]` on the devices."""
-        return jax.device_put(tree, NamedSharding(self.mesh, self.by_model))
+        """Arrays `[models, ...]` on the devices; all processes pass equal ones."""
+        return self._put(tree, self.by_model)
 
     def replicate(self, tree: Any) -> Any:
-        """Arrays that all models share, on every device."""
-        return jax.device_put(tree, NamedSharding(self.mesh, REPLICATED))
+        """Arrays that all models share, on every device; all processes pass equal ones."""
+        return self._put(tree, REPLICATED)
+
+    def _put(self, tree: Any, spec: PartitionSpec) -> Any:
+        sharding = NamedSharding(self.mesh, spec)
+        if jax.process_count() == 1:
+            return jax.device_put(tree, sharding)
+        return jax.tree.map(lambda x: put_on_all(x, sharding), tree)
 
     def put(self, array: Any, _: PartitionSpec) -> jax.Array:
         """As `Layout.put`; no batch is sharded here."""
@@ -79,20 +85,26 @@ class ModelLayout:
         in_specs: Any,
         out_specs: Any,
         donate: tuple[int, ...] = (),
+        read: Any = None,
     ) -> Callable[..., Any]:
-        """`function` of stacked models as one program without collectives.
+        """`function` of stacked models as one program, without collectives in one process.
 
         Args:
           function: of the models of one device.
           in_specs: a `PartitionSpec` for every argument.
           out_specs: the same for the results.
           donate: arguments whose memory the results may reuse.
+          read: of the results, where several processes are to read them on the host: replicated
+            ones in place of some of `out_specs`.
         """
         if self.mesh.size > 1:
             function = jax.shard_map(
                 function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
             )
-        return jax.jit(function, donate_argnums=donate)
+        if read is None or jax.process_count() == 1:
+            return jax.jit(function, donate_argnums=donate)
+        shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), read)
+        return jax.jit(function, donate_argnums=donate, out_shardings=shardings)
 
 
 def one_by_one() -> bool:

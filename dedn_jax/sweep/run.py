@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +19,9 @@ from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
 from dedn_jax.files import write_json
 from dedn_jax.model.groups import AttributeGroups, resolve_groups
-from dedn_jax.parallel.mesh import local_layout
+from dedn_jax.parallel.agreement import check_agreement, check_shared
+from dedn_jax.parallel.mesh import Layout
+from dedn_jax.parallel.processes import barrier, is_main, max_over_processes
 from dedn_jax.parallel.resident.features import ResidentFeatures
 from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.sweep.folder import METRICS_FILE, SweepFolder
@@ -37,7 +41,7 @@ from dedn_jax.training.phase import STREAMS
 from dedn_jax.training.phases import SELECTED_BY, check_protocol, run_phases
 from dedn_jax.training.teacher import Teacher
 from dedn_jax.training.teacher_run import load_teacher
-from dedn_jax.training.workdir import Workdir
+from dedn_jax.training.workdir import Workdir, agreed_fields
 
 
 class _Common(NamedTuple):
@@ -106,38 +110,49 @@ def sweep(
         check_protocol(point.config, dataset)
         _groups(point.config, dataset)
     teacher = load_teacher(config, dataset)
-    with Workdir(workdir_path).locked():
-        folder.claim(dataset.fingerprint() | (teacher.fingerprint() if teacher else {}))
+    fingerprint = dataset.fingerprint() | (teacher.fingerprint() if teacher else {})
+    asked = {"--seeds": seeds, "--grid": [point.fields for point in points]}
+    check_agreement("what they sweep", agreed_fields(config, fingerprint) | asked)
+    # One process holds the directory for all.
+    with Workdir(workdir_path).locked() if is_main() else contextlib.nullcontext():
+        if is_main():
+            folder.claim(fingerprint)
+        check_shared(folder.path)
         if not folder.result_file.exists():
             layout = ModelLayout.of_devices(seeds)
-            if not layout.shards_models:
+            if not layout.shards_models and is_main():
                 _say(
                     f"--seeds={seeds} is no multiple of {layout.mesh.size} devices: every device "
                     "computes all models; use a multiple to shard them"
                 )
-            first_start = record_start(folder.path)
+            first_start = record_start(folder.path) if is_main() else time.time()
             with stop or StopRequest() as stop, compilation_cache(config):
-                features = place_features(dataset.inputs, config, local_layout(), may_shard=False)
+                features = place_features(
+                    dataset.inputs, config, Layout.of_devices(), may_shard=False
+                )
                 all_seeds = [config.seed + i for i in range(seeds)]
+                shown = callbacks if is_main() else ()
                 common = _Common(
-                    *(dataset, teacher, features, layout, all_seeds, callbacks, stop),
+                    *(dataset, teacher, features, layout, all_seeds, shown, stop),
                     first_start,
                 )
                 results = [
                     _point(point, number, len(points), folder.point(number), common)
                     for number, point in enumerate(points)
                 ]
-            write_json(
-                folder.result_file,
-                {
-                    "seeds": all_seeds,
-                    "shared": SHARED,
-                    "metric": config.selection.metric,
-                    "points": results,
-                },
-            )
+            if is_main():
+                write_json(
+                    folder.result_file,
+                    {
+                        "seeds": all_seeds,
+                        "shared": SHARED,
+                        "metric": config.selection.metric,
+                        "points": results,
+                    },
+                )
+            barrier("the result is written")
         result = read_sweep_result(folder.result_file)
-        if not folder.plot.exists():
+        if is_main() and not folder.plot.exists():
             draw(result, folder.plot)
     return result
 
@@ -175,14 +190,16 @@ def _point(
     file = folder / "result.json"
     if file.exists():
         return read_point(file)
-    if points > 1:
+    if points > 1 and is_main():
         _say(f"point {number + 1} of {points}: {point}")
-    if common.stop.signal_number:
-        raise stopped_run(common.stop.signal_number, f"before point {number + 1} of {points}")
+    if signal := max_over_processes(common.stop.signal_number):
+        raise stopped_run(signal, f"before point {number + 1} of {points}")
     where = f" of point {number + 1}/{points}" if points > 1 else ""
     with jax.default_matmul_precision(point.config.model.precision):
         result = _train(point, where, folder, common)
-    write_json(file, result)
+    if is_main():
+        write_json(file, result)
+    barrier(f"point {number} is finished")
     return result
 
 

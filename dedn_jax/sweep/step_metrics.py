@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dedn_jax.parallel.mesh import on_host
 from dedn_jax.training.schedule import Schedule
 from dedn_jax.training.step import TrainState
 
@@ -62,7 +63,7 @@ class ModelsMetrics:
             return
         (first, count, state, metrics), self._call = self._call, None
         before = self.diverged_at
-        self._taken, self._step = np.asarray(state.step), first + count - 1
+        self._taken, self._step = on_host(state.step), first + count - 1
         pairs = enumerate(zip(before, self.diverged_at, strict=True))
         diverged = {model: at for model, (known, at) in pairs if at is not None and known is None}
         if diverged:

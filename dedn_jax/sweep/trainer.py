@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from dedn_jax.data.dataset import Task
 from dedn_jax.json_values import Kind, listed, optional, record, whole
+from dedn_jax.parallel.mesh import on_host
 from dedn_jax.sweep.evaluation import ModelsEvaluator
 from dedn_jax.sweep.executor import ModelsExecutor, choose, init_states
 from dedn_jax.sweep.folder import METRICS_FILE
@@ -177,7 +178,7 @@ class ModelsTrainer(Trainer[ModelLayout]):
                 file=sys.stderr,
             )
 
-        taken = np.asarray(start.state.step)
+        taken = on_host(start.state.step)
         return ModelsMetrics(
             schedule,
             taken=taken,

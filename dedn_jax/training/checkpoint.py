@@ -22,6 +22,7 @@ from tqdm import tqdm
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json, write_json
 from dedn_jax.json_values import OBJECT, Kind
+from dedn_jax.parallel.mesh import on_host
 from dedn_jax.parallel.processes import barrier, is_main, max_over_processes
 from dedn_jax.training.step import TrainState
 
@@ -186,8 +187,9 @@ def save_params(directory: Path, params: nnx.State) -> None:
     with _writing(directory):
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(directory.resolve(), params)
+        found = checksum(params)
         if is_main():
-            write_json(directory / _CHECKSUM_FILE, {_CHECKSUM: checksum(params)})
+            write_json(directory / _CHECKSUM_FILE, {_CHECKSUM: found})
 
 
 def load_params(directory: Path, like: nnx.State) -> nnx.State:
@@ -244,9 +246,12 @@ def saved_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
 
 
 def checksum(tree: Any) -> int:
-    """CRC-32 of all values of a tree of arrays: those in Orbax's files have none of their own."""
+    """CRC-32 of all values of a tree of arrays: those in Orbax's files have none of their own.
+
+    Several processes compute it together.
+    """
     found = 0
-    for leaf in jax.tree.leaves(jax.device_get(tree)):
+    for leaf in jax.tree.leaves(on_host(tree)):
         found = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, found)
     return found
 

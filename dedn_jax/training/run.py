@@ -17,7 +17,7 @@ from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
 from dedn_jax.model.groups import AttributeGroups, resolve_groups
-from dedn_jax.parallel.mesh import local_layout
+from dedn_jax.parallel.mesh import Layout, local_layout
 from dedn_jax.training.added_classes import first_classes, with_candidates
 from dedn_jax.training.calibration import Calibration
 from dedn_jax.training.checkpoint import load_params
@@ -194,12 +194,18 @@ class TrainingRun:
         return self.calibration.apply(scores) if calibrated and self.calibration else metrics
 
     def evaluate_with_scores(
-        self, params: nnx.State | None = None, *, batch_size: int | None = None
+        self,
+        params: nnx.State | None = None,
+        *,
+        batch_size: int | None = None,
+        layout: Layout | None = None,
     ) -> tuple[Metrics, Scores]:
         """The fixed metrics, and the scores of the test images, from one pass over them.
 
         Args:
           params, batch_size: as for `evaluate`.
+          layout: of the devices that share the work, of several processes that all call this; None:
+            those of this process.
 
         Raises:
           InputError: as there.
@@ -213,7 +219,7 @@ class TrainingRun:
             images = len(self.dataset.test_seen) + len(self.dataset.test_unseen)
             config.evaluate.batch_size = min(batch_size, images)
         params = self.params if params is None else params
-        task, layout = trainval_task(self.dataset), local_layout()
+        task, layout = trainval_task(self.dataset), layout or local_layout()
         with self.computing():
             evaluator = Evaluator(self.network, task, self.groups, config, layout)
             return evaluator.with_scores(layout.replicate(params))

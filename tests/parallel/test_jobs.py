@@ -1,0 +1,144 @@
+"""`dedn evaluate`, `predict` and `sweep` by several processes: the numbers of one."""
+
+from __future__ import annotations
+
+import csv
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dedn_jax.cli.main import main
+from dedn_jax.files import read_json
+from dedn_jax.training.environment import started
+from dedn_jax.training.logs import read_lines
+from tests.made_up import picture_folder, prepared_folder, published_file
+
+TRAIN = [
+    "--config.train.epochs=3",
+    "--config.train.batch_size=6",
+    "--config.train.log_every=1",
+    "--config.train.checkpoint_every=5",
+]
+PICTURES = [
+    "--config=demo",
+    "--config.data.format=prepared",
+    "--config.data.groups=single",
+    "--config.picture.resize=32",
+    "--config.picture.crop=32",
+    "--config.selection.protocol=last",
+    "--config.evaluate.batch_size=5",
+    *TRAIN,
+]
+
+
+def together(*job: str, processes: int = 2, status: int = 0) -> list[str]:
+    """Runs a job in several processes, which end with that status; what each printed."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    joined = [*job, f"--coordinator=localhost:{port}", f"--processes={processes}"]
+    several = [
+        subprocess.Popen(
+            [sys.executable, "-m", "dedn_jax", *joined, f"--process={i}"],
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(processes)
+    ]
+    printed = []
+    for process in several:
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == status, errors
+        printed.append(output)
+    return printed
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on pictures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    data = f"--config.data.path={prepared_folder(folder)}"
+    assert main(["train", f"--workdir={folder / 'run'}", data, *PICTURES]) == 0
+    return folder / "run"
+
+
+def test_evaluate(run: Path, tmp_path: Path) -> None:
+    job = ["evaluate", f"--workdir={run}"]
+    assert main([*job, f"--json={tmp_path / 'one.json'}"]) == 0
+    printed = together(*job, f"--json={tmp_path / 'two.json'}")
+    one, two = (read_json(tmp_path / f"{name}.json") for name in ("one", "two"))
+    assert one == two
+    assert "Test sets" in printed[0]
+    assert "Test sets" not in printed[1]
+
+
+def test_predict(run: Path, tmp_path: Path) -> None:
+    """One file of all predictions, in the order of the pictures; parts are not left."""
+    pictures = picture_folder(tmp_path / "pictures", 2)
+    (pictures / "none.jpg").write_text("no picture")
+    job = ["predict", f"--workdir={run}", str(pictures), "--top=2"]
+    out = {name: tmp_path / name for name in ("one", "two")}
+    for folder in out.values():
+        folder.mkdir()
+    assert main([*job, f"--json={out['one'] / 'p.json'}", f"--csv={out['one'] / 'p.csv'}"]) == 1
+    files = (f"--json={out['two'] / 'p.json'}", f"--csv={out['two'] / 'p.csv'}")
+    printed = together(*job, *files, status=1)
+    assert all(sum(".jpg" in line for line in text.splitlines()) > 2 for text in printed)
+    assert sorted(p.name for p in out["two"].iterdir()) == ["p.csv", "p.json"]
+    one, two = (read_json(folder / "p.json") for folder in out.values())
+    assert one["skipped"] == two["skipped"] and len(two["skipped"]) == 1
+    assert one["mixing"] == two["mixing"]
+    assert len(two["pictures"]) == 16
+    for mine, theirs in zip(two["pictures"], one["pictures"], strict=True):
+        assert mine["picture"] == theirs["picture"]
+        for a, b in zip(mine["classes"], theirs["classes"], strict=True):
+            assert (a["name"], a["seen"]) == (b["name"], b["seen"])
+            assert a["score"] == pytest.approx(b["score"], rel=1e-5)
+    rows = [list(csv.reader((folder / "p.csv").open())) for folder in out.values()]
+    assert [row[:4] for row in rows[0]] == [row[:4] for row in rows[1]]
+    assert len(rows[1]) == 1 + 16 * 2
+
+
+def test_predict_writes_files_where_there_are_several(run: Path, tmp_path: Path) -> None:
+    pictures = picture_folder(tmp_path / "pictures", 1)
+    job = ["predict", f"--workdir={run}", str(pictures), "--json=-"]
+    together(*job, status=2)
+    assert main([*job[:2], "--write-classes=c.csv", "--distributed"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("seeds", "protocol"), [(2, "validation"), (3, "last")], ids=["sharded", "replicated"]
+)
+def test_sweep(seeds: int, protocol: str, tmp_path: Path) -> None:
+    """Models sharded over the processes, or all of them in each."""
+    flags = [
+        "--config=base",
+        "--config.data.groups=0;1-3;4-5",
+        f"--config.data.path={published_file(tmp_path / 'features.hdf5')}",
+        "--config.train.balanced=false",
+        f"--config.selection.protocol={protocol}",
+        "--config.optimizer.learning_rate=1e-4",
+        f"--seeds={seeds}",
+        *TRAIN,
+    ]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main(["sweep", f"--workdir={one}", *flags]) == 0
+    printed = together("sweep", f"--workdir={two}", *flags)
+    assert "config" in printed[0]
+    assert "config" not in printed[1]
+    mine, theirs = read_json(two / "result.json"), read_json(one / "result.json")
+    assert mine == theirs
+    point = Path("points") / "0" / "metrics.jsonl"
+    lines, expected = read_lines(two / point), read_lines(one / point)
+    assert [line["step"] for line in lines] == [line["step"] for line in expected]
+    for a, b in zip(lines, expected, strict=True):
+        if "loss" in a:
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+    assert started(two) == [1]
+    assert read_json(two / "starts" / "1" / "environment.json")["processes"] == 2
