@@ -19,6 +19,7 @@ from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.parallel.axes import Axes
 from dedn_jax.parallel.mesh import DATA, REPLICATED, SHARDED
 from dedn_jax.parallel.resident.features import ResidentFeatures, features_spec, lookup
+from dedn_jax.pulse import PULSE
 from dedn_jax.training.interrupt import Stopped
 from dedn_jax.training.metrics import gzsl, per_class_accuracy
 from dedn_jax.training.network import Network
@@ -172,6 +173,7 @@ class Evaluator(Generic[L]):
             batch = self._layout.shard_batch(inputs, size)
             rows = (slice(None),) * axis + (slice(count),)
             found = function(params, batch, self._constants)
+            PULSE.beat(f"evaluation, batch {len(parts) + 1}")
             parts.append(jax.tree.map(lambda x, rows=rows: x[rows], found))
             if len(parts) > 1:  # the device computes a batch while the next one is read
                 parts[-2] = jax.device_get(parts[-2])

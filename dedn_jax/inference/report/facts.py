@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dedn_jax.files import read_json
-from dedn_jax.training.environment import versions
+from dedn_jax.training.environment import started, versions
+from dedn_jax.training.logs import read_lines
 from dedn_jax.training.run import TrainingRun
+from dedn_jax.training.workdir import Workdir
 
 _VERSION = re.compile(r"\d+(\.\d+)*")
 
@@ -43,6 +45,7 @@ def facts_of(run: TrainingRun) -> Facts:
         f"{len(data.unseen_classes)} unseen classes, {data.num_attributes} attributes in "
         f"{len(run.groups.names)} group{'s' if len(run.groups.names) > 1 else ''} "
         f"({', '.join(run.groups.names)}); {result['steps']} steps, seed {result['seed']}."
+        + _speed(run.workdir)
     )
     return Facts(
         run=run.workdir.path.resolve().name,
@@ -51,6 +54,20 @@ def facts_of(run: TrainingRun) -> Facts:
         config=run.config.to_dict(),
         fingerprint=read_json(run.workdir.dataset_file),
         versions=versions(),
+    )
+
+
+def _speed(workdir: Workdir) -> str:
+    """How fast the last steps were, and how much of the time went into steps; of old runs ""."""
+    lines = read_lines(workdir.metrics_file, timing=True)
+    last = next((line for line in reversed(lines) if "goodput" in line), {})
+    rate, goodput = (last.get(name) for name in ("steps_per_second", "goodput"))
+    if not isinstance(rate, float) or not isinstance(goodput, float):
+        return ""
+    times = max(1, len(started(workdir.path)))
+    return (
+        f" {rate:.3g} steps a second; {goodput:.0%} of the time since the first of {times} "
+        f"start{'s' if times > 1 else ''} went into steps."
     )
 
 

@@ -72,6 +72,8 @@ def test_numbers_are_those_of_the_scores(runs: list[Run], tmp_path: Path) -> Non
     page = write_report(run, tmp_path)
     report = read_json(tmp_path / "report.json")["runs"][0]
     assert report["test"] == run.result["test"]
+    speed = r" steps a second; \d+% of the time since the first of \d+ starts? went into steps\."
+    assert re.search(speed, page.read_text())
     assert report["test_calibrated"] == run.result["test_calibrated"]
     assert report["chance"] == pytest.approx(100 / 8)
     scores, mixing = run.scores, run.mixing()
