@@ -60,7 +60,7 @@ def facts_of(run: TrainingRun) -> Facts:
 def _speed(workdir: Workdir) -> str:
     """How fast the last steps were, and how much of the time went into steps; of old runs ""."""
     lines = read_lines(workdir.metrics_file, timing=True)
-    last = next((line for line in reversed(lines) if "goodput" in line), {})
+    last: dict[str, Any] = next((line for line in reversed(lines) if "goodput" in line), {})
     rate, goodput = (last.get(name) for name in ("steps_per_second", "goodput"))
     if not isinstance(rate, float) or not isinstance(goodput, float):
         return ""
