@@ -20,6 +20,8 @@ def quiet_libraries() -> None:
     # Of a damaged TIFF.
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     sys.unraisablehook = _without_late_results
+    # Of compiled programs that cannot be kept, on a full disk: they are compiled again.
+    warnings.filterwarnings("ignore", message="Error .* persistent compilation cache entry")
     # Pillow warns of a picture that is refused for its size.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     # What it has to say of damaged metadata names no file.

@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 BAR = re.compile(r"(\r[^\r\n]*?)(?=dedn: |\r|\n|$)")
 
 
-def _run(command: list[str], most: int | None = None) -> subprocess.CompletedProcess[str]:
+def _run(
+    command: list[str], cache: Path, most: int | None = None
+) -> subprocess.CompletedProcess[str]:
     """In a process of its own, of which no file may become larger than `most` bytes."""
 
     def limit() -> None:
@@ -29,7 +31,8 @@ def _run(command: list[str], most: int | None = None) -> subprocess.CompletedPro
     return subprocess.run(
         [sys.executable, "-m", "dedn_jax", *command],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        # No program has been compiled before, and none can be kept.
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(cache)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -44,23 +47,23 @@ def test_it_ends_with_one_line_and_goes_on(job: str, tmp_path: Path) -> None:
         selection__protocol="last",
         train__log_every=1,
         train__epochs=15,
-        train__compilation_cache=False,  # its files are no part of this
     )
     run = tmp_path / "run"
     command = [job, "--config=base", f"--workdir={run}", *flags]
     command += ["--seeds=2"] if job == "sweep" else []
-    stopped = _run(command, most=8000)
+    stopped = _run(command, tmp_path / "cache", most=8000)
     printed = BAR.sub("", stopped.stderr)
     assert stopped.returncode == 2, stopped.stderr
     said = [line for line in printed.splitlines() if line.startswith("dedn: ")]
     folder = run if job == "train" else run / "points" / "0"
+    assert "Warning" not in printed
     assert "Traceback" not in printed and "asyncio" not in printed
     assert said[-1].startswith(f"dedn: {folder}/final/checkpoints: cannot be written (")
     assert "free some space and give the same command" in said[-1]
     # Logs do not stop it before: a line of theirs, if they were in the way at all.
     assert len(said) <= 2
     assert all("training goes on" in line for line in said[:-1])
-    going_on = _run(command)
+    going_on = _run(command, tmp_path / "cache")
     assert going_on.returncode == 0, going_on.stderr
     steps = [r["step"] for r in read_lines(folder / "metrics.jsonl") if "evaluated_on" not in r]
     assert steps == list(range(1, max(steps) + 1))
