@@ -85,6 +85,8 @@ def open_published(path: Path) -> h5py.File:
     """Opens the file; InputError if it is not one, or is truncated."""
     if path.is_dir():
         raise InputError(f"{path}: a folder, expected an HDF5 file; set --config.data.path")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: a device or pipe, expected an HDF5 file; set --config.data.path")
     if not path.is_file():
         raise InputError(f"{path}: no such file; set --config.data.path to the HDF5 file")
     try:

@@ -153,7 +153,7 @@ def test_no_unseen_pictures(tmp_path: Path) -> None:
     [
         (("ox", "ox", ""), ["ox", "ox (1)", "class 2"]),
         (("ox (1)", "ox", "ox"), ["ox (1)", "ox", "ox (2)"]),
-        (("a\nb", "a b", "class 1"), ["a b", "a b (1)", "class 1"]),
+        (("a  b", "a b", "class 1"), ["a b", "a b (1)", "class 1"]),
     ],
 )
 def test_class_names_as_tfds_keeps_them(

@@ -92,7 +92,7 @@ def test_report():
     assert report.listed["duplicates"] == [("again.jpg", "as plain.jpg")]
     assert report.listed["palette or alpha"][0] == ("palette.png", "PNG, mode P")
     assert report.listed["unreadable"][0][1].startswith(
-        "not a picture in a supported format (begins"
+        "not a picture in a supported format (it is a web page"
     )
 
 

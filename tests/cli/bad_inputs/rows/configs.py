@@ -148,7 +148,7 @@ CONFIGS = [
         "no such recipe",
         lambda w: w.train(config="cup_gzsl"),
         "no recipe 'cup_gzsl'",
-        "give a Python file, or one of",
+        "give a Python file, the config.json of a run, or one of",
         "cub_gzsl",
     ),
     Bad(

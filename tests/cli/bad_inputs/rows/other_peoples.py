@@ -108,7 +108,7 @@ OTHER_PEOPLES = [
         "device for feature maps",
         _device_for_features,
         "maps.hdf5",
-        "no such file",
+        "a device or pipe",
         "set --config.data.path",
     ),
     Bad(
