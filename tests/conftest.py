@@ -26,6 +26,7 @@ _OPTIONAL = {
     "gradio": "needs Gradio: make serve",
     "tokenizers": "needs tokenizers: make torch",
     "transformers": "needs transformers: make torch",
+    "moto": "needs fake buckets: make bucket",
     "libtpu": "needs libtpu: pip install 'dedn-jax[tpu-plan]'",
     "jax_cuda12_plugin": "needs XLA for CUDA: pip install 'dedn-jax[gpu-plan]'",
 }

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dedn_jax.buckets.mirror import workdir_path
 from dedn_jax.errors import InputError
 from dedn_jax.parallel.limits import (
     JOIN_TIMEOUT,
@@ -29,6 +30,15 @@ def path_flag(text: str) -> Path:
       InputError: as `local_path`.
     """
     return local_path(text)
+
+
+def workdir_flag(text: str) -> Path:
+    """The flag of a work directory, which may be in a bucket.
+
+    Raises:
+      InputError: as `workdir_path`.
+    """
+    return workdir_path(text)
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from dedn_jax.cli.arguments import (
     chosen_candidates,
     path_flag,
     run_candidates,
+    workdir_flag,
 )
 from dedn_jax.errors import InputError
 
@@ -52,7 +53,7 @@ def add_explain(jobs: Any) -> None:
         description=_EXPLAIN,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    explain.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
+    explain.add_argument("--workdir", required=True, type=workdir_flag, help="directory of the run")
     add_pictures(explain, "+")
     explain.add_argument(
         "--out", required=True, type=path_flag, metavar="FOLDER", help="where to write"
@@ -83,7 +84,9 @@ def add_localise(jobs: Any) -> None:
         description=_LOCALISE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    localise.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
+    localise.add_argument(
+        "--workdir", required=True, type=workdir_flag, help="directory of the run"
+    )
     add_pictures(localise, "*")
     localise.add_argument(
         "--parts",

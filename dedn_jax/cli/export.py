@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dedn_jax.cli.arguments import path_flag
+from dedn_jax.cli.arguments import path_flag, workdir_flag
 from dedn_jax.errors import InputError
 
 # The suffix of each format's file.
@@ -29,7 +29,7 @@ def add_export(jobs: Any) -> None:
         "whole model as StableHLO (loads with JAX alone, on CPU, CUDA and TPU) or ONNX, with class "
         "embeddings and gamma as inputs. What a format cannot hold is said.",
     )
-    export.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
+    export.add_argument("--workdir", required=True, type=workdir_flag, help="directory of the run")
     export.add_argument(
         "--out",
         required=True,

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from dedn_jax.buckets.mirror import with_addresses
 from dedn_jax.cli.arguments import joins_processes
 from dedn_jax.cli.compare import add_compare
 from dedn_jax.cli.data import add_data
@@ -71,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args, rest) or 0
     except (Exception, KeyboardInterrupt) as error:
         line, status = ending_of(error, several)
+        line = with_addresses(line)
     if line:
         print(f"dedn: {line}", file=sys.stderr)
     if several and status in (1, 2):

@@ -17,6 +17,7 @@ from dedn_jax.cli.arguments import (
     joins_processes,
     path_flag,
     run_candidates,
+    workdir_flag,
 )
 from dedn_jax.errors import InputError
 
@@ -47,7 +48,7 @@ def add_predict(jobs: Any) -> None:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    predict.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
+    predict.add_argument("--workdir", required=True, type=workdir_flag, help="directory of the run")
     add_pictures(predict, "*")
     predict.add_argument(
         "--top", type=int, default=5, help="classes to name for each picture (default: 5)"

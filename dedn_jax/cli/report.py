@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dedn_jax.cli.arguments import path_flag
+from dedn_jax.buckets.mirror import publish, with_addresses
+from dedn_jax.cli.arguments import path_flag, workdir_flag
 from dedn_jax.errors import InputError
 
 
@@ -22,7 +23,7 @@ def add_report(jobs: Any) -> None:
         "--workdir",
         required=True,
         nargs="+",
-        type=path_flag,
+        type=workdir_flag,
         metavar="RUN",
         help="directories of finished runs, or of one sweep",
     )
@@ -61,4 +62,5 @@ def _report(args: argparse.Namespace, overrides: list[str]) -> None:
         raise InputError("--out is missing; name a folder for the report of several runs")
     else:
         page = write_reports([open_run(path, overrides) for path in args.workdir], args.out)
-    print(f"Report: {page}")
+    publish(page.parent)
+    print(with_addresses(f"Report: {page}"))

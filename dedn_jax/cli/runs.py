@@ -19,6 +19,7 @@ from dedn_jax.cli.arguments import (
     join_processes,
     path_flag,
     run_candidates,
+    workdir_flag,
 )
 from dedn_jax.errors import InputError
 
@@ -32,7 +33,7 @@ def add_train(jobs: Any) -> None:
         "interrupted run. Any field can be overridden: --config.train.epochs=40",
     )
     add_config(train)
-    train.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
+    train.add_argument("--workdir", required=True, type=workdir_flag, help="directory of the run")
     add_profile(train)
     add_processes(train)
     train.set_defaults(run=_train, overrides=True)
@@ -49,7 +50,9 @@ def add_evaluate(jobs: Any) -> None:
         "the prediction, --config.loss.bias, --config.predict.region_mix, "
         "--config.predict.expert_mix and --config.model.precision, which the result then says",
     )
-    evaluate.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
+    evaluate.add_argument(
+        "--workdir", required=True, type=workdir_flag, help="directory of the run"
+    )
     evaluate.add_argument(
         "--weights",
         type=path_flag,
@@ -84,7 +87,7 @@ def add_demo(jobs: Any) -> None:
         description="Runs configs/demo.py, from drawn pictures to a report.",
     )
     demo.add_argument(
-        "--workdir", type=path_flag, default=Path("runs/demo"), help="directory of the run"
+        "--workdir", type=workdir_flag, default=Path("runs/demo"), help="directory of the run"
     )
     demo.set_defaults(run=_demo, overrides=True)
 

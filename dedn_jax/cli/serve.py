@@ -8,7 +8,7 @@ import argparse
 import importlib.util
 from typing import Any
 
-from dedn_jax.cli.arguments import add_attributes, path_flag, run_candidates
+from dedn_jax.cli.arguments import add_attributes, run_candidates, workdir_flag
 from dedn_jax.errors import InputError
 
 _DESCRIPTION = """\
@@ -29,7 +29,7 @@ def add_serve(jobs: Any) -> None:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    serve.add_argument("--workdir", required=True, type=path_flag, help="directory of the run")
+    serve.add_argument("--workdir", required=True, type=workdir_flag, help="directory of the run")
     serve.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
     )

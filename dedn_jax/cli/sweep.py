@@ -13,7 +13,7 @@ from dedn_jax.cli.arguments import (
     add_profile,
     chosen_profile,
     join_processes,
-    path_flag,
+    workdir_flag,
 )
 
 
@@ -34,7 +34,7 @@ def add_sweep(jobs: Any) -> None:
         "--config.train.epochs=40",
     )
     add_config(sweep)
-    sweep.add_argument("--workdir", required=True, type=path_flag, help="directory of the sweep")
+    sweep.add_argument("--workdir", required=True, type=workdir_flag, help="directory of the sweep")
     sweep.add_argument("--seeds", required=True, type=int, help="number of models at every point")
     sweep.add_argument(
         "--grid",

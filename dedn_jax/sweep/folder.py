@@ -7,9 +7,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from dedn_jax.buckets.mirror import workdir_path
 from dedn_jax.files import read_json, write_json
 from dedn_jax.json_values import OBJECT, TEXT, listed, record, whole
-from dedn_jax.paths import local_path
 from dedn_jax.saved_config import upgraded
 from dedn_jax.sweep.points import Point
 from dedn_jax.training.workdir import check_same_data, check_unchanged, holds
@@ -42,7 +42,7 @@ class SweepFolder:
     def __init__(
         self, path: str | Path, config: ConfigDict, seeds: int, points: list[Point]
     ) -> None:
-        self.path = local_path(path)
+        self.path = workdir_path(path)
         self._identity = {
             "config": config.to_dict(),
             "seeds": seeds,

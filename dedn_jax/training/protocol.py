@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.files import write_json
-from dedn_jax.parallel.agreement import check_agreement, check_shared
+from dedn_jax.parallel.agreement import check_agreement
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.parallel.processes import barrier, is_main
 from dedn_jax.parallel.resident.placement import place_features
@@ -54,7 +54,7 @@ def train_run(
     with folder.locked() if is_main() else contextlib.nullcontext():
         if is_main():
             folder.claim(config, fingerprint)
-        check_shared(folder.path)
+        folder.share()
         if folder.result_file.exists():
             return
         first_start = record_start(folder.path) if is_main() else time.time()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from dedn_jax.buckets.mirror import mirror_at, workdir_path
 from dedn_jax.config import (
     Overrides,
     apply_overrides,
@@ -20,7 +21,7 @@ from dedn_jax.config import (
 from dedn_jax.data.dataset import fingerprint_difference
 from dedn_jax.errors import InputError
 from dedn_jax.files import check_contained, locked_folder, read_json, write_json
-from dedn_jax.paths import local_path
+from dedn_jax.parallel.agreement import check_agreement, check_shared
 from dedn_jax.saved_config import upgraded
 from dedn_jax.training.carry_on import EPOCHS, asks_for_more, reopen
 from dedn_jax.version import code_fields
@@ -94,7 +95,7 @@ class Workdir:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = local_path(path)
+        self.path = workdir_path(path)
 
     @property
     def config_file(self) -> Path:
@@ -128,6 +129,8 @@ class Workdir:
           InputError: another process trains here, or the directory cannot be made.
         """
         with ExitStack() as stack:
+            if mirror := mirror_at(self.path):
+                stack.enter_context(mirror.owned())
             try:
                 stack.enter_context(locked_folder(self.path, _LOCK))
             except BlockingIOError as error:
@@ -141,6 +144,22 @@ class Workdir:
                     "another"
                 ) from error
             yield
+
+    def share(self) -> None:
+        """Has all processes see the same directory; process 0 holds it.
+
+        In a bucket, the others fetch what process 0 has found there.
+
+        Raises:
+          InputError: they do not, or the bucket cannot be read.
+          ProcessesError: some did not come in time; it names them.
+        """
+        mirror = mirror_at(self.path)
+        if mirror is None:
+            check_shared(self.path)
+            return
+        check_agreement("the work directory", {"--workdir": mirror.address})
+        mirror.pull(checkpoints=True)
 
     def check_config(self, config: ConfigDict) -> None:
         """Checks, before any data are read, that the directory is empty or holds this run.

@@ -1,0 +1,1 @@
+"""Work directories and data in buckets of Google Cloud Storage (`gs://`) and S3 (`s3://`)."""

@@ -1,0 +1,44 @@
+"""Fake buckets over HTTP."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from dedn_jax.buckets import mirror
+from tests.helpers.buckets import BUCKET, MemoryBucket, fake_amazon, fake_google
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def google() -> Iterator[dict[str, str]]:
+    with fake_google() as environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def amazon() -> Iterator[dict[str, str]]:
+    with fake_amazon() as environment:
+        yield environment
+
+
+@pytest.fixture(params=["gs", "s3"])
+def address(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An address in a bucket that nothing is at yet."""
+    server = {"gs": "google", "s3": "amazon"}[request.param]
+    for name, value in request.getfixturevalue(server).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(mirror, "_mirrors", {})
+    return f"{request.param}://{BUCKET}/runs {next(_numbers)}"
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryBucket:
+    """Every bucket, in memory."""
+    bucket = MemoryBucket()
+    monkeypatch.setattr(mirror, "open_bucket", lambda scheme, name: bucket)
+    monkeypatch.setattr(mirror, "_mirrors", {})
+    return bucket
