@@ -28,7 +28,10 @@ Overrides = Sequence[str] | Mapping[str, object]
 _RECIPE = "write it like configs/base.py, with a function get_config() that returns a ConfigDict"
 _SHOWN = 400  # characters of flags and of reasons in messages
 # Fields that may be addresses in buckets.
-_IN_BUCKETS = {"teacher.workdir"}
+_IN_BUCKETS = {
+    *("data.path", "data.features", "data.class_embeddings", "data.word_vectors"),
+    *("backbone.weights", "teacher.workdir"),
+}
 _FLAG = re.compile(r"--?(?:no)?config\.([^=]+)(?:=.*)?", re.DOTALL)
 
 

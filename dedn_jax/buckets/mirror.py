@@ -16,14 +16,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from dedn_jax.buckets.owner import RENEW, Owner
 from dedn_jax.buckets.storage import open_bucket
+from dedn_jax.buckets.transfers import COPIES, in_parallel, refused
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.owned import RUN_PARTS, SWEEP_PARTS
 from dedn_jax.paths import bucket_address, local_path
@@ -31,7 +30,6 @@ from dedn_jax.pulse import PULSE
 
 LOOK = 2.0  # seconds between two looks for files to upload
 _LOGS_EVERY = 30.0  # seconds between two uploads of a log, which grows all the time
-_TRANSFERS = 8  # at a time
 _MAX_OBJECTS = 100_000  # under a work directory; a long sweep has some thousands
 _TRIES, _PAUSE = 2, 10.0  # of the last upload, and seconds between two
 _CHECKPOINTS = "checkpoints"
@@ -66,6 +64,7 @@ class Mirror:
         self._bucket = open_bucket(scheme, bucket)
         self._temporary = Path(tempfile.mkdtemp(prefix="dedn-bucket-"))
         self.folder = self._temporary / (name or bucket).rpartition("/")[2]
+        COPIES[str(self.folder)] = address
         # Of files that the bucket has as well: size and time of the local one, the version of an
         # object that was fetched, and when a file was sent.
         self._same: dict[str, tuple[int, int]] = {}
@@ -86,7 +85,7 @@ class Mirror:
         """
         if self._is_owned:
             return
-        with self._lock, _refused(self.address):
+        with self._lock, refused(self.address):
             objects = self._bucket.objects(self._prefix, _MAX_OBJECTS)
             if len(objects) >= _MAX_OBJECTS:
                 raise InputError(
@@ -109,7 +108,7 @@ class Mirror:
                     f"{self.address}: {needed} bytes, but {self.folder} has room for {free}; set "
                     "TMPDIR to a folder with more"
                 )
-            _in_parallel(lambda name: self._fetch(name, wanted[name][1]), wanted)
+            in_parallel(lambda name: self._fetch(name, wanted[name][1]), wanted)
             for name in self._same.keys() - objects.keys():
                 (self.folder / name).unlink(missing_ok=True)
                 del self._same[name]
@@ -162,10 +161,10 @@ class Mirror:
                 # A folder that was removed meanwhile is not to be called complete.
                 if gone:
                     return
-                sent = _in_parallel(lambda name: self._send(name, there[name]), of_rank)
+                sent = in_parallel(lambda name: self._send(name, there[name]), of_rank)
                 gone = not all(sent)
             for of_rank in reversed(_ranks(self._same.keys() - there.keys())):
-                _in_parallel(self._remove, of_rank)
+                in_parallel(self._remove, of_rank)
 
     def _files(self) -> Iterator[tuple[str, tuple[int, int]]]:
         """Names of the local files, and size and time of each."""
@@ -215,7 +214,7 @@ class Mirror:
           InputError: another process owns it, has taken it over meanwhile, or the bucket cannot be
             used.
         """
-        with _refused(self.address):
+        with refused(self.address):
             owner = Owner(self._bucket, self._prefix, self.address)
         try:
             self.pull(checkpoints=True)
@@ -330,24 +329,8 @@ def publish(written: Path) -> None:
     """
     for mirror in _mirrors.values():
         if mirror.folder in written.parents:
-            with _refused(mirror.address):
+            with refused(mirror.address):
                 mirror.push()
-
-
-def with_addresses(text: str) -> str:
-    """A message with the addresses of work directories in place of their local copies."""
-    for mirror in _mirrors.values():
-        text = text.replace(str(mirror.folder), mirror.address)
-    return text
-
-
-@contextmanager
-def _refused(address: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        where = error.filename or address
-        raise InputError(f"--workdir: {where}: {error.strerror}; choose another") from error
 
 
 def _is_of_run(name: str, names: Collection[str], checkpoints: bool) -> bool:
@@ -376,11 +359,3 @@ def _ranks(names: Iterable[str]) -> list[list[str]]:
     for name in sorted(names):
         ranks.setdefault(rank(name), []).append(name)
     return [ranks[key] for key in sorted(ranks)]
-
-
-def _in_parallel(call: Callable[[str], Any], names: Collection[str]) -> list[Any]:
-    """What a call returns for each name; the first error, if there are any."""
-    if not names:
-        return []
-    with ThreadPoolExecutor(min(_TRANSFERS, len(names))) as pool:
-        return list(pool.map(call, names))

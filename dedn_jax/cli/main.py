@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from dedn_jax.buckets.mirror import with_addresses
+from dedn_jax.buckets.transfers import with_addresses
 from dedn_jax.cli.arguments import joins_processes
 from dedn_jax.cli.compare import add_compare
 from dedn_jax.cli.data import add_data

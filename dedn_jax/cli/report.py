@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dedn_jax.buckets.mirror import publish, with_addresses
+from dedn_jax.buckets.mirror import publish
+from dedn_jax.buckets.transfers import with_addresses
 from dedn_jax.cli.arguments import path_flag, workdir_flag
 from dedn_jax.errors import InputError
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from dedn_jax.buckets.inputs import input_path
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.dataset import GZSLDataset, with_inputs
 from dedn_jax.data.features.hdf5 import IMPORT_HINT, read_features
@@ -32,7 +33,6 @@ from dedn_jax.demo.cache import demo_cache_dir
 from dedn_jax.errors import InputError
 from dedn_jax.files import named_file_sha256
 from dedn_jax.model.backbones import find_weights
-from dedn_jax.paths import local_path
 
 
 def load_dataset(config: ConfigDict, *, sizes_only: bool = False) -> GZSLDataset:
@@ -121,7 +121,7 @@ def read_published_hdf5(
     Raises:
       InputError: the file or one of its fields cannot be used; one line that says which and why.
     """
-    path = local_path(path)
+    path = input_path(path)
     where = str(path)
     with open_published(path) as file:
         annotations = published_annotations(

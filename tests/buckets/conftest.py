@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dedn_jax.buckets import mirror
+from dedn_jax.buckets import inputs, mirror
 from tests.helpers.buckets import BUCKET, MemoryBucket, fake_amazon, fake_google
 
 _numbers = itertools.count()
@@ -39,6 +39,7 @@ def address(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryBucket:
     """Every bucket, in memory."""
     bucket = MemoryBucket()
-    monkeypatch.setattr(mirror, "open_bucket", lambda scheme, name: bucket)
+    for module in (mirror, inputs):
+        monkeypatch.setattr(module, "open_bucket", lambda scheme, name: bucket)
     monkeypatch.setattr(mirror, "_mirrors", {})
     return bucket

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dedn_jax.buckets import mirror as mirrors
-from dedn_jax.buckets.mirror import Mirror, mirror_at, with_addresses, workdir_path
+from dedn_jax.buckets.mirror import Mirror, mirror_at, workdir_path
+from dedn_jax.buckets.transfers import with_addresses
 from dedn_jax.errors import InputError
 from tests.helpers.buckets import MemoryBucket
 

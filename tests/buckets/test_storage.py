@@ -86,5 +86,5 @@ def test_nobody_answers(
     scheme = address.partition("://")[0]
     assert main(["evaluate", f"--workdir={scheme}://no-such-bucket/run"]) == 2
     printed = capsys.readouterr().err
-    assert printed.startswith(f"dedn: --workdir: {scheme}://no-such-bucket/run")
+    assert printed.startswith(f"dedn: {scheme}://no-such-bucket/run")
     assert "no such object or bucket; choose another" in printed and printed.count("\n") == 1

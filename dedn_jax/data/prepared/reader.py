@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from dedn_jax.buckets.inputs import input_path
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.annotations_file import load_annotations
 from dedn_jax.data.prepared.tfds_files import Shard, picture_features, read_shards
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import read_json
 from dedn_jax.json_values import OBJECT
-from dedn_jax.paths import local_path
 
 VERSION = "1.0.0"  # of the sets that this version builds; names their folder
 PICTURES_FILE = "pictures.json"
@@ -57,7 +57,7 @@ def open_prepared(path: str | os.PathLike[str]) -> Prepared:
     Raises:
       InputError: no such folder, or files in it are missing, damaged, or do not fit together.
     """
-    folder = _version_folder(local_path(path))
+    folder = _version_folder(input_path(path))
     annotations = load_annotations(folder)
     note = read_json(folder / PICTURES_FILE, OBJECT, "build the set again")
     if note.get("format") != PICTURES_FORMAT:

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
+from dedn_jax.buckets.inputs import input_path
 from dedn_jax.data.arrays import finite_matrix
 from dedn_jax.data.sources.hashed_words import hashed_word_vectors
 from dedn_jax.data.sources.matfile import read_mat
 from dedn_jax.data.sources.word_vectors import read_word_vectors
 from dedn_jax.errors import InputError
 from dedn_jax.numpy_files import read_npy
-from dedn_jax.paths import local_path
 
 _MAX_BYTES = 2**30
 _FIELD = "config.data.class_embeddings"
@@ -75,7 +75,7 @@ def read_class_embeddings(
       InputError: no such file, neither format, damaged or too large, another number of classes or
         of names, classes in another order, NaN or infinite values.
     """
-    path = local_path(path)
+    path = input_path(path)
     if path.suffix not in (".mat", ".npy"):
         raise InputError(
             f"{path}: unknown kind of file; set {_FIELD} to a .mat file such as sent_splits.mat, "

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dedn_jax.buckets.inputs import input_path
 from dedn_jax.data.sources.array_pickles import PickledArray, read_array_pickle
 from dedn_jax.data.sources.word_files import advice_on_words
 from dedn_jax.errors import InputError
@@ -41,7 +42,7 @@ def read_word_vectors(
       InputError: no such file, too large, none of these formats, anything in it but arrays of
         numbers, wrong shape, an attribute without a vector, NaN or infinite values.
     """
-    path = local_path(path)
+    path = input_path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file of word vectors; set --config.data.word_vectors")
     try:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from dedn_jax.buckets.inputs import input_path
 from dedn_jax.config_ranges import BACKBONES, unknown_backbone
 from dedn_jax.errors import InputError
 from dedn_jax.model.backbones.efficientnet import EFFICIENTNET, EfficientNetLite0
@@ -25,7 +26,6 @@ from dedn_jax.model.backbones.resnet import RESNETS, ResNet
 from dedn_jax.model.backbones.small import SMALL, SmallNet
 from dedn_jax.model.backbones.vit import VISION_TRANSFORMERS, VisionTransformer
 from dedn_jax.model.backbones.weights import WeightsFile, load_weights
-from dedn_jax.paths import local_path
 
 __all__ = [
     "BACKBONES",
@@ -97,7 +97,7 @@ def find_weights(name: str, weights: str) -> Path:
       InputError: no package has weights of that backbone, or it is not installed.
     """
     if weights != _PACKAGE:
-        return local_path(weights)
+        return input_path(weights)
     known = {
         known: kind.package
         for known, kind in _CONSTRUCTORS.items()

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dedn_jax.buckets.inputs import input_path
 from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.annotations_file import ANNOTATIONS_FILE, MAX_BYTES, load_annotations
 from dedn_jax.data.features.hdf5 import check_memory
@@ -41,7 +42,6 @@ from dedn_jax.data.features.store.verification import SAMPLED, check_undamaged, 
 from dedn_jax.errors import InputError
 from dedn_jax.file_kinds import advice_on_unreadable
 from dedn_jax.files import file_sha256, open_regular
-from dedn_jax.paths import local_path
 from dedn_jax.progress import progress
 
 _OPEN_FILES = 128  # kept open at most: many systems allow a process 1024, or 256
@@ -246,7 +246,7 @@ def open_store(folder: str | Path) -> Store:
       InputError: no store, not complete, or files are missing, damaged or of the wrong size. What
         the shards hold is checked by `verify`.
     """
-    folder = local_path(folder)
+    folder = input_path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected a feature store")
     if not (folder / MANIFEST_FILE).is_file():
