@@ -30,7 +30,7 @@ _SHOWN = 400  # characters of flags and of reasons in messages
 # Fields that may be addresses in buckets.
 _IN_BUCKETS = {
     *("data.path", "data.features", "data.class_embeddings", "data.word_vectors"),
-    *("backbone.weights", "teacher.workdir"),
+    *("backbone.weights", "teacher.workdir", "train.init_from"),
 }
 _FLAG = re.compile(r"--?(?:no)?config\.([^=]+)(?:=.*)?", re.DOTALL)
 

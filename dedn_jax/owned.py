@@ -22,14 +22,14 @@ class _Kind(NamedTuple):
     parts: frozenset[str] = frozenset()
 
 
-RUN_PARTS = frozenset(
+_RUN_PARTS = frozenset(
     (".lock", "config.json", "dataset.json", "environment.json", "metrics.jsonl", "result.json")
     + ("tensorboard", "validation", "final")
 )
-SWEEP_PARTS = frozenset((".lock", "sweep.json", "sweep.png", "points", "result.json"))
+_SWEEP_PARTS = frozenset((".lock", "sweep.json", "sweep.png", "points", "result.json"))
 _KINDS = (
-    _Kind("run", ("config.json", "dataset.json"), RUN_PARTS),
-    _Kind("sweep", ("sweep.json",), SWEEP_PARTS),
+    _Kind("run", ("config.json", "dataset.json"), _RUN_PARTS),
+    _Kind("sweep", ("sweep.json",), _SWEEP_PARTS),
     _Kind("feature store", ("manifest.json", "annotations.npz")),
     _Kind("feature store", ("plan.json", "annotations.npz")),
     _Kind("prepared set", ("dataset_info.json", "annotations.npz")),

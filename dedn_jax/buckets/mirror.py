@@ -24,7 +24,6 @@ from dedn_jax.buckets.owner import RENEW, Owner
 from dedn_jax.buckets.storage import open_bucket
 from dedn_jax.buckets.transfers import COPIES, in_parallel, refused
 from dedn_jax.errors import InputError, one_line
-from dedn_jax.owned import RUN_PARTS, SWEEP_PARTS
 from dedn_jax.paths import bucket_address, local_path
 from dedn_jax.pulse import PULSE
 
@@ -39,7 +38,8 @@ _COMPLETE = "_CHECKPOINT_METADATA"
 _MARKERS = {"config.json", "sweep.json", "calibration.json", "result.json"}
 _FINISHED = "result.json"
 _BEGUN = {"dataset.json", "config.json", "sweep.json"}
-_PARTS = (RUN_PARTS | SWEEP_PARTS) - {"tensorboard"}
+# What is written there, and not read by a command.
+_NOT_READ = {"tensorboard", "report"}
 # What no other process needs: locks, and files and folders that are still being written.
 _TEMPORARY = re.compile(r"\.lock|\.owner|\..+\.[0-9a-f]{16}|.*\.orbax-checkpoint-tmp.*")
 _LOG = re.compile(r"(.*/)?(metrics\.jsonl|tensorboard/.*)")
@@ -336,12 +336,12 @@ def publish(written: Path) -> None:
 def _is_of_run(name: str, names: Collection[str], checkpoints: bool) -> bool:
     """Whether to fetch an object; checkpoints only as a whole."""
     parts = name.split("/")
-    if parts[0] not in _PARTS or any(p in ("", ".", "..") for p in parts):
+    if _NOT_READ & set(parts) or any(p in ("", ".", "..") for p in parts):
         return False
     if any(_TEMPORARY.fullmatch(part) for part in parts):
         return False
     if _CHECKPOINTS not in parts:
-        return "tensorboard" not in parts
+        return True
     step = parts[: parts.index(_CHECKPOINTS) + 2]
     return checkpoints and "/".join([*step, _COMPLETE]) in names
 

@@ -74,7 +74,13 @@ def test_only_what_changed_is_sent(memory: MemoryBucket) -> None:
 
 def test_fetched_are_the_files_of_a_run(memory: MemoryBucket) -> None:
     names = {
-        *("config.json", "dataset.json", "final/selected/d/x", "final/result.json", "thesis.tex"),
+        *(
+            "config.json",
+            "dataset.json",
+            "final/selected/d/x",
+            "final/result.json",
+            "report/x.html",
+        ),
         *("final/checkpoints/3/_CHECKPOINT_METADATA", "final/checkpoints/3/state/d/x"),
         *("final/checkpoints/6/state/d/x", "tensorboard/final/events", "final/../../../x", "x//y"),
     }

@@ -15,7 +15,6 @@ from dedn_jax.data.sources.array_pickles import PickledArray, read_array_pickle
 from dedn_jax.data.sources.word_files import advice_on_words
 from dedn_jax.errors import InputError
 from dedn_jax.numpy_files import NPY_MAGIC, read_npy, read_npz
-from dedn_jax.paths import local_path
 
 _MAX_BYTES = 2**30
 _SHOWN = 5  # names in a message
