@@ -147,15 +147,15 @@ class Mirror:
         """
         with self._lock:
             there = dict(self._files())
-            now = time.monotonic()
-            changed = [
-                name
-                for name, state in there.items()
-                if self._same.get(name) != state
-                and (
-                    logs or not _LOG.fullmatch(name) or self._sent.get(name, 0) < now - _LOGS_EVERY
-                )
-            ]
+            changed = [name for name, state in there.items() if self._same.get(name) != state]
+            # With a checkpoint come the metrics of the steps before it: they are not taken again.
+            if not logs and len(_ranks(changed)) < 2:
+                recent = time.monotonic() - _LOGS_EVERY
+                changed = [
+                    name
+                    for name in changed
+                    if not _LOG.fullmatch(name) or self._sent.get(name, 0) < recent
+                ]
             gone = False
             for of_rank in _ranks(changed):
                 # A folder that was removed meanwhile is not to be called complete.

@@ -70,6 +70,13 @@ def test_only_what_changed_is_sent(memory: MemoryBucket) -> None:
     assert len(memory.calls) == 3
     mirror.push()
     assert memory.calls[3:] == ["runs/cub/metrics.jsonl"]
+    with (mirror.folder / "metrics.jsonl").open("a") as file:
+        file.write("more")
+    step = "final/checkpoints/3"
+    written(mirror.folder, f"{step}/_CHECKPOINT_METADATA", f"{step}/state")
+    mirror.push(logs=False)  # not too soon before the checkpoint that goes on from there
+    assert sorted(memory.calls[4:6]) == [f"runs/cub/{step}/state", "runs/cub/metrics.jsonl"]
+    assert memory.calls[6:] == [f"runs/cub/{step}/_CHECKPOINT_METADATA"]
 
 
 def test_fetched_are_the_files_of_a_run(memory: MemoryBucket) -> None:

@@ -23,7 +23,7 @@ from tests.made_up import published_file
 pytestmark = pytest.mark.moto
 FLAGS = [
     "--config=base",
-    "--config.train.epochs=40",
+    "--config.train.epochs=20",
     "--config.train.batch_size=10",
     "--config.train.checkpoint_every=4",
     "--config.train.log_every=1",
