@@ -19,7 +19,7 @@ from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
 from dedn_jax.files import write_json
 from dedn_jax.model.groups import AttributeGroups, resolve_groups
-from dedn_jax.parallel.agreement import check_agreement, check_shared
+from dedn_jax.parallel.agreement import check_agreement
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.parallel.processes import barrier, is_main, max_over_processes
 from dedn_jax.parallel.resident.features import ResidentFeatures
@@ -117,7 +117,7 @@ def sweep(
     with Workdir(workdir_path).locked() if is_main() else contextlib.nullcontext():
         if is_main():
             folder.claim(fingerprint)
-        check_shared(folder.path)
+        Workdir(workdir_path).share()
         if not folder.result_file.exists():
             layout = ModelLayout.of_devices(seeds)
             if not layout.shards_models and is_main():

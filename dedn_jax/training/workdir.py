@@ -21,7 +21,7 @@ from dedn_jax.config import (
 from dedn_jax.data.dataset import fingerprint_difference
 from dedn_jax.errors import InputError
 from dedn_jax.files import check_contained, locked_folder, read_json, write_json
-from dedn_jax.parallel.agreement import check_agreement, check_shared
+from dedn_jax.parallel.agreement import check_shared
 from dedn_jax.saved_config import upgraded
 from dedn_jax.training.carry_on import EPOCHS, asks_for_more, reopen
 from dedn_jax.version import code_fields
@@ -148,18 +148,19 @@ class Workdir:
     def share(self) -> None:
         """Has all processes see the same directory; process 0 holds it.
 
-        In a bucket, the others fetch what process 0 has found there.
-
         Raises:
-          InputError: they do not, or the bucket cannot be read.
+          InputError: they do not; or it is in a bucket, where each would have a copy of its own.
           ProcessesError: some did not come in time; it names them.
         """
         mirror = mirror_at(self.path)
         if mirror is None:
             check_shared(self.path)
             return
-        check_agreement("the work directory", {"--workdir": mirror.address})
-        mirror.pull(checkpoints=True)
+        if jax.process_count() > 1:
+            raise InputError(
+                f"--workdir: {mirror.address}: a run of several processes needs a directory that "
+                "all of them see; mount the bucket on every machine (gcsfuse, mount-s3)"
+            )
 
     def check_config(self, config: ConfigDict) -> None:
         """Checks, before any data are read, that the directory is empty or holds this run.
