@@ -22,6 +22,7 @@ from dedn_jax.data.dataset import fingerprint_difference
 from dedn_jax.errors import InputError
 from dedn_jax.files import check_contained, locked_folder, read_json, write_json
 from dedn_jax.parallel.agreement import check_shared
+from dedn_jax.parallel.processes import process
 from dedn_jax.saved_config import upgraded
 from dedn_jax.training.carry_on import EPOCHS, asks_for_more, reopen
 from dedn_jax.version import code_fields
@@ -156,7 +157,7 @@ class Workdir:
         if mirror is None:
             check_shared(self.path)
             return
-        if jax.process_count() > 1:
+        if process()[1] > 1:
             raise InputError(
                 f"--workdir: {mirror.address}: a run of several processes needs a directory that "
                 "all of them see; mount the bucket on every machine (gcsfuse, mount-s3)"
