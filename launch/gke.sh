@@ -27,7 +27,7 @@
 #   --dry-run                             print the commands, run nothing
 #   -- [JOB] ARGUMENTS                    of dedn: train if none is named, sweep, features extract,
 #                                         evaluate, predict; --workdir (--out of features extract)
-#                                         under --mount, or in a bucket
+#                                         under --mount, or of one host in a bucket
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=common.sh

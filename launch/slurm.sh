@@ -14,7 +14,7 @@
 #   --dry-run                print the sbatch command with the script it reads
 #   -- [JOB] ARGUMENTS       of dedn: train if none is named, sweep, features extract, evaluate,
 #                            predict; --workdir (--out of features extract) on a filesystem that all
-#                            nodes share, or in a bucket
+#                            nodes share, or of one node in a bucket
 #
 # The job runs in the environment that this is called from (activate the one with dedn in it); the
 # environment variable DEDN names the program (dedn). Finished: status 0. A mistake in config or
