@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,10 @@ _REQUIRED = ("labels", "class_embeddings", "word_vectors", "trainval", "test_see
 _OPTIONAL = ("validation_classes", "unpictured_classes")
 _DTYPES = {"labels": np.int32, "class_embeddings": np.float32, "word_vectors": np.float32}
 # They are printed on terminals and in reports.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but white space
 _NAME = Kind(
-    "printable text of at most 1000 characters",
-    lambda found: isinstance(found, str) and found.isprintable() and len(found) <= 1000,
+    "text of at most 1000 characters, none of them control characters",
+    lambda found: isinstance(found, str) and len(found) <= 1000 and not _CONTROL.search(found),
 )
 _GROUP = Kind(
     "a name and the numbers of its attributes",
