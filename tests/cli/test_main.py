@@ -302,8 +302,9 @@ def test_data_build_says_once_what_it_did(
             f"word vectors: {vectors}",
             f"attribute names: {mine}/attributes.csv",
         ]
-        assert lines[2].startswith(first)
-        assert len(lines) == 3
+        assert lines[2] == "test pictures: drawn, 0.2 of every seen class, seed 0"
+        assert lines[3].startswith(first)
+        assert len(lines) == 4
         assert "built already" not in printed.err
     found = open_prepared(folder).annotations
     np.testing.assert_array_equal(found.word_vectors, np.arange(12).reshape(6, 2))
@@ -324,4 +325,5 @@ def test_data_check_of_own_classes(tmp_path: Path, capsys: pytest.CaptureFixture
     ]
     assert lines[7].startswith("word vectors: hashed from the names; no ")
     assert lines[8] == f"attribute names: {mine}/attributes.csv"
-    assert len(lines) == 9
+    assert lines[9] == "test pictures: drawn, 0.2 of every seen class, seed 0"
+    assert len(lines) == 10

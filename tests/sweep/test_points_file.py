@@ -52,7 +52,7 @@ def test_refused(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_an_unknown_name_and_both_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(InputError, match="no ablations 'papre'; give a Python file, or one of pap"):
+    with pytest.raises(InputError, match="no ablations 'papre'; give a Python file or one of pap"):
         read_points(load_config("cub_gzsl"), "papre")
     arguments = ["sweep", "--config=cub_gzsl", f"--workdir={tmp_path / 'w'}", "--seeds=2"]
     assert main([*arguments, "--points=paper", "--grid=loss.bias=1,2"]) == 2
