@@ -10,8 +10,8 @@
 # SIGTERM) passes the signal on, waits for the job to save, and does not start it again.
 #
 #   --attempts=N        at most N starts (10)
-#   --crashes           start again after any status but 0 and 2: crashes (1), others that could
-#                       not be joined or fell silent (3), processes that died of a signal
+#   --crashes           start again after any status but 0 and 2: a loss that diverged, others that
+#                       did not come, fell silent or ended (1), processes that died of a signal
 #   --pause=SECONDS     wait between two starts (0)
 #   --status-file=FILE  write the final status there
 #   --failures-file=FILE  add a line there, date and status, whenever the job ends with neither 0
