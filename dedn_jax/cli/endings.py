@@ -17,6 +17,9 @@ _ADVICE = dict.fromkeys(
     (errno.EACCES, errno.EPERM, errno.EROFS), "; see to its permissions, or choose another place"
 )
 
+# Statuses with which all processes of a run end at the same time.
+TOGETHER = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+
 
 def ending_of(error: BaseException, several: bool) -> tuple[str, int]:
     """The line to print, if any, and the exit status.

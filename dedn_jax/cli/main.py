@@ -14,7 +14,8 @@ from dedn_jax.buckets.transfers import with_addresses
 from dedn_jax.cli.arguments import joins_processes
 from dedn_jax.cli.compare import add_compare
 from dedn_jax.cli.data import add_data
-from dedn_jax.cli.endings import ending_of
+from dedn_jax.cli.endings import TOGETHER, ending_of
+from dedn_jax.cli.evaluate import add_evaluate
 from dedn_jax.cli.explain import add_explain, add_localise
 from dedn_jax.cli.export import add_export
 from dedn_jax.cli.features import add_features
@@ -23,7 +24,7 @@ from dedn_jax.cli.platforms import leave_out_absent_tpus
 from dedn_jax.cli.predict import add_predict
 from dedn_jax.cli.quiet import quiet_libraries
 from dedn_jax.cli.report import add_report
-from dedn_jax.cli.runs import add_demo, add_evaluate, add_train
+from dedn_jax.cli.runs import add_demo, add_train
 from dedn_jax.cli.serve import add_serve
 from dedn_jax.cli.signals import end_on_second_signal
 from dedn_jax.cli.sweep import add_sweep
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = with_addresses(line)
     if line:
         print(f"dedn: {line}", file=sys.stderr)
-    if several and status in (1, 2):
+    if several and status not in TOGETHER:
         from dedn_jax.parallel.watchdog import farewell
 
         farewell(line)
@@ -105,7 +106,7 @@ def console() -> None:
     except Exception:
         traceback.print_exc()
         status = 1
-    if status in (1, 2) and "jax" in sys.modules:
+    if status not in TOGETHER and "jax" in sys.modules:
         import jax
 
         if jax.distributed.is_initialized():
