@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from dedn_jax.inference.run import Run
     from dedn_jax.training.evaluation import Metrics
-    from dedn_jax.training.scores import Scores
 
 
 def add_evaluate(jobs: Any) -> None:
@@ -84,6 +83,8 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
         | {"--weights": args.weights, "--batch-size": args.batch_size},
     )
     weights = _weights(args, run)
+    # Weights from elsewhere are not what the run was calibrated for.
+    calibration = None if args.weights else run.calibration
     # Classes that cannot be used show before the work.
     candidates = run_candidates(args, run).with_new(args.classes) if args.classes else None
     metrics, scores = run.evaluate_with_scores(
@@ -99,7 +100,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
         class_names, added = class_names + new, added + new
     if added:
         print(f"Chosen among {len(scores.class_ids)} classes, {len(added)} new since training.")
-    report = _report(args, run, metrics, scores)
+    report = _report(args, run, metrics, calibration.apply(scores) if calibration else None)
     if added:
         report["new_classes"] = list(added)
     if args.scores:
@@ -128,7 +129,7 @@ def _weights(args: argparse.Namespace, run: Run) -> nnx.State | None:
 
 
 def _report(
-    args: argparse.Namespace, run: Run, metrics: Metrics, scores: Scores
+    args: argparse.Namespace, run: Run, metrics: Metrics, calibrated: Metrics | None
 ) -> dict[str, object]:
     """The numbers, printed as tables as well."""
     from dedn_jax.training.protocol import calibrated_text, test_text
@@ -145,9 +146,7 @@ def _report(
         values = (f"{field}={v['now']} (the run: {v['run']})" for field, v in changed.items())
         protocol += f"; not the run's result: changed {', '.join(values)}"
     print("\n".join(test_text(metrics, protocol)))
-    # Weights from elsewhere are not what the run was calibrated for.
-    if not args.weights and (calibration := run.calibration):
-        calibrated = calibration.apply(scores)
+    if calibrated is not None:
         report["test_calibrated"] = calibrated
         print("\n".join(["", *calibrated_text(run.result["calibration"], calibrated)]))
     return report

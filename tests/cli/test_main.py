@@ -14,7 +14,7 @@ import pytest
 
 import dedn_jax
 from dedn_jax.cli import main as cli
-from dedn_jax.cli import runs
+from dedn_jax.cli import evaluate, runs
 from dedn_jax.cli.main import main
 from dedn_jax.data.prepared.reader import open_prepared
 from dedn_jax.data.sources.word_vectors import read_word_vectors
@@ -218,7 +218,7 @@ def test_exit_status(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(runs, "_evaluate", fail)
+    monkeypatch.setattr(evaluate, "_evaluate", fail)
     assert cli.main(["evaluate", "--workdir=w"]) == status
     assert capsys.readouterr() == ("", printed)
 
@@ -227,7 +227,7 @@ def test_a_mistake_of_ours_keeps_its_stack_trace(monkeypatch: pytest.MonkeyPatch
     def fail(*_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(runs, "_evaluate", fail)
+    monkeypatch.setattr(evaluate, "_evaluate", fail)
     with pytest.raises(ValueError, match="a bug"):
         cli.main(["evaluate", "--workdir=w"])
 
