@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import dedn_jax
-from dedn_jax.cli import main as cli
 from dedn_jax.cli import evaluate, runs
+from dedn_jax.cli import main as cli
 from dedn_jax.cli.main import main
 from dedn_jax.data.prepared.reader import open_prepared
 from dedn_jax.data.sources.word_vectors import read_word_vectors
