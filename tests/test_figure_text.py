@@ -49,7 +49,7 @@ def test_every_figure_with_names(name: str, tmp_path: Path) -> None:
     drawn = [
         draw_seen_unseen([Curve(name, curve, [CurvePoint(20, 30, name)])]),
         draw_learning([learning, learning]),
-        draw_points([name], {name: [summary([1.0, 2.0])]}),
+        draw_points([name], {name: [summary([1.0, 2.0])]}, name),
     ]
     shown = name.replace("&", "&amp;")
     assert all(shown in svg for svg in drawn)

@@ -125,9 +125,10 @@ def test_no_home_no_cache(
     def no_home(_: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
+    config = load_config("base")
     monkeypatch.setattr(Path, "expanduser", no_home)
     assert user_cache_dir() is None
-    with compilation_cache(load_config("base")):
+    with compilation_cache(config):
         assert chosen() is None
 
 
