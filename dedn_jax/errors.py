@@ -1,4 +1,6 @@
-"""The exception for inputs that cannot be used."""
+"""The exceptions for inputs that cannot be used and processes that cannot go on."""
+
+import re
 
 
 class InputError(Exception):
@@ -13,6 +15,20 @@ class InputError(Exception):
       Traceback (most recent call last):
       dedn_jax.errors.InputError: ...cub_gzsl.py: config.train.epochs=0, expected at least 1
     """
+
+
+# How collective operations and JAX's coordinator say that the other side is not there any more.
+_LOST = re.compile(
+    r"Gloo|CoordinationService|UNAVAILABLE|DEADLINE_EXCEEDED|Connection (reset|closed|refused)"
+)
+
+
+def tells_of_lost_process(error: BaseException) -> bool:
+    """Whether an error of several processes comes from one of them that has gone.
+
+    They are of many types: a full disk is a `ValueError`, and a broken connection is another.
+    """
+    return isinstance(error, RuntimeError | ValueError) and bool(_LOST.search(str(error)))
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from dedn_jax.errors import InputError, ProcessesError, one_line
+from dedn_jax.errors import InputError, ProcessesError, one_line, tells_of_lost_process
 from dedn_jax.training.interrupt import Interrupted
 
 # What to do about errors of the operating system.
@@ -49,7 +49,9 @@ def ending_of(error: BaseException, several: bool) -> tuple[str, int]:
         case OSError():
             name = f"{str(error.filename)[:1000]}: " if error.filename else ""
             return f"{name}{error.strerror or error}{_ADVICE.get(error.errno or 0, '')}", 2
-        case RuntimeError() if several:
+        case RuntimeError() | ValueError() if several and (
+            isinstance(error, RuntimeError) or tells_of_lost_process(error)
+        ):
             # A collective operation raises it when another process has gone.
             return (
                 "another process of this run has ended, or cannot be reached "

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from tqdm import tqdm
 
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, tells_of_lost_process
 from dedn_jax.files import read_json, write_json
 from dedn_jax.json_values import OBJECT, Kind
 from dedn_jax.parallel.mesh import on_host
@@ -140,9 +140,9 @@ class Checkpoints:
             # Older versions kept no sum.
             if saved is not None and saved != _checksum_of(snapshot):
                 raise ValueError(_CHANGED)
-        except jax.errors.JaxRuntimeError:  # a process that has ended, for one
-            raise
         except Exception as error:  # Orbax raises many kinds for a damaged directory
+            if _is_of_the_runtime(error):
+                raise
             return None, _reason(error)
         return snapshot, ""
 
@@ -162,13 +162,19 @@ class Checkpoints:
         self._manager.close()
 
 
+def _is_of_the_runtime(error: Exception) -> bool:
+    """Whether it tells of a device or another process, and not of the files."""
+    lost = jax.process_count() > 1 and tells_of_lost_process(error)
+    return lost or isinstance(error, jax.errors.JaxRuntimeError)
+
+
 @contextmanager
 def _writing(directory: Path) -> Iterator[None]:
     try:
         yield
-    except jax.errors.JaxRuntimeError:  # a barrier without a process that has ended, for one
-        raise
     except Exception as error:  # Orbax and TensorStore have many kinds for a full disk
+        if _is_of_the_runtime(error):
+            raise
         # TensorStore names its files first, and says what the system said last.
         reason = getattr(error, "strerror", None) or str(error).strip().rsplit(": ", 1)[-1]
         reason = " ".join(reason.split(" [os_error")[0].split())[:200]
