@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import secrets
 import time
@@ -20,6 +21,9 @@ from dedn_jax.pulse import PULSE
 # remember for a while that a name was not there.
 _CACHED = 30.0
 _TOKEN = ".shared-by-processes"
+
+# Every process compares the same things in the same order; a program may do so more than once.
+_rounds = itertools.count()
 
 
 def check_agreement(topic: str, mine: Mapping[str, object]) -> None:
@@ -46,7 +50,7 @@ def check_shared(folder: Path) -> None:
     """
     if jax.process_count() == 1:
         return
-    token, file = "the token", folder / _TOKEN
+    token, file = f"the token ({next(_rounds)})", folder / _TOKEN
     if is_main():
         text = secrets.token_hex(16)
         try:
@@ -65,11 +69,12 @@ def check_shared(folder: Path) -> None:
 def _settle(topic: str, mine: str, judge: Callable[[str, dict[int, str]], str]) -> None:
     """Has process 0 judge what all processes post; all raise what it found, if anything."""
     PULSE.beat(f"comparing {topic} with the other processes")
-    board.post(topic, mine)
-    verdict = f"verdict on {topic}"
+    asked = f"{topic} ({next(_rounds)})"
+    board.post(asked, mine)
+    verdict = f"verdict on {asked}"
     text: str | None
     if is_main():
-        text = judge(topic, board.wait_for_all(topic, MEETING_TIMEOUT))
+        text = judge(topic, board.wait_for_all(asked, MEETING_TIMEOUT))
         board.post(verdict, text)
     else:
         text = board.wait_for(verdict, 0, 2 * MEETING_TIMEOUT)

@@ -10,7 +10,8 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
@@ -66,12 +67,17 @@ def initialize(
     waits = (
         f"{which}waits for the others {where}, for {join_timeout:.0f} s at most (--join-timeout)"
     )
-    late = (
-        f"{which}waited {join_timeout:.0f} s for the others {where}, and not all came; see whether "
-        "each was started, has a number of its own (--process) and reaches that address, and give "
-        "the same command on all of them"
-    )
-    abort = _OnAbort(f"dedn: {late}")
+    began = time.monotonic()
+
+    def late() -> str:
+        waited = time.monotonic() - began
+        return (
+            f"dedn: {which}waited {waited:.0f} s for the others {where}, and could not join them; "
+            "see whether each was started, has a number of its own (--process) and reaches that "
+            "address, and give the same command on all of them"
+        )
+
+    abort = _OnAbort(late)
     with _held_stderr() as stderr, _ctrl_c_ends():
         abort.stderr = stderr
         notice = threading.Timer(_QUIET, lambda: print(f"dedn: {waits}", file=stderr, flush=True))
@@ -90,7 +96,7 @@ def initialize(
             ) from error
         finally:
             notice.cancel()
-    abort.stderr, abort.line = sys.stderr, f"\ndedn: {_GONE}"
+    abort.stderr, abort.line = sys.stderr, lambda: f"\ndedn: {_GONE}"
     board.post("host", socket.gethostname())
 
 
@@ -104,16 +110,16 @@ def _check_address(coordinator: str, listens: bool) -> None:
         )
     if not listens:
         return
-    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            server.bind(("", port))
-        except OSError as error:
-            raise InputError(
-                f"--coordinator={coordinator}: process 0 cannot listen on port {port} "
-                f"({error.strerror or error}); another program or an earlier run may have it: end "
-                "that, or choose another port on all processes"
-            ) from error
+    both = socket.has_dualstack_ipv6()  # containers may have IPv4 alone
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise InputError(
+            f"--coordinator={coordinator}: process 0 cannot listen on port {port} "
+            f"({error.strerror or error}); if another program or an earlier run has it, end that, "
+            "or choose another port on all processes"
+        ) from error
 
 
 class _OnAbort:
@@ -122,11 +128,11 @@ class _OnAbort:
     It offers no other way: its callback for a lost coordinator cannot be a Python function.
 
     Attributes:
-      line: what to say.
+      line: gives what to say.
       stderr: where to.
     """
 
-    def __init__(self, line: str) -> None:
+    def __init__(self, line: Callable[[], str]) -> None:
         self.line = line
         self.stderr: IO[str] = sys.stderr
         # Kept for as long as the process lives, since C holds the pointer.
@@ -139,7 +145,7 @@ class _OnAbort:
     def _end(self, _: int) -> None:
         # The runtime calls it from a thread of its own, outside any other signal handler.
         _handle_abort(None)  # should Python not be able to go on
-        print(self.line, file=self.stderr, flush=True)
+        print(self.line(), file=self.stderr, flush=True)
         os._exit(1)
 
 

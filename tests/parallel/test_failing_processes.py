@@ -84,7 +84,7 @@ def test_one_that_nobody_joins(start: Start) -> None:
     waits, late = errors.strip().splitlines()  # and nothing of what the runtime says
     assert "process 0 of 2 waits for the others at --coordinator=localhost:" in waits
     assert "for 6 s at most (--join-timeout)" in waits
-    assert "dedn: process 0 of 2 waited 6 s for the others" in late
+    assert "dedn: process 0 of 2 waited " in late and "for the others" in late
     assert process.returncode == 1
 
 

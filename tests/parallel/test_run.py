@@ -30,6 +30,9 @@ config = tiny_config(data, train__epochs=2, selection__protocol="last")
 run = dedn_jax.train(config, folder, callbacks=[steps])
 assert run.evaluate() == run.result["test"]  # on this process's own devices
 assert (steps.seen > 0) == (process == "0")  # callbacks run in the main process alone
+# A program may train again: what the processes compared before is not taken for what they do now.
+config.seed = 7
+assert dedn_jax.train(config, folder + "-again").result["seed"] == 7
 """
 
 
