@@ -6,12 +6,14 @@ import atexit
 import functools
 import gc
 import logging
+import mmap
 import multiprocessing
 import os
 import re
 import shutil
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +25,8 @@ from dedn_jax.errors import ProcessesError
 
 # Where Linux keeps the memory that processes share; Docker gives a container 64 MB of it.
 _SHARED_MEMORY = "/dev/shm"
+# How long another thread may take to collect garbage, in seconds.
+_COLLECTING = 10.0
 # What grain says when a worker is not there any more.
 _GONE = re.compile(r"terminated unexpectedly with exit code (-?\d+)")
 
@@ -59,12 +63,36 @@ def _release_at_exit() -> None:
 
 
 def _release() -> None:
-    gc.collect()
+    _collect()
+    held = [each for each in gc.get_objects() if isinstance(each, SharedMemoryArray)]
     # grain releases memory in a thread of its own, one request after the other: a request that
     # does nothing is done when all are.
     pool = getattr(SharedMemoryArray, "_del_thread_pool", None)
     if pool is not None:
         pool.apply(int)
+    # Globals of the program, say. Python finalises them when grain's modules are gone already.
+    for batch in held:
+        if isinstance(batch.base, mmap.mmap) and batch._unlink_on_del:
+            batch._unlink_on_del = False
+            batch.shm.unlink()
+    setattr(SharedMemoryArray, "__del__", lambda _: None)  # noqa: B010
+
+
+def _collect() -> None:
+    """Collects garbage, for sure: Python does nothing while another thread is collecting."""
+    collected = threading.Event()
+    here = threading.get_ident()
+
+    def note(phase: str, _: object) -> None:
+        if phase == "stop" and threading.get_ident() == here:
+            collected.set()
+
+    gc.callbacks.append(note)
+    end = time.monotonic() + _COLLECTING
+    gc.collect()
+    while not collected.wait(0.01) and time.monotonic() < end:
+        gc.collect()
+    gc.callbacks.remove(note)
 
 
 def _why(number: int, workers: int) -> str:
