@@ -72,8 +72,9 @@ def made_up_set(pictures: int, folder: Path) -> Path:
         class_names=("a", "b", "c"),
         attribute_names=("w", "x", "y", "z"),
     )
+    # A number behind the picture's end: files that are equal would be reported as an oversight.
     files = [
-        Picture(f"{i}.jpg", encoded=data)
+        Picture(f"{i}.jpg", encoded=data + b"%d" % i)
         for i, data in zip(range(len(labels)), itertools.cycle(encoded), strict=False)
     ]
     return build(PictureSet("made_up", annotations, files), folder).folder
