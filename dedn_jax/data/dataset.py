@@ -113,14 +113,7 @@ class GZSLDataset(Annotations):
         names = tuple(class_names or (f"class {k}" for k in range(classes)))
         if word_vectors is None:
             word_vectors = dimension_vectors(embeddings, names)
-        vectors = finite_matrix(
-            np.asarray(word_vectors), source, "word_vectors", "[attributes, word_dim]"
-        )
-        if len(vectors) != attributes:
-            raise InputError(
-                f"{source}: word_vectors has shape {vectors.shape}, expected [{attributes}, "
-                f"word_dim], since class_embeddings has {attributes} attributes"
-            )
+        vectors = _checked_vectors(np.asarray(word_vectors), attributes, source)
         ids = whole_numbers(np.asarray(labels), source, "labels").astype(np.int32)
         check_labels(source, ids, classes)
         splits = {"trainval": trainval, "test_seen": test_seen, "test_unseen": test_unseen}
@@ -161,6 +154,18 @@ class GZSLDataset(Annotations):
     def fingerprint(self) -> dict[str, object]:
         """Sizes and hashes that identify this data set; JSON-ready."""
         return self.annotations_fingerprint() | self.inputs.fingerprint()
+
+
+def _checked_vectors(
+    word_vectors: np.ndarray, attributes: int, source: str
+) -> Float32[np.ndarray, "attributes word_dim"]:
+    vectors = finite_matrix(word_vectors, source, "word_vectors", "[attributes, word_dim]")
+    if len(vectors) != attributes:
+        raise InputError(
+            f"{source}: word_vectors has shape {vectors.shape}, expected [{attributes}, "
+            f"word_dim], since class_embeddings has {attributes} attributes"
+        )
+    return vectors
 
 
 def _normalized(features: np.ndarray, images: int, dtype: str, source: str) -> InMemoryFeatures:

@@ -73,26 +73,7 @@ def extract_features(
     pictures = open_pictures(prepared, config)
     backbone, weights = load_backbone(config)
     assert weights is not None
-    shape = feature_shape(backbone, pictures.size)
-    batch_size = min(config.evaluate.batch_size, len(pictures))
-    image_bytes = shape.channels * shape.regions * np.dtype("float16").itemsize
-    plan = StorePlan(
-        images=len(pictures),
-        channels=shape.channels,
-        grid=shape.grid,
-        dtype=dtype,
-        normalized=normalized,
-        shard_images=shard_images or batch_size * max(1, SHARD_BYTES // image_bytes // batch_size),
-        pictures=pictures.digest,
-        transform=pictures.transform.fixed(),
-        backbone={
-            "name": config.backbone.name,
-            "sha256": weights.sha256,
-            "dtype": config.backbone.dtype,
-        }
-        | ({"class_token": True} if shape.class_token else {}),
-        origin="extracted",
-    )
+    plan = _plan(config, pictures, backbone, weights.sha256, dtype, normalized, shard_images)
     process, _ = processes.process()
     check_agreement("what they extract", code_fields() | dataclasses.asdict(plan))
     with (
@@ -106,6 +87,38 @@ def extract_features(
         if process == 0:
             writer.finish()
     return out
+
+
+def _plan(
+    config: ConfigDict,
+    pictures: Pictures,
+    backbone: Backbone,
+    sha256: str,
+    dtype: str,
+    normalized: bool,
+    shard_images: int,
+) -> StorePlan:
+    """What the store is to hold; arguments as of `extract_features`, and the weights' hash."""
+    shape = feature_shape(backbone, pictures.size)
+    batch_size = min(config.evaluate.batch_size, len(pictures))
+    image_bytes = shape.channels * shape.regions * np.dtype("float16").itemsize
+    return StorePlan(
+        images=len(pictures),
+        channels=shape.channels,
+        grid=shape.grid,
+        dtype=dtype,
+        normalized=normalized,
+        shard_images=shard_images or batch_size * max(1, SHARD_BYTES // image_bytes // batch_size),
+        pictures=pictures.digest,
+        transform=pictures.transform.fixed(),
+        backbone={
+            "name": config.backbone.name,
+            "sha256": sha256,
+            "dtype": config.backbone.dtype,
+        }
+        | ({"class_token": True} if shape.class_token else {}),
+        origin="extracted",
+    )
 
 
 def _kept(annotations: Annotations) -> Bool[np.ndarray, " images"]:

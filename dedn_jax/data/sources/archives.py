@@ -64,45 +64,62 @@ def unpack(
     archive, folder = local_path(archive_path), local_path(folder)
     with _locked(archive) as file:
         size = os.fstat(file.fileno()).st_size
-        note = _note_path(folder, archive.name)
-        earlier = _read_note(note)
-        if earlier is not None and earlier["bytes"] != size:
-            raise InputError(
-                f"{archive}: has {size} bytes, but {folder} was unpacked from an archive of "
-                f"{earlier['bytes']} bytes; to unpack this one, remove {note.name} and "
-                f"{', '.join(earlier['entries'])} there"
-            )
-        kept = set(earlier["entries"]) if earlier else set()
+        kept = _kept(archive, folder, size)
         if kept and all(os.path.lexists(folder / name) for name in kept):
             return sorted(kept)
-        temporary = folder / f"{RESERVED}ing-{archive.name}"
-        made = missing_folders(folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if os.path.lexists(temporary):
-                shutil.rmtree(temporary)  # of a killed process: a live one would hold the lock
-            temporary.mkdir()
-            members = Members(archive, folder, kept, size, limit_bytes, limit_files)
-            extract(archive, file, temporary, members)
-            entries = sorted(os.listdir(temporary))
-            if not entries:
-                raise InputError(f"{archive}: holds no files; remove it and download it again")
-            # Before the moves: a call after a kill then knows that what is there is complete.
-            write_json(
-                note,
-                {"archive": archive.name, "bytes": size, "sha256": sha256, "entries": entries},
-            )
-            _move(temporary, folder, entries, kept, note)
+            with _temporary(folder, archive.name) as temporary:
+                members = Members(archive, folder, kept, size, limit_bytes, limit_files)
+                extract(archive, file, temporary, members)
+                entries = sorted(os.listdir(temporary))
+                if not entries:
+                    raise InputError(f"{archive}: holds no files; remove it and download it again")
+                # Before the moves: a call after a kill then knows that what is there is complete.
+                note = _note_path(folder, archive.name)
+                record = {"archive": archive.name, "bytes": size, "sha256": sha256}
+                write_json(note, record | {"entries": entries})
+                _move(temporary, folder, entries, kept, note)
         except OSError as error:
             raise InputError(
                 f"{archive}: cannot be unpacked in {folder}: {error.strerror or error}"
             ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            for path in made:
-                with suppress(OSError):  # not empty
-                    path.rmdir()
         return entries
+
+
+def _kept(archive: Path, folder: Path, size: int) -> set[str]:
+    """The entries that an earlier call, perhaps killed, has made of this archive.
+
+    Raises:
+      InputError: it was another archive of that name.
+    """
+    note = _note_path(folder, archive.name)
+    earlier = _read_note(note)
+    if earlier is None:
+        return set()
+    if earlier["bytes"] != size:
+        raise InputError(
+            f"{archive}: has {size} bytes, but {folder} was unpacked from an archive of "
+            f"{earlier['bytes']} bytes; to unpack this one, remove {note.name} and "
+            f"{', '.join(earlier['entries'])} there"
+        )
+    return set(earlier["entries"])
+
+
+@contextmanager
+def _temporary(folder: Path, archive_name: str) -> Iterator[Path]:
+    """An empty folder inside `folder`, removed afterwards with all folders that stay empty."""
+    temporary, made = folder / f"{RESERVED}ing-{archive_name}", missing_folders(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(temporary):
+            shutil.rmtree(temporary)  # of a killed process: a live one would hold the lock
+        temporary.mkdir()
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for path in made:
+            with suppress(OSError):  # not empty
+                path.rmdir()
 
 
 def unpacked(folder: Path, archive_name: str) -> Unpacked | None:
