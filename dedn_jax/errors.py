@@ -42,3 +42,7 @@ class ProcessesError(RuntimeError):
     Nothing is wrong with the input; the same command on all of them may well succeed. The command
     line prints the message and exits with status 1.
     """
+
+
+class OthersError(ProcessesError):
+    """It lies with other processes than the one that raises it."""

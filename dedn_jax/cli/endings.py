@@ -6,8 +6,15 @@ import errno
 import os
 import signal
 import sys
+from typing import NamedTuple
 
-from dedn_jax.errors import InputError, ProcessesError, one_line, tells_of_lost_process
+from dedn_jax.errors import (
+    InputError,
+    OthersError,
+    ProcessesError,
+    one_line,
+    tells_of_lost_process,
+)
 from dedn_jax.training.interrupt import Interrupted
 
 # What to do about errors of the operating system.
@@ -21,7 +28,21 @@ _ADVICE = dict.fromkeys(
 TOGETHER = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
-def ending_of(error: BaseException, several: bool) -> tuple[str, int]:
+class Ending(NamedTuple):
+    """What a job ends with.
+
+    Attributes:
+      line: to print, if any.
+      status: to exit with.
+      of_others: whether it ends because other processes of the run have.
+    """
+
+    line: str
+    status: int
+    of_others: bool = False
+
+
+def ending_of(error: BaseException, several: bool) -> Ending:
     """The line to print, if any, and the exit status.
 
     0: done. 1: the training diverged, another process of the run ended or did not come, nothing
@@ -35,27 +56,29 @@ def ending_of(error: BaseException, several: bool) -> tuple[str, int]:
     """
     match error:
         case InputError():
-            return str(error), 2
+            return Ending(str(error), 2)
         case Interrupted():
-            return str(error), 128 + error.signal_number
+            return Ending(str(error), 128 + error.signal_number)
         case KeyboardInterrupt():
-            return "stopped", 128 + signal.SIGINT
+            return Ending("stopped", 128 + signal.SIGINT)
         case FloatingPointError() | ProcessesError():
-            return str(error), 1
+            return Ending(str(error), 1, isinstance(error, OthersError))
         case BrokenPipeError():
             # Whoever read standard output had enough, as `head` has; Python flushes it once more.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return "", 128 + signal.SIGPIPE
+            return Ending("", 128 + signal.SIGPIPE)
         case OSError():
             name = f"{str(error.filename)[:1000]}: " if error.filename else ""
-            return f"{name}{error.strerror or error}{_ADVICE.get(error.errno or 0, '')}", 2
+            line = f"{name}{error.strerror or error}{_ADVICE.get(error.errno or 0, '')}"
+            return Ending(line, 2)
         case RuntimeError() | ValueError() if several and (
             isinstance(error, RuntimeError) or tells_of_lost_process(error)
         ):
             # A collective operation raises it when another process has gone.
-            return (
+            line = (
                 "another process of this run has ended, or cannot be reached "
                 f"({one_line(error)}); see its output, and give the same command on all of them "
                 "to go on from the last checkpoint"
-            ), 1
+            )
+            return Ending(line, 1, of_others=True)
     raise error

@@ -72,14 +72,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         leave_out_absent_tpus()
         return args.run(args, rest) or 0
     except (Exception, KeyboardInterrupt) as error:
-        line, status = ending_of(error, several)
+        line, status, of_others = ending_of(error, several)
         line = with_addresses(line)
-    if line:
-        print(f"dedn: {line}", file=sys.stderr)
     if several and status not in TOGETHER:
-        from dedn_jax.parallel.watchdog import farewell
+        from dedn_jax.parallel.watchdog import take_leave
 
-        farewell(line)
+        take_leave(line, of_others)
+    elif line:
+        print(f"dedn: {line}", file=sys.stderr)
     return status
 
 

@@ -7,6 +7,9 @@ import sys
 import warnings
 from typing import Any
 
+# For the process that releases shared memory after a forced end, and warns that it does.
+_OF_SHARED_MEMORY = "ignore:resource_tracker:UserWarning"
+
 
 def quiet_libraries() -> None:
     """Leaves out what libraries print beside an error that is reported in one line."""
@@ -19,6 +22,8 @@ def quiet_libraries() -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     # Of a damaged TIFF.
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    if _OF_SHARED_MEMORY not in sys.warnoptions:
+        sys.warnoptions.append(_OF_SHARED_MEMORY)
     sys.unraisablehook = _without_late_results
     # Of compiled programs that cannot be kept, on a full disk: they are compiled again.
     warnings.filterwarnings("ignore", message="Error .* persistent compilation cache entry")

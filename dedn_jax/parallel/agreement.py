@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from dedn_jax.errors import InputError, ProcessesError
+from dedn_jax.errors import InputError, OthersError
 from dedn_jax.parallel import board
 from dedn_jax.parallel.limits import MEETING_TIMEOUT
 from dedn_jax.parallel.processes import is_main
@@ -35,7 +35,7 @@ def check_agreement(topic: str, mine: Mapping[str, object]) -> None:
 
     Raises:
       InputError: a process differs; all of them say which, and in what.
-      ProcessesError: some did not come in time; it names them.
+      OthersError: some did not come in time; it names them.
     """
     if jax.process_count() > 1:
         _settle(topic, json.dumps(dict(mine), sort_keys=True, default=str), _difference)
@@ -46,7 +46,7 @@ def check_shared(folder: Path) -> None:
 
     Raises:
       InputError: one of them does not, or the folder cannot be written.
-      ProcessesError: some did not come in time; it names them.
+      OthersError: some did not come in time; it names them.
     """
     if jax.process_count() == 1:
         return
@@ -79,7 +79,7 @@ def _settle(topic: str, mine: str, judge: Callable[[str, dict[int, str]], str]) 
     else:
         text = board.wait_for(verdict, 0, 2 * MEETING_TIMEOUT)
     if text is None:
-        raise ProcessesError(f"{board.names([0])} did not answer: {topic}")
+        raise OthersError(f"{board.names([0])} did not answer: {topic}")
     if text:
         board.post(f"{verdict}, read", "")
         if is_main():  # the others read it here

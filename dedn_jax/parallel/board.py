@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from dedn_jax.errors import ProcessesError, one_line
+from dedn_jax.errors import OthersError, one_line
 
 
 def _client() -> Any:
@@ -58,7 +58,7 @@ def wait_for_all(topic: str, seconds: float) -> dict[int, str]:
     """What every process left, this one included, for process 0 to ask.
 
     Raises:
-      ProcessesError: some left nothing in that time; it names them.
+      OthersError: some left nothing in that time; it names them.
     """
     deadline = time.monotonic() + seconds
     for process in range(jax.process_count()):
@@ -67,7 +67,7 @@ def wait_for_all(topic: str, seconds: float) -> dict[int, str]:
     found = read_all(topic)
     missing = [i for i in range(jax.process_count()) if i not in found]
     if missing:
-        raise ProcessesError(f"{names(missing)} did not come within {seconds:.0f} s ({topic})")
+        raise OthersError(f"{names(missing)} did not come within {seconds:.0f} s ({topic})")
     return found
 
 
@@ -75,7 +75,7 @@ def meet(name: str, seconds: float) -> None:
     """Waits until every process is here.
 
     Raises:
-      ProcessesError: some did not come in that time; it names them.
+      OthersError: some did not come in that time; it names them.
     """
     post(f"meets at {name}", "")
     try:
@@ -84,7 +84,7 @@ def meet(name: str, seconds: float) -> None:
         here = read_all(f"meets at {name}")
         missing = [i for i in range(jax.process_count()) if i not in here]
         reason = f"within {seconds:.0f} s" if missing else f"({one_line(error)})"
-        raise ProcessesError(
+        raise OthersError(
             f"{names(missing) or 'another process'} did not come {reason}: {name}"
         ) from error
 

@@ -28,7 +28,7 @@ def barrier(name: str, seconds: float = MEETING_TIMEOUT) -> None:
     """Waits until every process is here, for so many seconds at most.
 
     Raises:
-      ProcessesError: some did not come in time; it names them.
+      OthersError: some did not come in time; it names them.
     """
     if jax.process_count() > 1:
         board.meet(f"{name} ({next(_meetings)})", seconds)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import socket
 import sys
 import threading
 import time
@@ -23,6 +24,7 @@ _TOPIC = "pulse"
 _VERDICT = "verdict"
 
 _leaving = threading.Event()  # this process ends by itself
+_last_word = threading.Lock()  # held by whoever says why the process ends
 
 
 class Watchdog:
@@ -77,12 +79,17 @@ class Watchdog:
                     self._note(process, **json.loads(text))
             _leaving.wait(self._interval)
 
-    def _note(self, process: int, sign: int, work: int, doing: str, ended: str = "") -> None:
-        if ended and self._me == 0:
-            self._verdict = (
-                f"{board.names([process])} has ended ({ended}); give the same command on all of "
-                "them to go on from the last checkpoint"
-            )
+    def _note(
+        self,
+        process: int,
+        sign: int,
+        work: int,
+        doing: str,
+        ended: str = "",
+        of_others: bool = False,
+    ) -> None:
+        if ended and self._me == 0 and (self._verdict is None or not of_others):
+            self._verdict = ended  # the cause, rather than what came of it in another process
         now = time.monotonic()
         self._doing[process] = doing
         for table, value in ((self._signs, sign), (self._works, work)):
@@ -125,13 +132,17 @@ class Watchdog:
             )
         return None
 
-    def _end(self, line: str) -> NoReturn:
-        if self._several and self._me == 0:
-            # The others end by themselves when they have read it; without process 0 they could not.
-            poster = threading.Thread(target=board.post, args=(_VERDICT, line), daemon=True)
-            poster.start()
-            time.sleep(3 * self._interval)
-        end_now(line)
+    def _end(self, line: str) -> None:
+        with _last_word:
+            if _leaving.is_set():
+                return
+            if self._several and self._me == 0:
+                # The others end by themselves when they have read it; without process 0 they could
+                # not.
+                poster = threading.Thread(target=board.post, args=(_VERDICT, line), daemon=True)
+                poster.start()
+                time.sleep(3 * self._interval)
+            end_now(line)
 
 
 def _leave(thread: threading.Thread) -> None:
@@ -139,17 +150,58 @@ def _leave(thread: threading.Thread) -> None:
     thread.join(_LONGEST_INTERVAL)
 
 
-def farewell(line: str) -> None:
-    """Tells the other processes, if there are any, why this one ends, so that they end too."""
-    if not jax.distributed.is_initialized() or jax.process_count() == 1:
-        return
-    _leaving.set()
+def take_leave(line: str, of_others: bool) -> None:
+    """Says why this process ends, and tells the others, if there are any, so that they end too.
+
+    Args:
+      line: why; empty where nobody reads it.
+      of_others: whether it ends because others have; where one of them has said why, that is said.
+    """
+    several = jax.distributed.is_initialized() and jax.process_count() > 1
+    if several:
+        _leaving.set()
+    with _last_word:  # a watchdog that has it ends the process
+        if several and of_others:
+            line = _told() or line
+        if line:
+            print(f"dedn: {line}", file=sys.stderr, flush=True)
+        if several:
+            _tell(line, of_others)
+
+
+def _tell(line: str, of_others: bool) -> None:
+    mine = jax.process_index()
+    if not of_others:
+        line = (
+            f"process {mine} ({socket.gethostname()}) has ended ({line or 'its output is closed'});"
+            " give the same command on all of them to go on from the last checkpoint"
+        )
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordinator may have gone
-        if jax.process_index():
-            board.post(_TOPIC, json.dumps({"sign": 0, "work": 0, "doing": "", "ended": line}))
+        if mine:
+            told = {"sign": 0, "work": 0, "doing": "", "ended": line, "of_others": of_others}
+            board.post(_TOPIC, json.dumps(told))
         else:
-            board.post(_VERDICT, f"{board.names([0])} has ended ({line})")
+            board.post(_VERDICT, line)
             time.sleep(_FAREWELL)  # it hosts the board, and the others read it there
+
+
+def _told() -> str | None:
+    """Why another process has ended, if one has said so and the board answers."""
+    causes: list[str] = []
+
+    def look() -> None:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            for text in board.read_all(_TOPIC).values():
+                told = json.loads(text)
+                if told.get("ended") and not told["of_others"]:
+                    causes.append(told["ended"])
+            if verdict := board.read(_VERDICT, 0):
+                causes.append(verdict)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(_LONGEST_INTERVAL)
+    return causes[0] if causes else None
 
 
 def board_names(processes: list[int], several: bool) -> str:

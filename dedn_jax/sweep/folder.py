@@ -12,7 +12,8 @@ from dedn_jax.files import read_json, write_json
 from dedn_jax.json_values import OBJECT, TEXT, listed, record, whole
 from dedn_jax.saved_config import upgraded
 from dedn_jax.sweep.points import Point
-from dedn_jax.training.workdir import check_same_data, check_unchanged, holds
+from dedn_jax.training.carry_on import EPOCHS, asks_for_more, keep, reopen, say_carried_on
+from dedn_jax.training.workdir import FREE_FIELDS, check_same_data, check_unchanged, holds
 
 SWEEP_FILE = "sweep.json"
 METRICS_FILE = "metrics.jsonl"  # of a point
@@ -43,7 +44,8 @@ class SweepFolder:
         self, path: str | Path, config: ConfigDict, seeds: int, points: list[Point]
     ) -> None:
         self.path = workdir_path(path)
-        self._identity = {
+        self._points = points
+        self._identity: dict[str, Any] = {
             "config": config.to_dict(),
             "seeds": seeds,
             "grid": [point.fields for point in points],
@@ -71,13 +73,15 @@ class SweepFolder:
         """Checks, before any data are read, that the directory is empty or holds this sweep.
 
         Raises:
-          InputError: it holds another sweep, or other files.
+          InputError: it holds another sweep, or other files; fewer epochs are no difference, see
+            `training.carry_on`.
         """
         if holds(self.path, self.identity_file, "sweep"):
             saved = read_identity(self.identity_file)
             saved.pop("dataset")
             saved["config"] = upgraded(saved["config"], self.identity_file)
-            check_unchanged(self.path, "sweep", saved, self._identity)
+            free = FREE_FIELDS | {EPOCHS} if self._asks_for_more(saved) else FREE_FIELDS
+            check_unchanged(self.path, "sweep", saved, self._identity, free)
 
     def claim(self, fingerprint: dict[str, object]) -> None:
         """Takes the directory for this sweep on this data set, or checks that they are the same.
@@ -87,7 +91,24 @@ class SweepFolder:
         """
         self.check()
         if self.identity_file.exists():
-            saved = read_identity(self.identity_file)["dataset"]
-            check_same_data(self.path, "sweep", saved, fingerprint)
-            return
+            saved = read_identity(self.identity_file)
+            check_same_data(self.path, "sweep", saved["dataset"], fingerprint)
+            saved["config"] = upgraded(saved["config"], self.identity_file)
+            if not self._asks_for_more(saved):
+                return
+            self._reopen(saved["config"]["train"]["epochs"])
+            fingerprint = saved["dataset"]
         write_json(self.identity_file, {**self._identity, "dataset": fingerprint})
+
+    def _asks_for_more(self, saved: dict[str, Any]) -> bool:
+        # A grid that varies the epochs has points that the config's own do not touch.
+        if any(EPOCHS in point.fields for point in self._points):
+            return False
+        configs = [point.config for point in self._points]
+        return asks_for_more(self.path, "sweep", saved["config"], configs)
+
+    def _reopen(self, before: int) -> None:
+        keep(self.path, before, (self.result_file.name, self.plot.name))
+        for number, point in enumerate(self._points):
+            reopen(self.point(number), before, point.config, models=True)
+        say_carried_on(self.path, before, self._points[0].config.train.epochs)

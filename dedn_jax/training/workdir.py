@@ -24,7 +24,7 @@ from dedn_jax.files import check_contained, locked_folder, read_json, write_json
 from dedn_jax.parallel.agreement import check_shared
 from dedn_jax.parallel.processes import process
 from dedn_jax.saved_config import upgraded
-from dedn_jax.training.carry_on import EPOCHS, asks_for_more, reopen
+from dedn_jax.training.carry_on import EPOCHS, asks_for_more, reopen, say_carried_on
 from dedn_jax.version import code_fields
 
 _LOCK = ".lock"
@@ -174,7 +174,7 @@ class Workdir:
         if not holds(self.path, self.config_file, "run", (self.dataset_file.name,)):
             return
         saved = upgraded(read_json(self.config_file), self.config_file)
-        more = asks_for_more(self.path, saved, config)
+        more = asks_for_more(self.path, "run", saved, [config])
         free = FREE_FIELDS | {EPOCHS} if more else FREE_FIELDS
         check_unchanged(self.path, "run", saved, config.to_dict(), free)
 
@@ -196,8 +196,10 @@ class Workdir:
             resolved = config.to_dict()
             if self.config_file.exists():
                 saved = upgraded(read_json(self.config_file), self.config_file)
-                if asks_for_more(self.path, saved, config):
-                    reopen(self.path, saved["train"]["epochs"], config)
+                if asks_for_more(self.path, "run", saved, [config]):
+                    before = saved["train"]["epochs"]
+                    reopen(self.path, before, config)
+                    say_carried_on(self.path, before, config.train.epochs)
             if not self.config_file.exists() or read_json(self.config_file) != resolved:
                 write_json(self.config_file, resolved)
         except OSError as error:

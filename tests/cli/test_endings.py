@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from dedn_jax.cli.endings import ending_of
-from dedn_jax.errors import ProcessesError
+from dedn_jax.errors import OthersError, ProcessesError
 
 GLOO = "INTERNAL: Gloo AllGather failed: [external/gloo/pair.cc:538] Connection reset by peer"
 
@@ -20,8 +20,8 @@ GLOO = "INTERNAL: Gloo AllGather failed: [external/gloo/pair.cc:538] Connection 
     ],
 )
 def test_a_process_that_has_gone(error: Exception) -> None:
-    line, status = ending_of(error, several=True)
-    assert status == 1
+    line, status, of_others = ending_of(error, several=True)
+    assert status == 1 and of_others
     assert line.startswith("another process of this run has ended, or cannot be reached (")
     with pytest.raises(type(error)):
         ending_of(error, several=False)
@@ -32,8 +32,8 @@ def test_a_mistake_of_ours_in_several() -> None:
         ending_of(ValueError("shapes"), several=True)
 
 
-def test_a_process_that_did_not_come() -> None:
-    assert ending_of(ProcessesError("process 1 did not come"), several=True) == (
-        "process 1 did not come",
-        1,
-    )
+@pytest.mark.parametrize("kind", [ProcessesError, OthersError])
+def test_processes_that_cannot_go_on(kind: type[ProcessesError]) -> None:
+    """A worker of this process is its own."""
+    found = ending_of(kind("process 1 did not come"), several=True)
+    assert found == ("process 1 did not come", 1, kind is OthersError)

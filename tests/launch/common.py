@@ -32,7 +32,12 @@ def environment(fakes: Path | None = None, **more: str) -> dict[str, str]:
 
 
 def launch(
-    script: str, *arguments: str, fakes: Path | None = None, folder: Path = LAUNCH, **more: str
+    script: str,
+    *arguments: str,
+    fakes: Path | None = None,
+    folder: Path = LAUNCH,
+    seconds: float = 60,
+    **more: str,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", str(folder / script), *arguments],
@@ -40,7 +45,7 @@ def launch(
         text=True,
         env=environment(fakes, **more),
         stdin=subprocess.DEVNULL,
-        timeout=60,
+        timeout=seconds,
     )
 
 

@@ -136,12 +136,26 @@ def test_folders_that_differ(start: Start, tmp_path: Path) -> None:
 
 
 def test_an_input_of_one(start: Start, tmp_path: Path) -> None:
-    bad, other = start([], [f"--config.data.path={tmp_path / 'missing.hdf5'}"])[::-1]
+    """The others say it once, whether they heard of it or lost the connection."""
+    first, bad, last = start([], [f"--config.data.path={tmp_path / 'missing.hdf5'}"], [])
     status, line = ending(bad)
     assert status == 2 and "missing.hdf5" in line
-    status, line = ending(other)
-    assert status == 1
-    assert "dedn: process 1" in line and "has ended" in line and "missing.hdf5" in line
+    for process in (first, last):
+        status, line = ending(process)
+        assert status == 1
+        assert line.startswith("dedn: process 1 (") and "missing.hdf5" in line
+        assert line.count("has ended") == 1
+
+
+def test_one_of_three_that_is_killed(start: Start, tmp_path: Path) -> None:
+    processes = start([], [], [])
+    wait_for_steps(tmp_path / "run", 12)
+    processes[1].kill()
+    for process in (processes[0], processes[2]):
+        status, line = ending(process)
+        assert status == 1
+        assert line.startswith("dedn: another process of this run has ended, or cannot be reached")
+        assert line.count("has ended") == 1
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-import dedn_jax.sweep.run
+import dedn_jax.sweep.point
 from dedn_jax.sweep import layout
 from dedn_jax.sweep.run import sweep
 from dedn_jax.training.logs import read_lines
@@ -48,7 +48,7 @@ def one_hurt() -> Iterator[None]:
         return network._replace(params=jax.tree.map(lambda x: x * 1e18, network.params))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dedn_jax.sweep.run, "make_network", make)
+        patch.setattr(dedn_jax.sweep.point, "make_network", make)
         yield
 
 

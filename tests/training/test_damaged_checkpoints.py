@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from dedn_jax.inference.run import open_run, train
 from dedn_jax.training.checkpoint import checksum
 from dedn_jax.training.logs import read_lines
 from tests.helpers.tiny import arrays, tiny_config, tiny_overrides
+from tests.launch.common import ROOT, launch, write_program
 from tests.training.common import DieAfter, Finished
 
 
@@ -116,6 +119,43 @@ def test_all_are_damaged(
     assert _steps(run) == [20, 40]
     shutil.rmtree(run / "final" / "checkpoints")  # as the message says
     assert cli.main(["train", "--config=base", f"--workdir={run}", *flags]) == 0
+
+
+def test_resume_sh_spends_no_start_on_it(
+    killed: Path, data: Path, finished: Callable[[str], Finished], tmp_path: Path
+) -> None:
+    """The start that finds the damage goes on; where nothing can go on, there is no other."""
+    run = shutil.copytree(killed, tmp_path / "run")
+    newest, before = (run / "final" / "checkpoints" / step for step in ("40", "20"))
+    _cut(_largest(newest / "state"))
+    program = (
+        f'#!/bin/sh\necho start >> {tmp_path}/starts\nexec {sys.executable} -m dedn_jax "$@"\n'
+    )
+    write_program(tmp_path / "dedn", program)
+    flags = ["--config=base", f"--workdir={run}", *tiny_overrides(data, selection__protocol="last")]
+
+    def resume() -> subprocess.CompletedProcess[str]:
+        return launch(
+            *("resume.sh", "--crashes", "--", *flags),
+            fakes=tmp_path,
+            seconds=300,
+            PYTHONPATH=str(ROOT),
+            JAX_PLATFORMS="cpu",
+        )
+
+    done = resume()
+    assert done.returncode == 0, done.stderr
+    assert f"dedn: {newest}: damaged (" in done.stderr
+    assert "resume.sh: " not in done.stderr
+    assert read_json(run / "result.json") == finished("last").result
+    shutil.rmtree(run)
+    shutil.copytree(killed, run)
+    for checkpoint in (newest, before):
+        _cut(_largest(checkpoint / "state"))
+    done = resume()
+    assert done.returncode == 2
+    assert f"dedn: {newest}: cannot be restored (" in done.stderr
+    assert (tmp_path / "starts").read_text() == "start\n" * 2
 
 
 def test_damaged_parameters_are_taken_from_the_last_checkpoint_again(

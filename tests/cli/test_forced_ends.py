@@ -1,0 +1,39 @@
+"""Ends that ask no one: by a watchdog, or a second signal."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SCRIPT = """
+import multiprocessing
+import numpy as np
+from dedn_jax.cli.quiet import quiet_libraries
+from dedn_jax.data.features.maps import InMemoryFeatures
+from dedn_jax.data.pipeline import Reading, evaluation_batches
+from dedn_jax.parallel.watchdog import end_now
+
+quiet_libraries()
+maps = InMemoryFeatures(np.ones((9, 64, 49), np.float32))
+batch, _ = next(evaluation_batches(maps, np.arange(9), 1, Reading(workers=2)))
+print(batch.shm.name, *[worker.pid for worker in multiprocessing.active_children()], flush=True)
+end_now("nothing has got on")
+"""
+
+
+def test_workers_and_their_shared_memory_go_too() -> None:
+    """Released, with no word of it behind the line."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1
+    assert done.stderr == "\ndedn: nothing has got on\n"
+    name, *workers = done.stdout.split()
+    left = [Path("/dev/shm", name), *(Path("/proc", pid) for pid in workers)]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 60
+    while any(path.exists() for path in left):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)

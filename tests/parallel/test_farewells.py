@@ -1,0 +1,83 @@
+"""What the processes of a run say of an end: its first cause, once."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import jax
+import pytest
+
+from dedn_jax.parallel import board, watchdog
+
+LOST = "another process of this run has ended, or cannot be reached (Gloo)"
+CAUSE = "process 1 (b) has ended (maps.hdf5: no such file); give the same command"
+
+
+@pytest.fixture
+def posted(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The board of three processes, by topic and process; this process is number 2."""
+    texts: dict[str, str] = {}
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(jax, "process_index", lambda: 2)
+    monkeypatch.setattr(watchdog, "_leaving", threading.Event())
+    monkeypatch.setattr(
+        board, "post", lambda topic, text: texts.update({f"{topic}/{jax.process_index()}": text})
+    )
+    monkeypatch.setattr(board, "read", lambda topic, process: texts.get(f"{topic}/{process}"))
+    monkeypatch.setattr(
+        board,
+        "read_all",
+        lambda topic: {
+            int(k.split("/")[1]): v for k, v in texts.items() if k.startswith(f"{topic}/")
+        },
+    )
+    return texts
+
+
+def told(ended: str, of_others: bool) -> str:
+    return json.dumps({"sign": 0, "work": 0, "doing": "", "ended": ended, "of_others": of_others})
+
+
+def test_a_cause_of_its_own(posted: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    watchdog.take_leave("disk full", of_others=False)
+    assert capsys.readouterr().err == "dedn: disk full\n"
+    said = json.loads(posted["pulse/2"])["ended"]
+    assert said.startswith("process 2 (")
+    assert ") has ended (disk full); give the same command on all of them" in said
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ({}, LOST),
+        ({"pulse/1": told(CAUSE, of_others=False)}, CAUSE),
+        ({"pulse/1": told(LOST, of_others=True)}, LOST),
+        ({"verdict/0": CAUSE}, CAUSE),
+        ({"verdict/0": LOST, "pulse/1": told(CAUSE, of_others=False)}, CAUSE),
+    ],
+    ids=["unknown", "told", "lost too", "verdict", "lost verdict"],
+)
+def test_a_cause_in_another(
+    there: dict[str, str],
+    said: str,
+    posted: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    posted.update(there)
+    watchdog.take_leave(LOST, of_others=True)
+    assert capsys.readouterr().err == f"dedn: {said}\n"
+    assert json.loads(posted["pulse/2"])["ended"] == said  # and not that process 2 has
+
+
+def test_process_0_tells_the_cause(posted: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever it hears of first."""
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    dog = watchdog.Watchdog(silence=60, stall=60)
+    for number, text in ((2, told(LOST, True)), (1, told(CAUSE, False)), (2, told(LOST, True))):
+        dog._note(number, **json.loads(text))
+    assert dog._verdict == CAUSE
+    monkeypatch.setattr(watchdog, "_FAREWELL", 0)
+    watchdog.take_leave(LOST, of_others=True)
+    assert posted["verdict/0"] == LOST
