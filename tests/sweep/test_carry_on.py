@@ -47,9 +47,9 @@ def test_it_ends_as_a_longer_sweep_does(
 @pytest.mark.parametrize(
     ("grid", "changes", "said"),
     [
-        ([], {"train__epochs": 1}, r"another sweep \(config.train.epochs=2 there, 1 now\)"),
-        (["train.epochs=1,2"], {"train__epochs": 9}, r"config.train.epochs=2 there, 9 now"),
-        ([], {"train__epochs": 9, "seed": 1}, r"another sweep \(config.seed=0 there, 1 now\)"),
+        ([], {"train__epochs": 1}, r"another sweep \(train.epochs=2 there, 1 now\)"),
+        (["train.epochs=1,2"], {"train__epochs": 9}, r"train.epochs=2 there, 9 now"),
+        ([], {"train__epochs": 9, "seed": 1}, r"another sweep \(seed=0 there, 1 now\)"),
         (
             ["optimizer.schedule=constant,cosine"],
             {"train__epochs": 9},
