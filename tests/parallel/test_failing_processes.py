@@ -154,8 +154,9 @@ def test_one_of_three_that_is_killed(start: Start, tmp_path: Path) -> None:
     for process in (processes[0], processes[2]):
         status, line = ending(process)
         assert status == 1
-        assert line.startswith("dedn: another process of this run has ended, or cannot be reached")
-        assert line.count("has ended") == 1
+        # Which of the two comes first depends on what it waits for.
+        assert line.startswith(("dedn: another process of this run has ended", "dedn: process 1 ("))
+        assert line.count("has ended") <= 1
 
 
 @pytest.mark.parametrize("which", [0, 1])
