@@ -111,6 +111,11 @@ def run_config_file(path: Path, function: str, hint: str) -> object:
         ) from error
 
 
+def base_file() -> Path:
+    """Where `configs/base.py` is."""
+    return _configs_dir() / "base.py"
+
+
 def base_config() -> ConfigDict:
     """A fresh copy of `configs/base.py`, which every recipe starts from.
 
@@ -125,7 +130,7 @@ def base_config() -> ConfigDict:
       >>> get_config().optimizer.momentum
       0.9
     """
-    module = _import_file(_configs_dir() / "base.py", "get_config", _RECIPE)
+    module = _import_file(base_file(), "get_config", _RECIPE)
     config: ConfigDict = module.get_config()
     return config.lock()
 

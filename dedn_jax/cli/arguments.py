@@ -130,6 +130,22 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="recipe file or name, such as configs/cub_gzsl.py, or RUN/config.json to repeat a run",
     )
+    parser.add_argument(
+        "--help-config",
+        action=_HelpConfig,
+        nargs=0,
+        help="show every --config.section.field=value with its default, and exit",
+    )
+
+
+class _HelpConfig(argparse.Action):
+    """Prints all config fields and ends, as `--help` does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from dedn_jax.config_fields import fields_text
+
+        print(fields_text())
+        parser.exit()
 
 
 def add_pictures(parser: argparse.ArgumentParser, nargs: str) -> None:
