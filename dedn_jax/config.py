@@ -79,7 +79,9 @@ def _import_file(path: Path, function: str, hint: str) -> ModuleType:
     bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # `sys.exit(0)` would look like a finished job
         reason = one_line(error)
         raise InputError(
             f"{path}: running it raised {type(error).__name__}: {reason}; {hint}"
@@ -105,9 +107,11 @@ def run_config_file(path: Path, function: str, hint: str) -> object:
     module = _import_file(path, function, hint)
     try:
         return getattr(module, function)()
-    except Exception as error:  # the user's code may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the user's code may raise anything
         raise InputError(
-            f"{path}: {function}() raised {type(error).__name__}: {_reason(error)}"
+            f"{path}: {function}() raised {type(error).__name__}: {_reason(error)}; {hint}"
         ) from error
 
 

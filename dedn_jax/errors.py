@@ -36,6 +36,15 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
+# Control characters, and those that end a line or turn the direction of writing.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Text on one line for a terminal: what names of files may hold beside letters as escapes."""
+    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 class ProcessesError(RuntimeError):
     """The processes of a run cannot go on together: one is missing, silent or gone.
 

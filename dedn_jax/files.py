@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.json_values import MAX_BYTES, OBJECT, Kind, parse_json
-from dedn_jax.owned import check_not_owned
+from dedn_jax.owned import check_not_owned, real_path
 from dedn_jax.paths import local_path
 
 _CHUNK = 2**20
@@ -254,15 +254,16 @@ def check_contained(folder: Path) -> None:
     """Checks that all in a folder is in it: what is read or written there stays there.
 
     Raises:
-      InputError: a link that leads out of the folder, or a pipe, socket or device.
+      InputError: a link that leads out of the folder or round in a circle, or a pipe, socket or
+        device.
     """
-    root = folder.resolve()
+    root = real_path(folder)
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = Path(parent, name)
             mode = path.lstat().st_mode
             if stat.S_ISLNK(mode):
-                if not path.resolve().is_relative_to(root):
+                if not real_path(path).is_relative_to(root):
                     raise InputError(
                         f"{path}: a link out of {folder}; replace it by what it links to"
                     )

@@ -44,7 +44,7 @@ def check_not_owned(path: Path) -> None:
     Raises:
       InputError: it is; names the folder.
     """
-    path = path.parent.resolve() / path.name
+    path = real_path(path.parent) / path.name
     for folder in path.parents:
         for kind in _KINDS:
             if not all((folder / marker).is_file() for marker in kind.markers):
@@ -55,3 +55,15 @@ def check_not_owned(path: Path) -> None:
                     f"{path}: {first} belongs to the {kind.name} in {folder}, which would be "
                     "destroyed; choose another name"
                 )
+
+
+def real_path(path: Path) -> Path:
+    """A path without links.
+
+    Raises:
+      InputError: links that lead round in a circle.
+    """
+    try:
+        return path.resolve()
+    except RuntimeError as error:
+        raise InputError(f"{path}: a link that leads round in a circle; remove it") from error

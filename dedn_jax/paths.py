@@ -64,6 +64,25 @@ def local_path(given: str | os.PathLike[str]) -> Path:
     return Path("/", urllib.parse.unquote(rest))
 
 
+def check_utf8(path: Path, writers: str) -> None:
+    """Checks a name that libraries in C++ are given, which take no other.
+
+    Args:
+      path: of a folder to write to.
+      writers: what cannot be written there otherwise.
+
+    Raises:
+      InputError: it is not UTF-8.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{os.fspath(path)!a}: a name that is not UTF-8, where {writers} cannot be written; "
+            "choose another"
+        ) from error
+
+
 def _expanded(path: Path) -> Path:
     try:
         return path.expanduser()

@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dedn_jax.errors import printable
 from dedn_jax.pulse import PULSE
 
 _LOG_INTERVAL = 20.0  # seconds between lines where nobody watches
@@ -64,4 +65,4 @@ def progress(
 @functools.cache  # the same is said once
 def note(text: str) -> None:
     """A line on stderr, past a bar that may be running."""
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(printable(text), file=sys.stderr)

@@ -24,6 +24,7 @@ from dedn_jax.files import (
     read_text_lines,
     write_json,
 )
+from dedn_jax.owned import check_not_owned
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -241,6 +242,14 @@ def test_a_folder_contains_what_is_in_it(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"mine/sub/outer: a link out of "):
             check_contained(mine)
         link.unlink()
+    circle = mine / "sub" / "circle"
+    circle.symlink_to("circle")
+    for inside in (mine, circle):
+        with pytest.raises(InputError, match=r"sub/circle: a link that leads round in a circle"):
+            check_contained(inside)
+    with pytest.raises(InputError, match=r"sub/circle: a link that leads round in a circle"):
+        check_not_owned(circle / "report.json")
+    circle.unlink()
     os.mkfifo(mine / "sub" / "pipe")
     with pytest.raises(InputError, match=r"mine/sub/pipe: a pipe or socket"):
         check_contained(mine)

@@ -24,7 +24,7 @@ from dedn_jax.buckets.owner import RENEW, Owner
 from dedn_jax.buckets.storage import open_bucket
 from dedn_jax.buckets.transfers import COPIES, in_parallel, refused
 from dedn_jax.errors import InputError, one_line
-from dedn_jax.paths import bucket_address, local_path
+from dedn_jax.paths import bucket_address, check_utf8, local_path
 from dedn_jax.pulse import PULSE
 
 LOOK = 2.0  # seconds between two looks for files to upload
@@ -299,11 +299,12 @@ def workdir_path(given: str | os.PathLike[str]) -> Path:
       given: a path, or `gs://BUCKET/NAME` or `s3://BUCKET/NAME`.
 
     Raises:
-      InputError: the bucket cannot be used, or other storage.
+      InputError: the bucket cannot be used, other storage, or a name that is not UTF-8.
     """
     address = bucket_address(given)
     if address is None:
         path = local_path(given)
+        check_utf8(path, "checkpoints")
         if mirror := mirror_at(path):
             mirror.pull()
         return path

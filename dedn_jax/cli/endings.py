@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 from typing import NamedTuple
@@ -23,6 +24,9 @@ _ADVICE = dict.fromkeys(
 ) | dict.fromkeys(
     (errno.EACCES, errno.EPERM, errno.EROFS), "; see to its permissions, or choose another place"
 )
+
+# How JAX names an environment variable that it cannot read.
+_OF_ENVIRONMENT = re.compile(r"for (environment '|JAX flag )")
 
 # Statuses with which all processes of a run end at the same time.
 TOGETHER = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -63,6 +67,10 @@ def ending_of(error: BaseException, several: bool) -> Ending:
             return Ending("stopped", 128 + signal.SIGINT)
         case FloatingPointError() | ProcessesError():
             return Ending(str(error), 1, isinstance(error, OthersError))
+        case UnicodeEncodeError() if "surrogates not allowed" in error.reason:
+            # Python has a byte of a name that is not UTF-8 as half a pair of surrogates.
+            name = error.object[max(0, error.start - 100) : error.end + 100]
+            return Ending(f"{name!a}: a name that is not UTF-8; rename it", 2)
         case BrokenPipeError():
             # Whoever read standard output had enough, as `head` has; Python flushes it once more.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -71,6 +79,16 @@ def ending_of(error: BaseException, several: bool) -> Ending:
             name = f"{str(error.filename)[:1000]}: " if error.filename else ""
             line = f"{name}{error.strerror or error}{_ADVICE.get(error.errno or 0, '')}"
             return Ending(line, 2)
+        case ValueError() if _OF_ENVIRONMENT.search(str(error)):
+            return Ending(f"JAX: {one_line(error)}; see to the environment variables JAX_*", 2)
+        case RuntimeError() if "Unable to initialize backend" in str(error):
+            unknown = "known backends" in str(error)
+            advice = (
+                "see to the environment variable JAX_PLATFORMS"
+                if unknown
+                else "if another program has the device, end that, and give the same command again"
+            )
+            return Ending(f"JAX: {one_line(error)}; {advice}", 2 if unknown else 1)
         case RuntimeError() | ValueError() if several and (
             isinstance(error, RuntimeError) or tells_of_lost_process(error)
         ):

@@ -28,6 +28,7 @@ from dedn_jax.cli.runs import add_demo, add_train
 from dedn_jax.cli.serve import add_serve
 from dedn_jax.cli.signals import end_on_second_signal
 from dedn_jax.cli.sweep import add_sweep
+from dedn_jax.errors import printable
 from dedn_jax.version import __version__
 
 
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args, rest) or 0
     except (Exception, KeyboardInterrupt) as error:
         line, status, of_others = ending_of(error, several)
-        line = with_addresses(line)
+        line = printable(with_addresses(line))
     if several and status not in TOGETHER:
         from dedn_jax.parallel.watchdog import take_leave
 

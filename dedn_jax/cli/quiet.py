@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from typing import Any
@@ -31,6 +32,8 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     # What it has to say of damaged metadata names no file.
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+    # Figures go to files; a notebook's backend, which its terminals inherit, may not be installed.
+    os.environ["MPLBACKEND"] = "agg"
     # Matplotlib's font has no Chinese, for one; names are whole in HTML and JSON.
     warnings.filterwarnings("ignore", message="Glyph .* missing from")
 

@@ -37,3 +37,17 @@ def test_processes_that_cannot_go_on(kind: type[ProcessesError]) -> None:
     """A worker of this process is its own."""
     found = ending_of(kind("process 1 did not come"), several=True)
     assert found == ("process 1 did not come", 1, kind is OthersError)
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "advice"),
+    [
+        ("'gpus': Backend 'gpus' is not in the list of known backends", 2, "JAX_PLATFORMS"),
+        ("'tpu': UNKNOWN: The TPU is already in use by process with pid 7", 1, "end that"),
+    ],
+)
+def test_devices_that_cannot_be_used(said: str, status: int, advice: str) -> None:
+    """A name that nobody has is a mistake; a device that is taken may be free again."""
+    found = ending_of(RuntimeError(f"Unable to initialize backend {said}"), several=False)
+    assert found.status == status
+    assert said in found.line and advice in found.line

@@ -84,3 +84,25 @@ def test_few_open_files(training: list[str], tmp_path: Path) -> None:
     done = run(["train", *training], tmp_path, few_files, HOME=str(tmp_path))
     assert done.returncode in (0, 2), done.stderr
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("JAX_PLATFORMS", "rubbish"), ("JAX_ENABLE_X64", "rubbish")],
+)
+def test_variables_that_jax_cannot_read(
+    name: str, value: str, training: list[str], tmp_path: Path
+) -> None:
+    done = run(["train", *training], tmp_path, **{name: value})
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"dedn: JAX: ") and done.stderr.count(b"\n") == 1
+    assert name.encode() in done.stderr
+
+
+def test_the_backend_of_a_notebook(training: list[str], tmp_path: Path) -> None:
+    """Its terminals inherit the variable, and another environment has not got the package."""
+    more = ["--seeds=1", "--config.train.epochs=1"]
+    backend = "module://matplotlib_inline.backend_inline"
+    done = run(["sweep", *training, *more], tmp_path, MPLBACKEND=backend)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "sweep.png").exists()

@@ -327,3 +327,16 @@ def test_data_check_of_own_classes(tmp_path: Path, capsys: pytest.CaptureFixture
     assert lines[8] == f"attribute names: {mine}/attributes.csv"
     assert lines[9] == "test pictures: drawn, 0.2 of every seen class, seed 0"
     assert len(lines) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("a\nb", r"a\nb"), ("\x1b[2J", r"\x1b[2J"), ("a\r\u202eb", r"a\r\u202eb"), ("é 鳥", "é 鳥")],
+)
+def test_names_do_not_command_a_terminal(
+    name: str, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["features", "check", f"{tmp_path}/{name}"]) == 2
+    assert capsys.readouterr().err == (
+        f"dedn: {tmp_path}/{shown}: no such folder, expected a feature store\n"
+    )

@@ -42,7 +42,7 @@ from dedn_jax.data.prepared.tfds_files import picture_features
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import locked_folder, write_json
 from dedn_jax.folders import replace_folder, restore_replaced
-from dedn_jax.paths import local_path
+from dedn_jax.paths import check_utf8, local_path
 from dedn_jax.progress import note, progress
 
 _INCOMPLETE = "incomplete."
@@ -92,6 +92,7 @@ def build(
         building the same set; the folder cannot be written to, or the disk is full.
     """
     home = local_path(out) / picture_set.name
+    check_utf8(home, "prepared sets")
     target = home / VERSION
     if not overwrite and is_built(target, picture_set):
         return Built(target, new=False)

@@ -22,6 +22,7 @@ from tests.cli.bad_inputs.rows.disks import DISKS
 from tests.cli.bad_inputs.rows.explanations import EXPLANATIONS
 from tests.cli.bad_inputs.rows.folders import FOLDER
 from tests.cli.bad_inputs.rows.hdf5 import HDF5
+from tests.cli.bad_inputs.rows.odd_paths import ODD_PATHS
 from tests.cli.bad_inputs.rows.other_peoples import OTHER_PEOPLES
 from tests.cli.bad_inputs.rows.outputs import OUTPUTS
 from tests.cli.bad_inputs.rows.pictures import PICTURES
@@ -56,6 +57,7 @@ TABLE = [
     *EXPLANATIONS,
     *SERVING,
     *OTHER_PEOPLES,
+    *ODD_PATHS,
 ]
 _messages: dict[str, str] = {}
 

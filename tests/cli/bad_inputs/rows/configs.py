@@ -49,6 +49,20 @@ def _damaged_config(world: World) -> list[str]:
 
 CONFIGS = [
     Bad(
+        "recipe that ends the program",
+        lambda w: _recipe(w, "import sys\ndef get_config():\n    sys.exit(0)\n", "ends.py"),
+        "ends.py",
+        "get_config() raised SystemExit: 0",
+        "a ConfigDict",
+    ),
+    Bad(
+        "recipe that ends the program when it is read",
+        lambda w: _recipe(w, "raise SystemExit", "quits.py"),
+        "quits.py",
+        "running it raised SystemExit",
+        "write it like configs/base.py",
+    ),
+    Bad(
         "steps to profile that end before they start",
         lambda w: w.train("--profile=20:10"),
         "--profile=20:10",
