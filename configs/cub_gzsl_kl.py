@@ -8,7 +8,7 @@ from dedn_jax.config import load_config
 def get_config() -> ConfigDict:
     """`cub_gzsl` with weight and temperature chosen on validation classes of 40 of CUB's.
 
-    The command that chose them is in docs/distillation.md.
+    The command that chose them is in docs/explanation/distillation.md.
     """
     config = load_config("cub_gzsl")
     config.loss.distillation.name = "kl"

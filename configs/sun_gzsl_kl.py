@@ -8,7 +8,7 @@ from dedn_jax.config import load_config
 def get_config() -> ConfigDict:
     """`sun_gzsl` with weight and temperature as chosen for CUB.
 
-    The command that chose them is in docs/distillation.md.
+    The command that chose them is in docs/explanation/distillation.md.
     """
     config = load_config("sun_gzsl")
     config.loss.distillation.name = "kl"

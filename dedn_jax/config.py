@@ -125,7 +125,9 @@ def base_config() -> ConfigDict:
 
     It is locked: setting a field that does not exist raises an error.
 
-    Example, a recipe in a file of your own:
+    Examples:
+      A recipe in a file of your own:
+
       >>> def get_config():
       ...     config = base_config()
       ...     config.data.path = "features.hdf5"
@@ -142,7 +144,7 @@ def base_config() -> ConfigDict:
 def load_config(name_or_path: str | Path, overrides: Overrides = ()) -> ConfigDict:
     """Reads a recipe and applies overrides.
 
-    Example:
+    Examples:
       >>> config = load_config("cub_gzsl", {"train.epochs": 40, "data.path": "features.hdf5"})
       >>> config.train.epochs, config.loss.margin
       (40, 3.0)

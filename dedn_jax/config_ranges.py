@@ -19,7 +19,7 @@ DATA_FORMATS = ("published_hdf5", "store", "prepared", "demo")
 KERNELS = ("auto", "xla", "pallas")
 STRATEGIES = ("jit", "pmap")
 RESIDENCIES = ("auto", "replicated", "sharded", "never")
-# All of `dedn_jax.model.backbones`, by the names that docs/backbones.md explains.
+# All of `dedn_jax.model.backbones`, by the names that docs/how-to/backbones.md explains.
 BACKBONES = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     *("vit_s16", "vit_b16", "vit_b32", "vit_l16", "deit_s16", "deit_b16"),

@@ -9,7 +9,7 @@ class InputError(Exception):
     The message is one line that names the file, the field, what was found, what was expected and
     what to do. The command line prints it without a stack trace and exits with status 2.
 
-    Example:
+    Examples:
       >>> import dedn_jax
       >>> dedn_jax.load_config("cub_gzsl", {"train.epochs": 0})
       Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""The examples in docstrings and in docs/python.md give what they say."""
+"""The examples in docstrings and in docs/how-to/python.md give what they say."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers.picture_runs import PictureRuns
 from tests.helpers.tiny import write_tiny
 
 _PACKAGE = Path(dedn_jax.__file__).parent
-_PAGE = _PACKAGE.parent / "docs" / "python.md"
+_PAGE = _PACKAGE.parent / "docs" / "how-to" / "python.md"
 _MODULES = [
     ".".join(("dedn_jax", *path.relative_to(_PACKAGE).with_suffix("").parts))
     for path in sorted(_PACKAGE.rglob("*.py"))
@@ -32,7 +32,7 @@ _NEED_TORCH = ("dedn_jax.inference.export.published",)
 def page(
     tmp_path_factory: pytest.TempPathFactory, picture_runs: PictureRuns
 ) -> Iterator[dict[str, Any]]:
-    """The names that docs/python.md makes, in a folder with the runs that it trains.
+    """The names that docs/how-to/python.md makes, in a folder with the runs that it trains.
 
     It is given a run on pictures, and one of these. Docstrings use its `config`, `dataset`, `run`
     and `birds`, and `features.hdf5` and `jay.jpg`.

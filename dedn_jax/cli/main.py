@@ -32,7 +32,8 @@ from dedn_jax.errors import printable
 from dedn_jax.version import __version__
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all jobs."""
     parser = argparse.ArgumentParser(
         prog="dedn",
         description="Dual Expert Distillation Network for generalized zero-shot learning",
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status, as `ending_of` lists them."""
-    parser = _parser()
+    parser = make_parser()
     several = False
     try:
         args, rest = parser.parse_known_args(argv)

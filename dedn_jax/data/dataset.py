@@ -72,7 +72,7 @@ class GZSLDataset(Annotations):
     ) -> GZSLDataset:
         """A data set of feature maps in memory; the same as from a published HDF5 file of them.
 
-        Example:
+        Examples:
           >>> rng = np.random.default_rng(0)
           >>> dataset = GZSLDataset.from_arrays(
           ...     features=rng.random((9, 16, 7, 7)),

@@ -42,7 +42,7 @@ def load_dataset(config: ConfigDict, *, sizes_only: bool = False) -> GZSLDataset
       config: the resolved config.
       sizes_only: do not read the feature maps; only the sizes of `inputs` are needed.
 
-    Example:
+    Examples:
       >>> from dedn_jax.config import load_config
       >>> dataset = load_dataset(load_config("base", {"data.path": "features.hdf5"}))
       >>> len(dataset.trainval), dataset.num_attributes, dataset.inputs.channels

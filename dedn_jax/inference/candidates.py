@@ -35,7 +35,7 @@ _MIN_NORM = 1e-12  # below it a class embedding is not normalised to 1
 class Candidates:
     """Classes to choose among.
 
-    Example:
+    Examples:
       >>> candidates = run.candidates
       >>> griffin = candidates.with_new({"griffin": [1, 0, 0, 1, 0.5, 0]})
       >>> griffin.names[-1], bool(griffin.seen[-1]), griffin.only("unseen").names

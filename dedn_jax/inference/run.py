@@ -30,7 +30,7 @@ class Run(TrainingRun):
 
     What is not at hand is read when it is first asked for.
 
-    Example:
+    Examples:
       >>> import dedn_jax
       >>> run = dedn_jax.open_run("runs/mine", dataset=dataset)
       >>> run.config.train.epochs, run.result["protocol"]
@@ -69,7 +69,7 @@ class Run(TrainingRun):
     ) -> Predictions:
         """The most likely classes of pictures, and what both experts say of their attributes.
 
-        Example:
+        Examples:
           >>> found = birds.predict(["jay.jpg"], {"griffin": [1, 0, 0, 1, 1, 0]}, among="unseen")
           >>> sorted(found.class_names[k] for k in found.classes[0])
           ['class 6', 'class 7', 'griffin']
@@ -101,7 +101,7 @@ class Run(TrainingRun):
     ) -> Explanation:
         """Why the model gives a picture a class: the score taken apart, and where it looks.
 
-        Example:
+        Examples:
           >>> found = birds.explain("jay.jpg")
           >>> bool(abs(found.score.total - found.scores[found.explained]) < 1e-5)
           True
@@ -158,7 +158,7 @@ def train(
     - `test-best`: the published protocol: evaluates on the test sets all along and reports the
       best. Not a fair estimate; labelled as such wherever its numbers appear.
 
-    Example:
+    Examples:
       >>> run = train(config, "runs/mine", dataset=dataset)
       >>> sorted(run.result["test"]["fused"])
       ['AUSUC', 'H', 'S', 'T1', 'U']
@@ -192,7 +192,7 @@ def open_run(
 ) -> Run:
     """The run in a work directory.
 
-    Example:
+    Examples:
       >>> run = open_run("runs/mine", dataset=dataset)
       >>> run.evaluate() == run.result["test"]
       True

@@ -19,7 +19,7 @@ class Callback:
     (other processes of the run end once this one has). A run that was finished before calls none.
     The numbers are those of `metrics.jsonl`.
 
-    Example:
+    Examples:
       >>> class BestH(Callback):
       ...     best = 0.0
       ...

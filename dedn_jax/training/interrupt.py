@@ -12,7 +12,7 @@ from typing import Any, Self
 class Interrupted(Exception):
     """The run was asked to stop and has saved its state.
 
-    Example:
+    Examples:
       >>> import dedn_jax
       >>> stop = dedn_jax.StopRequest()
       >>> stop.request()
@@ -64,7 +64,7 @@ class StopRequest:
     Attributes:
       signal_number: the signal that asked; 0 while none did.
 
-    Example:
+    Examples:
       >>> stop = StopRequest()
       >>> stop.request()
       >>> stop.signal_number

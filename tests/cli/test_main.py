@@ -52,7 +52,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def all_jobs() -> dict[str, str]:
     """The jobs and their options, as the parser has them."""
-    parser = cli._parser()
+    parser = cli.make_parser()
     action = next(a for a in parser._actions if a.dest == "job")
     return {name: sub.format_help() for name, sub in action.choices.items()}  # type: ignore[union-attr]
 

@@ -23,7 +23,7 @@ def read_published_weights(run: TrainingRun, path: Path) -> nnx.State:
     A backbone, which a published file does not have, is the run's own: as the run trained it,
     where it did.
 
-    Example:
+    Examples:
       >>> export_published_weights(run, Path("mine.pt"))
       >>> run.evaluate(read_published_weights(run, Path("mine.pt"))) == run.result["test"]
       True
@@ -43,7 +43,7 @@ def export_published_weights(run: TrainingRun, path: Path) -> None:
 
     It takes feature maps: what is not in the file, `left_out` says.
 
-    Example:
+    Examples:
       >>> export_published_weights(run, Path("mine.pt"))
       >>> Path("mine.pt").is_file()
       True

@@ -41,7 +41,7 @@ def write_report(run: TrainingRun, out: str | Path | None = None) -> Path:
     """Writes a finished run's report: a page, `report.json`, `classes.csv`, `attributes.csv`,
     `table.tex`.
 
-    Example:
+    Examples:
       >>> write_report(run).as_posix()
       'runs/mine/report/index.html'
 
