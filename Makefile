@@ -8,11 +8,12 @@ ONNX_VENV ?= .venv-onnx
 SERVE_VENV ?= .venv-serve
 # moto takes an older python-dateutil than requirements.txt pins.
 BUCKET_VENV ?= .venv-bucket
+DOCS_VENV ?= .venv-docs
 BIN := $(VENV)/bin
 INPUTS ?= 10000
 SEED ?= 0
 
-.PHONY: demo test lint types unit fuzz torch onnx serve bucket clean
+.PHONY: demo test lint types unit fuzz torch onnx serve bucket docs clean
 
 demo: $(VENV)/.run
 	$(BIN)/dedn demo --workdir=runs/demo
@@ -54,6 +55,12 @@ bucket:
 	$(MAKE) VENV=$(BUCKET_VENV) $(BUCKET_VENV)/.bucket
 	$(BUCKET_VENV)/bin/pytest -n 2 --dist worksteal -m moto
 
+# The documentation as a site, strictly: site/index.html.
+docs:
+	$(MAKE) VENV=$(DOCS_VENV) $(DOCS_VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -85,5 +92,10 @@ $(VENV)/.bucket: $(VENV)/.dev requirements-bucket.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bucket.txt
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.run requirements-docs.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) $(ONNX_VENV) $(SERVE_VENV) $(BUCKET_VENV) runs/demo build *.egg-info
+	rm -rf $(VENV) $(TORCH_VENV) $(ONNX_VENV) $(SERVE_VENV) $(BUCKET_VENV) $(DOCS_VENV) \
+	  runs/demo site build *.egg-info

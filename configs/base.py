@@ -119,7 +119,7 @@ def get_config() -> ConfigDict:
 
 
 def _distillation() -> ConfigDict:
-    """How the experts teach each other; docs/explanation/distillation.md has the formulas."""
+    """How the experts teach each other: docs/explanation/distillation.md."""
     d = ConfigDict()
     d.name = "agreement"  # one of the sections below, several joined by +, or none
     d.schedule = "constant"  # of the weight; warmup (linear) or ramp (sigmoid) from 0

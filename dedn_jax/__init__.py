@@ -1,7 +1,7 @@
 """DEDN, the Dual Expert Distillation Network for generalized zero-shot learning, in JAX.
 
-The names below are the public API; docs/how-to/python.md shows them at work. They are imported when they
-are first used: `import dedn_jax` does not wait for JAX.
+The names below are the public API; docs/how-to/python.md shows them at work. They are imported when
+they are first used: `import dedn_jax` does not wait for JAX.
 """
 
 from __future__ import annotations

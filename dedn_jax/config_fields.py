@@ -44,7 +44,7 @@ def fields_text() -> str:
     section = ""
     for name, default, comment in config_fields():
         if default is None:
-            about = f"  ({comment})" if comment else ""
+            about = f": {comment}" if comment else ""
             lines += ["", f"{name}{about}"]
             section = name
             continue

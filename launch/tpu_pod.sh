@@ -211,7 +211,7 @@ install() {
   if [ -n "$setup" ]; then within=900 on_workers all "$setup" || return 1; fi
   run mkdir -p "$root/build" || return 1
   run tar -C "$root" --exclude=__pycache__ -czf "$archive" \
-    dedn_jax configs launch setup.py pyproject.toml requirements.txt README.md LICENSE || return 1
+    dedn_jax configs launch setup.py pyproject.toml requirements.txt README.md LICENSE NOTICE || return 1
   run gcloud compute tpus tpu-vm scp "$archive" "$name:dedn-jax.tar.gz" "${where[@]}" --worker=all || return 1
   within=1800 on_workers all "mkdir -p dedn-jax && tar -C dedn-jax -xzf dedn-jax.tar.gz && $worker_sh install --extra=tpu"
 }

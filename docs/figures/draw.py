@@ -27,9 +27,16 @@ BOXES = [
     ("picture", 0.1, 1.75, 1.1, 0.7, "0.92"),
     ("backbone\n(frozen)", 1.6, 1.75, 1.1, 0.7, "0.92"),
     ("feature map\n$F$: channels × regions", 3.1, 1.75, 1.75, 0.7, "0.92"),
-    ("coarse expert\nall attributes\nattend to regions, channels", 5.35, 2.55, 2.15, 1.0, "#cfe3f3"),
     (
-        "fine expert\na subnetwork a group\nattend to regions, channels",
+        "coarse expert\nall attributes\nregions and channels",
+        5.35,
+        2.55,
+        2.15,
+        1.0,
+        "#cfe3f3",
+    ),
+    (
+        "fine expert\na subnetwork a group\nregions and channels",
         5.35,
         0.6,
         2.15,

@@ -85,7 +85,7 @@ def test_a_reader_of_standard_output_that_ends() -> None:
         from dedn_jax.cli import main
         parser = argparse.ArgumentParser()
         parser.set_defaults(overrides=False, run=lambda *_: [print(i) for i in range(10**6)])
-        main._parser = lambda: parser
+        main.make_parser = lambda: parser
         sys.argv = ["dedn"]
         main.console()
     """
@@ -105,7 +105,7 @@ def test_names_that_the_terminal_has_no_letters_for() -> None:
         from dedn_jax.cli import main
         parser = argparse.ArgumentParser()
         parser.set_defaults(overrides=False, run=lambda *_: print("Häher"))
-        main._parser = lambda: parser
+        main.make_parser = lambda: parser
         sys.argv = ["dedn"]
         main.console()
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dedn_jax.cli.arguments import path_flag
-from dedn_jax.cli.main import _parser, main
+from dedn_jax.cli.main import main, make_parser
 from dedn_jax.config import _IN_BUCKETS, base_config, flat_fields
 
 # No path: what people type there is a name, a number or a text.
@@ -33,7 +33,7 @@ def _flags(parser: argparse.ArgumentParser, job: str = "") -> Iterator[tuple[str
 def _texts() -> list[tuple[str, str, argparse.Action]]:
     return [
         (job, (action.option_strings or [action.dest])[0], action)
-        for job, action in _flags(_parser())
+        for job, action in _flags(make_parser())
         if action.nargs != 0 and action.choices is None and action.type in (None, str, path_flag)
     ]
 

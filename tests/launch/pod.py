@@ -108,7 +108,8 @@ class Pod:
         worker.write_text(text.replace("--pause=10 ", "--pause=1 "))
         for name in ("dedn_jax", "configs"):
             (self.checkout / name).mkdir()
-        for name in ("setup.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
+        files = "setup.py pyproject.toml requirements.txt README.md LICENSE NOTICE"
+        for name in files.split():
             (self.checkout / name).touch()
 
     def is_now(self, state: str) -> None:

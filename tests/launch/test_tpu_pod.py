@@ -28,7 +28,7 @@ QUEUE_DELETE = f"{QUEUE} delete dedn {AT} --force --quiet\n"
 COPY = (
     f"mkdir -p {ROOT}/build\n"
     f"tar -C {ROOT} --exclude=__pycache__ -czf {ROOT}/build/dedn-jax-dedn.tar.gz dedn_jax configs "
-    "launch setup.py pyproject.toml requirements.txt README.md LICENSE\n"
+    "launch setup.py pyproject.toml requirements.txt README.md LICENSE NOTICE\n"
     f"{TPU} scp {ROOT}/build/dedn-jax-dedn.tar.gz dedn:dedn-jax.tar.gz {AT} --worker=all\n"
     f"{TPU} ssh dedn {AT} --worker=all '--command=mkdir -p dedn-jax && "
     f"tar -C dedn-jax -xzf dedn-jax.tar.gz && {WORKER} install --extra=tpu'\n"
