@@ -19,6 +19,7 @@ from dedn_jax.cli.evaluate import add_evaluate
 from dedn_jax.cli.explain import add_explain, add_localise
 from dedn_jax.cli.export import add_export
 from dedn_jax.cli.features import add_features
+from dedn_jax.cli.info import add_info
 from dedn_jax.cli.plan import add_plan
 from dedn_jax.cli.platforms import leave_out_absent_tpus
 from dedn_jax.cli.predict import add_predict
@@ -55,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
         add_features,
         add_plan,
         add_compare,
+        add_info,
     ):
         add(jobs)
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -14,10 +15,11 @@ _OF_SHARED_MEMORY = "ignore:resource_tracker:UserWarning"
 
 def quiet_libraries() -> None:
     """Leaves out what libraries print beside an error that is reported in one line."""
-    from absl import logging as absl_logging
+    with contextlib.suppress(ImportError):  # `dedn info` runs where packages are missing
+        from absl import logging as absl_logging
 
-    # Orbax logs an error, with its stack trace, and raises it.
-    absl_logging.set_verbosity(absl_logging.FATAL)
+        # Orbax logs an error, with its stack trace, and raises it.
+        absl_logging.set_verbosity(absl_logging.FATAL)
     # Of a checkpoint that cannot be read or written, one part's error is raised; asyncio logs those
     # of all others.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)

@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import read_json, write_json
+from dedn_jax.installation import PACKAGES
 from dedn_jax.version import __version__
 
 STARTS = "starts"
 _FILE = "environment.json"
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 # Settings of JAX and XLA, which change speed and may change the last digits.
 _SETTINGS = ("JAX_", "XLA_", "LIBTPU_")
 _ROOT = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ def environment(now: float) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of this package, Python and the libraries that compute."""
     found = {"dedn-jax": __version__, "Python": platform.python_version()}
-    return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return found | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def _commit() -> str | None:
