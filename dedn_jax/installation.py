@@ -114,7 +114,7 @@ def _devices() -> dict[str, Any]:
 
 def _caches() -> dict[str, int]:
     """Folders that this package writes to between runs, and the bytes in them."""
-    found = {}
+    found: dict[str, int] = {}
     if own := user_cache_dir():
         # One entry each for compiled programs, demo pictures and copies of what is in buckets.
         inside = sorted(path for path in own.glob("*") if path.is_dir())
