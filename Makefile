@@ -9,11 +9,12 @@ SERVE_VENV ?= .venv-serve
 # moto takes an older python-dateutil than requirements.txt pins.
 BUCKET_VENV ?= .venv-bucket
 DOCS_VENV ?= .venv-docs
+WHEEL_VENV ?= .venv-wheel
 BIN := $(VENV)/bin
 INPUTS ?= 10000
 SEED ?= 0
 
-.PHONY: demo test lint types unit fuzz torch onnx serve bucket docs clean
+.PHONY: demo test lint types unit fuzz torch onnx serve bucket docs wheel clean
 
 demo: $(VENV)/.run
 	$(BIN)/dedn demo --workdir=runs/demo
@@ -61,6 +62,16 @@ docs:
 	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(DOCS_VENV)/bin/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
+# Source distribution and wheel, checked; the wheel in an empty environment, away from the checkout.
+wheel:
+	$(MAKE) VENV=$(WHEEL_VENV) $(WHEEL_VENV)/.wheel
+	rm -rf dist $(WHEEL_VENV)/installed
+	$(WHEEL_VENV)/bin/python -m build --outdir dist . >$(WHEEL_VENV)/build.log || { cat $(WHEEL_VENV)/build.log; exit 1; }
+	$(WHEEL_VENV)/bin/twine check --strict dist/*
+	$(PYTHON) -m venv $(WHEEL_VENV)/installed
+	$(WHEEL_VENV)/installed/bin/pip install --quiet --disable-pip-version-check -c requirements.txt dist/*.whl
+	cd $(WHEEL_VENV) && JAX_PLATFORMS=cpu installed/bin/dedn demo --workdir=installed/demo --config.train.epochs=1
+
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -96,6 +107,10 @@ $(VENV)/.docs: $(VENV)/.run requirements-docs.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	@touch $@
 
+$(VENV)/.wheel: $(VENV)/.created requirements-wheel.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-wheel.txt
+	@touch $@
+
 clean:
 	rm -rf $(VENV) $(TORCH_VENV) $(ONNX_VENV) $(SERVE_VENV) $(BUCKET_VENV) $(DOCS_VENV) \
-	  runs/demo site build *.egg-info
+	  $(WHEEL_VENV) runs/demo site dist build *.egg-info
