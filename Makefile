@@ -10,11 +10,12 @@ SERVE_VENV ?= .venv-serve
 BUCKET_VENV ?= .venv-bucket
 DOCS_VENV ?= .venv-docs
 WHEEL_VENV ?= .venv-wheel
+MATRIX_VENV ?= .venv-matrix
 BIN := $(VENV)/bin
 INPUTS ?= 10000
 SEED ?= 0
 
-.PHONY: demo test lint types unit fuzz torch onnx serve bucket docs wheel clean
+.PHONY: demo test lint types unit coverage fuzz torch onnx serve bucket docs wheel test-matrix clean
 
 demo: $(VENV)/.run
 	$(BIN)/dedn demo --workdir=runs/demo
@@ -31,6 +32,10 @@ types: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist worksteal
+
+# The tests, slower, and how much of the code they reach.
+coverage: $(VENV)/.dev
+	$(BIN)/pytest -n 2 --dist worksteal --cov=dedn_jax --cov-report=term:skip-covered
 
 # Ten thousand damaged files of every kind that is read; `make test` tries three hundred.
 fuzz: $(VENV)/.dev
@@ -72,6 +77,12 @@ wheel:
 	$(WHEEL_VENV)/installed/bin/pip install --quiet --disable-pip-version-check -c requirements.txt dist/*.whl
 	cd $(WHEEL_VENV) && JAX_PLATFORMS=cpu installed/bin/dedn demo --workdir=installed/demo --config.train.epochs=1
 
+# The tests on Python 3.11 to 3.13, and on the newest and the oldest releases that are allowed.
+TESTS ?= tests
+test-matrix:
+	$(MAKE) VENV=$(MATRIX_VENV) $(MATRIX_VENV)/.matrix
+	PATH="$(CURDIR)/$(MATRIX_VENV)/bin:$$PATH" $(MATRIX_VENV)/bin/nox -- $(TESTS)
+
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -107,10 +118,14 @@ $(VENV)/.docs: $(VENV)/.run requirements-docs.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	@touch $@
 
+$(VENV)/.matrix: $(VENV)/.created requirements-matrix.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-matrix.txt
+	@touch $@
+
 $(VENV)/.wheel: $(VENV)/.created requirements-wheel.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-wheel.txt
 	@touch $@
 
 clean:
 	rm -rf $(VENV) $(TORCH_VENV) $(ONNX_VENV) $(SERVE_VENV) $(BUCKET_VENV) $(DOCS_VENV) \
-	  $(WHEEL_VENV) runs/demo site dist build *.egg-info
+	  $(WHEEL_VENV) $(MATRIX_VENV) .nox runs/demo site dist build *.egg-info
