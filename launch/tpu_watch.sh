@@ -11,13 +11,17 @@ failures_seen='' # failures that the workers have counted, as far as they are in
 
 seconds_now() { date +%s; }
 
+# Seconds that have passed since a time; 0 if the clock has been set back since then.
+passed_since() {
+  local passed=$(($(seconds_now) - $1))
+  echo $((passed > 0 ? passed : 0))
+}
+
 # Counts the time until now; account yes|no: whether the TPU is charged for from now on.
 account() {
-  local now
-  now="$(seconds_now)"
-  [ -z "$charged_since" ] || charged=$((charged + now - charged_since))
+  [ -z "$charged_since" ] || charged=$((charged + $(passed_since "$charged_since")))
   charged_since=''
-  [ "$1" = no ] || charged_since="$now"
+  [ "$1" = no ] || charged_since="$(seconds_now)"
 }
 
 # Chips of an accelerator type: in the names of some generations cores are counted, two a chip.
@@ -121,7 +125,9 @@ look() {
 # Whether the job has done nothing for too long. What writes nothing before its end cannot be told.
 stalled() {
   case "${job[*]}" in evaluate | predict) return 1 ;; esac
-  [ -n "$progress_at" ] && holds "$stall > 0 && $(seconds_now) - $progress_at >= 60 * $stall"
+  [ -n "$progress_at" ] || return 1
+  [ "$progress_at" -le "$(seconds_now)" ] || progress_at="$(seconds_now)" # the clock was set back
+  holds "$stall > 0 && $(passed_since "$progress_at") >= 60 * $stall"
 }
 
 end_stall() {

@@ -165,6 +165,17 @@ def test_tpu_watch_ends_at_a_limit(pod: Pod, limit: tuple[str, ...]) -> None:
     assert pod.verbs.count("create") == creations
 
 
+def test_tpu_watch_counts_nothing_back(pod: Pod, fakes: Path) -> None:
+    """The clock of the operator's machine is set back while the pod runs."""
+    calls = pod.folder / "dates"
+    earlier = f"echo >> {calls}; [ $(wc -l < {calls}) -gt 3 ] && echo $(($(/bin/date +%s) - 90000))"
+    write_program(fakes / "date", f'#!/bin/sh\n{{ {earlier}; }} || exec /bin/date "$@"\n')
+    result = pod.watch("--delete-on=finish", "--stall=0.5", ending="steps 20")
+    assert result.returncode == 0, result.stderr
+    assert len(calls.read_text()) > 4
+    assert "finished; deleting dedn, which was there for 0.0" in result.stderr
+
+
 def test_tpu_watch_ends_after_stop(pod: Pod) -> None:
     """Which asks for no deletion, unless with --delete-on=always."""
     stop = "dedn-jax/launch/worker.sh stop"
