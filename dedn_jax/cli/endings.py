@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 import signal
-import sys
 from typing import NamedTuple
 
 from dedn_jax.errors import (
@@ -72,8 +70,7 @@ def ending_of(error: BaseException, several: bool) -> Ending:
             name = error.object[max(0, error.start - 100) : error.end + 100]
             return Ending(f"{name!a}: a name that is not UTF-8; rename it", 2)
         case BrokenPipeError():
-            # Whoever read standard output had enough, as `head` has; Python flushes it once more.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # Whoever read standard output had enough, as `head` has.
             return Ending("", 128 + signal.SIGPIPE)
         case OSError():
             name = f"{str(error.filename)[:1000]}: " if error.filename else ""

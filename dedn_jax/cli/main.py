@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import codecs
-import io
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 
@@ -28,9 +27,13 @@ from dedn_jax.cli.report import add_report
 from dedn_jax.cli.runs import add_demo, add_train
 from dedn_jax.cli.serve import add_serve
 from dedn_jax.cli.signals import end_on_second_signal
+from dedn_jax.cli.streams import drop_output, flush_output, prepare_streams
 from dedn_jax.cli.sweep import add_sweep
 from dedn_jax.errors import printable
 from dedn_jax.version import __version__
+
+# Seconds that a job which has failed may take to leave.
+_LEAVING = 10.0
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -74,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         several = joins_processes(args)
         quiet_libraries()
         leave_out_absent_tpus()
-        return args.run(args, rest) or 0
+        status = args.run(args, rest) or 0
+        flush_output()
+        return status
     except (Exception, KeyboardInterrupt) as error:
         line, status, of_others = ending_of(error, several)
         line = printable(with_addresses(line))
@@ -87,37 +92,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-# What tables and texts hold, for terminals that have ASCII alone.
-_PLAIN = {"±": "+-", "×": "x", "…": "...", "·": "*"}
-
-
-def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
-    """An error handler of codecs: signs in ASCII, other letters as escapes."""
-    if isinstance(error, UnicodeEncodeError) and (sign := _PLAIN.get(error.object[error.start])):
-        return sign, error.start + 1
-    return codecs.backslashreplace_errors(error)
-
-
 def console() -> None:
     """The `dedn` command: runs `main` and ends the process."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # Names of classes and pictures may have letters that a terminal has not.
-        codecs.register_error("plain", _plain)
-        sys.stdout.reconfigure(errors="plain")
+    prepare_streams()
     end_on_second_signal()
     try:
         status = main()
     except Exception:
         traceback.print_exc()
         status = 1
+    drop_output()
     if status not in TOGETHER and "jax" in sys.modules:
         import jax
 
         if jax.distributed.is_initialized():
             # JAX's own exit waits minutes for the other processes, which do not come.
-            sys.stdout.flush()
-            sys.stderr.flush()
             os._exit(status)
+    if status not in TOGETHER:
+        # A library's thread may wait for ever for what has failed, as for a checkpoint.
+        end = threading.Timer(_LEAVING, os._exit, (status,))
+        end.daemon = True
+        end.start()
     sys.exit(status)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import Reading, TrainBatches
 from dedn_jax.data.sampler import Sampler
+from dedn_jax.errors import InputError
 from dedn_jax.files import read_json, write_json
 from dedn_jax.json_values import BOOLEAN, Kind, listed, optional, record, whole
 from dedn_jax.model.groups import AttributeGroups
@@ -149,6 +151,7 @@ class Trainer(abc.ABC, Generic[L]):
                 state = loop.run(loop.executor.place(state))
         if phase.label is None:
             selection.select(loop.monitor.steps, state.evaluated)
+        self._check_folder(phase.name)
         save_params(folder / "selected", selection.params)
         result = self._result_json(phase, selection, loop.monitor)
         if is_main():
@@ -246,6 +249,7 @@ class Trainer(abc.ABC, Generic[L]):
                 monitor=self._monitor(phase, schedule, start, write),
                 selection=selection,
                 checkpoints=checkpoints,
+                check_folder=functools.partial(self._check_folder, phase.name),
                 log=log,
                 clock=clock,
                 bar=bar,
@@ -253,6 +257,15 @@ class Trainer(abc.ABC, Generic[L]):
                 callbacks=self.callbacks,
                 step=start.step,
                 evaluation_due=start.evaluation_due,
+            )
+
+    def _check_folder(self, phase: str) -> None:
+        """Raises InputError where what is written would not come to what was written before."""
+        if not (self.folder / phase / "checkpoints").is_dir():
+            raise InputError(
+                f"{self.folder}: not there any more: moved, removed or unmounted while it was "
+                "trained in; put it back, and give the same command to go on from its last "
+                "checkpoint"
             )
 
     def _sampler(self, phase: str, task: Task) -> Sampler:

@@ -106,3 +106,16 @@ def test_the_backend_of_a_notebook(training: list[str], tmp_path: Path) -> None:
     done = run(["sweep", *training, *more], tmp_path, MPLBACKEND=backend)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "sweep.png").exists()
+
+
+def test_closed_streams(training: list[str], tmp_path: Path) -> None:
+    """As daemons start programs: no file of the run is taken for one of them."""
+
+    def close() -> None:
+        for number in range(3):
+            os.close(number)
+
+    done = run(["train", *training], tmp_path, close)
+    assert done.returncode == 0
+    assert (tmp_path / "run" / "result.json").exists()
+    assert not done.stdout and not done.stderr

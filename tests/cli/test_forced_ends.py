@@ -38,3 +38,22 @@ def test_workers_and_their_shared_memory_go_too() -> None:
     while any(path.exists() for path in left):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
+
+
+HANGS = """
+import threading
+import time
+from dedn_jax.cli import main as cli
+
+cli._LEAVING = 0.5
+cli.main = lambda: 2
+threading.Thread(target=time.sleep, args=(600,)).start()
+cli.console()
+"""
+
+
+def test_what_has_failed_does_not_wait_for_a_thread() -> None:
+    """As of a library whose checkpoint cannot be written."""
+    done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, timeout=120)
+    assert done.returncode == 2
+    assert not done.stderr

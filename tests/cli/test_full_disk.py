@@ -67,3 +67,33 @@ def test_it_ends_with_one_line_and_goes_on(job: str, tmp_path: Path) -> None:
     assert going_on.returncode == 0, going_on.stderr
     steps = [r["step"] for r in read_lines(folder / "metrics.jsonl") if "evaluated_on" not in r]
     assert steps == list(range(1, max(steps) + 1))
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_what_is_printed(stream: str, tmp_path: Path) -> None:
+    """Progress goes nowhere, and the run is finished; a result that is not seen is said."""
+    flags = tiny_overrides(
+        write_tiny(tmp_path / "tiny.hdf5"), selection__protocol="last", train__epochs=2
+    )
+    command = ["train", "--config=base", f"--workdir={tmp_path}/run", *flags]
+    with open("/dev/full", "w") as full:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full}
+        done = subprocess.run(
+            [sys.executable, "-m", "dedn_jax", *command],
+            cwd=ROOT,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            text=True,
+            timeout=300,
+            **streams,
+        )
+    assert (tmp_path / "run" / "result.json").exists()
+    if stream == "stderr":
+        assert done.returncode == 0
+        assert "Test sets (last)" in done.stdout
+    else:
+        assert done.returncode == 2
+        assert (
+            BAR.sub("", done.stderr)
+            .splitlines()[-1]
+            .endswith("No space left on device; make room and give the command again")
+        )

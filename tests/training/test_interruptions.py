@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 
 from dedn_jax.data.load import load_dataset
+from dedn_jax.errors import InputError
 from dedn_jax.inference.run import train
+from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.evaluation import EXPERTS
 from dedn_jax.training.interrupt import Interrupted
 from dedn_jax.training.logs import read_lines
@@ -141,3 +144,29 @@ def test_a_loss_that_is_not_finite(
     found, expected = arrays(path), arrays(tmp_path / "undisturbed")
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.parametrize("instead", ["nothing", "an empty folder"])
+def test_a_work_directory_that_goes_away(
+    instead: str, finished: Callable[[str], Finished], tmp_path: Path
+) -> None:
+    """Moved by hand, or its file system unmounted: nothing is written beside what was there."""
+    path, away, expected = tmp_path / "run", tmp_path / "away", finished("last")
+
+    class TakeAway(Callback):
+        def on_call_end(self, first: int, last: int, metrics: Any) -> None:
+            if first <= 25 <= last:
+                while not (path / "final" / "checkpoints" / "20").exists():
+                    time.sleep(0.01)  # it is written in the background
+                path.rename(away)
+                if instead == "an empty folder":
+                    path.mkdir()
+
+    with pytest.raises(InputError, match=r"run: not there any more: moved, removed or unmounted"):
+        train(expected.config, path, callbacks=[TakeAway()])
+    assert not path.exists() or not any(path.iterdir())
+    if path.exists():
+        path.rmdir()
+    away.rename(path)
+    assert train(expected.config, path).result == expected.result
+    assert read_lines(path / "metrics.jsonl") == expected.lines
