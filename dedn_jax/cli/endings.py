@@ -73,7 +73,9 @@ def ending_of(error: BaseException, several: bool) -> Ending:
             # Whoever read standard output had enough, as `head` has.
             return Ending("", 128 + signal.SIGPIPE)
         case OSError():
-            name = f"{str(error.filename)[:1000]}: " if error.filename else ""
+            # Of a renaming the name that was wanted, not the temporary one.
+            of = error.filename2 or error.filename
+            name = f"{str(of)[:1000]}: " if of else ""
             line = f"{name}{error.strerror or error}{_ADVICE.get(error.errno or 0, '')}"
             return Ending(line, 2)
         case ValueError() if _OF_ENVIRONMENT.search(str(error)):

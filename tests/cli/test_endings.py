@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import pytest
 
 from dedn_jax.cli.endings import ending_of
 from dedn_jax.errors import OthersError, ProcessesError
+from dedn_jax.files import write_json
 
 GLOO = "INTERNAL: Gloo AllGather failed: [external/gloo/pair.cc:538] Connection reset by peer"
 
@@ -51,3 +54,14 @@ def test_devices_that_cannot_be_used(said: str, status: int, advice: str) -> Non
     found = ending_of(RuntimeError(f"Unable to initialize backend {said}"), several=False)
     assert found.status == status
     assert said in found.line and advice in found.line
+
+
+def test_a_file_that_cannot_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "result.json").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_json(tmp_path / "result.json", {})
+    assert ending_of(caught.value, several=False) == (
+        f"{tmp_path / 'result.json'}: Is a directory",
+        2,
+        False,
+    )
