@@ -75,9 +75,7 @@ def sweep(
       Interrupted: `stop` asked for it; everything is saved.
     """
     _check(config, seeds)
-    if points_file and grid:
-        raise InputError("--grid: --points names every point already; give one of the two")
-    points = read_points(config, points_file) if points_file else make_points(config, grid)
+    points = _points(config, grid, points_file)
     folder = SweepFolder(workdir_path, config, seeds, points)
     folder.check()
     dataset = load_dataset(config)
@@ -163,6 +161,12 @@ def _check(config: ConfigDict, seeds: int) -> None:
             f"config.distribution.attribute_shards={config.distribution.attribute_shards}: a sweep "
             "shards models, not attributes; use 1"
         )
+
+
+def _points(config: ConfigDict, grid: Sequence[str], points_file: str | Path | None) -> list[Point]:
+    if points_file and grid:
+        raise InputError("--grid: --points names every point already; give one of the two")
+    return read_points(config, points_file) if points_file else make_points(config, grid)
 
 
 def _check_point(point: Point, dataset: GZSLDataset) -> None:
