@@ -1,18 +1,18 @@
-"""Kills a training whose work directory is in a fake bucket, at random times, until it is finished.
+"""Kills trainings whose work directory is in a fake bucket, at random times.
 
-    .venv-bucket/bin/python -m benchmarks.bucket_kills --kills=100
+    .venv-bucket/bin/python -m benchmarks.bucket_kills [--kills=100] [--scheme=gs] [--json=FILE]
 
 A tiny training is started over and over, each time with an empty temporary folder, as on a new
-machine, and killed (SIGKILL) after a random time since it began to train or to fetch. After the
-last kill it may finish. Its metrics, result and parameters must be those of the same training on
-the local disk that nobody disturbed, and the work directory must hold every step once. Needs what
-`make bucket` installs.
+machine, and killed (SIGKILL) at a random time, counted at equal odds from when it began to fetch or
+from its first steps, until one start comes to the end. Then its metrics, result and parameters must
+be those of the same training on the local disk that nobody disturbed: every step is there once, and
+no bit differs. Other trainings follow until there have been so many kills. Those in the file of
+`--json` count: the same command goes on from there. Needs what `make bucket` installs.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -20,12 +20,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tests.helpers.buckets import BUCKET, fake_amazon, fake_google
-from tests.made_up import published_file
+from benchmarks.arguments import positive, run_benchmark, show_report
+from benchmarks.failures import parameters, write_features
+from benchmarks.fake_buckets import BUCKET, fake_amazon, fake_google
+from dedn_jax.buckets.mirror import workdir_path
+from dedn_jax.errors import InputError
+from dedn_jax.files import read_json
+from dedn_jax.training.logs import read_lines
+from dedn_jax.training.workdir import Workdir
 
 FLAGS = [
     "--config=base",
@@ -36,10 +44,10 @@ FLAGS = [
     "--config.train.steps_per_call=1",
     "--config.data.groups=0;1-3;4-5",
 ]
-_TIMING = ("time", "steps_per_second", "step_seconds", "goodput")
 
 
 def start(workdir: str | Path, flags: list[str], temporary: Path) -> subprocess.Popen[str]:
+    """A training with an empty temporary folder of its own."""
     temporary.mkdir()
     return subprocess.Popen(
         [sys.executable, "-m", "dedn_jax", "train", f"--workdir={workdir}", *flags],
@@ -50,72 +58,109 @@ def start(workdir: str | Path, flags: list[str], temporary: Path) -> subprocess.
     )
 
 
-def until_it_works(process: subprocess.Popen[str], temporary: Path) -> None:
-    """Waits until a training has a local copy, or has ended."""
-    while process.poll() is None and not any(temporary.glob("dedn-bucket-*/*/dataset.json")):
-        time.sleep(0.02)
+def finish(workdir: str | Path, flags: list[str], temporary: Path) -> None:
+    """A training that nobody disturbs.
+
+    Raises:
+      InputError: it failed.
+    """
+    process = start(workdir, flags, temporary)
+    _, errors = process.communicate()
+    _check(process, errors, (0,))
 
 
-def lines(text: str) -> list[dict[str, object]]:
-    found = [json.loads(line) for line in text.splitlines()]
-    return [{k: v for k, v in line.items() if k not in _TIMING} for line in found]
+def _check(process: subprocess.Popen[str], errors: str, expected: Sequence[int]) -> None:
+    if process.returncode not in expected:
+        said = errors.strip().splitlines()[-1:] or [""]
+        raise InputError(f"a start ended with status {process.returncode}: {said[0]}")
 
 
-def same(folder: Path, other: Path) -> bool:
-    """Whether two work directories hold the same lines, result and parameters."""
-    import jax
-
-    from dedn_jax.inference.run import open_run
-
-    runs = [open_run(path) for path in (folder, other)]
-    pairs = zip(*(jax.tree.leaves(run.params) for run in runs), strict=True)
-    return (
-        runs[0].result == runs[1].result
-        and all(np.array_equal(a, b) for a, b in pairs)
-        and lines((folder / "metrics.jsonl").read_text())
-        == lines((other / "metrics.jsonl").read_text())
-    )
+def _fetches(temporary: Path) -> bool:
+    return any(temporary.glob("dedn-bucket-*/*"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def _trains(temporary: Path) -> bool:
+    # TensorBoard's files are not fetched, and have some bytes before the first step.
+    files = temporary.glob("dedn-bucket-*/*/tensorboard/*/*")
+    return any(file.stat().st_size > 1000 for file in files)
+
+
+def killed_until_finished(
+    address: str, flags: list[str], root: Path, longest: float, times: random.Random, most: int
+) -> int:
+    """Starts a training until one start finishes it; how many were killed, `most` at most.
+
+    Raises:
+      InputError: a start failed by itself.
+    """
+    kills = 0
+    while kills < most:
+        temporary = root / f"start{kills}"
+        process = start(address, flags, temporary)
+        begun = times.choice((_fetches, _trains))
+        while process.poll() is None and not begun(temporary):
+            time.sleep(0.02)
+        try:
+            _, errors = process.communicate(timeout=times.uniform(0, longest))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            _, errors = process.communicate()
+        _check(process, errors, (0, -signal.SIGKILL))
+        if process.returncode == 0:
+            return kills
+        kills += 1
+        print(f"{address}: killed {kills} times", file=sys.stderr, flush=True)
+    finish(address, flags, root / "last")
+    return kills
+
+
+def differences(address: str, undisturbed: Path) -> list[str]:
+    """In what two finished runs differ, of metrics, result and parameters."""
+    folders = [Workdir(workdir_path(address)), Workdir(undisturbed)]
+    lines, others = (read_lines(folder.metrics_file) for folder in folders)
+    results = [read_json(folder.result_file) for folder in folders]
+    found = zip(*(parameters(folder.path) for folder in folders), strict=True)
+    same = {
+        "metrics": lines == others,
+        "result": results[0] == results[1],
+        "parameters": all(np.array_equal(a, b) for a, b in found),
+    }
+    return [name for name, equal in same.items() if not equal]
+
+
+def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Runs the command line; returns a row for every training."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--scheme", choices=("gs", "s3"), default="gs")
-    parser.add_argument("--epochs", type=int, default=100, help="of the tiny training")
-    parser.add_argument("--longest", type=float, default=10, help="seconds until a kill")
+    parser.add_argument("--epochs", type=int, default=25, help="of the tiny trainings")
+    parser.add_argument("--longest", type=float, default=8, help="seconds until a kill")
     parser.add_argument("--seed", type=int, default=0, help="of the times")
-    args = parser.parse_args()
-    times = random.Random(args.seed)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args(argv)
+    positive("--kills", args.kills)
+    rows = read_json(args.json)["trainings"] if args.json and args.json.exists() else []
     server = fake_google() if args.scheme == "gs" else fake_amazon()
     with tempfile.TemporaryDirectory() as name, server as environment:
         root = Path(name)
         os.environ |= environment
-        file = published_file(root / "f.hdf5")
+        file = write_features(root / "features.hdf5")
         flags = [*FLAGS, f"--config.train.epochs={args.epochs}", f"--config.data.path={file}"]
-        address = f"{args.scheme}://{BUCKET}/runs/killed"
-        kills = finished_early = 0
-        for number in range(args.kills):
-            process = start(address, flags, root / f"tmp{number}")
-            until_it_works(process, root / f"tmp{number}")
-            time.sleep(times.uniform(0, args.longest))
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            kills += process.returncode == -signal.SIGKILL
-            finished_early += process.returncode == 0
-            if process.returncode not in (0, -signal.SIGKILL):
-                raise SystemExit(f"start {number} ended with status {process.returncode}")
-            print(f"{number + 1}: killed {kills}", file=sys.stderr)
-        last = start(address, flags, root / "last")
-        _, errors = last.communicate()
-        if last.returncode:
-            raise SystemExit(errors)
-        undisturbed = root / "local"
-        start(undisturbed, flags, root / "tmp").communicate()
-        from dedn_jax.buckets.mirror import workdir_path
-
-        report = {"scheme": args.scheme, "kills": kills, "after_the_end": finished_early}
-        print(json.dumps(report | {"same": same(workdir_path(address), undisturbed)}))
+        finish(root / "undisturbed", flags, root / "of the undisturbed")
+        while (left := args.kills - sum(row["kills"] for row in rows)) > 0:
+            times = random.Random(f"{args.seed} {len(rows)}")
+            folder = root / str(len(rows))
+            folder.mkdir()
+            address = f"{args.scheme}://{BUCKET}/runs/{len(rows)}"
+            began = time.monotonic()
+            kills = killed_until_finished(address, flags, folder, args.longest, times, left)
+            row = {"scheme": args.scheme, "kills": kills, "seconds": time.monotonic() - began}
+            rows.append(row | {"differs": differences(address, root / "undisturbed")})
+            show_report(str(rows[-1]), {"trainings": rows}, args.json)
+    differing = sum(bool(row["differs"]) for row in rows)
+    print(f"{sum(row['kills'] for row in rows)} kills, {len(rows)} trainings, {differing} differ")
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark("benchmarks.bucket_kills", main)
