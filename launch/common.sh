@@ -120,8 +120,9 @@ take_shared_job() {
   flag="$(place_flag "${job[@]}")"
   place="$(value_of "$flag" ${job_arguments[@]+"${job_arguments[@]}"})"
   [ -n "$place" ] || fail "no $flag=DIR after --"
-  case "$place" in
-    /* | [a-z]*://?*) ;;
-    *) fail "$flag=$place, expected an absolute path on a filesystem that all hosts share, or a bucket (gs://...)" ;;
+  case "$flag=$place" in
+    "$flag"=/* | --workdir=gs://?* | --workdir=s3://?*) ;;
+    --workdir=*) fail "$flag=$place, expected an absolute path on a filesystem that all hosts share, or a bucket (gs://..., s3://...)" ;;
+    *) fail "$flag=$place, expected an absolute path on a filesystem that all hosts share" ;;
   esac
 }

@@ -26,8 +26,8 @@
 #   --worker=N|all                        for logs
 #   --dry-run                             print the commands, run nothing
 #   -- [JOB] ARGUMENTS                    of dedn: train if none is named, sweep, features extract,
-#                                         evaluate, predict; --workdir (--out of features extract)
-#                                         under --mount, or of one host in a bucket
+#                                         evaluate, predict; --workdir under --mount or in a bucket
+#                                         (gs://), --out of features extract under --mount
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=common.sh

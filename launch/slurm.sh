@@ -13,8 +13,8 @@
 #   --restarts=N             queue again at most N times (100)
 #   --dry-run                print the sbatch command with the script it reads
 #   -- [JOB] ARGUMENTS       of dedn: train if none is named, sweep, features extract, evaluate,
-#                            predict; --workdir (--out of features extract) on a filesystem that all
-#                            nodes share, or of one node in a bucket
+#                            predict; --workdir on a filesystem that all nodes share or in a bucket
+#                            (gs://, s3://), --out of features extract on the former
 #
 # The job runs in the environment that this is called from (activate the one with dedn in it); the
 # environment variable DEDN names the program (dedn). Finished: status 0. A mistake in config or

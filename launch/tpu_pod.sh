@@ -43,8 +43,8 @@
 #   --dry-run                                   print the commands, run nothing
 #   -- [JOB] ARGUMENTS                          for start, restart and watch: of dedn: train if none
 #                                               is named, sweep, features extract, evaluate, predict;
-#                                               --workdir (--out of features extract) on a filesystem
-#                                               that all workers share; of one worker in a bucket
+#                                               --workdir on a filesystem that all workers share or in
+#                                               a bucket (gs://), --out of features extract on the former
 #
 # Status of watch: 0 finished; 2 a mistake in config or data, see the log; 143 the run was stopped
 # with `stop`; 1 gave up, or reached a limit.

@@ -91,7 +91,6 @@ results() {
   case "$kind $where" in
     'train '*) echo $(($(content "$where/metrics.jsonl" | wc -l))) ;;
     'sweep '*) echo $(($(content "$where/points/*/metrics.jsonl" | wc -l))) ;;
-    'features extract '*://*) echo $(($(gcloud storage ls -r "$where" 2>/dev/null | wc -l))) ;;
     'features extract '*) echo $(($(find "$where" -type f ! -name '.*' 2>/dev/null | wc -l))) ;;
     *) echo 0 ;;
   esac
@@ -121,7 +120,7 @@ install() {
     run python3 -m pip install --quiet --user uv
     run python3 -m uv venv --quiet --allow-existing --seed --python=3.12 .venv
   fi
-  run .venv/bin/pip install --quiet --disable-pip-version-check -c requirements.txt ".[$extra]"
+  run .venv/bin/pip install --quiet --disable-pip-version-check -c requirements.txt ".[$extra,bucket]"
 }
 
 start() {

@@ -147,6 +147,11 @@ def test_tpu_starts_every_job(arguments: tuple[str, ...], command: str) -> None:
         (("start", *PLACE, "--", "features", "check"), "'features check' after --, expected"),
         (("start", *PLACE, "--", "features", "extract", "--workdir=/x"), "no --out=DIR after --"),
         (("start", *PLACE, "--", "sweep", "--workdir=gs://"), "--workdir=gs://, expected"),
+        (("start", *PLACE, "--", "--workdir=ftp://b/x"), "--workdir=ftp://b/x, expected"),
+        (
+            ("start", *PLACE, "--", "features", "extract", "--out=gs://b/x"),
+            "--out=gs://b/x, expected an absolute path on a filesystem that all hosts share",
+        ),
         (
             ("watch", *POD, "--delete-on=never", *TRAIN),
             "--delete-on=never, expected finish, mistake",
