@@ -16,6 +16,7 @@ from typing import Literal
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from dedn_jax.buckets.inputs import input_path
 from dedn_jax.config_ranges import check_ranges
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import read_json
@@ -54,7 +55,7 @@ def find_config(name_or_path: str | Path, kind: Literal["recipe", "ablations"] =
     Raises:
       InputError: no such file.
     """
-    path = local_path(name_or_path)
+    path = input_path(name_or_path)
     if path.is_file():
         return path
     folder = Path("configs") if kind == "recipe" else Path("configs", kind)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable
+from pathlib import Path, PurePath
+from typing import NamedTuple, TypeVar
 
 from dedn_jax.errors import InputError
+
+P = TypeVar("P", bound=PurePath)
 
 
 class _Kind(NamedTuple):
@@ -45,16 +48,46 @@ def check_not_owned(path: Path) -> None:
       InputError: it is; names the folder.
     """
     path = real_path(path.parent) / path.name
+    if owner := owner_of(path, Path.is_file):
+        raise owner.refusal(str(path), str(owner.folder))
+
+
+class Owner(NamedTuple):
+    """What a file is a part of.
+
+    Attributes:
+      kind: of what is in the folder.
+      folder: the folder.
+      part: the name in it that the file has or is under.
+    """
+
+    kind: str
+    folder: PurePath
+    part: str
+
+    def refusal(self, path: str, folder: str) -> InputError:
+        """What to say where the file is to be written; path and folder as the user knows them."""
+        return InputError(
+            f"{path}: {self.part} belongs to the {self.kind} in {folder}, which would be "
+            "destroyed; choose another name"
+        )
+
+
+def owner_of(path: P, is_file: Callable[[P], bool]) -> Owner | None:
+    """The run, sweep, store or prepared set that a file is a part of, if there is one.
+
+    Args:
+      path: of the file.
+      is_file: whether there is a file of a path.
+    """
     for folder in path.parents:
         for kind in _KINDS:
-            if not all((folder / marker).is_file() for marker in kind.markers):
+            if not all(is_file(folder / marker) for marker in kind.markers):
                 continue
             first = path.relative_to(folder).parts[0]
             if not kind.parts or first in kind.parts:
-                raise InputError(
-                    f"{path}: {first} belongs to the {kind.name} in {folder}, which would be "
-                    "destroyed; choose another name"
-                )
+                return Owner(kind.name, folder, first)
+    return None
 
 
 def real_path(path: Path) -> Path:

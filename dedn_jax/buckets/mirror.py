@@ -8,12 +8,10 @@ are complete is written after them.
 from __future__ import annotations
 
 import _thread
-import atexit
 import os
 import re
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
@@ -22,6 +20,7 @@ from pathlib import Path
 
 from dedn_jax.buckets.owner import RENEW, Owner
 from dedn_jax.buckets.storage import open_bucket
+from dedn_jax.buckets.temporary import keep, temporary_folder
 from dedn_jax.buckets.transfers import COPIES, in_parallel, refused
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.paths import bucket_address, check_utf8, local_path
@@ -62,7 +61,7 @@ class Mirror:
         bucket, _, name = rest.partition("/")
         self._prefix = f"{name}/" if name else ""
         self._bucket = open_bucket(scheme, bucket)
-        self._temporary = Path(tempfile.mkdtemp(prefix="dedn-bucket-"))
+        self._temporary = temporary_folder()
         self.folder = self._temporary / (name or bucket).rpartition("/")[2]
         COPIES[str(self.folder)] = address
         # Of files that the bucket has as well: size and time of the local one, the version of an
@@ -71,8 +70,7 @@ class Mirror:
         self._versions: dict[str, str] = {}
         self._sent: dict[str, float] = {}
         self._lock = threading.Lock()
-        self._is_owned = self._is_ending = self._stays = False
-        atexit.register(self._clean)
+        self._is_owned = self._is_ending = False
 
     def pull(self, *, checkpoints: bool = False) -> None:
         """Fetches what the local copy lacks, or has in another version; not while it is owned.
@@ -110,8 +108,19 @@ class Mirror:
                 )
             in_parallel(lambda name: self._fetch(name, wanted[name][1]), wanted)
             for name in self._same.keys() - objects.keys():
-                (self.folder / name).unlink(missing_ok=True)
-                del self._same[name]
+                self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        """Removes a file that the bucket has no more, and the folders that it leaves empty."""
+        file = self.folder / name
+        file.unlink(missing_ok=True)
+        for folder in file.parents:
+            if folder == self.folder:
+                break
+            with suppress(OSError):
+                folder.rmdir()
+        del self._same[name]
+        self._versions.pop(name, None)
 
     def _free(self) -> int:
         return shutil.disk_usage(self.folder).free
@@ -245,16 +254,12 @@ class Mirror:
                 return
             except OSError as error:
                 if not left:
-                    self._stays = True
+                    keep(self._temporary)
                     raise InputError(
                         f"{self.address}: cannot be written to ({error.strerror}); the last of it "
                         f"is in {self._temporary}, to be copied there by hand"
                     ) from error
                 time.sleep(_PAUSE)
-
-    def _clean(self) -> None:
-        if not self._stays:
-            shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 class _Follower:

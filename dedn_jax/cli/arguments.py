@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedn_jax.buckets.mirror import workdir_path
+from dedn_jax.buckets.outputs import output_path
 from dedn_jax.errors import InputError
 from dedn_jax.parallel.limits import (
     JOIN_TIMEOUT,
@@ -30,6 +31,15 @@ def path_flag(text: str) -> Path:
       InputError: as `local_path`.
     """
     return local_path(text)
+
+
+def output_flag(text: str) -> Path:
+    """The flag of a file to write, which may be in a bucket.
+
+    Raises:
+      InputError: as `output_path`.
+    """
+    return output_path(text)
 
 
 def workdir_flag(text: str) -> Path:

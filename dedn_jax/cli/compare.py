@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dedn_jax.cli.arguments import path_flag
+from dedn_jax.cli.arguments import output_flag, path_flag
 from dedn_jax.errors import InputError
 
 
@@ -30,7 +30,7 @@ def add_compare(jobs: Any) -> None:
         action="store_true",
         help="also run the published code in float64, to see how far its own rounding carries it",
     )
-    compare.add_argument("--json", type=path_flag, help="write the report here as well")
+    compare.add_argument("--json", type=output_flag, help="write the report here as well")
     compare.set_defaults(run=_compare, overrides=True)
 
 

@@ -8,10 +8,12 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from dedn_jax.buckets.transfers import with_addresses
 from dedn_jax.cli.arguments import (
     add_attributes,
     add_processes,
     join_processes,
+    output_flag,
     path_flag,
     run_candidates,
     workdir_flag,
@@ -57,10 +59,10 @@ def add_evaluate(jobs: Any) -> None:
     )
     evaluate.add_argument(
         "--scores",
-        type=path_flag,
+        type=output_flag,
         help="also write the class and attribute scores of every test image to this .npz file",
     )
-    evaluate.add_argument("--json", type=path_flag, help="also write the numbers to this file")
+    evaluate.add_argument("--json", type=output_flag, help="also write the numbers to this file")
     add_processes(evaluate)
     evaluate.set_defaults(run=_evaluate, overrides=True)
 
@@ -105,7 +107,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
         report["new_classes"] = list(added)
     if args.scores:
         scores.save(args.scores, class_names, run.dataset.attribute_names)
-        print(f"Scores: {args.scores}")
+        print(with_addresses(f"Scores: {args.scores}"))
     print(json.dumps(report))
     if args.json:
         from dedn_jax.files import write_json

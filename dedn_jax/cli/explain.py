@@ -13,6 +13,7 @@ from dedn_jax.cli.arguments import (
     add_pictures,
     check_candidates,
     chosen_candidates,
+    output_flag,
     path_flag,
     run_candidates,
     workdir_flag,
@@ -96,7 +97,7 @@ def add_localise(jobs: Any) -> None:
         help="CUB_200_2011/parts; images.txt and bounding_boxes.txt are read beside it",
     )
     add_attributes(localise)
-    localise.add_argument("--json", type=path_flag, help="also write the numbers to this file")
+    localise.add_argument("--json", type=output_flag, help="also write the numbers to this file")
     localise.set_defaults(run=_localise, overrides=True)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dedn_jax.cli.arguments import path_flag, workdir_flag
+from dedn_jax.buckets.transfers import with_addresses
+from dedn_jax.cli.arguments import output_flag, workdir_flag
 from dedn_jax.errors import InputError
 
 # The suffix of each format's file.
@@ -33,7 +34,7 @@ def add_export(jobs: Any) -> None:
     export.add_argument(
         "--out",
         required=True,
-        type=path_flag,
+        type=output_flag,
         help="the file to write: " + ", ".join(f"{s} for {f}" for f, s in _FORMATS.items()),
     )
     export.add_argument("--format", choices=_FORMATS, default="published", help="of the file")
@@ -79,6 +80,6 @@ def _export(args: argparse.Namespace, overrides: list[str]) -> None:
         from dedn_jax.inference.export.onnx import export_onnx
 
         export_onnx(run, args.out, args.input)
-    print(f"Wrote {args.out}")
+    print(with_addresses(f"Wrote {args.out}"))
     for line in left_out(run, args.format, args.input):
         print(f"Not in it: {line}")

@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 
+from dedn_jax.buckets.outputs import upload_outputs
 from dedn_jax.buckets.transfers import with_addresses
 from dedn_jax.cli.arguments import joins_processes
 from dedn_jax.cli.compare import add_compare
@@ -78,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         quiet_libraries()
         leave_out_absent_tpus()
         status = args.run(args, rest) or 0
+        upload_outputs()
         flush_output()
         return status
     except (Exception, KeyboardInterrupt) as error:

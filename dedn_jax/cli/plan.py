@@ -9,7 +9,7 @@ import math
 import sys
 from typing import Any
 
-from dedn_jax.cli.arguments import add_config, path_flag
+from dedn_jax.cli.arguments import add_config, output_flag
 from dedn_jax.errors import InputError
 
 
@@ -44,7 +44,7 @@ def add_plan(jobs: Any) -> None:
     plan.add_argument(
         "--price", help="of a chip-hour: a number, or one for each chip, such as v5e=1.2,v5p=4.2"
     )
-    plan.add_argument("--json", type=path_flag, help="write the numbers here as well")
+    plan.add_argument("--json", type=output_flag, help="write the numbers here as well")
     plan.add_argument("--platform", choices=("cpu",), help=argparse.SUPPRESS)
     plan.set_defaults(run=_plan, overrides=True)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from dedn_jax.buckets.transfers import with_addresses
 from dedn_jax.cli.arguments import (
     add_candidates,
     add_pictures,
@@ -15,7 +16,7 @@ from dedn_jax.cli.arguments import (
     chosen_candidates,
     join_processes,
     joins_processes,
-    path_flag,
+    output_flag,
     run_candidates,
     workdir_flag,
 )
@@ -56,19 +57,19 @@ def add_predict(jobs: Any) -> None:
     add_candidates(predict)
     predict.add_argument(
         "--write-classes",
-        type=path_flag,
+        type=output_flag,
         metavar="FILE",
         help="write the run's classes to this CSV file for --classes, and end",
     )
     predict.add_argument(
         "--json",
-        type=path_flag,
+        type=output_flag,
         metavar="FILE",
         help="write the predictions to this file, or -: an object with `pictures` (for each its "
         "classes and the strongest attributes), `skipped`, and the run and its mixing",
     )
     predict.add_argument(
-        "--csv", type=path_flag, metavar="FILE", help="the same as CSV, a row for each class"
+        "--csv", type=output_flag, metavar="FILE", help="the same as CSV, a row for each class"
     )
     predict.add_argument(
         "--batch-size", type=int, help="pictures at a time (default: config.evaluate.batch_size)"
@@ -99,7 +100,8 @@ def _predict(args: argparse.Namespace, overrides: list[str]) -> int:
         write_classes(
             args.write_classes, candidates.names, candidates.embeddings, candidates.attribute_names
         )
-        print(f"Wrote {args.write_classes}: {len(candidates.names)} classes")
+        count = len(candidates.names)
+        print(with_addresses(f"Wrote {args.write_classes}: {count} classes"))
         return 0
     files = find_pictures(args.pictures)
     skipped = predict_by_processes(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dedn_jax.cli.arguments import path_flag
+from dedn_jax.buckets.transfers import with_addresses
+from dedn_jax.cli.arguments import output_flag, path_flag
 from dedn_jax.errors import InputError
 
 
@@ -45,7 +46,7 @@ def add_wordvectors(jobs: Any) -> None:
         help="what the words of an attribute name are put into for --text-model, such as "
         "'a photo of a bird with {}'; default: the words alone",
     )
-    vectors.add_argument("--out", required=True, type=path_flag, help="the .npy file to write")
+    vectors.add_argument("--out", required=True, type=output_flag, help="the .npy file to write")
     vectors.set_defaults(run=_wordvectors, overrides=False)
 
 
@@ -59,7 +60,8 @@ def _wordvectors(args: argparse.Namespace, _: list[str]) -> None:
     vectors, remarks = _embedded(args) if args.text_model else _averaged(args)
     with atomic_file(args.out) as file:
         np.save(file, vectors)
-    print(f"Wrote {args.out}: {vectors.shape[0]} vectors of {vectors.shape[1]}")
+    shape = f"{vectors.shape[0]} vectors of {vectors.shape[1]}"
+    print(with_addresses(f"Wrote {args.out}: {shape}"))
     for remark in remarks:
         print(remark)
 

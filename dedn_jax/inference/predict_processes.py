@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dedn_jax.buckets.outputs import fetch_part, output_address, send_part
 from dedn_jax.errors import InputError
 from dedn_jax.files import atomic_file
 from dedn_jax.inference.candidates import Candidates
 from dedn_jax.inference.prediction_files import JSON_END, STDOUT, predict_to_files
 from dedn_jax.parallel import processes
-from dedn_jax.parallel.agreement import check_agreement
+from dedn_jax.parallel.agreement import check_agreement, check_shared
 from dedn_jax.training.run import TrainingRun
 from dedn_jax.training.workdir import agreed_fields
 
@@ -35,6 +36,8 @@ class _Parts:
     def joined(self) -> Iterator[tuple[BinaryIO, list[BinaryIO]]]:
         """The file, which appears when it is complete, and the parts, which are then removed."""
         paths = [self.of(process) for process in range(self.count)]
+        for path in paths[1:]:
+            fetch_part(path)
         with contextlib.ExitStack() as stack:
             whole = stack.enter_context(atomic_file(self.file))
             yield whole, [stack.enter_context(path.open("rb")) for path in paths]
@@ -55,7 +58,8 @@ def predict_by_processes(
 
     Args:
       run, files, candidates: as there, the same in all processes.
-      json_file, csv_file: as there, in a folder that all processes share; not standard output.
+      json_file, csv_file: as there, in a bucket or a folder that all processes share; not standard
+        output.
       options: the rest, as there.
 
     Returns:
@@ -74,11 +78,18 @@ def predict_by_processes(
     names = hashlib.sha256(b"\0".join(os.fsencode(file) for file in files)).hexdigest()
     pictures = {"pictures": len(files), "their names": names, "candidates": candidates.names}
     common = agreed_fields(run.config, run.outline.fingerprint())
-    check_agreement("what they predict", common | pictures | options)
+    places = {"--json": _place(json_file), "--csv": _place(csv_file)}
+    check_agreement("what they predict", common | pictures | places | options)
+    for file in (json_file, csv_file):
+        if file and not output_address(file):
+            check_shared(file.parent)
     outputs = [_Parts(file, count) if file else None for file in (json_file, csv_file)]
     own = [parts.of(process) if parts else None for parts in outputs]
     share = files[len(files) * process // count : len(files) * (process + 1) // count]
     skipped = predict_to_files(run, share, candidates, json_file=own[0], csv_file=own[1], **options)
+    for file in own:
+        if file and process:
+            send_part(file)
     skipped = processes.max_over_processes(skipped)  # all have written
     if processes.is_main():
         for parts, join in zip(outputs, (_join_json, _join_csv), strict=True):
@@ -87,6 +98,11 @@ def predict_by_processes(
                     join(whole, files_of_parts)
     processes.barrier("the predictions are joined")
     return skipped
+
+
+def _place(file: Path | None) -> str:
+    """Where an output goes, as far as it is the same for all processes."""
+    return output_address(file) or "a folder, not a bucket" if file else "none"
 
 
 def _join_csv(whole: BinaryIO, parts: list[BinaryIO]) -> None:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from dedn_jax.buckets.transfers import with_addresses
 from dedn_jax.errors import InputError
 from dedn_jax.files import atomic_file, check_output
 from dedn_jax.inference.candidates import Candidates
@@ -61,7 +62,7 @@ def predict_to_files(
     with ExitStack() as stack:
         outputs: list[Output] = []
         if json_file:
-            about = {"run": str(run.workdir.path), "mixing": mixing.to_json()}
+            about = {"run": with_addresses(str(run.workdir.path)), "mixing": mixing.to_json()}
             outputs.append(Json(stack.enter_context(output_file(json_file)), about))
         if csv_file:
             outputs.append(Csv(stack.enter_context(output_file(csv_file))))

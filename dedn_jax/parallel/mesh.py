@@ -13,12 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from dedn_jax.data.pipeline import Batch, Shard
 from dedn_jax.errors import InputError
 from dedn_jax.model.attribute_shards import AttributeShards
 from dedn_jax.parallel.axes import ALONE, Axes
+from dedn_jax.parallel.processes import is_main
 
 DATA, ATTRIBUTE = "data", "attribute"
 REPLICATED, SHARDED = PartitionSpec(), PartitionSpec(DATA)
@@ -191,7 +192,7 @@ class Layout:
         )
 
 
-def put_on_all(array: Any, sharding: NamedSharding) -> jax.Array:
+def put_on_all(array: Any, sharding: Sharding) -> jax.Array:
     """Places an array on devices of several processes, each of which holds it in full."""
     if isinstance(array, jax.Array) and array.sharding == sharding:
         return array
@@ -210,6 +211,21 @@ def on_host(tree: Any) -> Any:
         return multihost_utils.process_allgather(x, tiled=True)
 
     return jax.device_get(jax.tree.map(whole, tree))
+
+
+def on_main_host(tree: Any) -> Any:
+    """Copies of arrays on the host of process 0, wherever their parts are; elsewhere None.
+
+    Several processes have to ask together; the others never hold more than one of the arrays.
+    """
+
+    def copied(x: Any) -> Any:
+        if isinstance(x, jax.Array) and not (x.is_fully_replicated or x.is_fully_addressable):
+            x = multihost_utils.process_allgather(x, tiled=True)
+        return np.array(x) if is_main() else None
+
+    found = jax.tree.map(copied, tree)
+    return found if is_main() else None
 
 
 def local_layout() -> Layout:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from dedn_jax.errors import InputError
 from dedn_jax.files import write_json
 from dedn_jax.parallel.agreement import check_agreement
 from dedn_jax.parallel.mesh import Layout
-from dedn_jax.parallel.processes import barrier, is_main
+from dedn_jax.parallel.processes import is_main
 from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.sweep.folder import SweepFolder
 from dedn_jax.sweep.layout import ModelLayout
@@ -85,14 +84,15 @@ def sweep(
     fingerprint = dataset.fingerprint() | (teacher.fingerprint() if teacher else {})
     asked = {"--seeds": seeds, "--grid": [point.fields for point in points]}
     check_agreement("what they sweep", agreed_fields(config, fingerprint) | asked)
-    # One process holds the directory for all.
-    with Workdir(workdir_path).locked() if is_main() else contextlib.nullcontext():
+    workdir = Workdir(workdir_path)
+    with workdir.locked():
         if is_main():
             folder.claim(fingerprint)
-        Workdir(workdir_path).share()
-        if not folder.result_file.exists():
-            _run(config, seeds, points, folder, dataset, teacher, callbacks, stop)
-        result = read_sweep_result(folder.result_file)
+        workdir.share()
+        if folder.result_file.exists():
+            result = read_sweep_result(folder.result_file)
+        else:
+            result = _run(config, seeds, points, folder, dataset, teacher, callbacks, stop)
         if is_main() and not folder.plot.exists():
             draw(result, folder.plot)
     return result
@@ -107,8 +107,8 @@ def _run(
     teacher: Teacher | None,
     callbacks: Sequence[Callback],
     stop: StopRequest | None,
-) -> None:
-    """Trains what is left of the points, and writes the result."""
+) -> dict[str, Any]:
+    """Trains what is left of the points, writes the result, and returns it."""
     layout = ModelLayout.of_devices(seeds)
     if not layout.shards_models and is_main():
         print(
@@ -126,15 +126,15 @@ def _run(
             run_point(point, number, len(points), folder.point(number), common)
             for number, point in enumerate(points)
         ]
+    result = {
+        "seeds": all_seeds,
+        "shared": SHARED,
+        "metric": config.selection.metric,
+        "points": results,
+    }
     if is_main():
-        result = {
-            "seeds": all_seeds,
-            "shared": SHARED,
-            "metric": config.selection.metric,
-            "points": results,
-        }
         write_json(folder.result_file, result)
-    barrier("the result is written")
+    return result
 
 
 def _check(config: ConfigDict, seeds: int) -> None:

@@ -1,4 +1,8 @@
-"""Checkpoints through Orbax: training state, and the selection so far."""
+"""Checkpoints through Orbax: training state, and the selection so far.
+
+Process 0 writes, and every process reads all of it by itself: processes need not see one folder,
+nor wait for each other while files are written or read.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
@@ -22,8 +25,9 @@ from tqdm import tqdm
 from dedn_jax.errors import InputError, tells_of_lost_process
 from dedn_jax.files import read_json, write_json
 from dedn_jax.json_values import OBJECT, Kind
-from dedn_jax.parallel.mesh import on_host
-from dedn_jax.parallel.processes import barrier, is_main, max_over_processes
+from dedn_jax.parallel.agreement import check_agreement
+from dedn_jax.parallel.mesh import on_main_host, put_on_all
+from dedn_jax.parallel.processes import is_main, max_over_processes
 from dedn_jax.training.step import TrainState
 
 _CHECKSUM = "crc32"
@@ -45,9 +49,12 @@ class Snapshot(NamedTuple):
     position: dict[str, Any]
 
 
-def _copy(tree: Any) -> Any:
-    # Saving goes on in the background while the next step reuses (donates) the state's memory.
-    return jax.tree.map(jnp.copy, tree)
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Orbax within this process."""
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process-{me}"
+    )
 
 
 class Checkpoints:
@@ -60,25 +67,41 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int) -> None:
         self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             directory.resolve(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=True, cleanup_tmp_directories=True
+                max_to_keep=keep,
+                create=False,
+                cleanup_tmp_directories=is_main(),
+                read_only=not is_main(),
+                multiprocessing_options=_alone(),
             ),
         )
+        self._steps = set(self._manager.all_steps())
 
     def save(self, step: int, snapshot: Snapshot) -> None:
-        """Starts writing; a step that is already there is left alone."""
-        if step in self._manager.all_steps():
+        """Starts writing, in process 0; a step that is already there is left alone.
+
+        Several processes have to ask together: arrays may lie on devices of all.
+        """
+        if step in self._steps:
             return
-        position = snapshot.position | {_CHECKSUM: _checksum_of(snapshot)}
+        self._steps.add(step)
+        # A copy: writing goes on while the next step reuses (donates) the state's memory.
+        copied = on_main_host((snapshot.state, snapshot.selected))
+        if copied is None:
+            return
+        state, selected = copied
+        position = copy.deepcopy(snapshot.position)
+        position[_CHECKSUM] = _checksum_of(Snapshot(state, selected, position))
         with _writing(self._directory):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_copy(snapshot.state)),
-                    selected=ocp.args.StandardSave(_copy(snapshot.selected)),
-                    position=ocp.args.JsonSave(copy.deepcopy(position)),
+                    state=ocp.args.StandardSave(state),
+                    selected=ocp.args.StandardSave(selected),
+                    position=ocp.args.JsonSave(position),
                 ),
             )
 
@@ -93,11 +116,13 @@ class Checkpoints:
           position: what is relied on in the snapshot's.
 
         Raises:
-          InputError: there are some, and none can be read.
+          InputError: there are some, and none can be read; or processes see different ones.
         """
+        steps = sorted(self._steps, reverse=True)
+        check_agreement(f"the checkpoints of {self._directory.parent.name}", {"steps": steps})
         damaged: list[tuple[int, str]] = []
         found: Snapshot | None = None
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in steps:
             found, reason = self._restored(step, like, position)
             # Processes go on from the same step.
             if not max_over_processes(int(found is None)):
@@ -112,15 +137,15 @@ class Checkpoints:
                 f"this version, config and data set? If so, remove {self._directory} to train the "
                 "phase from its start"
             )
-        for step, reason in damaged:
+        self._steps -= {step for step, _ in damaged}
+        for step, reason in damaged if is_main() else ():
             with _writing(self._directory):
                 self._manager.delete(step)
-            if is_main():
-                tqdm.write(
-                    f"dedn: {self._directory / str(step)}: damaged ({reason}); going on from the "
-                    "checkpoint before it",
-                    file=sys.stderr,
-                )
+            tqdm.write(
+                f"dedn: {self._directory / str(step)}: damaged ({reason}); going on from the "
+                "checkpoint before it",
+                file=sys.stderr,
+            )
         return found
 
     def _restored(self, step: int, like: Snapshot, position: Kind) -> tuple[Snapshot | None, str]:
@@ -129,8 +154,8 @@ class Checkpoints:
             found: Any = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(like.state),
-                    selected=ocp.args.StandardRestore(like.selected),
+                    state=ocp.args.StandardRestore(_on_host_as(like.state)),
+                    selected=ocp.args.StandardRestore(_on_host_as(like.selected)),
                     position=ocp.args.JsonRestore(),
                 ),
             )
@@ -140,11 +165,12 @@ class Checkpoints:
             # Older versions kept no sum.
             if saved is not None and saved != _checksum_of(snapshot):
                 raise ValueError(_CHANGED)
+            state, selected = _placed((found.state, found.selected), (like.state, like.selected))
         except Exception as error:  # Orbax raises many kinds for a damaged directory
             if _is_of_the_runtime(error):
                 raise
             return None, _reason(error)
-        return snapshot, ""
+        return Snapshot(state, selected, found.position), ""
 
     def close(self) -> None:
         """Waits for what is still being written.
@@ -185,17 +211,17 @@ def _writing(directory: Path) -> Iterator[None]:
 
 
 def save_params(directory: Path, params: nnx.State) -> None:
-    """Writes the selected parameters of a phase to `directory`, whole or not at all."""
+    """Writes the selected parameters of a phase, in process 0, whole or not at all."""
+    copied = on_main_host(params)
+    if copied is None:
+        return
     # A run that died between this and its result file writes it again, as one that is carried on.
-    if is_main() and directory.exists():
+    if directory.exists():
         shutil.rmtree(directory)
-    barrier(f"{directory.parent.name}: earlier parameters are removed")
     with _writing(directory):
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(directory.resolve(), params)
-        found = checksum(params)
-        if is_main():
-            write_json(directory / _CHECKSUM_FILE, {_CHECKSUM: found})
+        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
+            checkpointer.save(directory.resolve(), copied)
+        write_json(directory / _CHECKSUM_FILE, {_CHECKSUM: checksum(copied)})
 
 
 def load_params(directory: Path, like: nnx.State) -> nnx.State:
@@ -216,11 +242,12 @@ def load_params(directory: Path, like: nnx.State) -> nnx.State:
         )
     saved = directory / _CHECKSUM_FILE
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            params: nnx.State = checkpointer.restore(directory.resolve(), like)
+        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
+            found = checkpointer.restore(directory.resolve(), _on_host_as(like))
         # Older versions kept no sum.
-        if saved.exists() and read_json(saved).get(_CHECKSUM) != checksum(params):
+        if saved.exists() and read_json(saved).get(_CHECKSUM) != checksum(found):
             raise ValueError(_CHANGED)
+        params: nnx.State = _placed(found, like)
     except Exception as error:  # Orbax raises many kinds for a damaged directory
         raise InputError(
             f"{directory}: cannot be restored ({_reason(error)}); was it trained with this config "
@@ -238,7 +265,7 @@ def saved_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
       InputError: nothing there, or damaged.
     """
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
             found: Any = checkpointer.metadata(directory.resolve())
         tree = getattr(found, "item_metadata", found).tree
         return {
@@ -251,13 +278,31 @@ def saved_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
         ) from error
 
 
-def checksum(tree: Any) -> int:
-    """CRC-32 of all values of a tree of arrays: those in Orbax's files have none of their own.
+def _on_host_as(like: Any) -> Any:
+    """What has Orbax read arrays of these dtypes to the host, wherever they were written from."""
+    return jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like)
 
-    Several processes compute it together.
+
+def _placed(values: Any, like: Any) -> Any:
+    """Arrays from the host on the devices of others, from what this process has of both alone.
+
+    Raises:
+      ValueError: other shapes.
     """
+
+    def place(path: Any, x: np.ndarray, like: Any) -> Any:
+        if x.shape != like.shape:
+            name = jax.tree_util.keystr(path)
+            raise ValueError(f"{name} has shape {x.shape}, expected {like.shape}")
+        return put_on_all(x, like.sharding) if isinstance(like, jax.Array) else x
+
+    return jax.tree.map_with_path(place, values, like)
+
+
+def checksum(tree: Any) -> int:
+    """CRC-32 of all values of a tree of arrays: those in Orbax's files have none of their own."""
     found = 0
-    for leaf in jax.tree.leaves(on_host(tree)):
+    for leaf in jax.tree.leaves(tree):
         found = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, found)
     return found
 

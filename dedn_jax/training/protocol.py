@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
 
@@ -12,7 +11,7 @@ from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.files import write_json
 from dedn_jax.parallel.agreement import check_agreement
 from dedn_jax.parallel.mesh import Layout
-from dedn_jax.parallel.processes import barrier, is_main
+from dedn_jax.parallel.processes import is_main
 from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.pulse import PULSE
 from dedn_jax.training.callbacks import Callback
@@ -50,8 +49,7 @@ def train_run(
     check_protocol(config, run.dataset)
     check_agreement("what they run", agreed_fields(config, fingerprint))
     layout = Layout.of_devices(attribute_shards=config.distribution.attribute_shards)
-    # One process holds the directory for all.
-    with folder.locked() if is_main() else contextlib.nullcontext():
+    with folder.locked():
         if is_main():
             folder.claim(config, fingerprint)
         folder.share()
@@ -63,7 +61,6 @@ def train_run(
             _train(run, initial, layout, first_start, stop, shown, teacher)
         if is_main():
             write_json(folder.result_file, run.result)
-        barrier("the result is written")
 
 
 def _train(

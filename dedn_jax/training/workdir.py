@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from dedn_jax.buckets.mirror import mirror_at, workdir_path
+from dedn_jax.buckets.mirror import mirror_at, publish, workdir_path
 from dedn_jax.config import (
     Overrides,
     apply_overrides,
@@ -21,10 +21,12 @@ from dedn_jax.config import (
 from dedn_jax.data.dataset import fingerprint_difference
 from dedn_jax.errors import InputError
 from dedn_jax.files import check_contained, locked_folder, read_json, write_json
-from dedn_jax.parallel.agreement import check_shared
-from dedn_jax.parallel.processes import process
+from dedn_jax.parallel.agreement import check_agreement, check_shared
+from dedn_jax.parallel.limits import LONGEST_TIMEOUT
+from dedn_jax.parallel.processes import barrier, is_main, process
 from dedn_jax.saved_config import upgraded
 from dedn_jax.training.carry_on import EPOCHS, asks_for_more, reopen, say_carried_on
+from dedn_jax.training.interrupt import Interrupted
 from dedn_jax.version import code_fields
 
 _LOCK = ".lock"
@@ -124,44 +126,59 @@ class Workdir:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps a second process out of the directory; the lock goes with its process.
+        """Keeps other runs out of the directory; process 0 holds it for all, until it has ended.
+
+        All processes of a run leave it together, when what one of them wrote is there.
 
         Raises:
           InputError: another process trains here, or the directory cannot be made.
+          ProcessesError: some did not come to its end; it names them.
         """
-        with ExitStack() as stack:
-            if mirror := mirror_at(self.path):
-                stack.enter_context(mirror.owned())
-            try:
-                stack.enter_context(locked_folder(self.path, _LOCK))
-            except BlockingIOError as error:
-                raise InputError(
-                    f"--workdir: another process trains in {self.path}; wait for it, or choose "
-                    "another directory"
-                ) from error
-            except OSError as error:
-                raise InputError(
-                    f"--workdir: {self.path} cannot be written to ({error.strerror}); choose "
-                    "another"
-                ) from error
-            yield
+        try:
+            with ExitStack() as stack:
+                if is_main():
+                    self._hold(stack)
+                yield
+        except (Interrupted, FloatingPointError):  # which come to all of them
+            barrier("the work directory is left", LONGEST_TIMEOUT)
+            raise
+        barrier("the work directory is left", LONGEST_TIMEOUT)
+
+    def _hold(self, stack: ExitStack) -> None:
+        if mirror := mirror_at(self.path):
+            stack.enter_context(mirror.owned())
+        try:
+            stack.enter_context(locked_folder(self.path, _LOCK))
+        except BlockingIOError as error:
+            raise InputError(
+                f"--workdir: another process trains in {self.path}; wait for it, or choose "
+                "another directory"
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"--workdir: {self.path} cannot be written to ({error.strerror}); choose another"
+            ) from error
 
     def share(self) -> None:
-        """Has all processes see the same directory; process 0 holds it.
+        """Has all processes see the same files; process 0 holds the directory.
+
+        In a bucket each has a copy of its own, which is brought up to date with that of process 0.
 
         Raises:
-          InputError: they do not; or it is in a bucket, where each would have a copy of its own.
+          InputError: they do not, or the bucket cannot be used.
           ProcessesError: some did not come in time; it names them.
         """
-        mirror = mirror_at(self.path)
-        if mirror is None:
-            check_shared(self.path)
+        if process()[1] == 1:
             return
-        if process()[1] > 1:
-            raise InputError(
-                f"--workdir: {mirror.address}: a run of several processes needs a directory that "
-                "all of them see; mount the bucket on every machine (gcsfuse, mount-s3)"
-            )
+        mirror = mirror_at(self.path)
+        if is_main():
+            publish(self.config_file)
+        where = mirror.address if mirror else "a folder, not a bucket"
+        check_agreement("the work directory", {"--workdir": where})
+        if mirror:
+            mirror.pull(checkpoints=True)
+        else:
+            check_shared(self.path)
 
     def check_config(self, config: ConfigDict) -> None:
         """Checks, before any data are read, that the directory is empty or holds this run.

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from dedn_jax.buckets import inputs, mirror
-from tests.helpers.buckets import BUCKET, MemoryBucket, fake_amazon, fake_google
+from benchmarks.fake_buckets import BUCKET, fake_amazon, fake_google
+from dedn_jax.buckets import inputs, mirror, outputs
+from tests.helpers.buckets import MemoryBucket
 
 _numbers = itertools.count()
 
@@ -39,7 +40,7 @@ def address(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryBucket:
     """Every bucket, in memory."""
     bucket = MemoryBucket()
-    for module in (mirror, inputs):
+    for module in (mirror, inputs, outputs):
         monkeypatch.setattr(module, "open_bucket", lambda scheme, name: bucket)
     monkeypatch.setattr(mirror, "_mirrors", {})
     return bucket

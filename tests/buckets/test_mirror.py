@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dedn_jax.buckets import mirror as mirrors
+from dedn_jax.buckets import temporary
 from dedn_jax.buckets.mirror import Mirror, mirror_at, workdir_path
 from dedn_jax.buckets.transfers import with_addresses
 from dedn_jax.errors import InputError
@@ -113,6 +114,10 @@ def test_fetched_are_the_files_of_a_run(memory: MemoryBucket) -> None:
     mirror.pull()
     assert (mirror.folder / "config.json").read_text() == "new"
     assert not (mirror.folder / "final/result.json").exists()
+    for name in whole:
+        memory.delete(f"runs/cub/{name}")
+    mirror.pull(checkpoints=True)
+    assert not (mirror.folder / "final/checkpoints").exists()  # nor a folder that is like one
 
 
 def test_other_things_are_seen_and_left_alone(memory: MemoryBucket) -> None:
@@ -185,11 +190,8 @@ def test_bucket_that_fails(
 
     with pytest.raises(InputError, match=r"cannot be written to .*; the last of it is in /"):
         training()
-    mirror._clean()
+    temporary._remove(mirror.folder.parent)  # as at the end of the process
     assert (mirror.folder / "config.json").read_text() == "config.json"
-    mirror._stays = False
-    mirror._clean()
-    assert not mirror.folder.exists()
 
 
 def test_messages_name_the_bucket(memory: MemoryBucket) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from dedn_jax.buckets import mirror
 from dedn_jax.cli.main import main
+from dedn_jax.config import load_config
 from dedn_jax.inference.run import open_run
 from tests.buckets.test_storage import opened
 from tests.made_up import published_file
@@ -80,8 +81,22 @@ def test_as_on_this_machine(
     capsys.readouterr()
     for command in (["evaluate"], ["report"]):
         assert main([*command, f"--workdir={address}"]) == 0
+    outputs = [f"--json={address} numbers.json", f"--scores={address} scores.npz"]
+    assert main(["evaluate", f"--workdir={address}", *outputs]) == 0
+    export = ["export", f"--workdir={address}", "--format=safetensors"]
+    assert main([*export, f"--out={address}/m.safetensors"]) == 0
+    found = json.loads(bucket.read(f"{prefix[:-1]} numbers.json"))["test"]
+    assert found == json.loads((local / "result.json").read_text())["test"]
+    assert bucket.read(f"{prefix[:-1]} scores.npz").startswith(b"PK")
     printed = capsys.readouterr().out
+    assert f"Wrote {address}/m.safetensors" in printed
+    assert f"Scores: {address} scores.npz" in printed
     assert f"Report: {address}/report/index.html" in printed
+    # A run's config from there; an output never destroys a run.
+    config = load_config(f"{address}/config.json").to_dict()
+    assert config == load_config(str(local / "config.json")).to_dict()
+    assert main(["evaluate", f"--workdir={address}", f"--json={address}/result.json"]) == 2
+    assert f"result.json belongs to the run in {address}" in capsys.readouterr().err
     assert b"<html" in bucket.read(f"{prefix}report/index.html")
     assert main(["evaluate", f"--workdir={address}", "--config.seed=3"]) == 2
     assert f"dedn: {address}/config.json: config.seed is fixed" in capsys.readouterr().err
