@@ -113,19 +113,38 @@ def test_killed_and_resumed(address: str, tmp_path: Path, monkeypatch: pytest.Mo
         jax.tree.leaves(run.params), jax.tree.leaves(expected.params), strict=True
     ):
         np.testing.assert_array_equal(mine, theirs)
-    printed = finished(start_all(others, *job))  # shows the result
-    assert len(printed[0]) > 5 and not printed[1]
-    # More epochs: what the bucket no longer has, no process goes on from.
-    more = [flag.replace("epochs=8", "epochs=9") for flag in job]
-    finished(start_all(machines(tmp_path, "fifth", "sixth"), *more))
-    assert json.loads(bucket.read(f"{prefix}result.json"))["steps"] > expected.result["steps"]
-    finished(start_all(others, "evaluate", f"--workdir={address}", "--config.data.path=f.hdf5"))
+
+
+@GOOGLE
+def test_carried_on_and_evaluated(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of one process that was copied to the bucket; no process goes on from its result."""
+    first, second = machines(tmp_path, "first", "second")
+    monkeypatch.chdir(first)
+    flags = [*FLAGS, "--config.selection.protocol=last"]
+    assert main(["train", "--workdir=local", *flags]) == 0
+    bucket, prefix = opened(address)
+    local = first / "local"
+    for file in filter(Path.is_file, local.rglob("*")):
+        bucket.write(f"{prefix}{file.relative_to(local).as_posix()}", file.read_bytes())
+    more = [flag.replace("epochs=8", "epochs=9") for flag in flags]
+    printed = finished(start_all([first, second], "train", f"--workdir={address}", *more))
+    assert len(printed[0]) > 3 and not printed[1]
+    result = json.loads(bucket.read(f"{prefix}result.json"))
+    assert result["steps"] > json.loads((local / "result.json").read_text())["steps"]
+    evaluate = ["evaluate", f"--workdir={address}", "--config.data.path=f.hdf5"]
+    numbers = f"--json={address}-numbers.json"
+    finished(start_all([first, second], *evaluate, numbers))
+    found = json.loads(bucket.read(f"{prefix[:-1]}-numbers.json"))["test"]
+    assert found["fused"]["H"] == pytest.approx(result["test"]["fused"]["H"])
 
 
 @GOOGLE
 def test_sweep(address: str, tmp_path: Path) -> None:
     """Models sharded over the processes: no process has all of them."""
     flags = [*FLAGS, "--seeds=2", "--config.train.epochs=2", "--config.train.balanced=false"]
+    flags.append("--config.selection.protocol=last")
     first, second, alone = machines(tmp_path, "first", "second", "alone")
     job = ["sweep", f"--workdir={address}", *flags]
     printed = finished(start_all([first, second], *job))
@@ -135,7 +154,6 @@ def test_sweep(address: str, tmp_path: Path) -> None:
     result = json.loads((alone / "local" / "result.json").read_text())
     assert json.loads(bucket.read(f"{prefix}result.json")) == result
     assert bucket.read(f"{prefix}sweep.png").startswith(b"\x89PNG")
-    assert finished(start_all([first, second], *job)) == printed  # shows the result
 
 
 @GOOGLE
