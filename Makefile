@@ -1,12 +1,12 @@
 # `make demo` and `make test` do everything on a fresh machine with Python 3.11 or newer.
 PYTHON ?= python3
 VENV ?= .venv
-# Optional packages have environments of their own: without them everything else has to work.
+# Optional packages have environments of their own: without them everything else has to work. Each
+# lies over $(VENV) and adds what that lacks, or hides what it needs in other versions: gradio takes
+# an older Pillow than requirements.txt pins, moto an older python-dateutil.
 TORCH_VENV ?= .venv-torch
 ONNX_VENV ?= .venv-onnx
-# Gradio takes an older Pillow than requirements.txt pins.
 SERVE_VENV ?= .venv-serve
-# moto takes an older python-dateutil than requirements.txt pins.
 BUCKET_VENV ?= .venv-bucket
 DOCS_VENV ?= .venv-docs
 WHEEL_VENV ?= .venv-wheel
@@ -14,6 +14,10 @@ MATRIX_VENV ?= .venv-matrix
 BIN := $(VENV)/bin
 INPUTS ?= 10000
 SEED ?= 0
+# More workers than two cores: some tests wait for processes and time limits.
+WORKERS ?= 3
+# What is not imported need not be compiled: Python does the rest as it imports.
+INSTALL := install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: demo test lint types unit coverage fuzz torch onnx serve bucket docs wheel test-matrix clean
 
@@ -31,35 +35,31 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 # The tests, slower, and how much of the code they reach.
 coverage: $(VENV)/.dev
-	$(BIN)/pytest -n 2 --dist worksteal --cov=dedn_jax --cov-report=term:skip-covered
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal --cov=dedn_jax --cov-report=term:skip-covered
 
 # Ten thousand damaged files of every kind that is read; `make test` tries three hundred.
 fuzz: $(VENV)/.dev
 	JAX_PLATFORMS=cpu $(BIN)/python -m tests.fuzz --inputs=$(INPUTS) --seed=$(SEED)
 
 # The comparisons with PyTorch and transformers, which `make test` skips.
-torch:
-	$(MAKE) VENV=$(TORCH_VENV) $(TORCH_VENV)/.torch
-	$(TORCH_VENV)/bin/pytest -n 2 --dist worksteal -m 'torch or tokenizers'
+torch: $(TORCH_VENV)/.installed
+	$(TORCH_VENV)/bin/python -m pytest -n 2 --dist worksteal -m 'torch or tokenizers'
 
 # The models exported as ONNX, which `make test` skips.
-onnx:
-	$(MAKE) VENV=$(ONNX_VENV) $(ONNX_VENV)/.onnx
-	$(ONNX_VENV)/bin/pytest -m onnx
+onnx: $(ONNX_VENV)/.installed
+	$(ONNX_VENV)/bin/python -m pytest -n 2 --dist worksteal -m onnx
 
 # The tests of the page of `dedn serve`, which `make test` skips.
-serve:
-	$(MAKE) VENV=$(SERVE_VENV) $(SERVE_VENV)/.serve
-	$(SERVE_VENV)/bin/pytest -n 2 --dist worksteal -m gradio
+serve: $(SERVE_VENV)/.installed
+	$(SERVE_VENV)/bin/python -m pytest -n 2 --dist worksteal -m gradio
 
 # Work directories in fake buckets over HTTP, which `make test` skips.
-bucket:
-	$(MAKE) VENV=$(BUCKET_VENV) $(BUCKET_VENV)/.bucket
-	$(BUCKET_VENV)/bin/pytest -n 2 --dist worksteal -m moto
+bucket: $(BUCKET_VENV)/.installed
+	$(BUCKET_VENV)/bin/python -m pytest -n 2 --dist worksteal -m moto
 
 # The documentation as a site, strictly: site/index.html.
 docs:
@@ -90,40 +90,46 @@ $(VENV)/.created:
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.created requirements.txt setup.py
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/pip $(INSTALL) -r requirements.txt
+	$(BIN)/pip $(INSTALL) --no-deps -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements-dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/pip $(INSTALL) -r requirements-dev.txt
 	@touch $@
 
-$(VENV)/.torch: $(VENV)/.dev requirements-torch.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-torch.txt
-	@touch $@
+# An environment over $(VENV), whose folder is searched after its own, and its requirements.
+PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+define over
+$(BIN)/python -m venv --clear --without-pip $(@D)
+echo "import site; site.addsitedir('$$($(BIN)/python $(PACKAGES))')" \
+  > "$$($(@D)/bin/python $(PACKAGES))/over.pth"
+$(BIN)/pip --python $(@D)/bin/python $(INSTALL) -r $<
+@touch $@
+endef
 
-$(VENV)/.onnx: $(VENV)/.dev requirements-onnx.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-onnx.txt
-	@touch $@
+$(TORCH_VENV)/.installed: requirements-torch.txt $(VENV)/.dev
+	$(over)
 
-$(VENV)/.serve: $(VENV)/.dev requirements-serve.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-serve.txt
-	@touch $@
+$(ONNX_VENV)/.installed: requirements-onnx.txt $(VENV)/.dev
+	$(over)
 
-$(VENV)/.bucket: $(VENV)/.dev requirements-bucket.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-bucket.txt
-	@touch $@
+$(SERVE_VENV)/.installed: requirements-serve.txt $(VENV)/.dev
+	$(over)
+
+$(BUCKET_VENV)/.installed: requirements-bucket.txt $(VENV)/.dev
+	$(over)
 
 $(VENV)/.docs: $(VENV)/.run requirements-docs.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	$(BIN)/pip $(INSTALL) -r requirements-docs.txt
 	@touch $@
 
 $(VENV)/.matrix: $(VENV)/.created requirements-matrix.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-matrix.txt
+	$(BIN)/pip $(INSTALL) -r requirements-matrix.txt
 	@touch $@
 
 $(VENV)/.wheel: $(VENV)/.created requirements-wheel.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-wheel.txt
+	$(BIN)/pip $(INSTALL) -r requirements-wheel.txt
 	@touch $@
 
 clean:
