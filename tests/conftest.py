@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     for name, value in {
         "jax_compilation_cache_dir": folder,
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }.items():
         jax.config.update(name, value)
@@ -83,10 +83,11 @@ def only_marked_packages(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="session")
 def picture_runs(tmp_path_factory: pytest.TempPathFactory) -> PictureRuns:
-    """Finished runs on made-up pictures."""
+    """Finished runs on made-up pictures, of all workers of pytest-xdist together."""
     from tests.helpers.picture_runs import PictureRuns  # imports most of the package
 
-    return PictureRuns(tmp_path_factory.mktemp("pictures"))
+    own = tmp_path_factory.getbasetemp()
+    return PictureRuns((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "pictures")
 
 
 @pytest.fixture(scope="session")

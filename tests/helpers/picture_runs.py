@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -9,14 +12,24 @@ from ml_collections import ConfigDict
 
 from dedn_jax.config import load_config
 from dedn_jax.inference.extract import extract_features
-from dedn_jax.inference.run import Run, train
+from dedn_jax.inference.run import Run, open_run, train
 from tests.made_up import backbone_weights, prepared_folder
 
 SIDE = 64
 
 
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """No two workers of pytest-xdist make the same folder."""
+    with folder.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 class PictureRuns:
     """Finished runs on the same pictures, of an epoch each; trained when they are first asked for.
+
+    Objects of the same root, also in several processes, share them: no test changes them.
 
     Attributes:
       folder: the pictures, in a folder for each class.
@@ -25,12 +38,17 @@ class PictureRuns:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        prepared = prepared_folder(root)
         self.folder = root / "mine" / "pictures"
-        self.weights = backbone_weights(root / "resnet18.safetensors")
+        self.weights = root / "resnet18.safetensors"
+        root.mkdir(exist_ok=True)
+        with _one_at_a_time(root):
+            if not self.weights.exists():  # written last
+                prepared_folder(root)
+                backbone_weights(self.weights)
+        (features,) = (root / "prepared").rglob("features.json")
         self._common = {
             "data.format": "prepared",
-            "data.path": prepared,
+            "data.path": features.parent,
             "data.groups": "0-2,4;3,5",  # not in the order of the attributes
             "picture.resize": SIDE,
             "picture.crop": SIDE,
@@ -45,17 +63,28 @@ class PictureRuns:
         backbone = {"backbone.name": "resnet18", "backbone.weights": self.weights}
         return load_config("base", self._common | backbone | fields)
 
+    def _trained(self, name: str, config: Callable[[], ConfigDict]) -> Run:
+        folder = self._root / name
+        with _one_at_a_time(folder):
+            if not (folder / "result.json").exists():
+                return train(config(), folder)
+        return open_run(folder)
+
     @cached_property
     def images(self) -> Run:
         """From pictures, through a frozen backbone."""
-        return train(self._frozen(data__source="images"), self._root / "images")
+        return self._trained("images", lambda: self._frozen(data__source="images"))
 
     @cached_property
     def store(self) -> Run:
         """From a store of float32 features of the same backbone."""
-        config = self._frozen(data__source="images")
-        store = extract_features(config, self._root / "features", dtype="float32", normalized=True)
-        return train(self._frozen(data__features=store), self._root / "store")
+
+        def config() -> ConfigDict:
+            images, out = self._frozen(data__source="images"), self._root / "features"
+            store = extract_features(images, out, dtype="float32", normalized=True)
+            return self._frozen(data__features=store)
+
+        return self._trained("store", config)
 
     @cached_property
     def small(self) -> Run:
@@ -70,5 +99,5 @@ class PictureRuns:
     def _small(self, name: str, fields: dict[str, object] | None = None) -> Run:
         backbone = {"backbone.name": "small", "backbone.trained": True}
         others = {"data.source": "images", "selection.protocol": "validation"}
-        config = load_config("base", self._common | backbone | others | (fields or {}))
-        return train(config, self._root / name)
+        all_fields = self._common | backbone | others | (fields or {})
+        return self._trained(name, lambda: load_config("base", all_fields))
