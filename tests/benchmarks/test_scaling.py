@@ -10,15 +10,13 @@ from benchmarks import scaling
 from benchmarks.scaling_work import WAYS
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
+from tests.helpers.devices import QUICK
 
 
 def test_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Compiled without LLVM's optimisations, in half the time.
-    monkeypatch.setenv(
-        "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    )
+    monkeypatch.setenv("XLA_FLAGS", QUICK)
     flags = ["--devices=2", "--processes=2", "--rows=2", "--channels=8", "--regions=4"]
     scaling.main(
         [*flags, "--groups=single", "--steps=4", "--rounds=1", f"--json={tmp_path / 'report.json'}"]

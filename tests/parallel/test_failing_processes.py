@@ -15,6 +15,7 @@ import pytest
 
 from dedn_jax.cli.main import main
 from dedn_jax.training.logs import read_lines
+from tests.helpers.devices import QUICK
 from tests.made_up import published_file
 
 FLAGS = [
@@ -50,7 +51,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
                         *(sys.executable, "-m", "dedn_jax", "train", *common, *several),
                         *(f"--process={number}", *own),
                     ],
-                    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+                    env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK},
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
@@ -189,6 +190,6 @@ def test_a_second_signal_ends_what_hangs(start: Start, tmp_path: Path) -> None:
     time.sleep(1.5)
     assert hangs.poll() is None
     hangs.send_signal(signal.SIGTERM)
-    _, errors = hangs.communicate(timeout=10)
+    _, errors = hangs.communicate(timeout=60)
     assert hangs.returncode == 128 + signal.SIGTERM
     assert errors.strip().splitlines()[-1] == "dedn: ended at once, by a second signal"

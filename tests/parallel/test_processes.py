@@ -23,6 +23,7 @@ from dedn_jax.files import read_json
 from dedn_jax.inference.run import open_run
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.training.logs import read_lines
+from tests.helpers.devices import QUICK
 from tests.made_up import prepared_folder, published_file
 
 FLAGS = [
@@ -42,8 +43,8 @@ FLAGS = [
 
 
 def start(folder: Path, flags: list[str], devices: int = 1) -> subprocess.Popen:
-    count = f"--xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": count}
+    xla = f"--xla_force_host_platform_device_count={devices} {QUICK}"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla}
     return subprocess.Popen(
         [sys.executable, "-m", "dedn_jax", "train", f"--workdir={folder}", *flags],
         env=environment,
