@@ -35,10 +35,14 @@ _OPTIONAL = {
 def pytest_configure(config: pytest.Config) -> None:
     """Every program is compiled once by all tests and their processes, and not once by each.
 
-    With pytest-xdist every worker has a folder of its own: JAX does not write to it atomically.
+    Workers of pytest-xdist share the folder. JAX does not write to it atomically: what is read half
+    written or was cut short fails to unpack, and is compiled with a warning that the command line
+    hides.
     """
-    folder = tempfile.mkdtemp(prefix="dedn-jax-compiled-")
-    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="dedn-jax-compiled-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     for name, value in {
         "jax_compilation_cache_dir": folder,
         "jax_persistent_cache_min_compile_time_secs": 0,
