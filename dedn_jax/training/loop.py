@@ -190,7 +190,7 @@ class Loop:
         metrics = self.evaluate(params, self.monitor.active(self.step))
         self.log.evaluation(self.step, label, metrics)
         self.selection.update(self.step, metrics, params)
-        if selected := str(self.selection):
+        if selected := selected_text(self.selection, label):
             self.bar.set_postfix_str(selected, refresh=False)
         for callback in self.callbacks:
             callback.on_evaluation(self.step, label, metrics)
@@ -221,6 +221,12 @@ class Loop:
 
     def _where(self) -> str:
         return f"at step {self.step} of {self.schedule.num_steps} of phase {self.title}"
+
+
+def selected_text(selection: Selects, label: str | None) -> str:
+    """The best evaluation so far, and on which images; "" before there is one."""
+    best = str(selection)
+    return f"{best} on {label}" if best else ""
 
 
 def poll_stop(stop: StopRequest, done: int, count: int) -> int:

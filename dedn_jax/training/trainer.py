@@ -33,7 +33,7 @@ from dedn_jax.training.checkpoint import Checkpoints, Snapshot, load_params, sav
 from dedn_jax.training.evaluation import EvaluationLayout, Metrics
 from dedn_jax.training.interrupt import StopRequest
 from dedn_jax.training.logs import MetricsLog, NoLog
-from dedn_jax.training.loop import Loop, Monitor, Selects, poll_stop
+from dedn_jax.training.loop import Loop, Monitor, Selects, poll_stop, selected_text
 from dedn_jax.training.network import Network
 from dedn_jax.training.objective import ClassSpace, Objective, make_class_space
 from dedn_jax.training.optimizer import make_optimizer
@@ -236,7 +236,8 @@ class Trainer(abc.ABC, Generic[L]):
 
         def write(step: int, metrics: dict[str, Any], loss: float) -> None:
             log.training(step, metrics)
-            bar.set_postfix_str(f"loss {loss:.3f} {selection}".rstrip(), refresh=False)
+            parts = (f"loss {loss:.3f}", selected_text(selection, phase.label))
+            bar.set_postfix_str(", ".join(part for part in parts if part), refresh=False)
             for callback in self.callbacks:
                 callback.on_step(step, metrics)
 

@@ -36,9 +36,8 @@ from tests.cli.bad_inputs.world import Bad, Shared, World
 from tests.helpers.tiny import tiny_overrides, write_tiny
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
-# A bar that was begun before the mistake was met stays on the terminal; tqdm begins each of its
-# writes with a carriage return.
-BAR = re.compile(r"(\r[^\r\n]*)+\n?")
+# What was done before the mistake was met.
+PROGRESS = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d .*\n", re.MULTILINE)
 TABLE = [
     *HDF5,
     *WORDS,
@@ -101,14 +100,14 @@ def test_one_line_that_says_what_to_do(
     if row.outside:
         command = [sys.executable, "-m", "dedn_jax", *argv]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120)
-        status, printed = done.returncode, BAR.sub("", done.stderr.decode())
+        status, printed = done.returncode, PROGRESS.sub("", done.stderr.decode())
     else:
         with contextlib.ExitStack() as stack:
             told = stack.enter_context(warnings.catch_warnings(record=True))
             for context in world.during:
                 stack.enter_context(context)
             status = cli.main(argv)
-        printed = BAR.sub("", capfd.readouterr().err)
+        printed = PROGRESS.sub("", capfd.readouterr().err)
         # Each would be lines on standard error. Python itself shows no one else's deprecations.
         hidden = (DeprecationWarning, PendingDeprecationWarning, ImportWarning)
         assert not [w.message for w in told if not issubclass(w.category, hidden)]
@@ -138,7 +137,7 @@ def test_full_disk_at_a_checkpoint(
     command = ["train", "--config=base", f"--workdir={tmp_path}/run", *flags]
     with no_file_over(9000):
         assert cli.main(command) == 2
-    printed = BAR.sub("", capfd.readouterr().err)
+    printed = PROGRESS.sub("", capfd.readouterr().err)
     assert printed.startswith(f"dedn: {tmp_path}/run/final/checkpoints: cannot be written (")
     assert "File too large" in printed
     assert "free some space and give the same command" in printed
