@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,14 @@ def test_without_it_such_a_name_ends_the_drawing() -> None:
     figure.savefig(io.BytesIO())
 
 
+def test_figures_without_anything_to_name() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "<svg" in draw_points(["diverged"], {"fixed": [None]}, "test sets")
+
+
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings("error")
 def test_every_figure_with_names(name: str, tmp_path: Path) -> None:
     curve = SeenUnseenCurve(np.zeros(1), np.asarray([0.0, 50.0]), np.asarray([60.0, 0.0]))
     metrics = {"U": 1.0, "S": 2.0, "H": 3.0}
@@ -49,7 +57,7 @@ def test_every_figure_with_names(name: str, tmp_path: Path) -> None:
     drawn = [
         draw_seen_unseen([Curve(name, curve, [CurvePoint(20, 30, name)])]),
         draw_learning([learning, learning]),
-        draw_points([name], {name: [summary([1.0, 2.0])]}, name),
+        draw_points([name, name], {name: [None, summary([1.0, 2.0])]}, name),
     ]
     shown = name.replace("&", "&amp;")
     assert all(shown in svg for svg in drawn)

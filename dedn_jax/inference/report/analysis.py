@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.inference.report.ranking import average_precision, roc_auc
+from dedn_jax.model.experts import BRANCHES, EXPERTS
 from dedn_jax.training.calibration import curve
 from dedn_jax.training.prediction import Mixing
 from dedn_jax.training.run import TrainingRun
@@ -29,7 +31,8 @@ class ClassRow:
       images: in the test sets.
       fixed: accuracy in percent with the config's mixes and bias.
       calibrated: with those chosen on validation classes; None without a calibration.
-      coarse, fine: of each expert alone, mixed and biased as the fused score is.
+      coarse, fine: of each expert alone, mixed and biased as the fused score is; None for one that
+        the model lacks.
       taken_for: the class it is most often taken for, and for how many images; None for never.
     """
 
@@ -38,8 +41,8 @@ class ClassRow:
     images: int
     fixed: float
     calibrated: float | None
-    coarse: float
-    fine: float
+    coarse: float | None
+    fine: float | None
     taken_for: tuple[str, int] | None
 
     @property
@@ -56,7 +59,7 @@ class AttributeRow:
       name, group: of the attribute.
       classes: of those with test images, how many have it: their value is above the mean.
       coarse, fine: average precision and area under the ROC curve, from 0 to 1, NaN where all
-        classes or none have it.
+        classes or none have it, or the model lacks the expert.
     """
 
     name: str
@@ -99,7 +102,9 @@ class Analysis:
       classes: the unseen classes last, the worst of each kind first.
       attributes: in group order.
       confusions: the most frequent of seen, then of unseen classes.
-      agreement: of the experts on images of seen and of unseen classes.
+      agreement: of the experts on images of seen and of unseen classes; empty for one expert.
+      experts: that the model has.
+      mixes: of the mixes those that mix anything: `expert_mix`, `region_mix`.
       chosen: the class each test image is given by the reported mixing.
       scores: of all test images.
     """
@@ -113,6 +118,8 @@ class Analysis:
     attributes: list[AttributeRow]
     confusions: list[Confusion]
     agreement: dict[str, Agreement]
+    experts: tuple[str, ...]
+    mixes: tuple[str, ...]
     chosen: Int[np.ndarray, " images"]
     scores: Scores
 
@@ -142,19 +149,26 @@ def analyse(run: TrainingRun) -> Analysis:
             curves["calibrated"] = curve(scores, calibrated)
     by_fixed = _chosen(scores, fixed)
     confusions = _confusions(scores, chosen["fused"], names)
+    experts, branches = EXPERTS[run.config.model.experts], BRANCHES[run.config.model.branches]
+    pairs = {"expert_mix": experts, "region_mix": branches}
     return Analysis(
         result=result,
         chance=chance(data),
         fixed=fixed,
         calibrated=calibrated,
         curves=curves,
-        classes=_classes(scores, chosen, by_fixed, names, calibrated is not None, confusions),
-        attributes=_attributes(run, mixing.region_mix),
+        classes=_classes(
+            scores, chosen, by_fixed, names, calibrated is not None, confusions, experts
+        ),
+        attributes=_attributes(run, mixing.region_mix, experts),
         confusions=[c for kind in (True, False) for c in _first(confusions, kind)],
         agreement={
             kind: _agreement(scores, chosen, scores.unseen == (kind == "unseen"))
             for kind in ("seen", "unseen")
+            if len(experts) > 1
         },
+        experts=experts,
+        mixes=tuple(mix for mix, mixed in pairs.items() if len(mixed) > 1),
         chosen=chosen["fused"],
         scores=scores,
     )
@@ -185,6 +199,7 @@ def _classes(
     names: list[str],
     calibrated: bool,
     confusions: list[Confusion],
+    experts: tuple[str, ...],
 ) -> list[ClassRow]:
     most: dict[str, tuple[str, int]] = {}
     for c in confusions:  # the most frequent first
@@ -203,8 +218,8 @@ def _classes(
                 images=int(own.sum()),
                 fixed=fixed,
                 calibrated=fused if calibrated else None,
-                coarse=coarse,
-                fine=fine,
+                coarse=coarse if "coarse" in experts else None,
+                fine=fine if "fine" in experts else None,
                 taken_for=most.get(names[k]),
             )
         )
@@ -241,17 +256,21 @@ def _agreement(
     )
 
 
-def _attributes(run: TrainingRun, region_mix: float) -> list[AttributeRow]:
+def _attributes(
+    run: TrainingRun, region_mix: float, experts: tuple[str, ...]
+) -> list[AttributeRow]:
     data, scores = run.dataset, run.scores
     embeddings = data.class_embeddings[scores.class_ids]
     has = embeddings > embeddings.mean(0)
     tested = np.unique(scores.labels)
     positive = has[scores.labels]
-    of_experts = [_ranked(x, positive) for x in scores.attribute_scores(region_mix)]
+    attributes = scores.attribute_scores(region_mix)
+    of_experts = {name: _ranked(getattr(attributes, name), positive) for name in experts}
     rows = []
     for group, members in zip(run.groups.names, run.groups.members, strict=True):
         for a in members:
-            coarse, fine = ((float(ap[a]), float(auc[a])) for ap, auc in of_experts)
+            ranks = {e: (float(ap[a]), float(auc[a])) for e, (ap, auc) in of_experts.items()}
+            coarse, fine = (ranks.get(e, (math.nan, math.nan)) for e in ("coarse", "fine"))
             name = data.attribute_names[a]
             rows.append(AttributeRow(name, group, int(has[tested, a].sum()), coarse, fine))
     return rows

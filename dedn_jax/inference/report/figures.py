@@ -92,6 +92,7 @@ def draw_seen_unseen(curves: Sequence[Curve]) -> str:
                 color=colour,
                 linestyle=DASHES[i % len(DASHES)],
                 linewidth=2,
+                clip_on=False,  # lines at 0 and 100 lie on the edge
                 label=_label(f"{name}: AUSUC {curve.area:.3f}"),
             )
             for marker, point in zip("osD^", points, strict=False):
@@ -102,6 +103,7 @@ def draw_seen_unseen(curves: Sequence[Curve]) -> str:
                     color=colour,
                     markersize=9,
                     markeredgecolor="white",
+                    clip_on=False,
                     label=_label(point.text),
                 )
         axes.set(
@@ -187,6 +189,7 @@ def draw_points(
         figure = Figure(figsize=(7.6, 1.3 + 0.62 * len(names)), layout="constrained")
         axes = figure.subplots()
         for i, (label, summaries) in enumerate(series.items()):
+            first = next((row for row, found in enumerate(summaries) if found), None)
             for row, found in enumerate(summaries):
                 if found is None:
                     continue
@@ -203,13 +206,14 @@ def draw_points(
                     color=SERIES[i],
                     markersize=8,
                     markeredgecolor="white",
-                    label=label if row == 0 else None,
+                    label=_label(label) if row == first else None,
                 )
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set(xlim=(0, 100), xlabel=f"H of the fused score on {where}, percent")
         axes.grid(visible=False, axis="y")
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
         return _svg(figure)
 
 

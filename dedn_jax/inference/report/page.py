@@ -163,15 +163,13 @@ def _results(analysis: Analysis) -> str:
     if calibrated := result.get("test_calibrated"):
         blocks.append(_metrics("calibrated", calibrated))
         rows = "; ".join(
-            f"{e}: gamma {c['gamma']:.3g}, expert_mix {c['expert_mix']:.3g}, region_mix "
-            f"{c['region_mix']:.3g}"
+            f"{e}: {_mixing(c, analysis.mixes)}"
             for e, c in ((e, result["calibration"][e]) for e in EXPERTS if e in calibrated)
         )
         note = (
             f'<p class="note">Calibrated: chosen by H on {text(result["calibration"]["chosen_on"])}'
-            f" and frozen before any test image was read ({rows}). Fixed: gamma "
-            f"{analysis.fixed.gamma:.3g}, expert_mix {analysis.fixed.expert_mix:.3g}, region_mix "
-            f"{analysis.fixed.region_mix:.3g}.</p>"
+            f" and frozen before any test image was read ({rows}). Fixed: "
+            f"{_mixing(analysis.fixed.to_json(), analysis.mixes)}.</p>"
         )
     best = result.get("test_best_t1")
     if best:
@@ -185,6 +183,11 @@ def _results(analysis: Analysis) -> str:
         f"{metric_heads()}</tr></thead><tbody>{''.join(blocks)}</tbody></table></div>{note}"
         "</section>"
     )
+
+
+def _mixing(values: Mapping[str, float], mixes: Sequence[str]) -> str:
+    """Gamma, and of the mixes those that mix anything."""
+    return ", ".join(f"{name} {values[name]:.3g}" for name in ("gamma", *mixes))
 
 
 def _metrics(title: str, metrics: Metrics) -> str:
@@ -239,8 +242,9 @@ def _samples(samples: Sequence[Sample]) -> str:
         return ""
     items = "".join(
         f'<figure class="{"right" if s.right else "wrong"}"><img src="'
-        f'{data_uri(s.jpeg, "image/jpeg")}" alt="{text(s.label)}, {"rightly" if s.right else ""}'
-        f' taken for {text(s.predicted)}"><figcaption>{"✓" if s.right else "✗"} '
+        f'{data_uri(s.jpeg, "image/jpeg")}" alt="{text(s.label)}, '
+        f'{"rightly" if s.right else "wrongly"} taken for {text(s.predicted)}">'
+        f"<figcaption>{'✓' if s.right else '✗'} "
         f"{label(s.predicted)}"
         + ("" if s.right else f'<br><span class="kind">is {label(s.label)}</span>')
         + "</figcaption></figure>"

@@ -12,7 +12,7 @@ def classes_section(analysis: Analysis) -> str:
     """A row for every class: accuracies, and what it is mostly taken for."""
     calibrated = analysis.calibrated is not None
     heads = ["class", "", "images", "accuracy", *(["fixed"] if calibrated else [])]
-    heads += ["coarse", "fine", "mostly taken for"]
+    heads += [*_experts_alone(analysis), "mostly taken for"]
     numbers = set(heads) - {"class", "", "mostly taken for"}
     head = "".join(
         f'<th scope="col"{" class=number" if h in numbers else ""}>{h or "kind"}</th>'
@@ -24,7 +24,7 @@ def classes_section(analysis: Analysis) -> str:
         values += [c.fixed] if calibrated else []
         cells = "".join(
             f'<td class="number">{v if isinstance(v, int) else f"{v:.1f}"}</td>'
-            for v in (*values, c.coarse, c.fine)
+            for v in (*values, *(getattr(c, e) for e in _experts_alone(analysis)))
         )
         other = f"{label(c.taken_for[0])} ({c.taken_for[1]})" if c.taken_for else ""
         rows.append(
@@ -34,11 +34,17 @@ def classes_section(analysis: Analysis) -> str:
     return (
         "<section><h2>Classes</h2>"
         f'<p class="note">Accuracy in percent of the fused score'
-        f"{', calibrated and with the fixed bias and mixes' if calibrated else ''}, and of each "
-        "expert alone. Click on a column's head to sort.</p>"
+        f"{', calibrated and with the fixed bias and mixes' if calibrated else ''}"
+        f"{', and of each expert alone' if _experts_alone(analysis) else ''}. "
+        "Click on a column's head to sort.</p>"
         f'<div class="wide"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>'
         f"{''.join(rows)}</tbody></table></div></section>"
     )
+
+
+def _experts_alone(analysis: Analysis) -> tuple[str, ...]:
+    """The experts, where they are not the fused score already."""
+    return analysis.experts if len(analysis.experts) > 1 else ()
 
 
 def confusions_section(analysis: Analysis) -> str:
@@ -68,19 +74,21 @@ def confusions_section(analysis: Analysis) -> str:
 
 def disagreement_section(analysis: Analysis) -> str:
     """How often which expert is right, and the classes where it matters most."""
+    if not analysis.agreement:
+        return ""
     rows = ""
     for kind, a in analysis.agreement.items():
         counts = (a.both, a.coarse, a.fine, a.neither)
         if total := sum(counts):
             cells = "".join(f'<td class="number">{n} ({n / total:.0%})</td>' for n in counts)
             rows += f'<tr><th scope="row">images of {kind} classes</th>{cells}</tr>'
-    apart = sorted(analysis.classes, key=lambda c: -abs(c.coarse - c.fine))[:8]
+    both = [(c, c.coarse or 0.0, c.fine or 0.0) for c in analysis.classes]
     classes = "".join(
         f'<tr><th scope="row">{label(c.name)}</th><td class="kind">'
         f"{'seen' if c.seen else 'unseen'}</td>"
-        f'<td class="number">{c.coarse:.1f}</td><td class="number">{c.fine:.1f}</td></tr>'
-        for c in apart
-        if c.coarse != c.fine
+        f'<td class="number">{coarse:.1f}</td><td class="number">{fine:.1f}</td></tr>'
+        for c, coarse, fine in sorted(both, key=lambda one: -abs(one[1] - one[2]))[:8]
+        if coarse != fine
     )
     heads = "".join(
         f'<th scope="col" class="number">{h}</th>'
@@ -116,7 +124,7 @@ def attributes_section(analysis: Analysis) -> str:
     for group, members in groups.items():
         columns = [
             [getattr(a, e)[i] for a in members if not math.isnan(getattr(a, e)[i])]
-            for e in ("coarse", "fine")
+            for e in analysis.experts
             for i in (0, 1)
         ]
         averages = [sum(c) / len(c) if c else math.nan for c in columns]
@@ -126,12 +134,13 @@ def attributes_section(analysis: Analysis) -> str:
         )
         rows += "".join(
             f'<tr><th scope="row">{label(a.name)}</th><td class="kind">{label(a.group)}</td>'
-            f'<td class="number">{a.classes}</td>{numbers(*a.coarse, *a.fine)}</tr>'
+            f'<td class="number">{a.classes}</td>'
+            f"{numbers(*(v for e in analysis.experts for v in getattr(a, e)))}</tr>"
             for a in members
         )
     heads = "".join(
         f'<th scope="col" class="number">{h}</th>'
-        for h in ("coarse AP", "coarse AUC", "fine AP", "fine AUC")
+        for h in (f"{e} {of}" for e in analysis.experts for of in ("AP", "AUC"))
     )
     return (
         "<section><h2>Attributes</h2>"

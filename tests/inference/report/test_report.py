@@ -19,7 +19,7 @@ from dedn_jax.files import read_json
 from dedn_jax.inference.report.facts import dataset_name
 from dedn_jax.inference.report.tables import tex
 from dedn_jax.inference.report.write import write_report, write_reports, write_sweep_report
-from dedn_jax.inference.run import Run, open_run
+from dedn_jax.inference.run import Run, open_run, train
 from dedn_jax.sweep.run import sweep
 from tests.helpers.tiny import tiny_config, write_tiny
 from tests.inference.report.conftest import HOSTILE
@@ -137,6 +137,29 @@ def test_without_a_calibration(number: int, runs: list[Run], tmp_path: Path) -> 
     assert ("not a fair estimate" in text) == by_test
     assert ("H (test-best)" in text) == by_test
     assert ("(test-best)" in (tmp_path / "table.tex").read_text()) == by_test
+
+
+@pytest.mark.parametrize(("expert", "other"), [("coarse", "fine"), ("fine", "coarse")])
+def test_one_expert_and_one_branch(
+    expert: str, other: str, dataset: GZSLDataset, tmp_path: Path
+) -> None:
+    """No number of what the model has not."""
+    config = tiny_config(Path("nowhere"), model__experts=expert, model__branches="region")
+    run = train(config, tmp_path / "run", dataset=dataset)
+    page = write_report(run, tmp_path / "out")
+    text = "".join(check_page(page).text)
+    assert other not in text.partition("To repeat it")[0]
+    assert "expert_mix" not in text.partition("To repeat it")[0]
+    assert "region_mix" not in text.partition("To repeat it")[0]
+    assert "experts disagree" not in text
+    assert "of each expert alone" not in text
+    report = read_json(tmp_path / "out" / "report.json")["runs"][0]
+    assert all(c[other] is None and c[expert] is not None for c in report["per_class"])
+    assert all(a[other] == {"average_precision": None, "auc": None} for a in report["attributes"])
+    assert report["experts"] == {}
+    classes = rows(tmp_path / "out" / "classes.csv")
+    assert {c[f"accuracy_{other}"] for c in classes} == {""}
+    assert all(c[f"accuracy_{expert}"] for c in classes)
 
 
 def test_several_runs_side_by_side(runs: list[Run], tmp_path: Path) -> None:
