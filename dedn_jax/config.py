@@ -64,11 +64,17 @@ def find_config(name_or_path: str | Path, kind: Literal["recipe", "ablations"] =
     bare = path.parent in (Path("."), folder) and path.suffix in ("", ".py")
     if bare and candidate.is_file():
         return candidate
-    names = ", ".join(sorted(p.stem for p in known.glob("*.py")))
+    names = ", ".join(recipe_names(kind))
     other = ", the config.json of a run," if kind == "recipe" else ""
     raise InputError(
         f"no {kind} {str(name_or_path)!r}; give a Python file{other} or one of {names}"
     )
+
+
+def recipe_names(kind: Literal["recipe", "ablations"] = "recipe") -> list[str]:
+    """The names of the recipes, or of the ablations, that come with the package."""
+    folder = _configs_dir() / ("" if kind == "recipe" else kind)
+    return sorted(path.stem for path in folder.glob("*.py"))
 
 
 def _import_file(path: Path, function: str, hint: str) -> ModuleType:

@@ -58,7 +58,7 @@ _MOST_TEXT = 2**16  # characters: of groups of thousands of attributes
 # Takes whether a field is right, its name, and what is expected of it.
 Require = Callable[[bool, str, str], None]
 
-_CHOICES = {
+CHOICES = {
     "data.source": DATA_SOURCES,
     "data.format": DATA_FORMATS,
     "data.on_device": RESIDENCIES,
@@ -102,7 +102,7 @@ def check_ranges(config: ConfigDict, where: str) -> None:
 
     for field in _fields(config):
         _require_bounded(value_of(field), field, require)
-    for field, choices in _CHOICES.items():
+    for field, choices in CHOICES.items():
         require(value_of(field) in choices, field, "one of " + ", ".join(choices))
     if config.backbone.name not in BACKBONES:
         raise InputError(f"{where}: config.backbone.name={unknown_backbone(config.backbone.name)}")

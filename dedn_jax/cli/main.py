@@ -13,6 +13,7 @@ from dedn_jax.buckets.outputs import upload_outputs
 from dedn_jax.buckets.transfers import with_addresses
 from dedn_jax.cli.arguments import joins_processes
 from dedn_jax.cli.compare import add_compare
+from dedn_jax.cli.completion import add_completion
 from dedn_jax.cli.data import add_data
 from dedn_jax.cli.endings import TOGETHER, ending_of
 from dedn_jax.cli.evaluate import add_evaluate
@@ -61,6 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
         add_plan,
         add_compare,
         add_info,
+        add_completion,
     ):
         add(jobs)
     return parser
