@@ -11,13 +11,13 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dedn_jax.buckets.inputs import input_path
-from dedn_jax.config_ranges import check_ranges
+from dedn_jax.config_ranges import WEIGHTS_PACKAGE, check_ranges
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import read_json
 from dedn_jax.paths import bucket_address, local_path
@@ -28,8 +28,8 @@ Overrides = Sequence[str] | Mapping[str, object]
 
 _RECIPE = "write it like configs/base.py, with a function get_config() that returns a ConfigDict"
 _SHOWN = 400  # characters of flags and of reasons in messages
-# Fields that may be addresses in buckets.
-_IN_BUCKETS = {
+# Files and folders; they may be addresses in buckets.
+_PATHS = {
     *("data.path", "data.features", "data.class_embeddings", "data.word_vectors"),
     *("backbone.weights", "teacher.workdir", "train.init_from"),
 }
@@ -271,6 +271,17 @@ def unknown_field(field: str, known: Iterable[str]) -> str:
     )
 
 
+def with_absolute_paths(config: ConfigDict) -> dict[str, Any]:
+    """The fields of a checked config as a tree; its files and folders by their absolute paths."""
+    tree: dict[str, Any] = config.to_dict()
+    for field in _PATHS:
+        section, name = field.split(".")
+        value = tree[section][name]
+        if value and value != WEIGHTS_PACKAGE and not bucket_address(value):
+            tree[section][name] = os.path.abspath(local_path(value))
+    return tree
+
+
 def flat_fields(tree: dict, prefix: str = "") -> dict[str, object]:
     """A tree of dicts as one, by names such as `train.epochs`."""
     flat: dict[str, object] = {}
@@ -337,7 +348,7 @@ def _check_paths(config: ConfigDict, where: str) -> None:
     for field, value in flat_fields(config.to_dict()).items():
         if isinstance(value, str):
             try:
-                if field in _IN_BUCKETS and bucket_address(value):
+                if field in _PATHS and bucket_address(value):
                     continue
                 local_path(value)
             except InputError as error:

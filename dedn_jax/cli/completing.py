@@ -55,7 +55,7 @@ def _words(jobs: argparse._SubParsersAction, before: list[str], word: str) -> It
     for name in before:
         if inner is not None and name in inner.choices:
             parser = inner.choices[name]
-            inner = next((a for a in _actions(parser) if _has_jobs(a)), None)
+            inner = _jobs_of(parser)
     if inner is not None:
         return [f"{name} " for name in inner.choices]
     assert parser is not None
@@ -103,5 +103,6 @@ def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     return parser._actions
 
 
-def _has_jobs(action: argparse.Action) -> bool:
-    return isinstance(action, argparse._SubParsersAction)
+def _jobs_of(parser: argparse.ArgumentParser) -> argparse._SubParsersAction | None:
+    found = (a for a in _actions(parser) if isinstance(a, argparse._SubParsersAction))
+    return next(found, None)

@@ -17,6 +17,7 @@ from dedn_jax.config import (
     flat_fields,
     override_fields,
     read_config,
+    with_absolute_paths,
 )
 from dedn_jax.data.dataset import fingerprint_difference
 from dedn_jax.errors import InputError
@@ -198,7 +199,8 @@ class Workdir:
     def claim(self, config: ConfigDict, fingerprint: dict[str, object]) -> None:
         """Takes the directory for this config and data set, or checks that they are the same.
 
-        Free fields, such as where the data are, are kept as they are now.
+        Free fields, such as where the data are, are kept as they are now; paths are made absolute,
+        so that the run can be used from any folder.
 
         Raises:
           InputError: as `check_config`, or the directory holds a run on another data set.
@@ -210,7 +212,7 @@ class Workdir:
                 write_json(self.dataset_file, fingerprint)
             else:
                 self.check_fingerprint(fingerprint)
-            resolved = config.to_dict()
+            resolved = with_absolute_paths(config)
             if self.config_file.exists():
                 saved = upgraded(read_json(self.config_file), self.config_file)
                 if asks_for_more(self.path, "run", saved, [config]):

@@ -66,6 +66,31 @@ def test_a_run_with_the_weights_that_distillation_had(
         Workdir(tmp_path).check_config(config)
 
 
+def test_paths_are_kept_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the run can be used from another folder, and resumed with its data elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    fields = {
+        "data.path": "here/tiny.hdf5",
+        "data.class_embeddings": "~/classes.npy",
+        "data.word_vectors": "gs://bucket/words.npy",
+        "data.features": f"file://{tmp_path}/store",
+        "backbone.weights": "package",
+    }
+    config = load_config("base", fields)
+    Workdir("run").claim(config, {"images": 1})
+    monkeypatch.chdir("/")
+    workdir = Workdir(tmp_path / "run")
+    kept = workdir.load_config()
+    assert kept.data.path == f"{tmp_path}/here/tiny.hdf5"
+    assert kept.data.class_embeddings == f"{tmp_path}/home/classes.npy"
+    assert kept.data.word_vectors == "gs://bucket/words.npy"
+    assert kept.data.features == f"{tmp_path}/store"
+    assert (kept.backbone.weights, kept.teacher.workdir) == ("package", "")
+    workdir.claim(config, {"images": 1})  # of another folder now
+    assert workdir.load_config().data.path == "/here/tiny.hdf5"
+
+
 @pytest.mark.parametrize("data", [3, None, {"on_device": []}, {"path": {}}, {"no_such": 1}])
 def test_a_damaged_config(tmp_path: Path, data: object) -> None:
     write_json(tmp_path / "config.json", base_config().to_dict() | {"data": data})

