@@ -71,6 +71,7 @@ def test_paths_are_kept_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     fields = {
+        "data.format": "prepared",
         "data.path": "here/tiny.hdf5",
         "data.class_embeddings": "~/classes.npy",
         "data.word_vectors": "gs://bucket/words.npy",
