@@ -19,6 +19,8 @@ from dedn_jax.parallel.limits import (
 from dedn_jax.paths import local_path
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from dedn_jax.inference.candidates import Candidates
     from dedn_jax.inference.run import Run
     from dedn_jax.training.profiling import Profile
@@ -146,6 +148,19 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         nargs=0,
         help="show every --config.section.field=value with its default, and exit",
     )
+
+
+def chosen_config(args: argparse.Namespace, overrides: list[str]) -> ConfigDict:
+    """What `--config` names with its overrides, backbone and transform as its feature store's.
+
+    Raises:
+      InputError: as `load_config` and `with_store_choices`.
+    """
+    from dedn_jax.config import load_config, override_fields
+    from dedn_jax.data.features.store.choices import with_store_choices
+
+    config = load_config(args.config, overrides)
+    return with_store_choices(config, override_fields(overrides, args.config))
 
 
 class _HelpConfig(argparse.Action):

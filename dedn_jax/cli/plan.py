@@ -9,7 +9,7 @@ import math
 import sys
 from typing import Any
 
-from dedn_jax.cli.arguments import add_config, output_flag
+from dedn_jax.cli.arguments import add_config, chosen_config, output_flag
 from dedn_jax.errors import InputError
 
 
@@ -52,7 +52,6 @@ def add_plan(jobs: Any) -> None:
 def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
     from pathlib import Path
 
-    from dedn_jax.config import load_config
     from dedn_jax.files import check_output, write_json
     from dedn_jax.plan.planner import cpu_slice, plan
     from dedn_jax.plan.report import plan_text
@@ -62,7 +61,7 @@ def _plan(args: argparse.Namespace, overrides: list[str]) -> None:
         check_output(args.json)
     if not args.timeout > 0:
         raise InputError(f"--timeout={args.timeout:g}, expected more than 0 seconds")
-    config = load_config(args.config, overrides)
+    config = chosen_config(args, overrides)
     slices = [cpu_slice()] if args.platform == "cpu" else _slices(args)
     flags = {name: getattr(args, name) for name in FLAGS}
     sizes = find_sizes(config, Path(args.config).stem, flags)

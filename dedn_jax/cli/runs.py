@@ -13,6 +13,7 @@ from dedn_jax.cli.arguments import (
     add_config,
     add_processes,
     add_profile,
+    chosen_config,
     chosen_profile,
     join_processes,
     workdir_flag,
@@ -48,14 +49,13 @@ def add_demo(jobs: Any) -> None:
 
 
 def _train(args: argparse.Namespace, overrides: list[str]) -> None:
-    from dedn_jax.config import load_config
     from dedn_jax.inference.run import train
     from dedn_jax.parallel.processes import is_main
     from dedn_jax.training.interrupt import StopOnSignals
     from dedn_jax.training.protocol import result_text
 
     profiling = chosen_profile(args)
-    config = load_config(args.config, overrides)
+    config = chosen_config(args, overrides)
     join_processes(args)
     with profiling as profile:
         callbacks = [profile] if profile else []

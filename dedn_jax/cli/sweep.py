@@ -11,6 +11,7 @@ from dedn_jax.cli.arguments import (
     add_config,
     add_processes,
     add_profile,
+    chosen_config,
     chosen_profile,
     join_processes,
     workdir_flag,
@@ -60,7 +61,6 @@ def add_sweep(jobs: Any) -> None:
 
 
 def _sweep(args: argparse.Namespace, overrides: list[str]) -> None:
-    from dedn_jax.config import load_config
     from dedn_jax.parallel.processes import is_main
     from dedn_jax.sweep.report import result_text
     from dedn_jax.sweep.run import sweep
@@ -68,7 +68,7 @@ def _sweep(args: argparse.Namespace, overrides: list[str]) -> None:
 
     profiling = chosen_profile(args)
     join_processes(args)
-    config = load_config(args.config, overrides)
+    config = chosen_config(args, overrides)
     with profiling as profile:
         result = sweep(
             config,

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from dedn_jax.cli.main import main
 from dedn_jax.config import load_config
 from dedn_jax.data.features.store.reader import open_store
 from dedn_jax.data.prepared.build import build
@@ -23,6 +24,7 @@ from dedn_jax.errors import InputError
 from dedn_jax.inference.export.published import export_published_weights
 from dedn_jax.inference.extract import extract_features
 from dedn_jax.inference.run import open_run, train
+from dedn_jax.progress import note
 from dedn_jax.torch_files import read_state_dict
 from dedn_jax.training.logs import read_lines
 from tests.made_up import backbone_weights, prepared_folder
@@ -130,6 +132,30 @@ def test_a_store_of_another_kind_is_refused(
     with pytest.raises(InputError, match=r"another backbone \(backbone.sha256="):
         train(load_config("base", overrides), tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_what_nobody_said_is_as_the_store_was_made(
+    prepared: Path, weights: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the command line; what is said and contradicts the store is refused."""
+    command = [
+        *("train", "--config=own_classes", f"--workdir={tmp_path}/run"),
+        *(f"--config.data.path={prepared}", f"--config.data.features={store}"),
+        *("--config.data.groups=single", "--config.train.epochs=1"),
+        *("--config.train.batch_size=8", "--config.selection.protocol=last"),
+    ]
+    assert main([*command, "--config.picture.crop=32"]) == 2
+    assert "transform.crop=64, expected 32" in capsys.readouterr().err
+    other = [*command, "--config.backbone.name=resnet34", "--config.backbone.weights="]
+    assert main(other) == 2
+    assert 'backbone.name="resnet18", expected "resnet34"' in capsys.readouterr().err
+    note.cache_clear()
+    assert main(command) == 0
+    said = f"dedn: as {store} was made: backbone.name=resnet18, picture.resize=64, picture.crop=64"
+    assert capsys.readouterr().err.startswith(f"{said}\n")
+    kept = open_run(tmp_path / "run").config
+    assert (kept.backbone.name, kept.backbone.weights) == ("resnet18", "")
+    assert (kept.picture.resize, kept.picture.crop) == (SIDE, SIDE)
 
 
 def test_weights_of_a_run_are_checked(prepared: Path, weights: Path, tmp_path: Path) -> None:

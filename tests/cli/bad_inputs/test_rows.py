@@ -137,7 +137,9 @@ def test_full_disk_at_a_checkpoint(
     command = ["train", "--config=base", f"--workdir={tmp_path}/run", *flags]
     with no_file_over(9000):
         assert cli.main(command) == 2
-    printed = PROGRESS.sub("", capfd.readouterr().err)
+    first, *printed_lines = PROGRESS.sub("", capfd.readouterr().err).splitlines(keepends=True)
+    assert first.startswith("first step ")
+    printed = "".join(printed_lines)
     assert printed.startswith(f"dedn: {tmp_path}/run/final/checkpoints: cannot be written (")
     assert "File too large" in printed
     assert "free some space and give the same command" in printed
