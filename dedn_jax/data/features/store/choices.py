@@ -24,8 +24,8 @@ def with_store_choices(config: ConfigDict, given: Collection[str]) -> ConfigDict
         the data set is loaded.
 
     Raises:
-      InputError: the store's manifest is damaged. A store that is not there is no error yet, but in a
-        bucket.
+      InputError: the store's manifest is damaged. A store that is not there is no error yet,
+        but in a bucket.
     """
     if not config.data.features or config.data.source != "features":
         return config
