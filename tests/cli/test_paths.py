@@ -10,7 +10,7 @@ import pytest
 
 from dedn_jax.cli.arguments import path_flag
 from dedn_jax.cli.main import main, make_parser
-from dedn_jax.config import _IN_BUCKETS, base_config, flat_fields
+from dedn_jax.config import _PATHS, base_config, flat_fields
 
 # No path: what people type there is a name, a number or a text.
 _NO_PATHS = {
@@ -67,7 +67,7 @@ def test_fields(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for field in set(_fields()) - _IN_BUCKETS:
+    for field in set(_fields()) - _PATHS:
         flag = f"--config.{field}=gs://bucket/a"
         assert main(["train", "--config=base", "--workdir=run", flag]) == 2
         printed = capsys.readouterr().err
