@@ -15,7 +15,7 @@ from dedn_jax.config import _PATHS, base_config, flat_fields
 # No path: what people type there is a name, a number or a text.
 _NO_PATHS = {
     *("--coordinator", "--profile", "--sha256", "--grid", "--topology", "--device", "--price"),
-    *("--host", "--class", "--against", "--prompt", "--recipe", "name"),
+    *("--host", "--class", "--against", "--prompt", "--recipe", "--line", "name"),
 }
 # Read by `find_config`: a file, or the name of one.
 _NAMES_OR_PATHS = {"--config", "--points"}
@@ -76,10 +76,10 @@ def test_fields(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("flag", ["--config=gs://bucket/a.py", "--points=gs://bucket/a.py"])
+@pytest.mark.parametrize("flag", ["--config=https://x/a.py", "--points=https://x/a.py"])
 def test_recipes(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     rest = [] if flag.startswith("--config") else ["--config=base", "--config.data.path=x"]
     assert main(["sweep", "--workdir=run", "--seeds=2", flag, *rest]) == 2
     printed = capsys.readouterr().err
-    assert printed.startswith("dedn: gs://bucket/a.py: only a path on this machine")
+    assert printed.startswith("dedn: https://x/a.py: only a path on this machine")
     assert printed.count("\n") == 1
