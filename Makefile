@@ -62,26 +62,25 @@ bucket: $(BUCKET_VENV)/.installed
 	$(BUCKET_VENV)/bin/python -m pytest -n 2 --dist worksteal -m moto
 
 # The documentation as a site, strictly: site/index.html.
-docs:
-	$(MAKE) VENV=$(DOCS_VENV) $(DOCS_VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+docs: $(DOCS_VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(DOCS_VENV)/bin/python -m mkdocs build --strict --quiet
 	@echo "site/index.html"
 
 # Source distribution and wheel, checked; the wheel in an empty environment, away from the checkout.
-wheel:
-	$(MAKE) VENV=$(WHEEL_VENV) $(WHEEL_VENV)/.wheel
-	rm -rf dist $(WHEEL_VENV)/installed
-	$(WHEEL_VENV)/bin/python -m build --outdir dist . >$(WHEEL_VENV)/build.log || { cat $(WHEEL_VENV)/build.log; exit 1; }
-	$(WHEEL_VENV)/bin/twine check --strict dist/*
-	$(PYTHON) -m venv $(WHEEL_VENV)/installed
-	$(WHEEL_VENV)/installed/bin/pip install --quiet --disable-pip-version-check -c requirements.txt dist/*.whl
-	cd $(WHEEL_VENV) && JAX_PLATFORMS=cpu installed/bin/dedn demo --workdir=installed/demo --config.train.epochs=1
+wheel: $(WHEEL_VENV)/.installed
+	rm -rf dist $(WHEEL_VENV)/empty
+	$(WHEEL_VENV)/bin/python -m build --outdir dist . > $(WHEEL_VENV)/build.log || \
+	  { cat $(WHEEL_VENV)/build.log; exit 1; }
+	$(WHEEL_VENV)/bin/python -m twine check --strict dist/*
+	$(PYTHON) -m venv $(WHEEL_VENV)/empty
+	$(WHEEL_VENV)/empty/bin/pip $(INSTALL) -c requirements.txt dist/*.whl
+	cd $(WHEEL_VENV) && \
+	  JAX_PLATFORMS=cpu empty/bin/dedn demo --workdir=empty/demo --config.train.epochs=1
 
 # The tests on Python 3.11 to 3.13, and on the newest and the oldest releases that are allowed.
 TESTS ?= tests
-test-matrix:
-	$(MAKE) VENV=$(MATRIX_VENV) $(MATRIX_VENV)/.matrix
-	PATH="$(CURDIR)/$(MATRIX_VENV)/bin:$$PATH" $(MATRIX_VENV)/bin/nox -- $(TESTS)
+test-matrix: $(MATRIX_VENV)/.installed
+	$(MATRIX_VENV)/bin/python -m nox -- $(TESTS)
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -120,17 +119,14 @@ $(SERVE_VENV)/.installed: requirements-serve.txt $(VENV)/.dev
 $(BUCKET_VENV)/.installed: requirements-bucket.txt $(VENV)/.dev
 	$(over)
 
-$(VENV)/.docs: $(VENV)/.run requirements-docs.txt
-	$(BIN)/pip $(INSTALL) -r requirements-docs.txt
-	@touch $@
+$(DOCS_VENV)/.installed: requirements-docs.txt $(VENV)/.dev
+	$(over)
 
-$(VENV)/.matrix: $(VENV)/.created requirements-matrix.txt
-	$(BIN)/pip $(INSTALL) -r requirements-matrix.txt
-	@touch $@
+$(WHEEL_VENV)/.installed: requirements-wheel.txt $(VENV)/.dev
+	$(over)
 
-$(VENV)/.wheel: $(VENV)/.created requirements-wheel.txt
-	$(BIN)/pip $(INSTALL) -r requirements-wheel.txt
-	@touch $@
+$(MATRIX_VENV)/.installed: requirements-matrix.txt $(VENV)/.dev
+	$(over)
 
 clean:
 	rm -rf $(VENV) $(TORCH_VENV) $(ONNX_VENV) $(SERVE_VENV) $(BUCKET_VENV) $(DOCS_VENV) \
