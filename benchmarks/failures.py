@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +157,10 @@ class Trial:
         elif failure == "network":
             _do("ip", "link", "set", "lo", "down")
         elif failure == "full":
-            with (self.disk / "ballast").open("wb") as file:
-                size = os.statvfs(self.disk)
-                os.posix_fallocate(file.fileno(), 0, size.f_bavail * size.f_frsize)
+            # Also what is reserved for root, who this is.
+            with (self.disk / "ballast").open("wb", buffering=0) as file, suppress(OSError):
+                while file.write(bytes(2**12)):
+                    pass
         else:
             _do("umount", "--lazy", str(self.disk))
 
