@@ -11,24 +11,11 @@ import pytest
 
 from dedn_jax.files import read_json
 from dedn_jax.training.logs import read_lines
+from tests.helpers.damage import cut, flip
 from tests.made_up import published_file
 from tests.parallel.test_processes import FLAGS, finish, parameters, start_several
 
 LAST, BEFORE = 54, 50  # of the checkpoints that are kept
-
-
-def _largest(folder: Path) -> Path:
-    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-
-
-def _cut(checkpoint: Path) -> None:
-    file = _largest(checkpoint)
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def _flip(checkpoint: Path) -> None:
-    file = _largest(checkpoint)
-    file.write_bytes(bytes(byte ^ 0xFF for byte in file.read_bytes()))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +27,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[st
     return folder / "run", flags
 
 
-@pytest.mark.parametrize("damage", [_cut, _flip])
+@pytest.mark.parametrize("damage", [cut, flip])
 def test_two_processes(
     damage: Callable[[Path], None], undisturbed: tuple[Path, list[str]], tmp_path: Path
 ) -> None:

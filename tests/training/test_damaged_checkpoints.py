@@ -18,24 +18,10 @@ from dedn_jax.files import read_json, write_json
 from dedn_jax.inference.run import open_run, train
 from dedn_jax.training.checkpoint import checksum
 from dedn_jax.training.logs import read_lines
+from tests.helpers.damage import cut, flip
 from tests.helpers.tiny import arrays, tiny_config, tiny_overrides
 from tests.launch.common import ROOT, launch, write_program
 from tests.training.common import DieAfter, Finished
-
-
-def _largest(folder: Path) -> Path:
-    return max((p for p in folder.rglob("d/*") if p.is_file()), key=lambda p: p.stat().st_size)
-
-
-def _cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def _flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    for i in range(0, len(data), 7):
-        data[i] ^= 0xFF
-    path.write_bytes(data)
 
 
 def _other_sum(checkpoint: Path) -> None:
@@ -50,8 +36,8 @@ def _other_step(checkpoint: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
-    "cut": lambda c: _cut(_largest(c / "state")),
-    "flipped": lambda c: _flip(_largest(c / "selected")),
+    "cut": lambda c: cut(c / "state"),
+    "flipped": lambda c: flip(c / "selected"),
     "no position": lambda c: (c / "position" / "metadata").write_bytes(b"[1]"),
     "other values": _other_sum,
     "another step": _other_step,
@@ -106,7 +92,7 @@ def test_all_are_damaged(
     """Nothing is removed: it may be the config, or this version, that is wrong."""
     run = shutil.copytree(killed, tmp_path / "run")
     for step in ("20", "40"):
-        _cut(_largest(run / "final" / "checkpoints" / step / "state"))
+        cut(run / "final" / "checkpoints" / step / "state")
     flags = tiny_overrides(data, selection__protocol="last")
     assert cli.main(["train", "--config=base", f"--workdir={run}", *flags]) == 2
     printed = capfd.readouterr().err
@@ -127,7 +113,7 @@ def test_resume_sh_spends_no_start_on_it(
     """The start that finds the damage goes on; where nothing can go on, there is no other."""
     run = shutil.copytree(killed, tmp_path / "run")
     newest, before = (run / "final" / "checkpoints" / step for step in ("40", "20"))
-    _cut(_largest(newest / "state"))
+    cut(newest / "state")
     program = (
         f'#!/bin/sh\necho start >> {tmp_path}/starts\nexec {sys.executable} -m dedn_jax "$@"\n'
     )
@@ -151,7 +137,7 @@ def test_resume_sh_spends_no_start_on_it(
     shutil.rmtree(run)
     shutil.copytree(killed, run)
     for checkpoint in (newest, before):
-        _cut(_largest(checkpoint / "state"))
+        cut(checkpoint / "state")
     done = resume()
     assert done.returncode == 2
     assert f"dedn: {newest}: cannot be restored (" in done.stderr
