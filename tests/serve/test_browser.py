@@ -46,6 +46,16 @@ def choose(page: Any, list_: str, option: str) -> None:
     page.locator(f"{list_} [role=option]", has_text=re.compile(re.escape(option) + "$")).click()
 
 
+def rename(page: Any, before: str, name: str) -> None:
+    """Gives the new class a name, once the one before is in the field: it would be written over."""
+    field = page.locator("#name input, #name textarea")
+    page.wait_for_function(
+        "before => document.querySelector('#name input, #name textarea').value === before",
+        arg=before,
+    )
+    field.fill(name)
+
+
 def test_from_a_picture_to_a_designed_class(
     page: Any, served: Served, picture_runs: PictureRuns, tmp_path: Path
 ) -> None:
@@ -127,9 +137,9 @@ def test_an_example_and_what_cannot_be_done(page: Any, served: Served, tmp_path:
     page.wait_for_selector("#ranking table")
     choose(page, "#base", "the mean of all classes")
     page.wait_for_selector("#verdict :text('new class')")
-    page.locator("#name input, #name textarea").fill("class 5")
+    rename(page, "new class", "class 5")
     page.wait_for_selector('.alert:has-text("is one of the run\'s classes")')
-    page.locator("#name input, #name textarea").fill("mine")
+    rename(page, "class 5", "mine")
     page.wait_for_selector("#verdict :text('mine')")
     assert not page.locator(".alert:visible").count()
     page.click("#remove")
