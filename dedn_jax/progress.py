@@ -68,8 +68,9 @@ class _Lines:
         if self._first[0] == self._initial:
             self._first = (self.n, now)
         if now - self._said >= _LOG_INTERVAL and (self.n < self._total or not self._total):
-            left = (self._total - self.n) / self._rate(now)
-            self._say(now, f"{_duration(left)} left" if self._total else "")
+            rate = self._rate(now)
+            known = self._total and rate
+            self._say(now, f"{_duration((self._total - self.n) / rate)} left" if known else "")
 
     def set_postfix_str(self, text: str, refresh: bool = True) -> None:
         """What is said at the end of a line."""

@@ -88,3 +88,12 @@ def test_bytes_of_which_nobody_knows_how_many(
         r"downloading a\nb 50.0 MB, 2.5 MB/s",
         r"downloading a\nb 50.0 MB, 2.5 MB/s, in 0:20",
     ]
+
+
+def test_nothing_done_yet(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """No rate, and no time left either."""
+    with progress(3, "reading", "image") as bar:
+        clock.now += 60
+        bar.update(0)
+        assert said(capsys) == ["reading 0/3 images"]
+        bar.update(3)
