@@ -124,10 +124,13 @@ def _field(file: h5py.File, where: str, name: str, required: bool = True) -> h5p
             return None
         found = ", ".join(repr(k)[1:-1] for k in sorted(file)[:12]) or "nothing"
         raise InputError(
-            f"{where}: {name} is missing; the file holds {found}; see the README for the layout"
+            f"{where}: {name} is missing; the file holds {found}; see docs/reference/files.md for "
+            "the layout"
         )
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-        raise InputError(f"{where}: {name} is not an array; see the README for the layout")
+        raise InputError(
+            f"{where}: {name} is not an array; see docs/reference/files.md for the layout"
+        )
     if dataset.external or dataset.is_virtual:
         raise InputError(
             f"{where}: {name} keeps its values in another file; only fields stored in the file "

@@ -69,7 +69,7 @@ def read_mat(
     path = local_path(path)
     if not path.is_file():
         kind = "a folder, expected a .mat file" if path.is_dir() else "no such file"
-        raise InputError(f"{path}: {kind}; see the README for where the splits belong")
+        raise InputError(f"{path}: {kind}; see docs/tutorials/cub.md for where the splits belong")
     try:
         with open_regular(path) as file:
             header = file.read(_HEADER_BYTES)

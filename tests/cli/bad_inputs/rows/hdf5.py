@@ -97,14 +97,14 @@ HDF5 = [
         lambda w: w.train_on(w.hdf5(labels=None)),
         "maps.hdf5",
         "labels is missing; the file holds att, feature_map",
-        "see the README for the layout",
+        "see docs/reference/files.md for the layout",
     ),
     Bad(
         "no test_unseen_loc",
         lambda w: ["features", "import", str(w.hdf5(test_unseen_loc=None)), f"--out={w.root}/s"],
         "maps.hdf5",
         "test_unseen_loc is missing",
-        "see the README for the layout",
+        "see docs/reference/files.md for the layout",
     ),
     Bad("HDF5 cut short", _truncated_hdf5, "maps.hdf5", "cannot be opened", "shorter than it says"),
     Bad(

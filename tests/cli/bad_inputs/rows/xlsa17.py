@@ -101,7 +101,7 @@ XLSA = [
         lambda w: w.check("SUN"),
         "att_splits.mat",
         "no such file",
-        "see the README",
+        "see docs/tutorials/cub.md",
     ),
     Bad(
         "boxes outside their pictures",
