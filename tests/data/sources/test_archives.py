@@ -6,6 +6,7 @@ import fcntl
 import gzip
 import io
 import os
+import re
 import stat
 import struct
 import tarfile
@@ -198,9 +199,12 @@ def test_clashes(tmp_path, kind, names, expected):
 @pytest.mark.parametrize(
     ("members", "expected"),
     [
-        ([("l", tarfile.SYMTYPE, "../out")], "outside the destination"),
-        ([("l", tarfile.SYMTYPE, "/etc")], "link to an absolute path"),
-        ([("l", tarfile.SYMTYPE, "/etc"), ("l/passwd", b"")], "link to an absolute path"),
+        ([("l", tarfile.SYMTYPE, "../out")], "outside the destination|does not exist"),
+        ([("l", tarfile.SYMTYPE, "/etc")], "link to an absolute path|outside of the archive"),
+        (
+            [("l", tarfile.SYMTYPE, "/etc"), ("l/passwd", b"")],
+            "link to an absolute path|below a link",
+        ),
         ([("a/l", tarfile.SYMTYPE, "b"), ("a/b/c", b""), ("a/l/d", b"")], "lies below a link"),
         ([("l", tarfile.SYMTYPE, "nowhere")], "which does not exist"),
         ([("l", tarfile.SYMTYPE, "m"), ("m", tarfile.SYMTYPE, "l")], "which does not exist"),
@@ -213,7 +217,7 @@ def test_clashes(tmp_path, kind, names, expected):
                 ("d/f", b""),
                 ("m", tarfile.SYMTYPE, "x/y/z/l/../../.."),
             ],
-            "outside the destination",
+            "outside the destination|outside of the archive",
         ),
         (
             # The same, but l comes after m, when tarfile has looked where m leads.
@@ -235,7 +239,8 @@ def test_clashes(tmp_path, kind, names, expected):
     ],
 )
 def test_links_and_devices(tmp_path, members, expected):
-    assert expected in refused(tmp_path, tar_bytes(members))
+    # Of the releases of Python 3.11 some have other words, or leave it to ours.
+    assert re.search(expected, refused(tmp_path, tar_bytes(members)))
 
 
 def test_links_inside_are_kept(tmp_path):
