@@ -11,6 +11,7 @@ BUCKET_VENV ?= .venv-bucket
 DOCS_VENV ?= .venv-docs
 WHEEL_VENV ?= .venv-wheel
 MATRIX_VENV ?= .venv-matrix
+GPU_VENV ?= .venv-gpu
 BIN := $(VENV)/bin
 INPUTS ?= 10000
 SEED ?= 0
@@ -19,7 +20,7 @@ WORKERS ?= 3
 # What is not imported need not be compiled: Python does the rest as it imports.
 INSTALL := install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo test lint types unit coverage fuzz torch onnx serve bucket docs wheel test-matrix clean
+.PHONY: demo test lint types unit gpu coverage fuzz torch onnx serve bucket docs wheel test-matrix clean
 
 demo: $(VENV)/.run
 	$(BIN)/dedn demo --workdir=runs/demo
@@ -44,6 +45,10 @@ coverage: $(VENV)/.dev
 # Ten thousand damaged files of every kind that is read; `make test` tries three hundred.
 fuzz: $(VENV)/.dev
 	JAX_PLATFORMS=cpu $(BIN)/python -m tests.fuzz --inputs=$(INPUTS) --seed=$(SEED)
+
+# The tests that need a GPU, on a machine that has one; `make test` skips them.
+gpu: $(GPU_VENV)/.installed
+	$(GPU_VENV)/bin/python -m pytest -m gpu
 
 # The comparisons with PyTorch and transformers, which `make test` skips.
 torch: $(TORCH_VENV)/.installed
@@ -125,9 +130,12 @@ $(DOCS_VENV)/.installed: requirements-docs.txt $(VENV)/.dev
 $(WHEEL_VENV)/.installed: requirements-wheel.txt $(VENV)/.dev
 	$(over)
 
+$(GPU_VENV)/.installed: requirements-gpu.txt $(VENV)/.dev
+	$(over)
+
 $(MATRIX_VENV)/.installed: requirements-matrix.txt $(VENV)/.dev
 	$(over)
 
 clean:
 	rm -rf $(VENV) $(TORCH_VENV) $(ONNX_VENV) $(SERVE_VENV) $(BUCKET_VENV) $(DOCS_VENV) \
-	  $(WHEEL_VENV) $(MATRIX_VENV) .nox runs/demo site dist build *.egg-info
+	  $(WHEEL_VENV) $(MATRIX_VENV) $(GPU_VENV) .nox runs/demo site dist build *.egg-info

@@ -1,6 +1,7 @@
 """All measurements that need a GPU, in one command and within minutes.
 
   python -m benchmarks.gpu [--reference-dir=DEDN] [--out=gpu] [--minutes=8] [--smoke]
+      [--parts=machine,steps-xla,...]
 
 Where JAX finds no GPU it says so at once and measures nothing. Writes `gpu.json` and `gpu.txt`, a
 table, into `--out`, anew after every part, and a log of each. Parts: the device's peaks; train
@@ -226,12 +227,16 @@ def table(report: dict[str, Any]) -> str:
 
 
 def measure(
-    out: Path, minutes: float, smoke: bool, reference_dir: Path | None = None
+    out: Path,
+    minutes: float,
+    smoke: bool,
+    reference_dir: Path | None = None,
+    parts: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Runs all parts and writes what they found after each.
+    """Runs parts, all of them unless some are named, and writes what they found after each.
 
     Raises:
-      InputError: no GPU, or JAX does not run there.
+      InputError: no GPU, or JAX does not run there; a part that there is not.
     """
     from dedn_jax.files import write_atomically, write_json
 
@@ -239,9 +244,12 @@ def measure(
     about = found_device()
     if not smoke:
         check_gpu(about)
-    out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     weights: dict[str, float] = about["weights"]
+    if unknown := [name for name in parts if name not in weights]:
+        raise InputError(f"--parts: {unknown[0]!r}, expected names from {', '.join(weights)}")
+    weights = {name: weight for name, weight in weights.items() if not parts or name in parts}
+    out.mkdir(parents=True, exist_ok=True)
     calls = [[*weights]] if smoke else [[name] for name in weights]
     report: dict[str, Any] = {"environment": about["note"], "smoke": smoke}
     for number, names in enumerate(calls):
@@ -268,6 +276,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("gpu"), help="folder of what is found")
     parser.add_argument("--minutes", type=float, default=8.0, help="that all of it may take")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, on any machine")
+    parser.add_argument("--parts", default="", help="these alone, separated by commas")
     args = parser.parse_args(argv)
     if needed := missing():
         quoted = " ".join(f"'{name}'" for name in needed)
@@ -285,6 +294,7 @@ def main(argv: list[str] | None = None) -> int:
             args.minutes,
             args.smoke,
             args.reference_dir.resolve() if args.reference_dir else None,
+            [name for name in args.parts.split(",") if name],
         )
     except (InputError, OSError) as error:
         print(f"gpu: {error}", file=sys.stderr)

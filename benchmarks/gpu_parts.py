@@ -163,8 +163,8 @@ def _extraction(part: Part, what: str, name: str, side: int, batch: int, dtype: 
 # By name: the function, and its weight in the sharing of the time; about its seconds.
 PARTS: dict[str, tuple[Callable[[Part], None], float]] = {
     "machine": (machine, 45),
-    "steps, xla": (lambda part: train_steps(part, "xla"), 80),
-    "steps, pallas": (lambda part: train_steps(part, "pallas"), 80),
+    "steps-xla": (lambda part: train_steps(part, "xla"), 80),
+    "steps-pallas": (lambda part: train_steps(part, "pallas"), 80),
     "training": (training, 110),
     "published": (published, 50),
     "sweep": (many_seeds, 55),

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -83,6 +84,19 @@ def only_marked_packages(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
         "find_spec",
         lambda name, *rest: None if name.split(".")[0] in hidden else find(name, *rest),
     )
+
+
+@pytest.fixture(autouse=True)
+def exact_products(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests that run on a GPU multiply float32 as such, where its default is 10 bits of it."""
+    if not request.node.get_closest_marker("gpu"):
+        yield
+        return
+    # Asked here, and not while tests are collected: it starts the backend.
+    if jax.default_backend() != "gpu":
+        pytest.skip("needs a GPU: make gpu")
+    with jax.default_matmul_precision("float32"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -65,6 +65,19 @@ def test_what_is_broken(
     assert capsys.readouterr().err == "gpu: cannot start: no output\n"
 
 
+def test_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu, "found_device", lambda: CPU | {"weights": {"a": 1.0, "b": 2.0}})
+    ran = []
+    monkeypatch.setattr(gpu, "_run_parts", lambda names, *_: ran.extend(names) or [])
+    assert gpu.main(["--smoke", f"--out={tmp_path}", "--parts=b"]) == 0
+    assert ran == ["b"]
+    capsys.readouterr()
+    assert gpu.main(["--smoke", f"--out={tmp_path}", "--parts=b,c"]) == 2
+    assert capsys.readouterr().err == "gpu: --parts: 'c', expected names from a, b\n"
+
+
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
 def test_minutes(minutes: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main([f"--minutes={minutes}"]) == 2

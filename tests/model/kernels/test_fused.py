@@ -1,4 +1,4 @@
-"""Fused attention pooling: kernels of both backends, interpreted on the CPU, against float64."""
+"""Fused attention pooling against float64: kernels interpreted, and as a GPU runs them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from dedn_jax.model.attention import BranchRows, attention_pool, dual_attention,
 from dedn_jax.model.kernels import gpu, tpu
 from tests.model.kernels.problems import Problem, Size, assert_close, problem, reference
 
-BACKENDS = pytest.mark.parametrize("backend", ["gpu", "tpu"])
+BACKENDS = pytest.mark.parametrize(
+    "backend", ["gpu", "tpu", pytest.param("compiled", marks=pytest.mark.gpu)]
+)
 # One of each alone; none a multiple of a block; fewer channels than regions.
 SIZES = [Size(1, 1, 1, 1), Size(2, 5, 24, 6), Size(3, 85, 130, 49), Size(2, 17, 9, 40)]
 SMALL = SIZES[1]
 
 
 def pool_of(backend: str) -> Callable[..., Any]:
+    # A new function each time, so that `jit` traces it anew after constants were changed.
+    if backend == "compiled":
+        return functools.partial(fused.dual_attention)
     return functools.partial(fused.dual_attention, interpret=backend)
 
 
@@ -154,6 +159,24 @@ def test_scan(backend: str) -> None:
         _, _, *gradients, _ = reference(batch._replace(region=expected[0], channel=expected[1]))
         expected = jax.tree.map(lambda r, g: r - 0.1 * g, expected, tuple(gradients))
     assert_close(found, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernel", ["gpu", "pallas"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("size", [Size(4, 624, 2048, 196), Size(4, 170, 2048, 49)])
+def test_published_sizes(size: Size, dtype: str, kernel: str) -> None:
+    of = problem(size, dtype=dtype)
+    found = everything(functools.partial(dual_attention, kernel=kernel), of.arrays(dtype))
+    assert_close(found, reference(of), dtype)
+
+
+@pytest.mark.gpu
+def test_tensorfloat32() -> None:
+    of = problem(Size(4, 170, 2048, 49))
+    with jax.default_matmul_precision("tensorfloat32"):
+        found = everything(pool_of("compiled"), of.arrays())
+    assert_close(found, reference(of), "tensorfloat32")
 
 
 def test_the_model_calls_it() -> None:
