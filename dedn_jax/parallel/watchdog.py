@@ -19,8 +19,10 @@ from dedn_jax.parallel import board
 from dedn_jax.pulse import PULSE
 
 _LONGEST_INTERVAL = 2.0  # seconds between two looks
-_FAREWELL = 2 * _LONGEST_INTERVAL
-_TOPIC = "pulse"
+_READING = 2 * _LONGEST_INTERVAL  # seconds in which the others read what process 0 leaves
+_SIGNS = "pulse"
+# A topic of its own: a sign of life that is still on its way must not take the place of a farewell.
+_FAREWELLS = "farewell"
 _VERDICT = "verdict"
 
 _leaving = threading.Event()  # this process ends by itself
@@ -67,29 +69,30 @@ class Watchdog:
         sign = 0
         while not _leaving.is_set():
             sign += 1
-            mine = {"sign": sign, "work": PULSE.count, "doing": PULSE.doing}
-            try:
-                board.post(_TOPIC, json.dumps(mine))
-                found = board.read_all(_TOPIC) if self._me == 0 else {0: board.read(_TOPIC, 0)}
-                self._verdict = self._verdict or board.read(_VERDICT, 0)
-            except jax.errors.JaxRuntimeError:
-                found = {}  # the coordinator does not answer, and so gives no sign of life
-            for process, text in found.items():
-                if text and process != self._me:
-                    self._note(process, **json.loads(text))
+            # Without an answer, the coordinator gives no sign of life.
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                self._exchange_once(sign)
             _leaving.wait(self._interval)
 
-    def _note(
-        self,
-        process: int,
-        sign: int,
-        work: int,
-        doing: str,
-        ended: str = "",
-        of_others: bool = False,
-    ) -> None:
-        if ended and self._me == 0 and (self._verdict is None or not of_others):
-            self._verdict = ended  # the cause, rather than what came of it in another process
+    def _exchange_once(self, sign: int) -> None:
+        mine = {"sign": sign, "work": PULSE.count, "doing": PULSE.doing}
+        board.post(_SIGNS, json.dumps(mine))
+        if self._me == 0:
+            for farewell in board.read_all(_FAREWELLS).values():
+                self._hear(**json.loads(farewell))
+        else:
+            self._verdict = board.read(_VERDICT, 0)
+        found = board.read_all(_SIGNS) if self._me == 0 else {0: board.read(_SIGNS, 0)}
+        for process, text in found.items():
+            if text and process != self._me:
+                self._note(process, **json.loads(text))
+
+    def _hear(self, ended: str, of_others: bool) -> None:
+        """Takes the cause, rather than what came of it in another process."""
+        if self._verdict is None or not of_others:
+            self._verdict = ended
+
+    def _note(self, process: int, sign: int, work: int, doing: str) -> None:
         now = time.monotonic()
         self._doing[process] = doing
         for table, value in ((self._signs, sign), (self._works, work)):
@@ -178,11 +181,10 @@ def _tell(line: str, of_others: bool) -> None:
         )
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordinator may have gone
         if mine:
-            told = {"sign": 0, "work": 0, "doing": "", "ended": line, "of_others": of_others}
-            board.post(_TOPIC, json.dumps(told))
+            board.post(_FAREWELLS, json.dumps({"ended": line, "of_others": of_others}))
         else:
             board.post(_VERDICT, line)
-            time.sleep(_FAREWELL)  # it hosts the board, and the others read it there
+            time.sleep(_READING)  # it hosts the board, and the others read it there
 
 
 def _told() -> str | None:
@@ -191,9 +193,9 @@ def _told() -> str | None:
 
     def look() -> None:
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            for text in board.read_all(_TOPIC).values():
+            for text in board.read_all(_FAREWELLS).values():
                 told = json.loads(text)
-                if told.get("ended") and not told["of_others"]:
+                if not told["of_others"]:
                     causes.append(told["ended"])
             if verdict := board.read(_VERDICT, 0):
                 causes.append(verdict)

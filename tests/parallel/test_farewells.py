@@ -37,13 +37,13 @@ def posted(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def told(ended: str, of_others: bool) -> str:
-    return json.dumps({"sign": 0, "work": 0, "doing": "", "ended": ended, "of_others": of_others})
+    return json.dumps({"ended": ended, "of_others": of_others})
 
 
 def test_a_cause_of_its_own(posted: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     watchdog.take_leave("disk full", of_others=False)
     assert capsys.readouterr().err == "dedn: disk full\n"
-    said = json.loads(posted["pulse/2"])["ended"]
+    said = json.loads(posted["farewell/2"])["ended"]
     assert said.startswith("process 2 (")
     assert ") has ended (disk full); give the same command on all of them" in said
 
@@ -52,10 +52,10 @@ def test_a_cause_of_its_own(posted: dict[str, str], capsys: pytest.CaptureFixtur
     ("there", "said"),
     [
         ({}, LOST),
-        ({"pulse/1": told(CAUSE, of_others=False)}, CAUSE),
-        ({"pulse/1": told(LOST, of_others=True)}, LOST),
+        ({"farewell/1": told(CAUSE, of_others=False)}, CAUSE),
+        ({"farewell/1": told(LOST, of_others=True)}, LOST),
         ({"verdict/0": CAUSE}, CAUSE),
-        ({"verdict/0": LOST, "pulse/1": told(CAUSE, of_others=False)}, CAUSE),
+        ({"verdict/0": LOST, "farewell/1": told(CAUSE, of_others=False)}, CAUSE),
     ],
     ids=["unknown", "told", "lost too", "verdict", "lost verdict"],
 )
@@ -68,16 +68,43 @@ def test_a_cause_in_another(
     posted.update(there)
     watchdog.take_leave(LOST, of_others=True)
     assert capsys.readouterr().err == f"dedn: {said}\n"
-    assert json.loads(posted["pulse/2"])["ended"] == said  # and not that process 2 has
+    assert json.loads(posted["farewell/2"])["ended"] == said  # and not that process 2 has
 
 
 def test_process_0_tells_the_cause(posted: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever it hears of first."""
     monkeypatch.setattr(jax, "process_index", lambda: 0)
     dog = watchdog.Watchdog(silence=60, stall=60)
-    for number, text in ((2, told(LOST, True)), (1, told(CAUSE, False)), (2, told(LOST, True))):
-        dog._note(number, **json.loads(text))
+    for text in (told(LOST, True), told(CAUSE, False), told(LOST, True)):
+        dog._hear(**json.loads(text))
     assert dog._verdict == CAUSE
-    monkeypatch.setattr(watchdog, "_FAREWELL", 0)
+    monkeypatch.setattr(watchdog, "_READING", 0)
     watchdog.take_leave(LOST, of_others=True)
     assert posted["verdict/0"] == LOST
+
+
+def test_a_sign_of_life_that_comes_late(
+    posted: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is on its way as its process leaves does not take the farewell's place."""
+    dog = watchdog.Watchdog(silence=60, stall=60)
+    on_its_way, has_left, post = threading.Event(), threading.Event(), board.post
+
+    def post_late(topic: str, text: str) -> None:
+        if threading.current_thread() is signs:
+            on_its_way.set()
+            assert has_left.wait(60)
+        post(topic, text)
+
+    monkeypatch.setattr(board, "post", post_late)
+    signs = threading.Thread(target=dog._exchange)
+    signs.start()
+    assert on_its_way.wait(60)
+    watchdog.take_leave("disk full", of_others=False)
+    has_left.set()
+    signs.join(60)
+    assert "pulse/2" in posted  # the sign did come
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    first = watchdog.Watchdog(silence=60, stall=60)
+    first._exchange_once(1)
+    assert first._verdict and "has ended (disk full)" in first._verdict
