@@ -102,15 +102,22 @@ def hold_lock(path: Path, *, wait: bool) -> BinaryIO:
             file: BinaryIO = stack.enter_context(path.open("ab"))
             lock_file(file, path, wait=wait)
             # A lock on a file that its last holder removed excludes nobody.
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    stack.pop_all()
-                    return file
+            if leads_to(path, file):
+                stack.pop_all()
+                return file
+
+
+def leads_to(path: Path, file: BinaryIO) -> bool:
+    """Whether a path is that of an open file, and not of another one or of none."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
-def locked_folder(folder: Path, lock: str, *, wait: bool = False) -> Iterator[None]:
-    """Creates a folder and holds a lock file in it.
+def locked_folder(folder: Path, lock: str, *, wait: bool = False) -> Iterator[BinaryIO]:
+    """Creates a folder and holds a lock file in it, which is yielded.
 
     After an error within, the folder is removed again if it is empty and was created here.
 
@@ -123,9 +130,9 @@ def locked_folder(folder: Path, lock: str, *, wait: bool = False) -> Iterator[No
     new = not path.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with hold_lock(path, wait=wait):
+        with hold_lock(path, wait=wait) as file:
             try:
-                yield
+                yield file
             except BaseException:
                 if new:
                     path.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +41,7 @@ class Common(NamedTuple):
       features: resident feature maps; None: batches are streamed.
       layout: of the models.
       seeds: of the models.
+      check_there: raises InputError where what is written would not come to the sweep's folder.
       callbacks: told of steps, evaluations and phases.
       stop: polled before every point, while training and evaluating.
       first_start: of the sweep, seconds since 1970.
@@ -51,6 +52,7 @@ class Common(NamedTuple):
     features: ResidentFeatures | None
     layout: ModelLayout
     seeds: list[int]
+    check_there: Callable[[], None]
     callbacks: Sequence[Callback]
     stop: StopRequest
     first_start: float
@@ -98,6 +100,7 @@ def _train(point: Point, where: str, folder: Path, common: Common) -> dict[str, 
         layout=common.layout,
         features=common.features,
         folder=folder,
+        check_there=common.check_there,
         first_start=common.first_start,
         stop=common.stop,
         callbacks=common.callbacks,

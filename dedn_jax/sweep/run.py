@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,8 @@ def sweep(
         if folder.result_file.exists():
             result = read_sweep_result(folder.result_file)
         else:
-            result = _run(config, seeds, points, folder, dataset, teacher, callbacks, stop)
+            there = workdir.check_there
+            result = _run(config, seeds, points, folder, there, dataset, teacher, callbacks, stop)
         if is_main() and not folder.plot.exists():
             draw(result, folder.plot)
     return result
@@ -103,6 +104,7 @@ def _run(
     seeds: int,
     points: list[Point],
     folder: SweepFolder,
+    check_there: Callable[[], None],
     dataset: GZSLDataset,
     teacher: Teacher | None,
     callbacks: Sequence[Callback],
@@ -121,7 +123,9 @@ def _run(
     with stop or StopRequest() as stop, compilation_cache(config):
         features = place_features(dataset.inputs, config, Layout.of_devices(), may_shard=False)
         shown = callbacks if is_main() else ()
-        common = Common(dataset, teacher, features, layout, all_seeds, shown, stop, first_start)
+        common = Common(
+            dataset, teacher, features, layout, all_seeds, check_there, shown, stop, first_start
+        )
         results = [
             run_point(point, number, len(points), folder.point(number), common)
             for number, point in enumerate(points)

@@ -11,7 +11,7 @@ import json
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,10 +63,12 @@ class Checkpoints:
     Args:
       directory: of this phase's checkpoints; created when missing.
       keep: how many of the newest to keep.
+      check_there: called before a snapshot is written and once all are; raises InputError where
+        they would not come, or have not come, to that directory.
     """
 
-    def __init__(self, directory: Path, keep: int) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, keep: int, check_there: Callable[[], None]) -> None:
+        self._directory, self._check_there = directory, check_there
         directory.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             directory.resolve(),
@@ -84,7 +86,11 @@ class Checkpoints:
         """Starts writing, in process 0; a step that is already there is left alone.
 
         Several processes have to ask together: arrays may lie on devices of all.
+
+        Raises:
+          InputError: it cannot be written, or the directory is not there any more.
         """
+        self._check_there()
         if step in self._steps:
             return
         self._steps.add(step)
@@ -95,7 +101,7 @@ class Checkpoints:
         state, selected = copied
         position = copy.deepcopy(snapshot.position)
         position[_CHECKSUM] = _checksum_of(Snapshot(state, selected, position))
-        with _writing(self._directory):
+        with self._writing():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -139,7 +145,7 @@ class Checkpoints:
             )
         self._steps -= {step for step, _ in damaged}
         for step, reason in damaged if is_main() else ():
-            with _writing(self._directory):
+            with self._writing():
                 self._manager.delete(step)
             tqdm.write(
                 f"dedn: {self._directory / str(step)}: damaged ({reason}); going on from the "
@@ -172,15 +178,25 @@ class Checkpoints:
             return None, _reason(error)
         return Snapshot(state, selected, found.position), ""
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with _writing(self._directory):
+                yield
+        except InputError:
+            self._check_there()  # which is why, if it raises
+            raise
+
     def close(self) -> None:
         """Waits for what is still being written.
 
         Raises:
-          InputError: it cannot be written.
+          InputError: it cannot be written, or has not come to the directory.
         """
         try:
-            with _writing(self._directory):
+            with self._writing():
                 self._manager.wait_until_finished()
+            self._check_there()
         except BaseException:
             with suppress(Exception):  # says the same again
                 self._manager.close()

@@ -88,7 +88,6 @@ class Loop:
       monitor: reads the metrics of steps.
       selection: the parameters selected so far.
       checkpoints: where snapshots go.
-      check_folder: called before a snapshot is written; raises InputError.
       log: where evaluations go.
       clock: runs while steps run.
       bar: the progress bar.
@@ -105,7 +104,6 @@ class Loop:
     monitor: Monitor
     selection: Selects
     checkpoints: Checkpoints
-    check_folder: Callable[[], None]
     log: Logs
     clock: StepClock
     bar: Any
@@ -204,7 +202,6 @@ class Loop:
             "evaluation_due": self.evaluation_due,
         }
         PULSE.beat(f"{self.title}: checkpoint of step {self.step}")
-        self.check_folder()
         with self.clock.paused():
             snapshot = Snapshot(self.executor.replicated(state), self.selection.params, position)
             self.checkpoints.save(self.step, snapshot)

@@ -82,6 +82,7 @@ def _train(
         layout=layout,
         features=place_features(dataset.inputs, config, layout),
         folder=run.workdir.path,
+        check_there=run.workdir.check_there,
         first_start=first_start,
         stop=stop,
         callbacks=callbacks,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -17,7 +16,6 @@ from ml_collections import ConfigDict
 from dedn_jax.data.dataset import Task
 from dedn_jax.data.pipeline import Reading, TrainBatches
 from dedn_jax.data.sampler import Sampler
-from dedn_jax.errors import InputError
 from dedn_jax.files import read_json, write_json
 from dedn_jax.json_values import BOOLEAN, Kind, listed, optional, record, whole
 from dedn_jax.model.groups import AttributeGroups
@@ -92,6 +90,7 @@ class Trainer(abc.ABC, Generic[L]):
       layout: of the devices.
       features: resident feature maps; None: batches are streamed.
       folder: of the run; a phase's is in it.
+      check_there: raises InputError where what is written would not come there.
       first_start: of the run, seconds since 1970.
       teacher: that the models learn from, if there is one.
       stop: polled while training and evaluating.
@@ -104,6 +103,7 @@ class Trainer(abc.ABC, Generic[L]):
     layout: L
     features: ResidentFeatures | None
     folder: Path
+    check_there: Callable[[], None]
     first_start: float
     stop: StopRequest
     callbacks: Sequence[Callback] = ()
@@ -138,7 +138,8 @@ class Trainer(abc.ABC, Generic[L]):
         state, selection = self._init_state(phase, params), self._selection(params)
         step, evaluation_due = 0, False
         keep = self.config.train.checkpoints_kept
-        with contextlib.closing(Checkpoints(folder / "checkpoints", keep)) as checkpoints:
+        kept = Checkpoints(folder / "checkpoints", keep, self.check_there)
+        with contextlib.closing(kept) as checkpoints:
             like, kind = Snapshot(state, params, {}), self._position_kind()
             if saved := checkpoints.restore_latest(like, kind):
                 state, selection.params = saved.state, saved.selected
@@ -151,7 +152,6 @@ class Trainer(abc.ABC, Generic[L]):
                 state = loop.run(loop.executor.place(state))
         if phase.label is None:
             selection.select(loop.monitor.steps, state.evaluated)
-        self._check_folder(phase.name)
         save_params(folder / "selected", selection.params)
         result = self._result_json(phase, selection, loop.monitor)
         if is_main():
@@ -250,7 +250,6 @@ class Trainer(abc.ABC, Generic[L]):
                 monitor=self._monitor(phase, schedule, start, write),
                 selection=selection,
                 checkpoints=checkpoints,
-                check_folder=functools.partial(self._check_folder, phase.name),
                 log=log,
                 clock=clock,
                 bar=bar,
@@ -258,15 +257,6 @@ class Trainer(abc.ABC, Generic[L]):
                 callbacks=self.callbacks,
                 step=start.step,
                 evaluation_due=start.evaluation_due,
-            )
-
-    def _check_folder(self, phase: str) -> None:
-        """Raises InputError where what is written would not come to what was written before."""
-        if not (self.folder / phase / "checkpoints").is_dir():
-            raise InputError(
-                f"{self.folder}: not there any more: moved, removed or unmounted while it was "
-                "trained in; put it back, and give the same command to go on from its last "
-                "checkpoint"
             )
 
     def _sampler(self, phase: str, task: Task) -> Sampler:

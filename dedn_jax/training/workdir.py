@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from ml_collections import ConfigDict
 
@@ -21,7 +22,7 @@ from dedn_jax.config import (
 )
 from dedn_jax.data.dataset import fingerprint_difference
 from dedn_jax.errors import InputError
-from dedn_jax.files import check_contained, locked_folder, read_json, write_json
+from dedn_jax.files import check_contained, leads_to, locked_folder, read_json, write_json
 from dedn_jax.parallel.agreement import check_agreement, check_shared
 from dedn_jax.parallel.limits import LONGEST_TIMEOUT
 from dedn_jax.parallel.processes import barrier, is_main, process
@@ -100,6 +101,7 @@ class Workdir:
 
     def __init__(self, path: str | Path) -> None:
         self.path = workdir_path(path)
+        self._lock: BinaryIO | None = None
 
     @property
     def config_file(self) -> Path:
@@ -132,7 +134,8 @@ class Workdir:
         All processes of a run leave it together, when what one of them wrote is there.
 
         Raises:
-          InputError: another process trains here, or the directory cannot be made.
+          InputError: another process trains here, the directory cannot be made, or at the end it
+            is not there any more.
           ProcessesError: some did not come to its end; it names them.
         """
         try:
@@ -140,6 +143,7 @@ class Workdir:
                 if is_main():
                     self._hold(stack)
                 yield
+                self.check_there()
         except (Interrupted, FloatingPointError):  # which come to all of them
             barrier("the work directory is left", LONGEST_TIMEOUT)
             raise
@@ -149,7 +153,7 @@ class Workdir:
         if mirror := mirror_at(self.path):
             stack.enter_context(mirror.owned())
         try:
-            stack.enter_context(locked_folder(self.path, _LOCK))
+            self._lock = stack.enter_context(locked_folder(self.path, _LOCK))
         except BlockingIOError as error:
             raise InputError(
                 f"--workdir: another process trains in {self.path}; wait for it, or choose "
@@ -159,6 +163,26 @@ class Workdir:
             raise InputError(
                 f"--workdir: {self.path} cannot be written to ({error.strerror}); choose another"
             ) from error
+
+    def check_there(self) -> None:
+        """Checks, in the process that holds the directory, that what is written still comes there.
+
+        Writing makes missing folders anew: in an empty folder below a file system that was
+        unmounted too. The lock file is not made anew, and keeps its place while it is open.
+
+        Raises:
+          InputError: it was moved, removed or unmounted since it was locked.
+        """
+        try:
+            there = self._lock is None or leads_to(self.path / _LOCK, self._lock)
+        except OSError:  # the server of the file system has gone
+            there = False
+        if not there:
+            raise InputError(
+                f"{self.path}: not there any more: moved, removed or unmounted while it was "
+                "trained in; put it back, and give the same command to go on from its last "
+                "checkpoint"
+            )
 
     def share(self) -> None:
         """Has all processes see the same files; process 0 holds the directory.

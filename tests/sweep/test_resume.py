@@ -9,10 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from ml_collections import ConfigDict
 
 from dedn_jax.sweep.run import sweep
 from dedn_jax.training.logs import read_lines
+from tests.helpers.disks import unmounted_at
 from tests.helpers.tiny import tiny_overrides
 from tests.sweep.common import FIELDS, ROOT, SEEDS, interrupted_sweep, read
 
@@ -47,6 +49,18 @@ def test_interrupted_and_resumed(swept: Path, config: ConfigDict, runs: Path) ->
     sweep(config, path, SEEDS, grid)
     assert first.stat().st_mtime_ns == written
     assert_same(path, swept, 0, 2)
+
+
+def test_unmounted_during_a_checkpoint(
+    swept: Path, config: ConfigDict, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint comes to the folder below: the sweep ends, and goes on from the one before."""
+    path, grid = runs / "unmounted", ["selection.protocol=last"]
+    with unmounted_at(20, path, monkeypatch):
+        sweep(config, path, SEEDS, grid)
+    assert (path / "points" / "0" / "final" / "checkpoints" / "10").is_dir()
+    sweep(config, path, SEEDS, grid)
+    assert_same(path, swept, 0, 1)
 
 
 def test_a_signal_to_the_command(swept: Path, config: ConfigDict, data: Path, runs: Path) -> None:

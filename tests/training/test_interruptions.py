@@ -20,6 +20,7 @@ from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.evaluation import EXPERTS
 from dedn_jax.training.interrupt import Interrupted
 from dedn_jax.training.logs import read_lines
+from tests.helpers.disks import unmounted_at
 from tests.helpers.tiny import arrays, tiny_config
 from tests.training.common import DieAfter, Finished, StopAfter
 
@@ -144,6 +145,29 @@ def test_a_loss_that_is_not_finite(
     found, expected = arrays(path), arrays(tmp_path / "undisturbed")
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.parametrize(
+    ("at", "before", "stop"),
+    [(40, 20, None), (80, 60, None), (30, 20, StopAfter(30))],
+    ids=["within", "the last", "as it stops"],
+)
+def test_a_file_system_that_is_unmounted_during_a_checkpoint(
+    at: int,
+    before: int,
+    stop: StopAfter | None,
+    finished: Callable[[str], Finished],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The checkpoint comes to the folder below: it does not count, and the run does not go on."""
+    path, expected = tmp_path / "run", finished("last")
+    assert expected.result["steps"] == 80
+    with unmounted_at(at, path, monkeypatch):
+        train(expected.config, path, stop=stop)
+    saved = (path / "final" / "checkpoints").iterdir()
+    assert max(int(p.name) for p in saved if p.name.isdigit()) == before
+    assert train(expected.config, path).result == expected.result
 
 
 @pytest.mark.parametrize("instead", ["nothing", "an empty folder"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,3 +112,39 @@ def test_a_run_on_features_that_recorded_a_backbone_that_is_none(tmp_path: Path)
     write_json(tmp_path / "config.json", saved | {"data": {**saved["data"], "source": "images"}})
     with pytest.raises(InputError, match="'vgg16' is no backbone"):
         Workdir(tmp_path).load_config()
+
+
+def test_a_directory_that_is_another_than_the_one_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an earlier run left a lock file in the folder below a mount."""
+
+    def stale(_: int) -> os.stat_result:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    path, away = tmp_path / "run", tmp_path / "away"
+    workdir = Workdir(path)
+    gone = f"{path}: not there any more"
+    with workdir.locked():
+        workdir.check_there()
+        path.rename(away)
+        with pytest.raises(InputError, match=gone):
+            workdir.check_there()
+        path.mkdir()
+        (path / ".lock").touch()
+        with pytest.raises(InputError, match=gone):
+            workdir.check_there()
+        shutil.rmtree(path)
+        away.rename(path)
+        workdir.check_there()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fstat", stale)
+            with pytest.raises(InputError, match=gone):
+                workdir.check_there()
+
+    def train() -> None:
+        with workdir.locked():
+            path.rename(away)
+
+    with pytest.raises(InputError, match=gone):  # which nothing looked for since
+        train()
