@@ -35,22 +35,20 @@ _PASSES_OF_PARAMETERS = 9
 
 
 def train_steps(part: Part, kernel: str) -> None:
-    """Steps of all data sets and precisions, with resident and with streamed features."""
-    for name in ("awa2",) if part.smoke else NAMES:
+    """Steps of all data sets and precisions, with resident features, then with streamed ones."""
+    for way in ("resident", "streamed"):
         for mode in ("bfloat16",) if part.smoke else MODES:
-            what = f"{name} {mode} {kernel}"
-            part.attempt(what, _train_steps, part, kernel, name, mode)
+            for name in ("awa2",) if part.smoke else NAMES:
+                what = f"{name} {mode} {kernel} {way}"
+                part.attempt(what, _train_steps, part, what, kernel, name, mode, way == "resident")
 
 
-def _train_steps(part: Part, kernel: str, name: str, mode: str) -> None:
+def _train_steps(part: Part, what: str, kernel: str, name: str, mode: str, resident: bool) -> None:
     precision, dtype = MODES[mode]
     flags = [f"model.precision={precision}", f"model.kernel={kernel}"]
     flags += ["data.groups=single"] if part.smoke else []
     config = load_config(f"{name}_gzsl", [f"--config.{flag}" for flag in flags])
-    dataset = part_dataset(part, name, dtype)
-    for way in ("resident", "streamed"):
-        what = f"{name} {mode} {kernel} {way}"
-        part.attempt(what, _steps, part, what, config, dataset, mode, way == "resident")
+    _steps(part, what, config, part_dataset(part, name, dtype), mode, resident)
 
 
 def _steps(

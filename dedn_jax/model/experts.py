@@ -309,7 +309,9 @@ class DualExpert(nnx.Module):
     def rows(self, shards: AttributeShards | None = None) -> ModelRows:
         """The rows of all networks, of this device's shards where they are sharded."""
         # On a GPU few large products; elsewhere they cost more than they save (`parallel.packing`).
-        sets = self._expert_sets() if self.kernel == "gpu" else [[net] for net in self._networks()]
+        sets = self._expert_sets()
+        if self.kernel not in ("gpu", "pallas_gpu"):
+            sets = [[net] for net in self._networks()]
         return ModelRows(
             *(
                 stack_rows([fold(nets, branch, shards) for nets in sets])

@@ -108,8 +108,7 @@ def _commit() -> str | None:
         return None
 
     def git(*arguments: str) -> str:
-        # Without a lock on the checkout's index, which a run that is killed here would leave.
-        command = ["git", "--no-optional-locks", "-C", str(_ROOT), *arguments]
+        command = ["git", "-C", str(_ROOT), *arguments]
         return subprocess.run(
             command, capture_output=True, text=True, timeout=10, check=True
         ).stdout.strip()

@@ -217,6 +217,10 @@ def make_train_step(
         with jax.named_scope("optimizer"):
             updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
             params = cast(nnx.State, optax.apply_updates(state.params, updates))
+            if isinstance(params, Packed):
+                # Else XLA makes the update and the two sums one kernel, of 0.23 ms on an H100;
+                # three of them take 0.15 together.
+                gradients, params = jax.lax.optimization_barrier((gradients, params))
             terms["gradient_norm"] = optax.tree.norm(gradients)
             terms["parameter_norm"] = optax.tree.norm(params)
         learning_rate = optimizer.learning_rate(state.optimizer)

@@ -64,7 +64,7 @@ def dual_attention(
     Returns:
       float32 `p_region` and `p_channel`, each `[batch, attributes]`.
     """
-    if kernel == "pallas":
+    if kernel in ("pallas", "pallas_gpu"):
         # Imported here: Pallas takes a second to import, and nothing else needs it.
         from dedn_jax.model.attention import fused
 

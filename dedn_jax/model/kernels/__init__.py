@@ -8,8 +8,8 @@ from dedn_jax.errors import InputError
 from dedn_jax.model.kernels.processor import multiplies_bfloat16
 
 # XLA's own operations, arranged for that platform (on a CPU also with products in bfloat16), or the
-# fused kernels.
-Kernel = Literal["cpu", "cpu_bfloat16", "gpu", "tpu", "pallas"]
+# fused kernels, which a GPU has of its own.
+Kernel = Literal["cpu", "cpu_bfloat16", "gpu", "tpu", "pallas", "pallas_gpu"]
 KERNELS = ("auto", "xla", "pallas")
 _XLA: dict[str, Kernel] = {"cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "rocm": "gpu", "tpu": "tpu"}
 
@@ -44,7 +44,7 @@ def resolve_kernel(
         native = found == "cpu" and precision == "bfloat16" and multiplies_bfloat16()
         return "cpu_bfloat16" if native else found
     if choice == "pallas":
-        return "pallas"
+        return "pallas_gpu" if _XLA.get(platform) == "gpu" else "pallas"
     raise InputError(f"kernel={choice!r}, expected one of {', '.join(KERNELS)}")
 
 

@@ -15,6 +15,7 @@ backend; its successor, Mosaic GPU, needs a Hopper.
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -24,16 +25,22 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
+from dedn_jax.errors import InputError
 from dedn_jax.model.kernels.common import Maps, Pooled, Rows
 
-# Attributes of a program, half as many in float32, and the longest side of an accumulator: two
-# accumulators of 64 x 256 take 128 registers per thread.
-_ATTRIBUTES, _SIDE = 64, 256
-# Bytes of q per block, half as many where they would be padded: shared memory's widest swizzle.
-_Q_BYTES = 128
 # Triton's matrix product takes no side below 16.
 _SMALLEST = 16
-_WARPS = 8
+# Of `pool_p`: attributes and positions of a program, half as many in float32 (two accumulators of
+# 64 x 256 take 128 registers per thread), its warps, and blocks of q on their way.
+_ATTRIBUTES, _SIDE, _WARPS, _STAGES = 64, 256, 8, 3
+# Of `pool_q`, as an H100 is fastest: attributes of a program, which has a warp for 16 of them, the
+# side of p of an accumulator, and blocks of q on their way.
+_MOST, _CHUNK, _STAGES_Q = 128, 128, 2
+# Bytes of q per block, half as many where they would be padded: shared memory's widest swizzle,
+# and twice that where nothing is accumulated.
+_Q_BYTES = 128
+# Bytes of shared memory that a program may take; an H100 has 232,448.
+_SHARED = 225_000
 # Bytes of the widest copy.
 _COPY_BYTES = 16
 
@@ -42,10 +49,9 @@ def _side(size: int, most: int) -> int:
     return min(most, max(_SMALLEST, pl.next_power_of_2(size)))
 
 
-def _attributes(rows: Any, *, along_q: bool = False) -> int:
-    """Of a program."""
-    most = _ATTRIBUTES // 2 if along_q else _ATTRIBUTES
-    return _side(rows.shape[1], most * 2 // rows.dtype.itemsize)
+def _attributes(rows: Any) -> int:
+    """Of a program of `pool_p`."""
+    return _side(rows.shape[1], _ATTRIBUTES * 2 // rows.dtype.itemsize)
 
 
 def _along_q(maps: Any, times: int = 1) -> int:
@@ -53,6 +59,69 @@ def _along_q(maps: Any, times: int = 1) -> int:
     most = times * _Q_BYTES // maps.dtype.itemsize
     q = maps.shape[-1]
     return _side(q, most if q % most == 0 else most // 2)
+
+
+def _pieces(size: int) -> list[tuple[int, int]]:
+    """Starts and sizes of blocks that cover an axis, with as little beyond it as may be."""
+    pieces, start = [], 0
+    while start < size:
+        piece = max(_SMALLEST, pl.next_power_of_2(size - start + 1) // 2)
+        pieces.append((start, piece))
+        start += piece
+    single = pl.next_power_of_2(start)
+    return [(0, single)] if single == start else pieces
+
+
+class _Blocks(NamedTuple):
+    """Of `pool_q`.
+
+    Attributes:
+      attributes: of a program.
+      step: how much of q it has at a time.
+      chunks: how many programs share the accumulators of an image.
+    """
+
+    attributes: int
+    step: int
+    chunks: int
+
+    @property
+    def warps(self) -> int:
+        return max(4, self.attributes // 16)
+
+
+def _blocks(rows: Any, maps: Any, *, keep: bool) -> _Blocks:
+    """The blocks that pad the attributes least, of these the widest, that fit into shared memory.
+
+    Fewer than 64 attributes would still take the time of 64: the matrix units have no smaller side.
+
+    Raises:
+      InputError: none does.
+    """
+    _, p, _ = maps.shape
+    attributes, itemsize = rows.shape[1], maps.dtype.itemsize
+    side = sum(size for _, size in _pieces(p))
+    chunks = pl.cdiv(p, _CHUNK) if keep and side > _CHUNK else 1
+    widest = _side(attributes, _MOST * 2 // itemsize)
+    found = []
+    for times in (1,) if keep else (2, 1):
+        step = _along_q(maps, times)
+        beside = step * (side + (_CHUNK if chunks > 1 else 0)) * _STAGES_Q
+        width = widest
+        while width >= _SMALLEST:
+            if (2 * width * side + beside) * itemsize <= _SHARED:
+                found.append(_Blocks(width, step, chunks))
+            width //= 2
+    if not found:
+        raise InputError(
+            f"feature maps of {p} x {maps.shape[2]} numbers in {maps.dtype} do not fit into the "
+            "GPU's shared memory; use config.model.kernel=xla"
+        )
+
+    def padded(width: int) -> int:
+        return pl.cdiv(attributes, width) * max(width, 64)
+
+    return min(found, key=lambda b: (padded(b.attributes), -b.attributes, -b.step))
 
 
 def _block(ref: Any, first: tuple[Any, ...], axes: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -63,7 +132,7 @@ def _block(ref: Any, first: tuple[Any, ...], axes: tuple[Any, ...]) -> tuple[Any
       first: indices along the first axes.
       axes: start and size of the block along each of the others.
     """
-    at = ref.at[(*map(jnp.int32, first), *(pl.ds(start, size) for start, size in axes))]
+    at = ref.at[(*map(jnp.int32, first), *(pl.ds(jnp.int32(start), size) for start, size in axes))]
     return at, _mask(ref.shape[len(first) :], *axes)
 
 
@@ -119,18 +188,20 @@ class _Softmax(NamedTuple):
         zero = jnp.zeros((attributes,), jnp.float32)
         return cls(jnp.full((attributes,), -jnp.inf, jnp.float32), zero, zero)
 
-    def add(self, scores: jax.Array, logits: jax.Array) -> tuple[_Softmax, jax.Array, jax.Array]:
-        """With another block, `[positions, attributes]`.
+    def add(
+        self, scores: jax.Array, logits: jax.Array, axis: int
+    ) -> tuple[_Softmax, jax.Array, jax.Array]:
+        """With another block, whose positions lie along `axis`, attributes along the other one.
 
         Returns:
           The softmax, the block's weights `exp(logits - maximum)`, and what to multiply earlier
           ones with.
         """
-        maximum = jnp.maximum(self.maximum, logits.max(0))
-        weights = jnp.exp(logits - maximum)
+        maximum = jnp.maximum(self.maximum, logits.max(axis))
+        weights = jnp.exp(logits - jnp.expand_dims(maximum, axis))
         shrink = jnp.exp(self.maximum - maximum)
-        total = self.total * shrink + weights.sum(0)
-        weighted = self.mean * self.total * shrink + (weights * scores).sum(0)
+        total = self.total * shrink + weights.sum(axis)
+        weighted = self.mean * self.total * shrink + (weights * scores).sum(axis)
         return _Softmax(maximum, total, weighted / total), weights, shrink
 
 
@@ -161,7 +232,7 @@ def _kernel_p(rows_ref: Any, maps_ref: Any, pooled_ref: Any, *kept_refs: Any) ->
         if p % side:
             inside = position[0] + lax.broadcasted_iota(jnp.int32, logits.shape, 0) < p
             logits = jnp.where(inside, logits, -jnp.inf)
-        now, weights, _ = before.add(scores, logits)
+        now, weights, _ = before.add(scores, logits, 0)
         if kept_refs:
             by_score, by_attention, *statistics = kept_refs
             weights /= now.total
@@ -199,57 +270,53 @@ def _finish(
     return tuple(x.astype(kept[0].dtype) for x in both)
 
 
-def _kernel_q(rows_ref: Any, maps_ref: Any, pooled_ref: Any, *kept_refs: Any) -> None:
-    """Scores are `[q, attributes]`, accumulators `[block of p, attributes]`.
+def _kernel_q(
+    blocks: _Blocks, rows_ref: Any, maps_ref: Any, pooled_ref: Any, *kept_refs: Any
+) -> None:
+    """Scores are `[attributes, q]`, accumulators `[attributes, pieces of p]`.
 
-    `Σ β (s - mean) f` is corrected whenever the mean moves: `Σ β s f - mean Σ β f` would lose its
-    digits where all scores have a value in common.
+    The rows are the left side of all products: what is made of the scores goes from registers into
+    the next product, and a block of the map serves both.
+
+    `Σ β (s - mean) f` is made from `Σ β (s - near) f`, where `near` is the mean of the first block:
+    `Σ β s f - mean Σ β f` would lose its digits where all scores have a value in common.
     """
     p, q = maps_ref.shape
-    width, side, step = _attributes(rows_ref, along_q=True), _side(p, _SIDE), _along_q(maps_ref, 2)
+    width, step, chunks = blocks
     row = (pl.program_id(0) * width, width)
-    mine = (pl.program_id(1) * side, side)
-    count = pl.cdiv(p, side)
+    whole = _pieces(p)
+    mine = whole if chunks == 1 else [(pl.program_id(1) * _CHUNK, _CHUNK)]
+    if not kept_refs:
+        mine = []
+    rows = [[_load(rows_ref, row, at, first=(k,)) for at in whole] for k in range(2)]
 
-    def of_block(i: Any, carry: tuple[_Softmax, tuple[jax.Array, ...]]) -> Any:
-        before, (first, second) = carry
+    def of_block(i: Any, carry: tuple[Any, ...]) -> Any:
+        before, near, *sums = carry
         position = (i * step, step)
-
-        def products(j: Any, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            at = (j * side, side)
-            multiply = functools.partial(
-                _dot, _load(maps_ref, at, position), transpose_a=True, transpose_b=True
-            )
-            return tuple(
-                x + multiply(_load(rows_ref, row, at, first=(k,))) for k, x in enumerate(sums)
-            )
-
-        zero = jnp.zeros((step, width), jnp.float32)
-        sums = (zero, zero)
-        scores, logits = (
-            products(0, sums) if count == 1 else lax.fori_loop(0, count, products, sums)
-        )
+        maps = [_load(maps_ref, at, position) for at in whole]
+        scores, logits = (functools.reduce(jnp.add, map(_dot, of, maps)) for of in rows)
         if q % step:
-            inside = position[0] + lax.broadcasted_iota(jnp.int32, logits.shape, 0) < q
+            inside = position[0] + lax.broadcasted_iota(jnp.int32, logits.shape, 1) < q
             logits = jnp.where(inside, logits, -jnp.inf)
-        now, weights, shrink = before.add(scores, logits)
-        if kept_refs:
-            block = _load(maps_ref, mine, position)
-            centred = weights * (scores - now.mean)
-            first *= shrink
-            second = second * shrink + (before.mean - now.mean) * first
-            first, second = (
-                x + _dot(block, factor.astype(block.dtype))
-                for x, factor in ((first, weights), (second, centred))
-            )
-        return now, (first, second)
+        now, weights, shrink = before.add(scores, logits, 1)
+        near = jnp.where(i == 0, now.mean, near)
+        factors = weights, weights * (scores - near[:, None])
+        if mine is not whole:
+            maps = [_load(maps_ref, at, position) for at in mine]
+        sums = [
+            x * shrink[:, None] + _dot(factor.astype(block.dtype), block, transpose_b=True)
+            for x, (block, factor) in zip(sums, itertools.product(maps, factors), strict=True)
+        ]
+        return now, near, *sums
 
-    zero = jnp.zeros((side if kept_refs else _SMALLEST, width), jnp.float32)
-    start = _Softmax.start(width), (zero, zero)
-    end, sums = lax.fori_loop(0, pl.cdiv(q, step), of_block, start)
+    zeros = [jnp.zeros((width, size), jnp.float32) for _, size in mine for _ in range(2)]
+    start = _Softmax.start(width), jnp.zeros((width,), jnp.float32), *zeros
+    end, near, *sums = lax.fori_loop(0, pl.cdiv(q, step), of_block, start)
     _store(pooled_ref, end.mean, row)
-    for ref, value in zip(kept_refs, sums, strict=False):
-        _store(ref, value / end.total, mine, row)
+    for at, first, second in zip(mine, sums[::2], sums[1::2], strict=True):
+        second -= (end.mean - near)[:, None] * first
+        for ref, value in zip(kept_refs, (first, second), strict=True):
+            _store(ref, (value / end.total[:, None]).T, at, row)
 
 
 def _one_image(array: Any, axis: int) -> pl.BlockSpec:
@@ -275,7 +342,7 @@ def pool_p(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
         in_specs=[pl.BlockSpec(rows.shape, lambda *_: (0, 0, 0)), _one_image(maps, 1)],
         out_specs=[_one_image(x, 1) for x in out],
         out_shape=out,
-        compiler_params=plgpu.CompilerParams(num_warps=_WARPS, num_stages=3),
+        compiler_params=plgpu.CompilerParams(num_warps=_WARPS, num_stages=_STAGES),
         interpret=interpret,
         name="attention_pool_p",
     )(rows, maps)
@@ -294,14 +361,14 @@ def pool_q(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
     out = [jax.ShapeDtypeStruct((batch, attributes), jnp.float32)]
     if keep:
         out += [jax.ShapeDtypeStruct((batch, p, attributes), maps.dtype)] * 2
-    blocks = pl.cdiv(p, _side(p, _SIDE)) if keep else 1
+    blocks = _blocks(rows, maps, keep=keep)
     pooled, *kept = pl.pallas_call(
-        _kernel_q,
-        grid=(pl.cdiv(attributes, _attributes(rows, along_q=True)), blocks, batch),
+        functools.partial(_kernel_q, blocks),
+        grid=(pl.cdiv(attributes, blocks.attributes), blocks.chunks, batch),
         in_specs=[pl.BlockSpec(rows.shape, lambda *_: (0, 0, 0)), _one_image(maps, 2)],
         out_specs=[_one_image(x, 2) for x in out],
         out_shape=out,
-        compiler_params=plgpu.CompilerParams(num_warps=_WARPS, num_stages=2),
+        compiler_params=plgpu.CompilerParams(num_warps=blocks.warps, num_stages=_STAGES_Q),
         interpret=interpret,
         name="attention_pool_q",
     )(rows, maps)

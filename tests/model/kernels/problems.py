@@ -61,14 +61,14 @@ def problem(size: Size, seed: int = 0, dtype: str = "float32", scale: float = 1.
 
 def _pooled(rows: BranchRows, f: np.ndarray, c: np.ndarray) -> tuple[Any, ...]:
     """`p`, and the gradients by score rows, by attention rows, by features `[batch, dim, _]`."""
-    s, logits = (np.einsum("ad,bdp->bap", r, f) for r in rows)
+    s, logits = (r @ f for r in rows)
     beta = np.exp(logits - logits.max(-1, keepdims=True))
     beta /= beta.sum(-1, keepdims=True)
     p = (beta * s).sum(-1)
     by_s = c[..., None] * beta
     by_logit = by_s * (s - p[..., None])
-    by_rows = BranchRows(*(np.einsum("bap,bdp->ad", x, f) for x in (by_s, by_logit)))
-    by_f = sum(np.einsum("bap,ad->bdp", x, r) for x, r in zip((by_s, by_logit), rows, strict=True))
+    by_rows = BranchRows(*(np.tensordot(x, f, ((0, 2), (0, 2))) for x in (by_s, by_logit)))
+    by_f = sum(r.T @ x for x, r in zip((by_s, by_logit), rows, strict=True))
     return p, by_rows, by_f
 
 

@@ -92,6 +92,8 @@ def test_several_blocks(backend: str, size: Size, monkeypatch: pytest.MonkeyPatc
     """Blocks of everything, each with a rest; maxima in any block."""
     monkeypatch.setattr(gpu, "_ATTRIBUTES", 32)
     monkeypatch.setattr(gpu, "_SIDE", 16)
+    monkeypatch.setattr(gpu, "_CHUNK", 16)
+    monkeypatch.setattr(gpu, "_MOST", 32)
     monkeypatch.setattr(
         tpu, "blocks", lambda *_, **__: tpu.Blocks(images=2, attributes=16, vmem=2**24)
     )

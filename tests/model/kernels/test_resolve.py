@@ -14,8 +14,8 @@ CUB = 2048, 196
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "other"])
 def test_by_itself_xla(platform: str) -> None:
-    xla = "gpu" if platform == "gpu" else "cpu"
-    assert [resolve_kernel(c, platform, CUB) for c in KERNELS] == [xla, xla, "pallas"]
+    xla, fused = ("gpu", "pallas_gpu") if platform == "gpu" else ("cpu", "pallas")
+    assert [resolve_kernel(c, platform, CUB) for c in KERNELS] == [xla, xla, fused]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,43 @@
+"""How the GPU's channel kernel is divided into programs."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dedn_jax.errors import InputError
+from dedn_jax.model.kernels import gpu
+
+
+def blocks(attributes: int, p: int, q: int, dtype: str, keep: bool = True) -> tuple[int, ...]:
+    rows = jax.ShapeDtypeStruct((2, attributes, p), jnp.dtype(dtype))
+    maps = jax.ShapeDtypeStruct((50, p, q), jnp.dtype(dtype))
+    return tuple(gpu._blocks(rows, maps, keep=keep))
+
+
+def test_pieces_cover_an_axis_once() -> None:
+    assert gpu._pieces(196) == [(0, 128), (128, 64), (192, 16)]
+    assert gpu._pieces(49) == [(0, 64)]  # 32 + 16 + 16 would be as much
+    assert gpu._pieces(1) == [(0, 16)]
+    for size in range(1, 600):
+        pieces = gpu._pieces(size)
+        ends = [start + length for start, length in pieces]
+        assert [start for start, _ in pieces] == [0, *ends[:-1]]
+        assert size <= ends[-1] < max(2 * size, 17)
+        assert all(length >= 16 and length & (length - 1) == 0 for _, length in pieces)
+
+
+def test_published_sizes() -> None:
+    assert blocks(624, 196, 2048, "bfloat16") == (128, 64, 2)
+    assert blocks(624, 196, 2048, "bfloat16", keep=False) == (128, 128, 1)
+    assert blocks(204, 196, 2048, "bfloat16") == (128, 64, 2)
+    assert blocks(170, 49, 2048, "bfloat16") == (64, 64, 1)  # 192 rows and not 256
+    assert blocks(624, 196, 2048, "float32") == (64, 32, 2)
+
+
+def test_larger_maps_have_narrower_programs() -> None:
+    assert blocks(624, 400, 2048, "bfloat16")[0] == 32
+    assert blocks(624, 784, 2048, "bfloat16")[0] == 16
+    with pytest.raises(InputError, match=r"1024 x 2048 numbers in float32 .*kernel=xla"):
+        blocks(624, 1024, 2048, "float32")
