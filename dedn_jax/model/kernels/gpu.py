@@ -104,14 +104,15 @@ def _blocks(rows: Any, maps: Any, *, keep: bool) -> _Blocks:
     chunks = pl.cdiv(p, _CHUNK) if keep and side > _CHUNK else 1
     widest = _side(attributes, _MOST * 2 // itemsize)
     found = []
-    for times in (1,) if keep else (2, 1):
-        step = _along_q(maps, times)
+    step = _along_q(maps, 1 if keep else 2)
+    while step >= _SMALLEST:
         beside = step * (side + (_CHUNK if chunks > 1 else 0)) * _STAGES_Q
         width = widest
         while width >= _SMALLEST:
             if (2 * width * side + beside) * itemsize <= _SHARED:
                 found.append(_Blocks(width, step, chunks))
             width //= 2
+        step //= 2
     if not found:
         raise InputError(
             f"feature maps of {p} x {maps.shape[2]} numbers in {maps.dtype} do not fit into the "

@@ -37,7 +37,7 @@ def test_published_sizes() -> None:
 
 
 def test_larger_maps_have_narrower_programs() -> None:
-    assert blocks(624, 400, 2048, "bfloat16")[0] == 32
-    assert blocks(624, 784, 2048, "bfloat16")[0] == 16
-    with pytest.raises(InputError, match=r"1024 x 2048 numbers in float32 .*kernel=xla"):
-        blocks(624, 1024, 2048, "float32")
+    assert blocks(624, 400, 2048, "bfloat16") == (64, 32, 4)
+    assert blocks(624, 784, 2048, "bfloat16") == (32, 32, 7)
+    with pytest.raises(InputError, match=r"2048 x 2048 numbers in float32 .*kernel=xla"):
+        blocks(624, 2048, 2048, "float32")
