@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from benchmarks import whole_training
+from benchmarks.compiling import compiling
 from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.errors import one_line
@@ -26,31 +24,6 @@ MODES = {
 }
 REGIONS = {"cub": 196, "sun": 196, "awa2": 49}
 NAMES = ("cub", "awa2", "sun")  # the most wanted first
-
-
-class _Compiling:
-    """Listens to JAX for the seconds that it compiles.
-
-    On a GPU these include trying out algorithms. A program that is found in the cache is read in a
-    moment.
-
-    Attributes:
-      seconds: so far.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        jax.monitoring.register_event_duration_secs_listener(self._hear)
-
-    def _hear(self, event: str, duration_secs: float, **_: str | int) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            self.seconds += duration_secs
-
-
-@functools.cache
-def compiling() -> _Compiling:
-    """That of this process."""
-    return _Compiling()
 
 
 class Part:

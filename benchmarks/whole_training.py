@@ -8,9 +8,10 @@
 holds a few hundred MB of what takes 9.5 GB on the device. Features are resident there
 (`config.data.on_device=replicated`), and several steps run in a call. Accuracies mean nothing.
 "load" is from host memory to the device; "first call" compiles; steps/s are of the steps after it,
-checkpoints and logs included and evaluations not, and `share` is the part that their products have
-of a matrix product's peak, measured after every training; evaluations are those of every epoch and
-of the end. Device memory is the peak of the process.
+with checkpoints and logs and without evaluations and what is compiled for shorter calls, and
+`share` is the part that their products have of a matrix product's peak, measured after every
+training; evaluations are those of every epoch and of the end; "epoch" is from one evaluation to the
+next. Device memory is the peak of the process.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import jax
@@ -37,6 +39,7 @@ from benchmarks.common import (
     step_flops,
     text_table,
 )
+from benchmarks.compiling import compiling
 from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.features.maps import FeatureMaps, checked_indices, normalize
@@ -55,7 +58,7 @@ PROTOCOLS = ("last", "test-best")
 _DISTINCT = 256  # maps in memory: 400 MB of bfloat16 at the full size
 _COLUMNS = (
     *("protocol", "steps", "total_s", "load_s", "load_gb_per_s", "first_call_s", "steps_per_s"),
-    *("share", "evaluations", "evaluation_s", "peak_device_gb"),
+    *("share", "evaluations", "evaluation_s", "epoch_s", "peak_device_gb"),
 )
 
 
@@ -152,10 +155,14 @@ class Clock(Callback):
     Attributes:
       first_call, first_steps: of the call that compiles, and its steps.
       evaluation, evaluations: of all evaluations, and how many.
-      after_first: from the end of the first call to that of the last phase, less the evaluations.
+      after_first: from the end of the first call to that of the last phase, less the evaluations
+        and less compiling.
+      epochs: from the end of an evaluation to that of the next one.
     """
 
     def __init__(self) -> None:
+        self.epochs: list[float] = []
+        self._compiled = self._compiled_in_evaluation = self._evaluation_ended = 0.0
         self.evaluation = self.first_call = self.after_first = 0.0
         self.first_steps = self.evaluations = 0
         self._first_done = self._evaluation_began = self._phase_ended = 0.0
@@ -163,18 +170,26 @@ class Clock(Callback):
     def on_first_call(self, steps: int, seconds: float) -> None:
         self.first_steps, self.first_call = steps, seconds
         self._first_done = time.perf_counter()
+        self._compiled = compiling().seconds
 
     def on_evaluation_start(self, step: int, label: str) -> None:
         self._evaluation_began = time.perf_counter()
+        self._compiled_in_evaluation -= compiling().seconds
 
     def on_evaluation(self, step: int, label: str, metrics: Metrics) -> None:
-        self.evaluation += time.perf_counter() - self._evaluation_began
+        now = time.perf_counter()
+        if self.evaluations:
+            self.epochs.append(now - self._evaluation_ended)
+        self._evaluation_ended = now
+        self._compiled_in_evaluation += compiling().seconds
+        self.evaluation += now - self._evaluation_began
         self.evaluations += 1
 
     def on_phase_end(self, phase: str, result: PhaseResult) -> None:
         jax.block_until_ready(result.params)
         self._phase_ended = time.perf_counter()
-        self.after_first = self._phase_ended - self._first_done - self.evaluation
+        compiled = compiling().seconds - self._compiled - self._compiled_in_evaluation
+        self.after_first = self._phase_ended - self._first_done - self.evaluation - compiled
 
     def finish(self) -> None:
         """After the last phase comes the evaluation on the test sets."""
@@ -192,6 +207,7 @@ def load_seconds(dataset: GZSLDataset, config: ConfigDict) -> float:
 
 def run(dataset: GZSLDataset, recipe: str, protocol: str, overrides: list[str]) -> Row:
     """One whole training in a folder of its own; its times."""
+    compiling()  # from here on
     config = load_config(
         recipe,
         [
@@ -224,6 +240,7 @@ def run(dataset: GZSLDataset, recipe: str, protocol: str, overrides: list[str]) 
         "steps_per_s": left / clock.after_first if left else None,
         "evaluations": clock.evaluations,
         "evaluation_s": clock.evaluation,
+        "epoch_s": median(clock.epochs) if clock.epochs else None,
         "peak_device_gb": peak and peak / 1e9,
     }
 

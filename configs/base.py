@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
     config.model.experts = "both"  # or "coarse" or "fine" alone: no distillation then
     config.model.branches = "both"  # of each expert; or "region" or "channel" alone
     config.model.rank = 0  # h of a low-rank region score matrix; 0: full rank
-    config.model.kernel = "auto"  # of attention pooling: xla, pallas (fused), auto (fused on TPUs)
+    config.model.kernel = "auto"  # xla, pallas (fused attention), auto (fused on TPUs, H100)
     config.model.precision = "float32"  # of matrix products: float32, tensorfloat32, bfloat16
 
     config.loss = ConfigDict()

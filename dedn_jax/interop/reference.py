@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 import types
@@ -109,6 +110,8 @@ def _stub_missing(dotted: str) -> None:
         if module is None:
             module = types.ModuleType(name)
             module._dedn_stub = True  # type: ignore[attr-defined]
+            # PyTorch's compiler asks `find_spec` for it, which fails where there is none.
+            module.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
             module.__path__ = []  # makes it a package, so that its submodules can be imported
             sys.modules[name] = module
         if parent is not None:

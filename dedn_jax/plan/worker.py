@@ -133,7 +133,8 @@ def _programs(
             extract_program(config, sizes.picture, images // layout.mesh.size),
         )
     map_shape = sizes.channels, sizes.regions
-    kernel = resolve_kernel(config.model.kernel, request["platform"], map_shape)
+    model = config.model
+    kernel = resolve_kernel(model.kernel, request["platform"], map_shape, model.precision)
     # The trace of a fused kernel, which does the same work, does not say how often it runs.
     if request["job"] == "attention":
         return (

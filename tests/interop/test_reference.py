@@ -35,7 +35,11 @@ SEEN, UNSEEN = np.array([0, 2, 3, 5, 8]), np.array([1, 4, 6, 7])
 IS_SEEN = np.isin(np.arange(CLASSES), SEEN)
 
 
-def fake_checkout(folder, model="import tensorflow\nfrom core import other\n"):
+# What PyTorch's compiler asks, of whatever is in sys.modules.
+ASKED = "import importlib.util\nassert importlib.util.find_spec('tensorflow')\n"
+
+
+def fake_checkout(folder, model=f"import tensorflow\n{ASKED}from core import other\n"):
     """A folder that imports like the published code, with its habits."""
     model += "import torch\nindicator = torch.tensor([0, 1, 1])\nclass DEDN: pass\n"
     loader = "import sys, pandas, skimage.transform\nfrom sklearn import preprocessing\n"

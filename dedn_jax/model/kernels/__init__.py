@@ -13,6 +13,7 @@ Kernel = Literal["cpu", "cpu_bfloat16", "gpu", "tpu", "pallas", "pallas_gpu"]
 KERNELS = ("auto", "xla", "pallas")
 _XLA: dict[str, Kernel] = {"cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "rocm": "gpu", "tpu": "tpu"}
 
+# Of TPUs; the GPUs that `auto` takes the kernels on were measured.
 AUTO_NOTE = (
     "attention pooling: fused kernels, as model.kernel=auto means here (scheduled, not measured; "
     "model.kernel=xla has XLA's own operations)"
@@ -38,7 +39,7 @@ def resolve_kernel(
       InputError: unknown choice.
     """
     if choice == "auto":
-        choice = "pallas" if _pallas_wins(platform, map_shape) else "xla"
+        choice = "pallas" if _pallas_wins(platform, map_shape, precision) else "xla"
     if choice == "xla":
         found = _XLA.get(platform, "cpu")
         native = found == "cpu" and precision == "bfloat16" and multiplies_bfloat16()
@@ -48,20 +49,22 @@ def resolve_kernel(
     raise InputError(f"kernel={choice!r}, expected one of {', '.join(KERNELS)}")
 
 
-def _pallas_wins(platform: str, map_shape: tuple[int, int]) -> bool:
-    """On TPUs, where an image fits into the vector memory of the chip.
+def _pallas_wins(platform: str, map_shape: tuple[int, int], precision: str) -> bool:
+    """On the GPUs that it was measured on, and on TPUs where an image fits into vector memory.
 
-    So libtpu's schedule says (`python -m benchmarks.schedule`), for attention alone, its gradient
-    included, of 50 images of CUB in bfloat16: v5e 1.15 ms where XLA's own operations take 1.61, v5p
-    0.49 for 2.20, v6e 0.46 for 1.24; and for 2 images (v6e 0.054 for 0.061), in float32 (v6e 0.51
-    for 2.16), for the attributes of SUN (v5e 0.52 for 0.70) and for 49 regions (v6e 0.15 for 0.42).
-    Nobody has measured it yet. GPUs, whose compiler gives no schedule to be read, keep XLA's
-    own operations until `python -m benchmarks.attention_pool` has been run on one; on a CPU kernels
-    are interpreted, for tests.
+    For TPUs libtpu's schedule says so (`python -m benchmarks.schedule`), for attention alone, its
+    gradient included, of 50 images of CUB in bfloat16: v5e 1.15 ms where XLA's own operations take
+    1.61, v5p 0.49 for 2.20, v6e 0.46 for 1.24; and for 2 images (v6e 0.054 for 0.061), in float32
+    (v6e 0.51 for 2.16), for the attributes of SUN (v5e 0.52 for 0.70) and for 49 regions (v6e 0.15
+    for 0.42). Nobody has measured it there. On a CPU kernels are interpreted, for tests.
     """
+    # Imported here: Pallas takes a second to import.
+    if _XLA.get(platform) == "gpu":
+        from dedn_jax.model.kernels import gpu
+
+        return gpu.wins(map_shape, precision)
     if platform != "tpu":
         return False
-    # Imported here: Pallas takes a second to import.
     from dedn_jax.model.kernels import tpu
 
     return tpu.fits(map_shape)

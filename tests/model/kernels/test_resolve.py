@@ -37,6 +37,26 @@ def test_on_tpus_fused_where_it_fits(kind: str, map_shape: tuple[int, int], expe
     assert choices == [expected, "tpu", "pallas"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "map_shape", "precision", "expected"),
+    [
+        ("NVIDIA H100 80GB HBM3", CUB, "bfloat16", "pallas_gpu"),
+        ("NVIDIA GH200 480GB", CUB, "bfloat16", "pallas_gpu"),
+        ("NVIDIA H100 80GB HBM3", CUB, "float32", "gpu"),
+        ("NVIDIA H100 80GB HBM3", CUB, "tensorfloat32", "gpu"),
+        ("NVIDIA H100 80GB HBM3", (2048, 2048), "bfloat16", "gpu"),
+        ("NVIDIA A100-SXM4-80GB", CUB, "bfloat16", "gpu"),
+    ],
+)
+def test_on_gpus_fused_where_it_was_measured(
+    kind: str, map_shape: tuple[int, int], precision: str, expected: str
+) -> None:
+    device = AbstractDevice(kind, 132, "gpu")
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        choices = [resolve_kernel(c, "gpu", map_shape, precision) for c in KERNELS]
+    assert choices == [expected, "gpu", "pallas_gpu"]
+
+
 def test_unknown_choice() -> None:
     with pytest.raises(InputError, match=r"kernel='cuda', expected one of auto, xla, pallas"):
         resolve_kernel("cuda", "gpu", CUB)
