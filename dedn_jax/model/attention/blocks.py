@@ -155,11 +155,13 @@ def weights_gradient(way: Way, saved: _Saved, cotangent: _Pooled) -> tuple[Branc
 
     by_rows = [product(f"b{way.positions}a,bpq->a{way.dim}", f, maps) for f in factors]
     # Used only while a backbone is fine-tuned; with frozen features XLA removes it as dead code.
+    # Rows last: einsum may swap the factors, and XLA for CPUs has no such product of bfloat16.
     by_score, by_attention = (
-        product(f"b{way.positions}a,a{way.dim}->bpq", f, as_factor(r, maps))
+        product(f"b{way.positions}a,a{way.dim}->b{way.positions}{way.dim}", f, as_factor(r, maps))
         for f, r in zip(factors, rows, strict=True)
     )
-    return _like(rows, by_rows), (by_score + by_attention).astype(maps.dtype)
+    by_maps = (by_score + by_attention).astype(maps.dtype)
+    return _like(rows, by_rows), by_maps if way.positions == "p" else by_maps.swapaxes(1, 2)
 
 
 _keep_weights.defvjp(_keep_weights_forward, weights_gradient)
