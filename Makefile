@@ -35,8 +35,17 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+# Most tests run what they compile a few times: XLA takes a quarter of the time without LLVM's
+# optimisations and with its older way of writing loops. The model's numbers, and large networks,
+# are compiled as users compile them; so is all that `make test-matrix` and `make coverage` run.
+QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
+  --xla_cpu_use_fusion_emitters=false"
+AS_USERS := tests/model tests/interop tests/inference/test_extract.py \
+  tests/inference/export/test_backbone.py
+
 unit: $(VENV)/.dev
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+	$(QUICK) $(BIN)/pytest -n $(WORKERS) --dist worksteal $(addprefix --ignore=,$(AS_USERS))
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(AS_USERS)
 
 # The tests, slower, and how much of the code they reach.
 coverage: $(VENV)/.dev
@@ -60,11 +69,11 @@ onnx: $(ONNX_VENV)/.installed
 
 # The tests of the page of `dedn serve`, which `make test` skips.
 serve: $(SERVE_VENV)/.installed
-	$(SERVE_VENV)/bin/python -m pytest -n 2 --dist worksteal -m gradio
+	$(QUICK) $(SERVE_VENV)/bin/python -m pytest -n 2 --dist worksteal -m gradio
 
 # Work directories in fake buckets over HTTP, which `make test` skips.
 bucket: $(BUCKET_VENV)/.installed
-	$(BUCKET_VENV)/bin/python -m pytest -n 2 --dist worksteal -m moto
+	$(QUICK) $(BUCKET_VENV)/bin/python -m pytest -n 2 --dist worksteal -m moto
 
 # The documentation as a site, strictly: site/index.html.
 docs: $(DOCS_VENV)/.installed

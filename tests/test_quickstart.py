@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.helpers.devices import xla_flags
+
 _NOTEBOOK = Path(__file__).resolve().parent.parent / "examples" / "quickstart.ipynb"
 
 
@@ -24,9 +26,7 @@ def test_quickstart(tmp_path: Path) -> None:
             "MPLBACKEND": "agg",
             "PYTHONPATH": str(_NOTEBOOK.parent.parent),
             "PATH": "",
-            # Compiled without LLVM's optimisations, in half the time.
-            "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-            "--xla_llvm_disable_expensive_passes=true",
+            "XLA_FLAGS": xla_flags(),
         },
         capture_output=True,
         text=True,

@@ -10,13 +10,13 @@ from benchmarks import scaling
 from benchmarks.scaling_work import WAYS
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
-from tests.helpers.devices import QUICK
+from tests.helpers.devices import xla_flags
 
 
 def test_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XLA_FLAGS", QUICK)
+    monkeypatch.setenv("XLA_FLAGS", xla_flags())
     flags = ["--devices=2", "--processes=2", "--rows=2", "--channels=8", "--regions=4"]
     scaling.main(
         [*flags, "--groups=single", "--steps=4", "--rounds=1", f"--json={tmp_path / 'report.json'}"]

@@ -19,6 +19,7 @@ from dedn_jax.cli.main import main
 from dedn_jax.inference.run import open_run
 from dedn_jax.training.logs import read_lines
 from tests.buckets.test_storage import opened
+from tests.helpers.devices import xla_flags
 from tests.made_up import picture_folder, prepared_folder, published_file
 from tests.parallel.test_jobs import PICTURES
 
@@ -34,7 +35,7 @@ FLAGS = [
     "--config.data.path=f.hdf5",
 ]
 # In one process, the devices of two.
-TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+TWO_DEVICES = {"XLA_FLAGS": xla_flags(2, quick=False)}
 
 
 def machines(parent: Path, *names: str) -> list[Path]:
@@ -53,7 +54,7 @@ def start(folder: Path, *job: str, **environment: str) -> subprocess.Popen[str]:
         [sys.executable, "-m", "dedn_jax", *job],
         cwd=folder,
         env=os.environ
-        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(root)}
+        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(quick=False), "PYTHONPATH": str(root)}
         | own
         | environment,
         stdout=subprocess.PIPE,

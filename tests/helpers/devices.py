@@ -8,8 +8,19 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# XLA_FLAGS that compile without LLVM's optimisations, in half the time.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+_QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def xla_flags(devices: int = 1, *, quick: bool = True) -> str:
+    """`XLA_FLAGS` for a process of its own: those of this one, and more.
+
+    Args:
+      devices: how many CPU devices JAX has.
+      quick: compile without LLVM's optimisations, in half the time.
+    """
+    inherited = os.environ.get("XLA_FLAGS", "")
+    count = f"--xla_force_host_platform_device_count={devices}"
+    return f"{inherited} {count} {_QUICK if quick else ''}".strip()
 
 
 def run_on_devices(
@@ -19,12 +30,9 @@ def run_on_devices(
 
     Args:
       arguments: such as `-m`, and the name of a module of tests.
-      devices: how many CPU devices JAX has.
-      quick: compile without LLVM's optimisations, in half the time.
+      devices, quick: see `xla_flags`.
     """
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    if quick:
-        flags += f" {QUICK}"
+    flags = xla_flags(devices, quick=quick)
     done = subprocess.run(
         [sys.executable, *arguments],
         env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},

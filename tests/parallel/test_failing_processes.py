@@ -15,7 +15,7 @@ import pytest
 
 from dedn_jax.cli.main import main
 from dedn_jax.training.logs import read_lines
-from tests.helpers.devices import QUICK
+from tests.helpers.devices import xla_flags
 from tests.made_up import published_file
 
 FLAGS = [
@@ -52,7 +52,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
                         *(sys.executable, "-m", "dedn_jax", "train", *common, *several),
                         *(f"--process={number}", *own),
                     ],
-                    env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK},
+                    env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags()},
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,

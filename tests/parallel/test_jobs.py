@@ -15,6 +15,7 @@ from dedn_jax.cli.main import main
 from dedn_jax.files import read_json
 from dedn_jax.training.environment import started
 from dedn_jax.training.logs import read_lines
+from tests.helpers.devices import xla_flags
 from tests.made_up import picture_folder, prepared_folder, published_file
 
 TRAIN = [
@@ -44,7 +45,7 @@ def together(*job: str, processes: int = 2, status: int = 0) -> list[str]:
     several = [
         subprocess.Popen(
             [sys.executable, "-m", "dedn_jax", *joined, f"--process={i}"],
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(quick=False)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

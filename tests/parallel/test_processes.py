@@ -23,7 +23,7 @@ from dedn_jax.files import read_json
 from dedn_jax.inference.run import open_run
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.training.logs import read_lines
-from tests.helpers.devices import QUICK
+from tests.helpers.devices import xla_flags
 from tests.made_up import prepared_folder, published_file
 
 FLAGS = [
@@ -43,8 +43,7 @@ FLAGS = [
 
 
 def start(folder: Path, flags: list[str], devices: int = 1) -> subprocess.Popen:
-    xla = f"--xla_force_host_platform_device_count={devices} {QUICK}"
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(devices)}
     return subprocess.Popen(
         [sys.executable, "-m", "dedn_jax", "train", f"--workdir={folder}", *flags],
         env=environment,
