@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -53,12 +55,27 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[name.upper()] = str(value)  # for processes that tests start
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m torch` and the like import the modules that write the name, not the hundreds of others."""
+    named = set(re.findall(r"\w+", config.option.markexpr)) - {"or"}
+    if named and named <= _OPTIONAL.keys() and collection_path.suffix == ".py":
+        return not any(name in _text(collection_path) for name in named) or None
+    return None
+
+
+@functools.cache
+def _text(path: Path) -> str:
+    return path.read_text()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips tests whose optional package is missing; an import at the top needs the marker too."""
     installed = {name: importlib.util.find_spec(name) is not None for name in _OPTIONAL}
     for item in items:
         for name, reason in _OPTIONAL.items():
             if item.get_closest_marker(name):
+                if name not in _text(item.path):
+                    raise pytest.UsageError(f"{item.nodeid} has the marker {name} from elsewhere")
                 if not installed[name]:
                     item.add_marker(pytest.mark.skip(reason=reason))
             elif any(_is(value, name) for value in vars(getattr(item, "module", item)).values()):
