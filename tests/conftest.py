@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """`-m torch` and the like import the modules that write the name, not the hundreds of others."""
+    """`-m torch` and the like import the modules that write the name, and no others."""
     named = set(re.findall(r"\w+", config.option.markexpr)) - {"or"}
     if named and named <= _OPTIONAL.keys() and collection_path.suffix == ".py":
         return not any(name in _text(collection_path) for name in named) or None
