@@ -62,7 +62,8 @@ def _options(request: dict[str, Any], code: Path, tools: Path | None) -> dict[st
     if request["platform"] != "cpu":
         flags.append(f"--xla_dump_to={code}")
     if tools:
-        flags.append(f"--xla_gpu_cuda_data_dir={tools}")
+        # JAX 0.11 writes no kernels unless it is asked for them.
+        flags += [f"--xla_gpu_cuda_data_dir={tools}", "--xla_dump_emitter_re=.*"]
     options = {"XLA_FLAGS": " ".join(flags)}
     # Every operation's code is written: half as long again where there are many.
     if request["platform"] == "tpu" and request["config"]["model"]["kernel"] != "xla":
