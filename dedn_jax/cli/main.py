@@ -31,7 +31,7 @@ from dedn_jax.cli.serve import add_serve
 from dedn_jax.cli.signals import end_on_second_signal
 from dedn_jax.cli.streams import drop_output, flush_output, prepare_streams
 from dedn_jax.cli.sweep import add_sweep
-from dedn_jax.errors import printable
+from dedn_jax.errors import one_line, printable
 from dedn_jax.version import __version__
 
 # Seconds that a job which has failed may take to leave.
@@ -85,7 +85,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         flush_output()
         return status
     except (Exception, KeyboardInterrupt) as error:
-        line, status, of_others = ending_of(error, several)
+        try:
+            line, status, of_others = ending_of(error, several)
+        except Exception:  # a mistake of ours: the others need not wait for a sign of life
+            if several:
+                from dedn_jax.parallel.watchdog import take_leave
+
+                take_leave(printable(f"{type(error).__name__}: {one_line(error)}"), False)
+            raise
         line = printable(with_addresses(line))
     if several and status not in TOGETHER:
         from dedn_jax.parallel.watchdog import take_leave

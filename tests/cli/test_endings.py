@@ -7,9 +7,11 @@ from pathlib import Path
 import jax
 import pytest
 
+from dedn_jax.cli import main
 from dedn_jax.cli.endings import ending_of
 from dedn_jax.errors import OthersError, ProcessesError
 from dedn_jax.files import write_json
+from dedn_jax.parallel import watchdog
 
 GLOO = "INTERNAL: Gloo AllGather failed: [external/gloo/pair.cc:538] Connection reset by peer"
 
@@ -33,6 +35,23 @@ def test_a_process_that_has_gone(error: Exception) -> None:
 def test_a_mistake_of_ours_in_several() -> None:
     with pytest.raises(ValueError, match="shapes"):
         ending_of(ValueError("shapes"), several=True)
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_a_mistake_of_ours_is_told_to_the_others(
+    several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    monkeypatch.setattr(watchdog, "take_leave", lambda line, of_others: told.append(line))
+    monkeypatch.setattr(main, "joins_processes", lambda args: several)
+
+    def broken() -> None:
+        raise ValueError("shapes\nof two lines")
+
+    monkeypatch.setattr(main, "leave_out_absent_tpus", broken)
+    with pytest.raises(ValueError, match="shapes"):
+        main.main(["info"])
+    assert told == ["ValueError: shapes of two lines"] * several
 
 
 @pytest.mark.parametrize("kind", [ProcessesError, OthersError])
