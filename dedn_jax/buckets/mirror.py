@@ -36,7 +36,8 @@ _COMPLETE = "_CHECKPOINT_METADATA"
 # Files that say that others are there; the first of them there is of a run or sweep.
 _MARKERS = {"config.json", "sweep.json", "calibration.json", "result.json"}
 _FINISHED = "result.json"
-_BEGUN = {"dataset.json", "config.json", "sweep.json"}
+# What a run or sweep writes before all else, in this order; without it a folder holds neither.
+_BEGUN = ("sweep.json", "dataset.json", "config.json")
 # What is written there, and not read by a command.
 _NOT_READ = {"tensorboard", "report"}
 # What no other process needs: locks, and files and folders that are still being written.
@@ -92,7 +93,7 @@ class Mirror:
                 )
             objects = {name[len(self._prefix) :]: found for name, found in objects.items()}
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not _BEGUN & objects.keys():
+            if objects.keys().isdisjoint(_BEGUN):
                 self._note_others(objects)
                 return
             wanted = {
@@ -166,7 +167,9 @@ class Mirror:
                     if not _LOG.fullmatch(name) or self._sent.get(name, 0) < recent
                 ]
             gone = False
-            for of_rank in _ranks(changed):
+            begun = [name for name in _BEGUN if name in there and name not in self._same]
+            others = _ranks(name for name in changed if name not in begun)
+            for of_rank in [*([name] for name in begun), *others]:
                 # A folder that was removed meanwhile is not to be called complete.
                 if gone:
                     return

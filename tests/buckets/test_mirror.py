@@ -43,7 +43,15 @@ def test_files_that_speak_of_others_come_after_them(memory: MemoryBucket) -> Non
     order = [name.removeprefix("runs/cub/") for name in memory.calls]
     first, second = order.index("final/checkpoints/3/state/d/x"), order.index("final/result.json")
     assert first < order.index("final/checkpoints/3/_CHECKPOINT_METADATA") < second
-    assert order[-3:] == ["config.json", "final/result.json", "result.json"] and len(order) == 7
+    # Without these two, what is there would be no run.
+    assert order[:2] == ["dataset.json", "config.json"]
+    assert order[-2:] == ["final/result.json", "result.json"] and len(order) == 7
+    memory.calls.clear()
+    written(mirror.folder, "final/checkpoints/6/_CHECKPOINT_METADATA", "final/checkpoints/6/state")
+    (mirror.folder / "config.json").write_text("of more epochs")
+    mirror.push()
+    order = [name.removeprefix("runs/cub/final/checkpoints/6/") for name in memory.calls]
+    assert order == ["state", "_CHECKPOINT_METADATA", "runs/cub/config.json"]
 
 
 def test_what_is_removed_goes_in_the_opposite_order(memory: MemoryBucket) -> None:

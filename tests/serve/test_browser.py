@@ -50,7 +50,7 @@ def rename(page: Any, before: str, name: str) -> None:
     """Gives the new class a name, once the one before is in the field: it would be written over."""
     field = page.locator("#name input, #name textarea")
     page.wait_for_function(
-        "before => document.querySelector('#name input, #name textarea').value === before",
+        "before => document.querySelector('#name input, #name textarea')?.value === before",
         arg=before,
     )
     field.fill(name)
@@ -95,7 +95,7 @@ def test_from_a_picture_to_a_designed_class(
     row[attribute] = 0.5
     number.fill("0.5")
     for part, text in zip(("#verdict", "#ranking"), before, strict=True):
-        changed = "([part, text]) => document.querySelector(part).innerText !== text"
+        changed = "([part, text]) => (document.querySelector(part)?.innerText ?? text) !== text"
         page.wait_for_function(changed, arg=[part, text])  # one is drawn after the other
     assert rows_of(page)["new class 2"][2] == design_score(run, picture, row)
 
