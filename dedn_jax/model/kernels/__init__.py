@@ -60,9 +60,9 @@ def _pallas_wins(platform: str, map_shape: tuple[int, int], precision: str) -> b
     """
     # Imported here: Pallas takes a second to import.
     if _XLA.get(platform) == "gpu":
-        from dedn_jax.model.kernels import gpu
+        from dedn_jax.model.kernels import gpu_blocks
 
-        return gpu.wins(map_shape, precision)
+        return gpu_blocks.wins(map_shape, precision)
     if platform != "tpu":
         return False
     from dedn_jax.model.kernels import tpu

@@ -25,133 +25,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
-from dedn_jax.errors import InputError
+from dedn_jax.model.kernels import gpu_blocks
 from dedn_jax.model.kernels.common import Maps, Pooled, Rows
-
-# Triton's matrix product takes no side below 16.
-_SMALLEST = 16
-# Of `pool_p`: attributes and positions of a program, half as many in float32 (two accumulators of
-# 64 x 256 take 128 registers per thread), its warps, and blocks of q on their way.
-_ATTRIBUTES, _SIDE, _WARPS, _STAGES = 64, 256, 8, 3
-# Of `pool_q`, as an H100 is fastest: attributes of a program, which has a warp for 16 of them, the
-# side of p of an accumulator, and blocks of q on their way.
-_MOST, _CHUNK, _STAGES_Q = 128, 128, 2
-# Bytes of q per block, half as many where they would be padded: shared memory's widest swizzle,
-# and twice that where nothing is accumulated.
-_Q_BYTES = 128
-# Bytes of shared memory that a program may take; an H100 has 232,448.
-_SHARED = 225_000
-# Bytes of the widest copy.
-_COPY_BYTES = 16
-
-
-# What the kernels were measured on, as parts of `device_kind`.
-_CARDS = ("H100", "H200")
-
-
-def wins(map_shape: tuple[int, int], precision: str) -> bool:
-    """Whether these kernels are the fastest on the card that is compiled for.
-
-    Measured on an H100 by `python -m benchmarks.gpu`, in bfloat16: a step of CUB takes 1.25 ms, and
-    1.96 by XLA's own operations; one of AWA2 0.44 and 0.65. Not measured in float32, nor on cards
-    before the Hopper generation, which have less shared memory.
-    """
-    if precision != "bfloat16" or not any(card in _device_kind() for card in _CARDS):
-        return False
-    p, q = sorted(map_shape)
-    maps = jax.ShapeDtypeStruct((1, p, q), jnp.float32)
-    try:
-        for keep in (False, True):
-            _blocks(jax.ShapeDtypeStruct((2, _SMALLEST, p), jnp.float32), maps, keep=keep)
-    except InputError:
-        return False
-    return True
-
-
-def _device_kind() -> str:
-    """The kind of the device of the mesh that is compiled for, or of the default one."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return (device or jax.devices()[0]).device_kind
-
-
-def _side(size: int, most: int) -> int:
-    return min(most, max(_SMALLEST, pl.next_power_of_2(size)))
-
-
-def _attributes(rows: Any) -> int:
-    """Of a program of `pool_p`."""
-    return _side(rows.shape[1], _ATTRIBUTES * 2 // rows.dtype.itemsize)
-
-
-def _along_q(maps: Any, times: int = 1) -> int:
-    """How much of q a block has."""
-    most = times * _Q_BYTES // maps.dtype.itemsize
-    q = maps.shape[-1]
-    return _side(q, most if q % most == 0 else most // 2)
-
-
-def _pieces(size: int) -> list[tuple[int, int]]:
-    """Starts and sizes of blocks that cover an axis, with as little beyond it as may be."""
-    pieces, start = [], 0
-    while start < size:
-        piece = max(_SMALLEST, pl.next_power_of_2(size - start + 1) // 2)
-        pieces.append((start, piece))
-        start += piece
-    single = pl.next_power_of_2(start)
-    return [(0, single)] if single == start else pieces
-
-
-class _Blocks(NamedTuple):
-    """Of `pool_q`.
-
-    Attributes:
-      attributes: of a program.
-      step: how much of q it has at a time.
-      chunks: how many programs share the accumulators of an image.
-    """
-
-    attributes: int
-    step: int
-    chunks: int
-
-    @property
-    def warps(self) -> int:
-        return max(4, self.attributes // 16)
-
-
-def _blocks(rows: Any, maps: Any, *, keep: bool) -> _Blocks:
-    """The blocks that pad the attributes least, of these the widest, that fit into shared memory.
-
-    Fewer than 64 attributes would still take the time of 64: the matrix units have no smaller side.
-
-    Raises:
-      InputError: none does.
-    """
-    _, p, _ = maps.shape
-    attributes, itemsize = rows.shape[1], maps.dtype.itemsize
-    side = sum(size for _, size in _pieces(p))
-    chunks = pl.cdiv(p, _CHUNK) if keep and side > _CHUNK else 1
-    widest = _side(attributes, _MOST * 2 // itemsize)
-    found = []
-    step = _along_q(maps, 1 if keep else 2)
-    while step >= _SMALLEST:
-        beside = step * (side + (_CHUNK if chunks > 1 else 0)) * _STAGES_Q
-        width = widest
-        while width >= _SMALLEST:
-            if (2 * width * side + beside) * itemsize <= _SHARED:
-                found.append(_Blocks(width, step, chunks))
-            width //= 2
-        step //= 2
-    if not found:
-        raise InputError(
-            f"feature maps of {p} x {maps.shape[2]} numbers in {maps.dtype} do not fit into the "
-            "GPU's shared memory; use config.model.kernel=xla"
-        )
-
-    def padded(width: int) -> int:
-        return pl.cdiv(attributes, width) * max(width, 64)
-
-    return min(found, key=lambda b: (padded(b.attributes), -b.attributes, -b.step))
 
 
 def _block(ref: Any, first: tuple[Any, ...], axes: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -241,7 +116,11 @@ def _kernel_p(rows_ref: Any, maps_ref: Any, pooled_ref: Any, *kept_refs: Any) ->
     The weights of a block of positions are those of the softmax so far; `_finish` corrects them.
     """
     p, q = maps_ref.shape
-    width, side, step = _attributes(rows_ref), _side(p, _SIDE), _along_q(maps_ref)
+    width, side, step = (
+        gpu_blocks.attributes_of(rows_ref),
+        gpu_blocks.side(p, gpu_blocks.SIDE),
+        gpu_blocks.along_q(maps_ref),
+    )
     row = (pl.program_id(0) * width, width)
 
     def products(position: tuple[Any, int]) -> tuple[jax.Array, ...]:
@@ -301,7 +180,7 @@ def _finish(
 
 
 def _kernel_q(
-    blocks: _Blocks, rows_ref: Any, maps_ref: Any, pooled_ref: Any, *kept_refs: Any
+    blocks: gpu_blocks.Blocks, rows_ref: Any, maps_ref: Any, pooled_ref: Any, *kept_refs: Any
 ) -> None:
     """Scores are `[attributes, q]`, accumulators `[attributes, pieces of p]`.
 
@@ -314,8 +193,8 @@ def _kernel_q(
     p, q = maps_ref.shape
     width, step, chunks = blocks
     row = (pl.program_id(0) * width, width)
-    whole = _pieces(p)
-    mine = whole if chunks == 1 else [(pl.program_id(1) * _CHUNK, _CHUNK)]
+    whole = gpu_blocks.pieces(p)
+    mine = whole if chunks == 1 else [(pl.program_id(1) * gpu_blocks.CHUNK, gpu_blocks.CHUNK)]
     if not kept_refs:
         mine = []
     rows = [[_load(rows_ref, row, at, first=(k,)) for at in whole] for k in range(2)]
@@ -359,7 +238,7 @@ def pool_p(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
     """See `Backend.pool_p`."""
     batch, p, _ = maps.shape
     attributes = rows.shape[1]
-    side = _side(p, _SIDE)
+    side = gpu_blocks.side(p, gpu_blocks.SIDE)
     count = pl.cdiv(p, side)
     out = [jax.ShapeDtypeStruct((batch, attributes), jnp.float32)]
     if keep:
@@ -368,11 +247,13 @@ def pool_p(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
             out += [jax.ShapeDtypeStruct((batch, count, attributes), jnp.float32)] * 3
     pooled, *kept = pl.pallas_call(
         _kernel_p,
-        grid=(pl.cdiv(attributes, _attributes(rows)), batch),
+        grid=(pl.cdiv(attributes, gpu_blocks.attributes_of(rows)), batch),
         in_specs=[pl.BlockSpec(rows.shape, lambda *_: (0, 0, 0)), _one_image(maps, 1)],
         out_specs=[_one_image(x, 1) for x in out],
         out_shape=out,
-        compiler_params=plgpu.CompilerParams(num_warps=_WARPS, num_stages=_STAGES),
+        compiler_params=plgpu.CompilerParams(
+            num_warps=gpu_blocks.WARPS, num_stages=gpu_blocks.STAGES
+        ),
         interpret=interpret,
         name="attention_pool_p",
     )(rows, maps)
@@ -386,19 +267,21 @@ def pool_q(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
     batch, p, _ = maps.shape
     attributes = rows.shape[1]
     # Rows of a multiple of 16 bytes too.
-    width = _COPY_BYTES // rows.dtype.itemsize
+    width = gpu_blocks.COPY_BYTES // rows.dtype.itemsize
     rows = jnp.pad(rows, ((0, 0), (0, 0), (0, -p % width)))
     out = [jax.ShapeDtypeStruct((batch, attributes), jnp.float32)]
     if keep:
         out += [jax.ShapeDtypeStruct((batch, p, attributes), maps.dtype)] * 2
-    blocks = _blocks(rows, maps, keep=keep)
+    blocks = gpu_blocks.blocks(rows, maps, keep=keep)
     pooled, *kept = pl.pallas_call(
         functools.partial(_kernel_q, blocks),
         grid=(pl.cdiv(attributes, blocks.attributes), blocks.chunks, batch),
         in_specs=[pl.BlockSpec(rows.shape, lambda *_: (0, 0, 0)), _one_image(maps, 2)],
         out_specs=[_one_image(x, 2) for x in out],
         out_shape=out,
-        compiler_params=plgpu.CompilerParams(num_warps=blocks.warps, num_stages=_STAGES_Q),
+        compiler_params=plgpu.CompilerParams(
+            num_warps=blocks.warps, num_stages=gpu_blocks.STAGES_Q
+        ),
         interpret=interpret,
         name="attention_pool_q",
     )(rows, maps)

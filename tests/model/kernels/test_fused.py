@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dedn_jax.model.attention import BranchRows, attention_pool, dual_attention, fused
-from dedn_jax.model.kernels import gpu, tpu
+from dedn_jax.model.kernels import gpu_blocks, tpu
 from tests.model.kernels.problems import Problem, Size, assert_close, problem, reference
 
 BACKENDS = pytest.mark.parametrize(
@@ -90,10 +90,10 @@ def test_scores_with_a_value_in_common(backend: str, scale: float) -> None:
 @pytest.mark.parametrize("size", [Size(5, 39, 75, 37), Size(3, 20, 37, 75)])
 def test_several_blocks(backend: str, size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of everything, each with a rest; maxima in any block."""
-    monkeypatch.setattr(gpu, "_ATTRIBUTES", 32)
-    monkeypatch.setattr(gpu, "_SIDE", 16)
-    monkeypatch.setattr(gpu, "_CHUNK", 16)
-    monkeypatch.setattr(gpu, "_MOST", 32)
+    monkeypatch.setattr(gpu_blocks, "_ATTRIBUTES", 32)
+    monkeypatch.setattr(gpu_blocks, "SIDE", 16)
+    monkeypatch.setattr(gpu_blocks, "CHUNK", 16)
+    monkeypatch.setattr(gpu_blocks, "_MOST", 32)
     monkeypatch.setattr(
         tpu, "blocks", lambda *_, **__: tpu.Blocks(images=2, attributes=16, vmem=2**24)
     )
@@ -105,7 +105,7 @@ def test_several_blocks(backend: str, size: Size, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("sign", [1, -1])
 def test_extreme_logits(backend: str, sign: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits to ±1e4, all of one sign, in several blocks: a zero from padding would win or blow."""
-    monkeypatch.setattr(gpu, "_SIDE", 16)
+    monkeypatch.setattr(gpu_blocks, "SIDE", 16)
     of = problem(Size(2, 5, 134, 20))
     # Powers of two: logits are exact, so that the winner is the same in float64.
     for rows in (of.region, of.channel):

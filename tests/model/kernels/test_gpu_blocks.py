@@ -7,21 +7,21 @@ import jax.numpy as jnp
 import pytest
 
 from dedn_jax.errors import InputError
-from dedn_jax.model.kernels import gpu
+from dedn_jax.model.kernels import gpu_blocks
 
 
 def blocks(attributes: int, p: int, q: int, dtype: str, keep: bool = True) -> tuple[int, ...]:
     rows = jax.ShapeDtypeStruct((2, attributes, p), jnp.dtype(dtype))
     maps = jax.ShapeDtypeStruct((50, p, q), jnp.dtype(dtype))
-    return tuple(gpu._blocks(rows, maps, keep=keep))
+    return tuple(gpu_blocks.blocks(rows, maps, keep=keep))
 
 
 def test_pieces_cover_an_axis_once() -> None:
-    assert gpu._pieces(196) == [(0, 128), (128, 64), (192, 16)]
-    assert gpu._pieces(49) == [(0, 64)]  # 32 + 16 + 16 would be as much
-    assert gpu._pieces(1) == [(0, 16)]
+    assert gpu_blocks.pieces(196) == [(0, 128), (128, 64), (192, 16)]
+    assert gpu_blocks.pieces(49) == [(0, 64)]  # 32 + 16 + 16 would be as much
+    assert gpu_blocks.pieces(1) == [(0, 16)]
     for size in range(1, 600):
-        pieces = gpu._pieces(size)
+        pieces = gpu_blocks.pieces(size)
         ends = [start + length for start, length in pieces]
         assert [start for start, _ in pieces] == [0, *ends[:-1]]
         assert size <= ends[-1] < max(2 * size, 17)

@@ -1,0 +1,135 @@
+"""How the GPU's kernels are divided into programs and blocks, and where they are the fastest."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from dedn_jax.errors import InputError
+
+# Triton's matrix product takes no side below 16.
+SMALLEST = 16
+# Of `pool_p`: attributes and positions of a program, half as many in float32 (two accumulators of
+# 64 x 256 take 128 registers per thread), its warps, and blocks of q on their way.
+_ATTRIBUTES, SIDE, WARPS, STAGES = 64, 256, 8, 3
+# Of `pool_q`, as an H100 is fastest: attributes of a program, which has a warp for 16 of them, the
+# side of p of an accumulator, and blocks of q on their way.
+_MOST, CHUNK, STAGES_Q = 128, 128, 2
+# Bytes of q per block, half as many where they would be padded: shared memory's widest swizzle,
+# and twice that where nothing is accumulated.
+_Q_BYTES = 128
+# Bytes of shared memory that a program may take; an H100 has 232,448.
+_SHARED = 225_000
+# Bytes of the widest copy.
+COPY_BYTES = 16
+# What the kernels were measured on, as parts of `device_kind`.
+_CARDS = ("H100", "H200")
+
+
+def wins(map_shape: tuple[int, int], precision: str) -> bool:
+    """Whether these kernels are the fastest on the card that is compiled for.
+
+    Measured on an H100 by `python -m benchmarks.gpu`, in bfloat16: a step of CUB takes 1.25 ms, and
+    1.96 by XLA's own operations; one of AWA2 0.44 and 0.65. Not measured in float32, nor on cards
+    before the Hopper generation, which have less shared memory.
+    """
+    if precision != "bfloat16" or not any(card in _device_kind() for card in _CARDS):
+        return False
+    p, q = sorted(map_shape)
+    maps = jax.ShapeDtypeStruct((1, p, q), jnp.float32)
+    try:
+        for keep in (False, True):
+            blocks(jax.ShapeDtypeStruct((2, SMALLEST, p), jnp.float32), maps, keep=keep)
+    except InputError:
+        return False
+    return True
+
+
+def _device_kind() -> str:
+    """The kind of the device of the mesh that is compiled for, or of the default one."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return (device or jax.devices()[0]).device_kind
+
+
+def side(size: int, most: int) -> int:
+    """Of the smallest block that covers `size`, at most `most`."""
+    return min(most, max(SMALLEST, pl.next_power_of_2(size)))
+
+
+def attributes_of(rows: Any) -> int:
+    """Of a program of `pool_p`."""
+    return side(rows.shape[1], _ATTRIBUTES * 2 // rows.dtype.itemsize)
+
+
+def along_q(maps: Any, times: int = 1) -> int:
+    """How much of q a block has."""
+    most = times * _Q_BYTES // maps.dtype.itemsize
+    q = maps.shape[-1]
+    return side(q, most if q % most == 0 else most // 2)
+
+
+def pieces(size: int) -> list[tuple[int, int]]:
+    """Starts and sizes of blocks that cover an axis, with as little beyond it as may be."""
+    found, start = [], 0
+    while start < size:
+        piece = max(SMALLEST, pl.next_power_of_2(size - start + 1) // 2)
+        found.append((start, piece))
+        start += piece
+    single = pl.next_power_of_2(start)
+    return [(0, single)] if single == start else found
+
+
+class Blocks(NamedTuple):
+    """Of `pool_q`.
+
+    Attributes:
+      attributes: of a program.
+      step: how much of q it has at a time.
+      chunks: how many programs share the accumulators of an image.
+    """
+
+    attributes: int
+    step: int
+    chunks: int
+
+    @property
+    def warps(self) -> int:
+        return max(4, self.attributes // 16)
+
+
+def blocks(rows: Any, maps: Any, *, keep: bool) -> Blocks:
+    """The blocks that pad the attributes least, of these the widest, that fit into shared memory.
+
+    Fewer than 64 attributes would still take the time of 64: the matrix units have no smaller side.
+
+    Raises:
+      InputError: none does.
+    """
+    _, p, _ = maps.shape
+    attributes, itemsize = rows.shape[1], maps.dtype.itemsize
+    whole = sum(size for _, size in pieces(p))
+    chunks = pl.cdiv(p, CHUNK) if keep and whole > CHUNK else 1
+    widest = side(attributes, _MOST * 2 // itemsize)
+    found = []
+    step = along_q(maps, 1 if keep else 2)
+    while step >= SMALLEST:
+        beside = step * (whole + (CHUNK if chunks > 1 else 0)) * STAGES_Q
+        width = widest
+        while width >= SMALLEST:
+            if (2 * width * whole + beside) * itemsize <= _SHARED:
+                found.append(Blocks(width, step, chunks))
+            width //= 2
+        step //= 2
+    if not found:
+        raise InputError(
+            f"feature maps of {p} x {maps.shape[2]} numbers in {maps.dtype} do not fit into the "
+            "GPU's shared memory; use config.model.kernel=xla"
+        )
+
+    def padded(width: int) -> int:
+        return pl.cdiv(attributes, width) * max(width, 64)
+
+    return min(found, key=lambda b: (padded(b.attributes), -b.attributes, -b.step))
