@@ -8,7 +8,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -32,6 +32,12 @@ _SHOWN = 400  # characters of flags and of reasons in messages
 _PATHS = {
     *("data.path", "data.features", "data.class_embeddings", "data.word_vectors"),
     *("backbone.weights", "teacher.workdir", "train.init_from"),
+}
+# How flags are read, and what to write.
+_READERS: dict[type, tuple[Callable[[str], object], str]] = {
+    int: (flags.IntegerParser().parse, "a whole number, such as 3"),
+    float: (flags.FloatParser().parse, "a number, such as 0.5"),
+    bool: (flags.BooleanParser().parse, "true or false"),
 }
 _FLAG = re.compile(r"--?(?:no)?config\.([^=]+)(?:=.*)?", re.DOTALL)
 
@@ -228,11 +234,27 @@ def _apply_flags(config: ConfigDict, overrides: Sequence[str], where: str) -> Co
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{where}: cannot apply {' '.join(overrides)[:_SHOWN]}: {_reason(error)[:_SHOWN]}"
-        ) from error
+        refused = _refused_number(config, overrides)
+        shown, reason = refused or (" ".join(overrides), _reason(error))
+        raise InputError(f"{where}: cannot apply {shown[:_SHOWN]}: {reason[:_SHOWN]}") from error
     changed: ConfigDict = values["config"].value
     return changed
+
+
+def _refused_number(config: ConfigDict, overrides: Sequence[str]) -> tuple[str, str] | None:
+    """The first flag whose value should be a number or a truth value and is none, and why."""
+    known = flat_fields(config.to_dict())
+    for flag in overrides:
+        field, given, text = flag.lstrip("-").removeprefix("config.").partition("=")
+        kind = type(known.get(field))
+        if not given or kind not in _READERS:
+            continue
+        reader, expected = _READERS[kind]
+        try:
+            reader(text)
+        except (TypeError, ValueError):
+            return flag, f"expected {expected}"
+    return None
 
 
 def override_fields(overrides: Overrides, where: str) -> list[str]:
@@ -267,7 +289,7 @@ def unknown_field(field: str, known: Iterable[str]) -> str:
         near = list(dict.fromkeys(".".join(n.split(".")[:depth]) for n in below))
     return (
         f"unknown field config.{field}; known fields: {', '.join(near)} "
-        "(configs/base.py explains all)"
+        "(`dedn train --help-config` lists all)"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
+from dedn_jax.cli.data import SET_NAMES
 from dedn_jax.config import base_config, flat_fields, recipe_names
 from dedn_jax.config_ranges import BACKBONES, CHOICES
 
@@ -23,7 +24,10 @@ complete -o nospace -o bashdefault -o default -F _dedn dedn
 _dedn() {
     local -a found
     found=("${(@f)$("${words[1]}" completion zsh --line="${(j: :)words[1,CURRENT]}" 2>/dev/null)}")
-    [[ -n "${found[1]}" ]] && compadd -Q -S '' -- "${found[@]}" || _files
+    [[ -n "${found[1]}" ]] && compadd -Q -S '' -- "${found[@]}" && return
+    # Of --flag=path the path is completed.
+    [[ "$PREFIX" == -*=* ]] && compset -P 1 '*='
+    _files
 }
 (( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
 compdef _dedn dedn
@@ -96,7 +100,9 @@ def _values(flag: str, action: argparse.Action | None) -> Iterable[str]:
 
 def _of_place(action: argparse.Action) -> Iterable[str]:
     """The choices of an argument that is no flag."""
-    return () if action.option_strings else [str(choice) for choice in action.choices or ()]
+    if action.option_strings:
+        return ()
+    return SET_NAMES if action.dest == "name" else [str(choice) for choice in action.choices or ()]
 
 
 def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dedn_jax.data.prepared.picture_set import Picture, PictureSet
 
 _BENCHMARKS = ("CUB", "SUN", "AWA2", "AWA1", "APY", "FLO")
+SET_NAMES = (*_BENCHMARKS, "demo", "folder")  # beside names of sets in their layout
 _OWN = "sets of your own in their layout"
 _NAMES = (
     f"{', '.join(_BENCHMARKS)}, demo, folder for classes of your own, or NAME for a set in the "

@@ -128,6 +128,11 @@ class Candidates:
           InputError: a file that cannot be used, a name that a class has already, an attribute that
             is missing or unknown, or an embedding that cannot be normalised.
         """
+        if not isinstance(classes, Mapping | str | os.PathLike):
+            raise InputError(
+                f"new classes of type {type(classes).__name__}, expected a mapping from names to "
+                "attributes, or a CSV file"
+            )
         if not isinstance(classes, Mapping):
             path = local_path(classes)
             described = read_classes(path, self.attribute_names)

@@ -15,7 +15,7 @@ from dedn_jax.buckets.transfers import with_addresses
 from dedn_jax.errors import InputError
 from dedn_jax.files import atomic_file, check_output
 from dedn_jax.inference.candidates import Candidates
-from dedn_jax.inference.picture_progress import PictureProgress, printable
+from dedn_jax.inference.picture_progress import PictureProgress
 from dedn_jax.inference.predict import predict
 from dedn_jax.inference.predictions import Predictions
 from dedn_jax.inference.scorer import PictureScorer
@@ -23,7 +23,9 @@ from dedn_jax.training.run import TrainingRun
 
 STDOUT = Path("-")
 JSON_END = b'], "skipped": '
-_NAME_WIDTH = 40  # longer class names move the rest of their line
+_LEGEND = """
+Of each picture the best classes, with probability and score; below them what attributes add to the
+score of the first, over the mean of all classes, in each expert."""
 
 
 def predict_to_files(
@@ -93,13 +95,16 @@ class Table:
 
     def __init__(self, write: Callable[[str], Any]) -> None:
         """`write` prints lines."""
-        self._write = write
+        self._write, self._written = write, False
 
     def write(self, predictions: Predictions) -> None:
-        self._write("\n".join(table_lines(predictions)))
+        self._write(str(predictions))
+        self._written = True
 
     def end(self, skipped: list[tuple[str, str]]) -> None:
-        """There is nothing to add."""
+        """Says how to read it."""
+        if self._written:
+            self._write(_LEGEND)
 
 
 class Csv:
@@ -177,23 +182,3 @@ def check_outputs(json_file: Path | None, csv_file: Path | None) -> None:
     for path, suffix in ((json_file, ".json"), (csv_file, ".csv")):
         if path is not None and path != STDOUT:
             check_output(path, suffix)
-
-
-def table_lines(predictions: Predictions) -> list[str]:
-    """A picture's name, its best classes, what speaks for the first in each expert, and so on."""
-    p = predictions
-    width = max(len(printable(p.class_names[k])) for k in p.classes.flat)
-    width = min(width, _NAME_WIDTH)
-    lines = []
-    for i, picture in enumerate(p.pictures):
-        lines.append(printable(picture))
-        for rank, k in enumerate(p.classes[i]):
-            kind = "seen" if p.seen[k] else "unseen"
-            lines.append(
-                f"{rank + 1:>4}  {printable(p.class_names[k]):<{width}}  {kind:<6}  "
-                f"{100 * p.probabilities[i, rank]:5.1f} %  {p.scores[i, rank]:9.3f}"
-            )
-        for expert, strongest in p.strongest(i)._asdict().items():
-            found = ", ".join(f"{printable(a.name)} {a.contribution:+.2f}" for a in strongest)
-            lines.append(f"      {expert:<6}  {found}")
-    return lines

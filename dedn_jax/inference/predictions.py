@@ -11,10 +11,12 @@ from jaxtyping import Bool, Float32, Float64, Int
 
 from dedn_jax.errors import InputError
 from dedn_jax.inference.candidates import Candidates
+from dedn_jax.inference.picture_progress import printable
 from dedn_jax.model.experts import PerExpert
 from dedn_jax.training.prediction import Mixing
 from dedn_jax.training.scores import CandidateScores
 
+_NAME_WIDTH = 40  # longer class names move the rest of their line
 STRONGEST = 5  # attributes of each expert that are shown
 
 
@@ -28,7 +30,7 @@ class Strongest(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """The best classes of pictures, best first.
+    """The best classes of pictures, best first; as text a table of them.
 
     Attributes:
       pictures: their names.
@@ -55,12 +57,33 @@ class Predictions:
     attributes: PerExpert[Float32[np.ndarray, "pictures attributes"]]
     contributions: PerExpert[Float32[np.ndarray, "pictures attributes"]]
 
+    def __str__(self) -> str:
+        """A picture's name, its best classes, what speaks for the first in each expert, and so on.
+
+        A class has its probability and score, an attribute its contribution.
+        """
+        widths = (len(printable(self.class_names[k])) for k in self.classes.flat)
+        width = min(max(widths, default=0), _NAME_WIDTH)
+        lines = []
+        for i, picture in enumerate(self.pictures):
+            lines.append(printable(picture))
+            for rank, k in enumerate(self.classes[i]):
+                kind = "seen" if self.seen[k] else "unseen"
+                lines.append(
+                    f"{rank + 1:>4}  {printable(self.class_names[k]):<{width}}  {kind:<6}  "
+                    f"{100 * self.probabilities[i, rank]:5.1f} %  {self.scores[i, rank]:9.3f}"
+                )
+            for expert, strongest in self.strongest(i)._asdict().items():
+                found = ", ".join(f"{printable(a.name)} {a.contribution:+.2f}" for a in strongest)
+                lines.append(f"      {expert:<6}  {found}")
+        return "\n".join(lines)
+
     def __len__(self) -> int:
         return len(self.pictures)
 
     @property
     def names(self) -> list[str]:
-        """The best class of every picture."""
+        """The best class of every picture; all of them: `class_names[k] for k in classes[i]`."""
         return [self.class_names[k] for k in self.classes[:, 0]]
 
     def strongest(self, picture: int) -> PerExpert[list[Strongest]]:

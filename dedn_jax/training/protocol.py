@@ -33,6 +33,8 @@ from dedn_jax.training.teacher_run import load_teacher
 from dedn_jax.training.trainer import Tested
 from dedn_jax.training.workdir import agreed_fields
 
+_FEW = 4  # validation classes: with fewer, a picture can turn what they choose
+
 
 def train_run(
     run: TrainingRun, *, callbacks: Sequence[Callback] = (), stop: StopRequest | None = None
@@ -134,7 +136,9 @@ def _result(
 
 def test_text(metrics: Metrics, protocol: str) -> list[str]:
     """The lines that show test metrics with the config's mixes and bias."""
-    title = f"Test sets ({protocol}), fixed bias and mixes; U, S, H, T1 in percent:"
+    seen_only = all("U" not in row for row in metrics.values())
+    what = "no unseen class has pictures; S" if seen_only else "U, S, H, T1"
+    title = f"Test sets ({protocol}), fixed bias and mixes; {what} in percent:"
     return [title, metrics_table(metrics)]
 
 
@@ -154,7 +158,9 @@ def result_text(result: dict) -> str:
     if chosen := result.get("validation_classes"):
         names = chosen["names"]
         several = "es" if len(names) > 1 else ""
-        lines.append(f"{len(names)} validation class{several}, chosen by {chosen['chosen_by']}.")
+        few = "" if len(names) >= _FEW else "; what so few choose may not hold for other classes"
+        by = chosen["chosen_by"]
+        lines.append(f"{len(names)} validation class{several}, chosen by {by}{few}.")
     if validation := result.get("validation"):
         fused = validation["fused"]
         lines.append(

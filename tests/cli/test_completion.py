@@ -26,6 +26,7 @@ def test_jobs_and_jobs_of_jobs(capsys: pytest.CaptureFixture[str]) -> None:
     assert offered(capsys, "dedn  tra") == ["train "]
     assert "build " in offered(capsys, "dedn data ")
     assert offered(capsys, "dedn data bui") == ["build "]
+    assert offered(capsys, "dedn data build fol") == ["folder "]
 
 
 def test_flags_and_their_values(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,11 +69,19 @@ def test_fields_of_the_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert offered(capsys, "dedn info --config.") == []
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_in_bash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dedn = tmp_path / "dedn"
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """With a `dedn` on the path."""
+    dedn = tmp_path / "bin" / "dedn"
+    dedn.parent.mkdir()
     dedn.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m dedn_jax "$@"\n')
     dedn.chmod(0o755)
+    path = f"{dedn.parent}:{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_in_bash(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", "bash"]) == 0
     script = (
         capsys.readouterr().out
@@ -82,7 +91,6 @@ def test_in_bash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         _dedn; printf '%s|' "${COMPREPLY[@]}"
     """
     )
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         ["bash", "--norc", "-c", script],
         env=environment,
@@ -95,3 +103,45 @@ def test_in_bash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "complete -o bashdefault -o default -o nospace -F _dedn dedn",
         "cub_zsl |",
     ]
+
+
+# Types lines and Tab into a zsh on a terminal of its own; prints what the line was made of them.
+TYPING = r"""
+zmodload zsh/zpty || exit 9
+zpty typist zsh -f -i
+zpty -w typist 'PS1=; TERM=dumb; stty cols 200; unset zle_bracketed_paste
+    eval "$(dedn completion zsh)"; line() { print -r -- "<$BUFFER>"; BUFFER=; zle .accept-line }
+    zle -N line; bindkey "^X" line; print READ""Y'
+zpty -r typist found '*READY*' || exit 8
+for typed in "$@"; do
+    zpty -wn typist "$typed"$'\t\x18'
+    zpty -r typist found '*<*>*' || exit 7
+    print -r -- "${${found##*<}%%>*}"
+done
+zpty -d typist
+"""
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
+def test_in_zsh(tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "pictures" / "some").mkdir(parents=True)
+    made = {
+        "dedn predi": "dedn predict ",
+        "dedn data bui": "dedn data build ",
+        "dedn train --config=cub_z": "dedn train --config=cub_zsl ",
+        "dedn train --config.train.epo": "dedn train --config.train.epochs=",
+        "dedn demo --config.model.experts=co": "dedn demo --config.model.experts=coarse ",
+        "dedn data check CU": "dedn data check CUB ",
+        "dedn data build folder --root=pict": "dedn data build folder --root=pictures/",
+        "dedn predict --workdir=runs/a=b pict": "dedn predict --workdir=runs/a=b pictures/",
+    }
+    done = subprocess.run(
+        ["zsh", "-f", "-c", TYPING, "zsh", *made],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [*made.values()]

@@ -49,6 +49,8 @@ def test_unseen_classes_without_pictures(
     out = capsys.readouterr().out
     # Validation classes stand in for the unseen ones; on the test sets only S can be measured.
     assert "Best on validation classes: step" in out
+    assert "1 validation class, chosen by the seed; what so few choose may not hold" in out
+    assert "fixed bias and mixes; no unseen class has pictures; S in percent:" in out
     assert out.splitlines()[-1].split()[0] == "fused"
     assert out.splitlines()[-1].split()[1::2] == ["-", "-", "-"]
     result = read_json(run / "result.json")

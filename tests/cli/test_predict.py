@@ -48,6 +48,9 @@ def test_table_json_and_csv_say_the_same(
     assert predict(picture_runs, pictures, *flags) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
+    assert lines[-3] == "" and lines[-2].startswith("Of each picture the best classes")
+    lines = lines[:-3]
+    assert str(found).splitlines() == lines
     assert len(lines) == 5 * (1 + 3 + 2)
     assert lines[::6] == [
         str(pictures / f) for f in ("0.jpg", "1.jpg", "2.jpg", "more/3.jpg", "more/4.jpg")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -66,6 +68,7 @@ def test_new_classes_are_clipped_as_the_data_set_is() -> None:
     [
         ({}, "no new class"),
         ({"owl": [1, 0, 0]}, "class 'owl' is one of the run's classes already"),
+        ([1, 0, 0], "new classes of type list, expected a mapping from names to attributes"),
         ({"roc": [1, 0]}, r"'roc': attributes of shape \(2,\), expected 3 numbers"),
         ({"roc": [1, 0, np.nan]}, "NaN, infinite or huge values"),
         ({"roc": [1, 0, np.inf]}, "NaN, infinite or huge values"),
@@ -79,7 +82,7 @@ def test_new_classes_are_clipped_as_the_data_set_is() -> None:
         ),
     ],
 )
-def test_descriptions_that_cannot_be_used(described: dict, message: str) -> None:
+def test_descriptions_that_cannot_be_used(described: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         KNOWN.with_new(described)
 

@@ -61,7 +61,10 @@ def find_class_pictures(root: Path, table: Table) -> ClassPictures:
         if name in folders:
             raise InputError(f"{folder}: has the same name as {folders[name]}; merge the two")
         if name not in found:
-            raise InputError(f"{folder}: class {name!r} has no row in {table.path.name}; add one")
+            raise InputError(
+                f"{folder}: class {name!r} has no row in {table.path.name}; add one, or give the "
+                "folder the name of its row"
+            )
         folders[name] = folder
         inside = find_in_folder(folder)
         for file in inside.others:
