@@ -28,7 +28,6 @@ from benchmarks.common import Row, environment, spread, text_table
 from dedn_jax.data.pipeline import read_ahead
 from dedn_jax.inference.picture_files import find_pictures
 from dedn_jax.inference.predict import predict
-from dedn_jax.inference.prediction_files import table_lines
 from dedn_jax.inference.run import Run, open_run
 from dedn_jax.inference.scorer import PictureScorer
 from dedn_jax.model.picture_model import backbone_maps
@@ -64,7 +63,7 @@ def measure(run: Run, files: list[str], batch: int, rounds: int) -> dict[str, An
 
     def whole() -> None:
         for predictions in predict(scorer, files, candidates, mixing, top=_TOP):
-            table_lines(predictions)
+            str(predictions)
 
     sides: dict[str, Work] = {
         "predict": whole,

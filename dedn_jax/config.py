@@ -179,7 +179,8 @@ def load_config(name_or_path: str | Path, overrides: Overrides = ()) -> ConfigDi
         raise InputError(
             f"{path}: get_config() must return a ConfigDict, got {type(config).__name__}; {_RECIPE}"
         )
-    return apply_overrides(config, overrides, str(path))
+    ours = path.parent == _configs_dir()
+    return apply_overrides(config, overrides, f"recipe {path.stem}" if ours else str(path))
 
 
 def read_config(path: Path) -> ConfigDict:

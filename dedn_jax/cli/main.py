@@ -45,7 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="Dual Expert Distillation Network for generalized zero-shot learning",
     )
     parser.add_argument("--version", action="version", version=f"dedn-jax {__version__}")
-    jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
+    parser.set_defaults(run=lambda *_: _list_jobs(parser), overrides=False)
+    jobs = parser.add_subparsers(dest="job", metavar="JOB")
     for add in (
         add_train,
         add_sweep,
@@ -66,6 +67,12 @@ def make_parser() -> argparse.ArgumentParser:
     ):
         add(jobs)
     return parser
+
+
+def _list_jobs(parser: argparse.ArgumentParser) -> int:
+    """What `dedn` alone does."""
+    parser.print_help(sys.stderr)
+    return 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:

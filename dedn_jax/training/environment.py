@@ -108,7 +108,8 @@ def _commit() -> str | None:
         return None
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(_ROOT), *arguments]
+        # Without, `status` writes the index: killed in that, it leaves a lock on the checkout.
+        command = ["git", "--no-optional-locks", "-C", str(_ROOT), *arguments]
         return subprocess.run(
             command, capture_output=True, text=True, timeout=10, check=True
         ).stdout.strip()

@@ -131,7 +131,6 @@ def test_module_and_version() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "arguments are required: JOB"),
         (["fly"], "invalid choice: 'fly'"),
         (["train", "--config=base"], "required: --workdir"),
         (
@@ -340,3 +339,9 @@ def test_names_do_not_command_a_terminal(
     assert capsys.readouterr().err == (
         f"dedn: {tmp_path}/{shown}: no such folder, expected a feature store\n"
     )
+
+
+def test_no_job_is_answered_with_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and "draw the built-in data set, train" in printed.err

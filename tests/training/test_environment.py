@@ -71,5 +71,10 @@ def test_commit_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     subprocess.run(["bash", "-c", commands], cwd=tmp_path, check=True)
     commit = environment(1.7e9)["commit"]
     assert len(commit) == 40
+    index = tmp_path / ".git" / "index"
+    before = index.read_bytes()
+    os.utime(tmp_path / "configs" / "b.py", (1e9, 1e9))  # `git status` would note it in the index
+    assert environment(1.7e9)["commit"] == commit
+    assert index.read_bytes() == before
     (tmp_path / "dedn_jax" / "a.py").write_text("changed")
     assert environment(1.7e9)["commit"] == f"{commit}+"

@@ -86,7 +86,7 @@ CONFIGS = [
     Bad(
         "unknown field in a flag",
         lambda w: w.train("--config.train.epoch=3"),
-        "base.py",
+        "recipe base: ",
         "unknown field config.train.epoch",
         "known fields: train.epochs",
     ),
@@ -103,21 +103,21 @@ CONFIGS = [
     Bad(
         "value out of range",
         lambda w: w.train("--config.train.batch_size=0"),
-        "base.py",
+        "recipe base: ",
         "config.train.batch_size=0",
         "expected at least 1",
     ),
     Bad(
         "optimiser that is not there",
         lambda w: w.train("--config.optimizer.name=adam"),
-        "base.py",
+        "recipe base: ",
         "config.optimizer.name='adam'",
         "expected one of rmsprop, adamw, sgd, lion",
     ),
     Bad(
         "warm-up longer than the training",
         lambda w: w.train("--config.train.epochs=3", "--config.optimizer.warmup_epochs=3"),
-        "base.py",
+        "recipe base: ",
         "config.optimizer.warmup_epochs=3.0",
         "expected 0 to below config.train.epochs=3",
     ),
@@ -126,14 +126,14 @@ CONFIGS = [
         lambda w: w.train(
             "--config.optimizer.schedule=cosine", "--config.selection.refit=continue"
         ),
-        "base.py",
+        "recipe base: ",
         "config.optimizer.final_fraction=0.0",
         "expected more than 0 with config.optimizer.schedule=cosine",
     ),
     Bad(
         "pictures from a file of features",
         lambda w: w.train_on(w.hdf5(), "--config.data.source=images"),
-        "base.py",
+        "recipe base: ",
         "config.data.source='images'",
         "expected features with config.data.format=published_hdf5",
     ),

@@ -114,7 +114,7 @@ OTHER_PEOPLES = [
     Bad(
         "more epochs than anyone has",
         lambda w: w.train("--config.train.epochs=1" + "0" * 21),
-        "base.py: config.train.epochs=1000",
+        "recipe base: config.train.epochs=1000",
         "expected at most 1000000",
         "at most",
     ),
