@@ -20,7 +20,7 @@ WORKERS ?= 3
 # What is not imported need not be compiled: Python does the rest as it imports.
 INSTALL := install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo test lint types unit gpu coverage fuzz torch onnx serve bucket docs wheel test-matrix clean
+.PHONY: demo test lint types unit gpu coverage fuzz kills torch onnx serve bucket docs wheel test-matrix clean
 
 demo: $(VENV)/.run
 	$(BIN)/dedn demo --workdir=runs/demo
@@ -55,6 +55,13 @@ coverage: $(VENV)/.dev
 # Ten thousand damaged files of every kind that is read; `make test` tries three hundred.
 fuzz: $(VENV)/.dev
 	JAX_PLATFORMS=cpu $(BIN)/python -m tests.fuzz --inputs=$(INPUTS) --seed=$(SEED)
+
+# Trainings in fake buckets, killed at random times: nothing may be lost. SCHEME=s3: Amazon's.
+KILLS ?= 100
+SCHEME ?= gs
+kills: $(BUCKET_VENV)/.installed
+	$(BUCKET_VENV)/bin/python -m benchmarks.bucket_kills --kills=$(KILLS) --scheme=$(SCHEME) \
+	  --seed=$(SEED)
 
 # The tests that need a GPU, on a machine that has one; `make test` skips them.
 gpu: $(GPU_VENV)/.installed

@@ -157,8 +157,11 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
             row = {"scheme": args.scheme, "kills": kills, "seconds": time.monotonic() - began}
             rows.append(row | {"differs": differences(address, root / "undisturbed")})
             show_report(str(rows[-1]), {"trainings": rows}, args.json)
-    differing = sum(bool(row["differs"]) for row in rows)
-    print(f"{sum(row['kills'] for row in rows)} kills, {len(rows)} trainings, {differing} differ")
+    differing = [number for number, row in enumerate(rows) if row["differs"]]
+    if differing:
+        first = ", ".join(rows[differing[0]]["differs"])
+        raise InputError(f"{len(differing)} of {len(rows)} trainings differ, the first in {first}")
+    print(f"{sum(row['kills'] for row in rows)} kills, {len(rows)} trainings, none differs")
     return rows
 
 

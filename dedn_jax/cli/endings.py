@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import signal
 from typing import NamedTuple
@@ -14,14 +13,8 @@ from dedn_jax.errors import (
     one_line,
     tells_of_lost_process,
 )
+from dedn_jax.system_errors import remedy
 from dedn_jax.training.interrupt import Interrupted
-
-# What to do about errors of the operating system.
-_ADVICE = dict.fromkeys(
-    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "; make room and give the command again"
-) | dict.fromkeys(
-    (errno.EACCES, errno.EPERM, errno.EROFS), "; see to its permissions, or choose another place"
-)
 
 # How JAX names an environment variable that it cannot read.
 _OF_ENVIRONMENT = re.compile(r"for (environment '|JAX flag )")
@@ -76,7 +69,9 @@ def ending_of(error: BaseException, several: bool) -> Ending:
             # Of a renaming the name that was wanted, not the temporary one.
             of = error.filename2 or error.filename
             name = f"{str(of)[:1000]}: " if of else ""
-            line = f"{name}{error.strerror or error}{_ADVICE.get(error.errno or 0, '')}"
+            advice = remedy(error)
+            line = f"{name}{error.strerror or error}"
+            line += f"; {advice}, and give the command again" if advice else ""
             return Ending(line, 2)
         case ValueError() if _OF_ENVIRONMENT.search(str(error)):
             return Ending(f"JAX: {one_line(error)}; see to the environment variables JAX_*", 2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 import sys
 import zlib
@@ -28,6 +29,7 @@ from dedn_jax.json_values import OBJECT, Kind
 from dedn_jax.parallel.agreement import check_agreement
 from dedn_jax.parallel.mesh import on_main_host, put_on_all
 from dedn_jax.parallel.processes import is_main, max_over_processes
+from dedn_jax.system_errors import remedy
 from dedn_jax.training.step import TrainState
 
 _CHECKSUM = "crc32"
@@ -217,12 +219,13 @@ def _writing(directory: Path) -> Iterator[None]:
     except Exception as error:  # Orbax and TensorStore have many kinds for a full disk
         if _is_of_the_runtime(error):
             raise
-        # TensorStore names its files first, and says what the system said last.
-        reason = getattr(error, "strerror", None) or str(error).strip().rsplit(": ", 1)[-1]
-        reason = " ".join(reason.split(" [os_error")[0].split())[:200]
+        # TensorStore names its files first, then says what the system said, and adds details.
+        said = re.split(r" \[(?:os_error|tensorstore_spec|source locations)", str(error).strip())[0]
+        reason = getattr(error, "strerror", None) or " ".join(said.rsplit(": ", 1)[-1].split())
         raise InputError(
-            f"{directory}: cannot be written ({type(error).__name__}: {reason}); free some space "
-            "and give the same command: it resumes from the last complete checkpoint"
+            f"{directory}: cannot be written ({type(error).__name__}: {reason[:200]}); "
+            f"{remedy(error, 'see to its permissions and free space')}, and give the same command: "
+            "it resumes from the last complete checkpoint"
         ) from error
 
 

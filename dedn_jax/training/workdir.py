@@ -27,6 +27,7 @@ from dedn_jax.parallel.agreement import check_agreement, check_shared
 from dedn_jax.parallel.limits import LONGEST_TIMEOUT
 from dedn_jax.parallel.processes import barrier, is_main, process
 from dedn_jax.saved_config import upgraded
+from dedn_jax.system_errors import remedy
 from dedn_jax.training.carry_on import EPOCHS, asks_for_more, reopen, say_carried_on
 from dedn_jax.training.interrupt import Interrupted
 from dedn_jax.version import code_fields
@@ -161,7 +162,8 @@ class Workdir:
             ) from error
         except OSError as error:
             raise InputError(
-                f"--workdir: {self.path} cannot be written to ({error.strerror}); choose another"
+                f"--workdir: {self.path} cannot be written to ({error.strerror}); "
+                f"{remedy(error, 'see to its permissions')}, or choose another"
             ) from error
 
     def check_there(self) -> None:
@@ -249,8 +251,8 @@ class Workdir:
             if new:
                 self.dataset_file.unlink(missing_ok=True)
             raise InputError(
-                f"--workdir: {self.path} cannot be written to ({error.strerror}); make room, or "
-                "choose another"
+                f"--workdir: {self.path} cannot be written to ({error.strerror}); "
+                f"{remedy(error, 'see to its permissions')}, or choose another"
             ) from error
 
     def load_config(self, overrides: Overrides = (), *, predicting: bool = False) -> ConfigDict:

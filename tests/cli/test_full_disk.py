@@ -56,7 +56,7 @@ def test_it_ends_with_one_line_and_goes_on(job: str, tmp_path: Path) -> None:
     assert "Warning" not in printed
     assert "Traceback" not in printed and "asyncio" not in printed
     assert said[-1].startswith(f"dedn: {folder}/final/checkpoints: cannot be written (")
-    assert "free some space and give the same command" in said[-1]
+    assert "allow larger files (ulimit -f), and give the same command" in said[-1]
     # Logs do not stop it before: a line of theirs, if they were in the way at all.
     assert len(said) <= 2
     assert all("training goes on" in line for line in said[:-1])
@@ -90,5 +90,5 @@ def test_what_is_printed(stream: str, tmp_path: Path) -> None:
     else:
         assert done.returncode == 2
         assert done.stderr.splitlines()[-1].endswith(
-            "No space left on device; make room and give the command again"
+            "No space left on device; make room, and give the command again"
         )

@@ -202,7 +202,7 @@ def test_mistakes_are_one_line_and_status_2(
         (
             OSError(28, "No space left on device", "/x/y"),
             2,
-            "dedn: /x/y: No space left on device; make room and give the command again\n",
+            "dedn: /x/y: No space left on device; make room, and give the command again\n",
         ),
         (OSError("odd"), 2, "dedn: odd\n"),
     ],

@@ -8,7 +8,6 @@ Datasets can open it; `dedn_jax.data.prepared.reader` is the reader here.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import itertools
 import os
@@ -44,6 +43,7 @@ from dedn_jax.files import locked_folder, write_json
 from dedn_jax.folders import replace_folder, restore_replaced
 from dedn_jax.paths import check_utf8, local_path
 from dedn_jax.progress import note, progress
+from dedn_jax.system_errors import remedy
 
 _INCOMPLETE = "incomplete."
 _LOCK = ".lock"
@@ -323,10 +323,9 @@ def _check_space(picture_set: PictureSet, home: Path) -> None:
 
 
 def _cannot_write(home: Path, error: Exception) -> InputError:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
     reason = reason.split(";")[0]  # array_record adds the path of a temporary file
-    advice = "make room" if full else "check its permissions and free space"
+    advice = remedy(error, "check its permissions and free space")
     return InputError(f"{home}: cannot be written: {reason}; {advice}, or choose another folder")
 
 

@@ -142,7 +142,7 @@ def test_full_disk_at_a_checkpoint(
     printed = "".join(printed_lines)
     assert printed.startswith(f"dedn: {tmp_path}/run/final/checkpoints: cannot be written (")
     assert "File too large" in printed
-    assert "free some space and give the same command" in printed
+    assert "allow larger files (ulimit -f), and give the same command" in printed
     assert printed.count("\n") == 1
     assert not (tmp_path / "run" / "result.json").exists()
     assert cli.main(command) == 0

@@ -48,6 +48,7 @@ from dedn_jax.files import (
 )
 from dedn_jax.paths import local_path
 from dedn_jax.progress import progress
+from dedn_jax.system_errors import remedy
 
 _LOCK = ".store-lock"
 _ENDING = r"\.[a-z0-9_]{8,16}"  # of `atomic_file`s that were never finished
@@ -385,8 +386,9 @@ class StoreWriter:
             raise
         except OSError as error:
             raise InputError(
-                f"{path}: cannot be written ({error.strerror or error}); make room, or choose "
-                "another folder; finished shards are kept"
+                f"{path}: cannot be written ({error.strerror or error}); "
+                f"{remedy(error, 'see to its permissions')}, or choose another folder; finished "
+                "shards are kept"
             ) from error
 
 

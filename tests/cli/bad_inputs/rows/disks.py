@@ -63,7 +63,7 @@ DISKS = [
         lambda w: _limited(w, 2000, _build(w)),
         "out/mine",
         "File too large",
-        "check its permissions and free space",
+        "allow larger files (ulimit -f), or choose another folder",
     ),
     Bad(
         "full disk at the end of a build",
@@ -84,7 +84,7 @@ DISKS = [
         lambda w: _limited(w, 4000, _import_float32(w)),
         "/store",
         "File too large",
-        "make room, or choose another folder",
+        "allow larger files (ulimit -f), or choose another folder",
     ),
     Bad(
         "full disk at training",
@@ -98,7 +98,7 @@ DISKS = [
         lambda w: _full_disk(w, glove(w, b"blue 1 2\nwing 3 4\n")),
         "w.npy",
         "No space left on device",
-        "make room and give the command again",
+        "make room, and give the command again",
     ),
     Bad(
         "work directory without permission",
