@@ -163,7 +163,7 @@ class Workdir:
         except OSError as error:
             raise InputError(
                 f"--workdir: {self.path} cannot be written to ({error.strerror}); "
-                f"{remedy(error, 'see to its permissions')}, or choose another"
+                f"{remedy(error, 'see to its permissions and mount')}, or choose another"
             ) from error
 
     def check_there(self) -> None:
@@ -252,7 +252,7 @@ class Workdir:
                 self.dataset_file.unlink(missing_ok=True)
             raise InputError(
                 f"--workdir: {self.path} cannot be written to ({error.strerror}); "
-                f"{remedy(error, 'see to its permissions')}, or choose another"
+                f"{remedy(error, 'see to its permissions and mount')}, or choose another"
             ) from error
 
     def load_config(self, overrides: Overrides = (), *, predicting: bool = False) -> ConfigDict:
