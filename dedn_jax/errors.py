@@ -13,7 +13,7 @@ class InputError(Exception):
       >>> import dedn_jax
       >>> dedn_jax.load_config("cub_gzsl", {"train.epochs": 0})
       Traceback (most recent call last):
-      dedn_jax.errors.InputError: ...cub_gzsl.py: config.train.epochs=0, expected at least 1
+      dedn_jax.errors.InputError: recipe cub_gzsl: config.train.epochs=0, expected at least 1
     """
 
 
