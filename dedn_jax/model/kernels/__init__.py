@@ -13,7 +13,7 @@ Kernel = Literal["cpu", "cpu_bfloat16", "gpu", "tpu", "pallas", "pallas_gpu"]
 KERNELS = ("auto", "xla", "pallas")
 _XLA: dict[str, Kernel] = {"cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "rocm": "gpu", "tpu": "tpu"}
 
-# Of TPUs; the GPUs that `auto` takes the kernels on were measured.
+# Of TPUs: on a GPU, `auto` takes the kernels where they were measured.
 AUTO_NOTE = (
     "attention pooling: fused kernels, as model.kernel=auto means here (scheduled, not measured; "
     "model.kernel=xla has XLA's own operations)"
@@ -50,7 +50,7 @@ def resolve_kernel(
 
 
 def _pallas_wins(platform: str, map_shape: tuple[int, int], precision: str) -> bool:
-    """On the GPUs that it was measured on, and on TPUs where an image fits into vector memory.
+    """On an H100 or H200 in bfloat16, and on TPUs where an image fits into vector memory.
 
     For TPUs libtpu's schedule says so (`python -m benchmarks.schedule`), for attention alone, its
     gradient included, of 50 images of CUB in bfloat16: v5e 1.15 ms where XLA's own operations take

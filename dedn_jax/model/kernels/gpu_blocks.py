@@ -25,7 +25,7 @@ _Q_BYTES = 128
 _SHARED = 225_000
 # Bytes of the widest copy.
 COPY_BYTES = 16
-# What the kernels were measured on, as parts of `device_kind`.
+# Parts of `device_kind`: what the kernels were measured on, and the same chip with more memory.
 _CARDS = ("H100", "H200")
 
 
