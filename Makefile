@@ -35,18 +35,9 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-# Most tests run what they compile a few times: XLA takes a quarter of the time without LLVM's
-# optimisations and with its older way of writing loops, which JAX 0.11 no longer has. The model's
-# numbers, the same bits from two programs, what is not finite, and large networks are compiled as
-# users compile them, and so is all that `make coverage` and `make test-matrix` run.
-QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
-  --xla_cpu_use_fusion_emitters=false"
-AS_USERS := tests/model tests/interop tests/parallel/test_jobs.py tests/sweep/test_divergence.py \
-  tests/sweep/test_optimizer.py tests/inference/test_extract.py
-
 unit: $(VENV)/.dev
-	$(QUICK) $(BIN)/pytest -n $(WORKERS) --dist worksteal $(addprefix --ignore=,$(AS_USERS))
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(AS_USERS)
+	$(BIN)/pytest --quick -n $(WORKERS) --dist worksteal
+	$(BIN)/pytest --as-users -n $(WORKERS) --dist worksteal
 
 # The tests, slower, and how much of the code they reach.
 coverage: $(VENV)/.dev
@@ -77,11 +68,11 @@ onnx: $(ONNX_VENV)/.installed
 
 # The tests of the page of `dedn serve`, which `make test` skips.
 serve: $(SERVE_VENV)/.installed
-	$(QUICK) $(SERVE_VENV)/bin/python -m pytest -n 2 --dist worksteal -m gradio
+	$(SERVE_VENV)/bin/python -m pytest --quick -n 2 --dist worksteal -m gradio
 
 # Work directories in fake buckets over HTTP, which `make test` skips.
 bucket: $(BUCKET_VENV)/.installed
-	$(QUICK) $(BUCKET_VENV)/bin/python -m pytest -n 2 --dist worksteal -m moto
+	$(BUCKET_VENV)/bin/python -m pytest --quick -n 2 --dist worksteal -m moto
 
 # The documentation as a site, strictly: site/index.html.
 docs: $(DOCS_VENV)/.installed
@@ -100,7 +91,7 @@ wheel: $(WHEEL_VENV)/.installed
 	  JAX_PLATFORMS=cpu empty/bin/dedn demo --workdir=empty/demo --config.train.epochs=1
 
 # The tests on Python 3.11 to 3.13, and on the newest and the oldest releases that are allowed.
-TESTS ?= tests
+TESTS ?=
 test-matrix: $(MATRIX_VENV)/.installed
 	$(MATRIX_VENV)/bin/python -m nox -- $(TESTS)
 

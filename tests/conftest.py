@@ -34,6 +34,37 @@ _OPTIONAL = {
     "jax_cuda12_plugin": "needs XLA for CUDA: pip install 'dedn-jax[gpu-plan]'",
 }
 
+# Compiled as users compile them: the model's numbers, the same bits from two programs, what is not
+# finite, and large networks.
+_AS_USERS = (
+    "model",
+    "interop",
+    "parallel/test_jobs.py",
+    "sweep/test_divergence.py",
+    "sweep/test_optimizer.py",
+    "inference/test_extract.py",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Without either option, all tests run, compiled as users compile them."""
+    group = parser.getgroup("dedn-jax")
+    group.addoption(
+        "--quick",
+        action="store_true",
+        help="without XLA's optimisations, the tests whose numbers do not depend on them",
+    )
+    group.addoption("--as-users", action="store_true", help="the tests that --quick leaves out")
+
+
+def _compile_quickly() -> None:
+    """Most tests run what they compile a few times: XLA takes a quarter of the time like this."""
+    flags = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
+    flags.append("--xla_llvm_disable_expensive_passes=true")
+    if jax.__version_info__ < (0, 11):  # its older way of writing loops, which 0.11 no longer has
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join(flags).strip()
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Every program is compiled once by all tests and their processes, and not once by each.
@@ -46,6 +77,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" not in os.environ:
         folder = tempfile.mkdtemp(prefix="dedn-jax-compiled-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        if config.option.quick:
+            _compile_quickly()
     for name, value in {
         "jax_compilation_cache_dir": folder,
         "jax_persistent_cache_min_compile_time_secs": 0,
@@ -56,7 +89,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """`-m torch` and the like import the modules that write the name, and no others."""
+    """`--quick` and `--as-users`; `-m torch` imports only the modules that write the name."""
+    as_users = any(collection_path.is_relative_to(_ROOT / "tests" / name) for name in _AS_USERS)
+    if config.option.quick and as_users:
+        return True
+    if config.option.as_users and not as_users and collection_path.suffix == ".py":
+        return True
     named = set(re.findall(r"\w+", config.option.markexpr)) - {"or"}
     if named and named <= _OPTIONAL.keys() and collection_path.suffix == ".py":
         return not any(name in _text(collection_path) for name in named) or None
