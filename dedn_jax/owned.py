@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import NamedTuple, TypeVar
@@ -96,7 +98,10 @@ def real_path(path: Path) -> Path:
     Raises:
       InputError: links that lead round in a circle.
     """
+    # `Path.resolve` says nothing of circles from Python 3.13 on.
     try:
-        return path.resolve()
-    except RuntimeError as error:
-        raise InputError(f"{path}: a link that leads round in a circle; remove it") from error
+        return Path(os.path.realpath(path, strict=True))
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InputError(f"{path}: a link that leads round in a circle; remove it") from error
+        return path.resolve()  # what does not exist, or may not be looked at

@@ -36,7 +36,7 @@ def launch(
     *arguments: str,
     fakes: Path | None = None,
     folder: Path = LAUNCH,
-    seconds: float = 60,
+    seconds: float = 180,
     **more: str,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
