@@ -22,11 +22,14 @@ class BatchMean:
       axis: name of the mapped axis along which the batch is sharded, if it is. Each device then
         gets its term of the mean: their sum over the axis is the mean.
       scale: `[b]` float32: what the value of each image is multiplied by; None: 1.
+      images: number of images on all devices, where it is known; else padded batches on several
+        devices are counted by an all-reduce.
     """
 
     weights: Float[Array, " b"] | None = None
     axis: str | None = None
     scale: Float[Array, " b"] | None = None
+    images: int | None = None
 
     def __call__(self, values: Float[Array, " b"]) -> Float[Array, ""]:
         """The mean, or this device's term of it."""
@@ -46,6 +49,8 @@ class BatchMean:
             # psum of a Python number is a constant, not an all-reduce.
             devices = 1 if self.axis is None else jax.lax.psum(1, self.axis)
             return jnp.float32(values.shape[0] * devices)
+        if self.images is not None:
+            return jnp.float32(self.images)
         n = self.weights.sum()
         return n if self.axis is None else jax.lax.psum(n, self.axis)
 

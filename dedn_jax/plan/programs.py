@@ -119,7 +119,9 @@ def train_program(
     taught = bool(config.teacher.workdir)
     teacher = ModelState(network.params, network.frozen, classes) if taught else None
     theirs = network.definition if taught else None
-    step = make_train_step(network.definition, objective, optimizer, layout.axes, theirs)
+    step = make_train_step(
+        network.definition, objective, optimizer, layout.axes, theirs, sizes.batch
+    )
 
     def run(state: TrainState, batch: Batch, features: Any, *constants: Any) -> Any:
         return step(state, batch._replace(inputs=lookup(features, batch.inputs)), *constants)

@@ -146,7 +146,7 @@ class ModelsTrainer(Trainer[ModelLayout]):
     def _executor(self, phase: Phase, schedule: Schedule, done: int) -> ModelsExecutor:
         sampler = self._sampler(phase.name, phase.task)
         return ModelsExecutor(
-            self._make_step(phase.task),
+            self._make_step(phase.task, sampler.size),
             self.layout,
             self._constants(phase),
             np.asarray(phase.num_steps),

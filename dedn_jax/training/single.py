@@ -61,7 +61,7 @@ class SingleTrainer(Trainer[Layout]):
     def _executor(self, phase: Phase, schedule: Schedule, done: int) -> Executor:
         sampler = self._sampler(phase.name, phase.task)
         batches = self._batches(phase.task, sampler, schedule, done)
-        make_step = functools.partial(self._make_step, phase.task)
+        make_step = functools.partial(self._make_step, phase.task, sampler.size)
         arguments = make_step, self.layout, self._constants(phase)
         if isinstance(batches, ResidentBatches):
             return ResidentExecutor(*arguments, batches)

@@ -89,14 +89,16 @@ def loss_and_gradients(
     axes: Axes = ALONE,
     step: Int[Array, ""] | int = 0,
     teacher: tuple[nnx.GraphDef, ModelState] | None = None,
+    batch_size: int | None = None,
 ) -> tuple[LossTerms, nnx.State]:
     """Loss terms, and the gradient of their weighted sum with respect to `params`.
 
     Under `axes` both are those of the global batch, replicated by one all-reduce. `step`, the
     number of steps taken before, decides where schedules are and what is drawn at random.
+    `batch_size` is the number of images of the global batch, where it is known.
     """
     step = jnp.asarray(step, jnp.int32)
-    mean = losses.BatchMean(batch.weights, axes.data)
+    mean = losses.BatchMean(batch.weights, axes.data, images=batch_size)
     mixed = None
     if objective.mixup:
         mixed = mixing(objective.seed, step, batch.labels, objective.mixup, mean)
@@ -183,6 +185,7 @@ def make_train_step(
     optimizer: Optimizer,
     axes: Axes = ALONE,
     teacher: nnx.GraphDef | None = None,
+    batch_size: int | None = None,
 ) -> TrainStep:
     """The step `(state, batch, classes, frozen, teacher) -> (state, terms)`; pure, not compiled.
 
@@ -196,6 +199,8 @@ def make_train_step(
       optimizer: of `make_optimizer`.
       axes: mapped axes that the step runs under; see `loss_and_gradients`.
       teacher: definition of the teacher's model, if there is one.
+      batch_size: images of the global batch; None: steps count them where it is padded, on several
+        devices by an all-reduce.
     """
 
     def train_step(
@@ -207,7 +212,16 @@ def make_train_step(
     ) -> tuple[TrainState, LossTerms]:
         theirs = None if teacher is None or taught_by is None else (teacher, taught_by)
         terms, gradients = loss_and_gradients(
-            model, unpack(state.params), batch, classes, objective, frozen, axes, state.step, theirs
+            model,
+            unpack(state.params),
+            batch,
+            classes,
+            objective,
+            frozen,
+            axes,
+            state.step,
+            theirs,
+            batch_size,
         )
         if isinstance(state.params, Packed):
             gradients = pack(gradients)

@@ -278,12 +278,14 @@ class Trainer(abc.ABC, Generic[L]):
         teacher = self.teacher.state(phase.name, task) if self.teacher else None
         return classes, self.network.frozen, teacher
 
-    def _make_step(self, task: Task, axes: Axes = ALONE) -> TrainStep:
+    def _make_step(self, task: Task, batch_size: int, axes: Axes = ALONE) -> TrainStep:
         steps_per_epoch = self.steps_per_epoch(task)
         objective = Objective.from_config(self.config, steps_per_epoch)
         optimizer = make_optimizer(self.config, steps_per_epoch)
         teacher = self.teacher.network.definition if self.teacher else None
-        return make_train_step(self.network.definition, objective, optimizer, axes, teacher)
+        return make_train_step(
+            self.network.definition, objective, optimizer, axes, teacher, batch_size
+        )
 
     def _schedule_step(self, phase: Phase) -> np.ndarray:
         """Where a phase takes up the learning rate's schedule, in steps; `[models]` in a sweep."""

@@ -188,9 +188,12 @@ def all_losses(
 NAMES = sorted(all_losses(jnp.zeros((5, 7)), jnp.zeros((5, 7))))
 
 
-@pytest.mark.parametrize("parts", [1, 3, 5])  # 3: of two rows each, one of which fills up
+@pytest.mark.parametrize(
+    ("parts", "images"),
+    [(1, None), (3, None), (3, BATCH), (5, None)],  # 3: of two rows each, one of which fills up
+)
 @pytest.mark.parametrize("name", NAMES)
-def test_parts_of_a_batch_add_up(name: str, parts: int) -> None:
+def test_parts_of_a_batch_add_up(name: str, parts: int, images: int | None) -> None:
     """Values and gradients: devices that have a part each give their share of both."""
     x, y = map(jnp.asarray, (rows(21), rows(22)))
     each = -(-BATCH // parts)
@@ -201,7 +204,7 @@ def test_parts_of_a_batch_add_up(name: str, parts: int) -> None:
         return filled.reshape(parts, each, *a.shape[1:])
 
     def share(x: jax.Array, y: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-        mean = losses.BatchMean(weights if parts == 3 else None, "parts")
+        mean = losses.BatchMean(weights if parts == 3 else None, "parts", images=images)
         return all_losses(x, y, labels, mean)[name]
 
     of_parts = jax.vmap(jax.value_and_grad(share, (0, 1)), axis_name="parts")
@@ -212,6 +215,13 @@ def test_parts_of_a_batch_add_up(name: str, parts: int) -> None:
         mine = mine.reshape(parts * each, CLASSES)
         np.testing.assert_allclose(mine[:BATCH], theirs, rtol=1e-4, atol=1e-7)
         assert not mine[BATCH:].any()
+
+
+@pytest.mark.parametrize(("images", "sums"), [(None, 1), (BATCH, 0)])
+def test_devices_count_images_only_if_asked(images: int | None, sums: int) -> None:
+    """An all-reduce of its own, at the beginning of every step."""
+    mean = losses.BatchMean(jnp.ones(2), "parts", images=images)
+    assert str(jax.make_jaxpr(mean, axis_env=[("parts", 3)])(jnp.ones(2))).count("psum") == sums
 
 
 @pytest.mark.parametrize("name", NAMES)

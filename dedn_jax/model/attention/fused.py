@@ -80,9 +80,8 @@ def _pooled(
     way: Way, interpret: Interpreted | None, rows: BranchRows, maps: Maps, *, keep: bool
 ) -> Pooled:
     name: Literal["pool_p", "pool_q"] = "pool_p" if way.positions == "p" else "pool_q"
-    pooled: Pooled = _on_platform(
-        name, interpret, jnp.stack(rows).astype(maps.dtype), maps, keep=keep
-    )
+    both = rows.score.astype(maps.dtype), rows.attention.astype(maps.dtype)
+    pooled: Pooled = _on_platform(name, interpret, both, maps, keep=keep)
     return pooled
 
 

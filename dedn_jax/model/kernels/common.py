@@ -6,8 +6,8 @@ from typing import Protocol
 
 from jaxtyping import Array, Float
 
-# Score and attention rows, `[2, attributes, dim]`, in the dtype of the maps.
-Rows = Float[Array, "2 attributes dim"]
+# Score and attention rows, in the dtype of the maps.
+Rows = tuple[Float[Array, "attributes dim"], Float[Array, "attributes dim"]]
 Maps = Float[Array, "batch p q"]
 # What is pooled, float32, and for the gradient two factors in the maps' dtype; none unless asked.
 Pooled = tuple[Float[Array, "batch attributes"], tuple[Array, ...]]

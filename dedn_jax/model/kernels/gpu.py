@@ -237,7 +237,8 @@ def _one_image(array: Any, axis: int) -> pl.BlockSpec:
 def pool_p(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
     """See `Backend.pool_p`."""
     batch, p, _ = maps.shape
-    attributes = rows.shape[1]
+    both = jnp.stack(rows)
+    attributes = both.shape[1]
     side = gpu_blocks.side(p, gpu_blocks.SIDE)
     count = pl.cdiv(p, side)
     out = [jax.ShapeDtypeStruct((batch, attributes), jnp.float32)]
@@ -247,8 +248,8 @@ def pool_p(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
             out += [jax.ShapeDtypeStruct((batch, count, attributes), jnp.float32)] * 3
     pooled, *kept = pl.pallas_call(
         _kernel_p,
-        grid=(pl.cdiv(attributes, gpu_blocks.attributes_of(rows)), batch),
-        in_specs=[pl.BlockSpec(rows.shape, lambda *_: (0, 0, 0)), _one_image(maps, 1)],
+        grid=(pl.cdiv(attributes, gpu_blocks.attributes_of(both)), batch),
+        in_specs=[pl.BlockSpec(both.shape, lambda *_: (0, 0, 0)), _one_image(maps, 1)],
         out_specs=[_one_image(x, 1) for x in out],
         out_shape=out,
         compiler_params=plgpu.CompilerParams(
@@ -256,7 +257,7 @@ def pool_p(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
         ),
         interpret=interpret,
         name="attention_pool_p",
-    )(rows, maps)
+    )(both, maps)
     if len(kept) > 2:
         return pooled, _finish(kept[:2], _Softmax(*kept[2:]), side)
     return pooled, tuple(kept)
@@ -265,18 +266,19 @@ def pool_p(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
 def pool_q(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
     """See `Backend.pool_q`."""
     batch, p, _ = maps.shape
-    attributes = rows.shape[1]
+    both = jnp.stack(rows)
+    attributes = both.shape[1]
     # Rows of a multiple of 16 bytes too.
-    width = gpu_blocks.COPY_BYTES // rows.dtype.itemsize
-    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, -p % width)))
+    width = gpu_blocks.COPY_BYTES // both.dtype.itemsize
+    both = jnp.pad(both, ((0, 0), (0, 0), (0, -p % width)))
     out = [jax.ShapeDtypeStruct((batch, attributes), jnp.float32)]
     if keep:
         out += [jax.ShapeDtypeStruct((batch, p, attributes), maps.dtype)] * 2
-    blocks = gpu_blocks.blocks(rows, maps, keep=keep)
+    blocks = gpu_blocks.blocks(both, maps, keep=keep)
     pooled, *kept = pl.pallas_call(
         functools.partial(_kernel_q, blocks),
         grid=(pl.cdiv(attributes, blocks.attributes), blocks.chunks, batch),
-        in_specs=[pl.BlockSpec(rows.shape, lambda *_: (0, 0, 0)), _one_image(maps, 2)],
+        in_specs=[pl.BlockSpec(both.shape, lambda *_: (0, 0, 0)), _one_image(maps, 2)],
         out_specs=[_one_image(x, 2) for x in out],
         out_shape=out,
         compiler_params=plgpu.CompilerParams(
@@ -284,7 +286,7 @@ def pool_q(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
         ),
         interpret=interpret,
         name="attention_pool_q",
-    )(rows, maps)
+    )(both, maps)
     return pooled, tuple(kept)
 
 

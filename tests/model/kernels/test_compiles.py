@@ -97,9 +97,8 @@ CHIPS["v6e"] = tpu.Chip(128 * 2**20, 918e12)
 
 def blocks(chip: str, size: tuple[int, int, int, int], dtype: str, along_q: bool) -> tpu.Blocks:
     batch, attributes, p, q = size
-    rows = jax.ShapeDtypeStruct((2, attributes, p if along_q else q), jnp.dtype(dtype))
     maps = jax.ShapeDtypeStruct((batch, p, q), jnp.dtype(dtype))
-    return tpu.blocks(rows, maps, CHIPS[chip], along_q=along_q)
+    return tpu.blocks(attributes, maps, CHIPS[chip], along_q=along_q)
 
 
 @pytest.mark.parametrize("along_q", [False, True])
@@ -114,6 +113,25 @@ def test_tpu_blocks(attributes: int, along_q: bool) -> None:
             count = -(-attributes // block)
             assert block == attributes or block % 128 == 0
             assert count * block - attributes < 128 * count
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("attributes", [1, 102, 624, 6000])
+def test_blocks_of_the_channel_rows_gradient(attributes: int, chip: str) -> None:
+    for batch, p in ((50, 196), (7, 1000), (1, 1)):
+        kept = jax.ShapeDtypeStruct((batch, p, attributes), jnp.float32)
+        images, block, vmem = tpu.contract_blocks(kept, 2, CHIPS[chip].vmem)
+        # Whole images, and all attributes or whole lanes of them.
+        assert batch % images == 0
+        assert block == attributes or block % 128 == 0
+        # Two buffers of both, and of their sums.
+        assert 2 * 2 * p * block * 4 * (images + 1) < vmem < CHIPS[chip].vmem
+
+
+def test_cub_s_channel_rows_in_one_block() -> None:
+    """Of 624 attributes two blocks would be of different sizes, which are copied by loops."""
+    kept = jax.ShapeDtypeStruct((50, 196, 624), jnp.bfloat16)
+    assert tpu.contract_blocks(kept, 2, CHIPS["v6e"].vmem)[:2] == (10, 624)
 
 
 def test_tpu_blocks_by_chip() -> None:
