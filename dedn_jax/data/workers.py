@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import logging
@@ -50,7 +51,8 @@ def elements(dataset: grain.IterDataset, workers: int) -> Iterator[Any]:
         iterator.close()
         if workers:
             # What ended the loop still refers to batches, in a cycle; shared memory is scarce.
-            gc.collect()
+            with _released_here():
+                gc.collect()
 
 
 @functools.cache  # once is enough
@@ -62,8 +64,25 @@ def _release_at_exit() -> None:
     atexit.register(_release)
 
 
+@contextlib.contextmanager
+def _released_here() -> Iterator[None]:
+    """Lets this thread release the memory of batches that it collects.
+
+    grain has a thread that does so. The collector, however, finalises a batch and its memory
+    one after the other, and both close the memory: two threads would do so at once, and the
+    one that closes a closed file fails before it has released the memory.
+    """
+    pool = getattr(SharedMemoryArray, "_del_thread_pool", None)
+    setattr(SharedMemoryArray, "_del_thread_pool", None)  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(SharedMemoryArray, "_del_thread_pool", pool)  # noqa: B010
+
+
 def _release() -> None:
-    _collect()
+    with _released_here():
+        _collect()
     held = [each for each in gc.get_objects() if isinstance(each, SharedMemoryArray)]
     # grain releases memory in a thread of its own, one request after the other: a request that
     # does nothing is done when all are.
@@ -83,8 +102,9 @@ def _collect() -> None:
     collected = threading.Event()
     here = threading.get_ident()
 
-    def note(phase: str, _: object) -> None:
-        if phase == "stop" and threading.get_ident() == here:
+    def note(phase: str, info: dict[str, int]) -> None:
+        whole = phase == "stop" and info["generation"] == 2
+        if whole and threading.get_ident() == here:
             collected.set()
 
     gc.callbacks.append(note)

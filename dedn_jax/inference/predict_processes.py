@@ -18,6 +18,7 @@ from dedn_jax.inference.candidates import Candidates
 from dedn_jax.inference.prediction_files import JSON_END, STDOUT, predict_to_files
 from dedn_jax.parallel import processes
 from dedn_jax.parallel.agreement import check_agreement, check_shared
+from dedn_jax.parallel.limits import LONGEST_TIMEOUT
 from dedn_jax.training.run import TrainingRun
 from dedn_jax.training.workdir import agreed_fields
 
@@ -90,7 +91,10 @@ def predict_by_processes(
     for file in own:
         if file and process:
             send_part(file)
-    skipped = processes.max_over_processes(skipped)  # all have written
+    # A share may take hours longer than another; the first collective operation of CPUs, however,
+    # gives the others 30 s to come.
+    processes.barrier("all shares are predicted", LONGEST_TIMEOUT)
+    skipped = processes.max_over_processes(skipped)
     if processes.is_main():
         for parts, join in zip(outputs, (_join_json, _join_csv), strict=True):
             if parts:

@@ -28,7 +28,7 @@ from dedn_jax.files import read_json, write_json
 from dedn_jax.json_values import OBJECT, Kind
 from dedn_jax.parallel.agreement import check_agreement
 from dedn_jax.parallel.mesh import on_main_host, put_on_all
-from dedn_jax.parallel.processes import is_main, max_over_processes
+from dedn_jax.parallel.processes import barrier, is_main, max_over_processes
 from dedn_jax.system_errors import remedy
 from dedn_jax.training.step import TrainState
 
@@ -132,7 +132,8 @@ class Checkpoints:
         found: Snapshot | None = None
         for step in steps:
             found, reason = self._restored(step, like, position)
-            # Processes go on from the same step.
+            # Processes go on from the same step; reading takes some of them longer.
+            barrier("a checkpoint is read")
             if not max_over_processes(int(found is None)):
                 break
             found = None
