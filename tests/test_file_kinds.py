@@ -15,7 +15,7 @@ from dedn_jax.file_kinds import ZIP_MAGIC, advice_on_unreadable, hdf5_advice, wh
 def _zip() -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as file:
-        file.writestr(zipfile.ZipInfo("a"), "b")  # of 1980: every worker collects the same tests
+        file.writestr("a", "b")
     return out.getvalue()
 
 
