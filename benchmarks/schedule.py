@@ -1,8 +1,9 @@
 """Scheduled time of the train step on TPUs that are not there, beside the floor.
 
   python -m benchmarks.schedule [--topologies=v5e:1x1,v5e:4x8,...] [--batches=50,400,1600]
-      [--dtype=bfloat16] [--precision=DTYPE] [--kernel=auto] [--recipe=cub_gzsl]
-      [--only=step|attention] [--timeout=1800] [--baseline=BEFORE.json] [--json=OUT]
+      [--dtype=bfloat16] [--precision=DTYPE] [--kernel=auto] [--state=auto]
+      [--recipe=cub_gzsl] [--only=step|attention] [--timeout=1800]
+      [--baseline=BEFORE.json] [--json=OUT]
 
 Needs libtpu (`pip install 'dedn-jax[tpu-plan]'`), no TPU. Each row is a program that libtpu
 compiles, a step of the recipe on the published sizes or attention pooling alone with the gradient
@@ -25,6 +26,7 @@ from benchmarks.arguments import integers, positive, run_benchmark, show_report
 from benchmarks.common import Row, text_table
 from dedn_jax.cli.arguments import path_flag
 from dedn_jax.config import load_config
+from dedn_jax.config_ranges import STATES
 from dedn_jax.errors import InputError
 from dedn_jax.files import check_output, read_json, write_json
 from dedn_jax.model.kernels import KERNELS
@@ -80,7 +82,11 @@ def _compiled(args: argparse.Namespace, program: str, on: Slice, batch: int) -> 
 def _figures(args: argparse.Namespace, program: str, on: Slice, row: Row) -> Row:
     batch, precision = row["batch"], row["precision"]
     flags = {"train.batch_size": batch, "data.dtype": args.dtype, "data.path": "none"}
-    flags |= {"model.precision": precision, "model.kernel": args.kernel}
+    flags |= {
+        "model.precision": precision,
+        "model.kernel": args.kernel,
+        "distribution.state": args.state,
+    }
     config = load_config(args.recipe, flags)
     planner = Planner(
         config, args.timeout, None, compile_program, lambda text: print(text, file=sys.stderr)
@@ -157,6 +163,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--precision", choices=("bfloat16", "tensorfloat32", "float32"))
     parser.add_argument("--kernel", default="auto", choices=KERNELS)
+    parser.add_argument("--state", default="auto", choices=STATES)
     parser.add_argument("--recipe", default="cub_gzsl")
     parser.add_argument("--only", choices=("step", "attention"))
     parser.add_argument("--timeout", type=float, default=1800)

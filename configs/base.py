@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
     config.distribution = ConfigDict()
     config.distribution.strategy = "jit"  # over a mesh of all devices; or "pmap"
     config.distribution.attribute_shards = 1  # shards of the attribute rows, over as many devices
+    config.distribution.state = "auto"  # parameters and optimiser slots: replicated, sharded
 
     config.picture = ConfigDict()
     config.picture.resize = 448  # short side, pixels

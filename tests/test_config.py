@@ -249,6 +249,8 @@ def test_refused_overrides(override, message):
 def test_pmap_keeps_nothing_on_the_device():
     pmap = "--config.distribution.strategy=pmap"
     load_config("cub_gzsl", [pmap])
+    with pytest.raises(InputError, match=r"state='sharded', expected auto or replicated with"):
+        load_config("cub_gzsl", [pmap, "--config.distribution.state=sharded"])
     with pytest.raises(InputError, match=r"data\.on_device='replicated', expected auto or never"):
         load_config("cub_gzsl", [pmap, "--config.data.on_device=replicated"])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Literal, NamedTuple, TypeVar, overload
 
 import jax
@@ -20,6 +20,7 @@ from dedn_jax.model.attention import (
     stack_rows,
 )
 from dedn_jax.model.attribute_shards import AttributeShards
+from dedn_jax.model.column_shards import ColumnShards
 from dedn_jax.model.folding import fold_together
 from dedn_jax.model.groups import AttributeGroups, as_groups
 from dedn_jax.model.kernels import Kernel, resolve_kernel
@@ -82,6 +83,15 @@ class BranchMatrices(NamedTuple):
 
     score: tuple[Float[Array, "_ _"], ...]
     attention: Float[Array, "word_dim dim"]
+
+    def with_columns(self, of: Callable[[Array], Array]) -> BranchMatrices:
+        """With `of` applied to those that have columns of `dim`."""
+        *left, last = self.score
+        return BranchMatrices((*left, of(last)), of(self.attention))
+
+
+def _unchanged(x: Array) -> Array:
+    return x
 
 
 class DualAttention(nnx.Module):
@@ -155,14 +165,23 @@ class DualAttention(nnx.Module):
 
 
 def fold(
-    networks: Sequence[DualAttention], branch: str, shards: AttributeShards | None = None
+    networks: Sequence[DualAttention],
+    branch: str,
+    shards: AttributeShards | None = None,
+    of_matrices: Callable[[Array], Array] = _unchanged,
+    of_vectors: Callable[[Array], Array] = _unchanged,
 ) -> BranchRows:
     """The products V·H of a branch, networks one below the other.
 
-    With `shards` those of this device's shard of each network alone.
+    Args:
+      networks: of one shape.
+      branch: its name.
+      shards: of the rows, of which this device's are folded alone; None: all are.
+      of_matrices: applied to every matrix with columns of `dim` before.
+      of_vectors: applied to the word vectors before.
     """
-    vectors = [net.vectors(shards) for net in networks]
-    matrices = [net.matrices(branch) for net in networks]
+    vectors = [of_vectors(net.vectors(shards)) for net in networks]
+    matrices = [net.matrices(branch).with_columns(of_matrices) for net in networks]
     if len(networks) == 1:
         ((v,), (h,)) = vectors, matrices
         return BranchRows(functools.reduce(jnp.matmul, h.score, v), v @ h.attention)
@@ -306,20 +325,51 @@ class DualExpert(nnx.Module):
         return by_expert, PerExpert(*map(AttentionWeights, *split))
 
     @jax.named_scope("fold")
-    def rows(self, shards: AttributeShards | None = None) -> ModelRows:
-        """The rows of all networks, of this device's shards where they are sharded."""
+    def rows(
+        self,
+        shards: AttributeShards | None = None,
+        columns: ColumnShards | None = None,
+        factors: jnp.dtype | None = None,
+    ) -> ModelRows:
+        """The rows of all networks, of this device's shards where they are sharded.
+
+        Args:
+          shards: of the rows.
+          columns: how devices share the region branch's matrices; None: each has all of them.
+          factors: dtype in which rows are multiplied with features, and gathered.
+        """
         # On a GPU few large products; elsewhere they cost more than they save (`parallel.packing`).
         sets = self._expert_sets()
         if self.kernel not in ("gpu", "pallas_gpu"):
             sets = [[net] for net in self._networks()]
-        return ModelRows(
-            *(
-                stack_rows([fold(nets, branch, shards) for nets in sets])
-                if branch in sets[0][0].branches
-                else None
-                for branch in BRANCHES["both"]
-            )
-        )
+        found = {
+            branch: stack_rows([fold(nets, branch, shards) for nets in sets])
+            if columns is None
+            else self._exchanged_rows(branch, sets, shards, columns, factors)
+            for branch in sets[0][0].branches
+        }
+        return ModelRows(found.get("region"), found.get("channel"))
+
+    def _exchanged_rows(
+        self,
+        branch: str,
+        sets: list[list[DualAttention]],
+        shards: AttributeShards | None,
+        columns: ColumnShards,
+        factors: jnp.dtype | None,
+    ) -> BranchRows:
+        """Those of the networks in `sets`; devices exchange rows or matrices, the fewer numbers."""
+        region = branch == "region"
+        exchange = functools.partial(columns.gather, dtype=factors) if region else columns.sum
+        networks = [net for nets in sets for net in nets]
+        rows = 2 * sum(len(net.vectors(shards)) for net in networks)
+        matrices = [net.matrices(branch) for net in networks]
+        if rows >= sum(len(each.score[-1]) + len(each.attention) for each in matrices):
+            return stack_rows([fold(nets, branch, shards, exchange) for nets in sets])
+        # What devices fold is a part of the columns, or all of them on each.
+        share = _unchanged if region else columns.shared
+        folded = stack_rows([fold(nets, branch, shards, of_vectors=share) for nets in sets])
+        return BranchRows(*map(exchange, folded))
 
     def pool(
         self,

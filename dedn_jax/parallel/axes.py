@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from dedn_jax.model.attribute_shards import AttributeShards
+from dedn_jax.model.column_shards import ColumnShards
 
 
 class Axes(NamedTuple):
@@ -13,10 +14,12 @@ class Axes(NamedTuple):
     Attributes:
       data: along which batches are sharded.
       rows: along which the rows of attributes are.
+      columns: along which the columns of the region branch's matrices are.
     """
 
     data: str | None = None
     rows: AttributeShards | None = None
+    columns: ColumnShards | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

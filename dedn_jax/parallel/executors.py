@@ -12,7 +12,7 @@ import numpy as np
 
 from dedn_jax.data.pipeline import Batch, Batches
 from dedn_jax.parallel.axes import Axes
-from dedn_jax.parallel.mesh import DATA, REPLICATED, SHARDED, Layout
+from dedn_jax.parallel.mesh import DATA, REPLICATED, SHARDED, STATE, Layout
 from dedn_jax.parallel.packing import pack, unpack
 from dedn_jax.parallel.resident.batches import ResidentBatches, draw_batches
 from dedn_jax.parallel.resident.features import ResidentFeatures, features_spec, lookup
@@ -58,16 +58,17 @@ class Executor(Protocol):
 
 
 class _MeshExecutor:
-    """Keeps the state, and the constants of every step, replicated over a mesh."""
+    """Keeps the state, and the constants of every step, on a mesh."""
 
     _layout: Layout
 
     def place(self, state: S) -> S:
-        placed = self._layout.replicate(state)
-        return jax.jit(pack)(placed) if self._layout.on_gpus else placed
+        placed = self._layout.place_state(state)
+        return jax.jit(pack)(placed) if self._layout.packs_state else placed
 
     def replicated(self, tree: Any) -> Any:
-        return jax.jit(unpack)(tree) if self._layout.on_gpus else tree
+        packed = self._layout.packs_state
+        return jax.jit(unpack)(tree) if packed else self._layout.gather_state(tree)
 
 
 class _StreamingExecutor(abc.ABC):
@@ -111,9 +112,9 @@ class JitExecutor(_MeshExecutor, _StreamingExecutor):
         return self._layout.replicate(constants)
 
     def _compile(self, make_step: MakeStep) -> Callable[..., Any]:
-        specs = (REPLICATED, SHARDED, REPLICATED)
+        specs = (STATE, SHARDED, REPLICATED)
         run = _with_constants(make_step(self._layout.axes))
-        return self._layout.compile(run, specs, REPLICATED, donate=(0,))
+        return self._layout.compile(run, specs, (STATE, REPLICATED), donate=(0,))
 
     def run(self, state: S, count: int) -> tuple[S, Any]:
         batch = self._layout.batch(*next(self._batches), self._rows)
@@ -156,8 +157,8 @@ class ResidentExecutor(_MeshExecutor):
 
             return loop_steps(one, state, count, max_steps)
 
-        specs = (REPLICATED, REPLICATED, features_spec(features), REPLICATED)
-        self._run = layout.compile(run, specs, REPLICATED, donate=(0,))
+        specs = (STATE, REPLICATED, features_spec(features), REPLICATED)
+        self._run = layout.compile(run, specs, (STATE, REPLICATED), donate=(0,))
 
     def run(self, state: S, count: int) -> tuple[S, Any]:
         # A loop of known length is another program, which a GPU can launch as one graph.

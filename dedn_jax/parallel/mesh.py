@@ -14,15 +14,20 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from ml_collections import ConfigDict
 
 from dedn_jax.data.pipeline import Batch, Shard
 from dedn_jax.errors import InputError
 from dedn_jax.model.attribute_shards import AttributeShards
+from dedn_jax.model.column_shards import ColumnShards, has_column_shards
 from dedn_jax.parallel.axes import ALONE, Axes
 from dedn_jax.parallel.processes import is_main
 
 DATA, ATTRIBUTE = "data", "attribute"
 REPLICATED, SHARDED = PartitionSpec(), PartitionSpec(DATA)
+COLUMNS = PartitionSpec(None, DATA)
+# In place of a `PartitionSpec`, for a training state: that of each of its arrays.
+STATE = object()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,21 +35,27 @@ class Layout:
     """How batches and parameters lie on the devices of all processes.
 
     Batches are sharded along the mesh axis `data`, the rows of attributes that they are multiplied
-    with along the axis `attribute`; parameters are replicated.
+    with along the axis `attribute`. A training state is replicated, or the columns of its large
+    matrices are sharded along `data` (ZeRO: Rajbhandari et al., arXiv 1910.02054).
 
     Attributes:
       mesh: `[data, attribute]` devices, those of a process next to each other.
+      shard_state: whether those columns are sharded.
     """
 
     mesh: Mesh
+    shard_state: bool = False
 
     @classmethod
-    def of_devices(cls, devices: Any = None, attribute_shards: int = 1) -> Layout:
+    def of_devices(
+        cls, devices: Any = None, attribute_shards: int = 1, shard_state: bool = False
+    ) -> Layout:
         """A layout of `devices`, by default of all.
 
         Args:
           devices: JAX devices.
           attribute_shards: how many devices share the attributes of the same images.
+          shard_state: as the attribute.
 
         Raises:
           InputError: a number of shards that does not divide the devices.
@@ -62,12 +73,54 @@ class Layout:
                 f"{per_process} in a process; use a divisor or a multiple of {per_process} that "
                 f"divides {len(ordered)}"
             )
-        return cls(Mesh(np.asarray(ordered).reshape(-1, n), (DATA, ATTRIBUTE)))
+        return cls(Mesh(np.asarray(ordered).reshape(-1, n), (DATA, ATTRIBUTE)), shard_state)
+
+    @classmethod
+    def from_config(cls, config: ConfigDict, params: Any, devices: Any = None) -> Layout:
+        """The layout of `config.distribution`.
+
+        Args:
+          config: a checked config.
+          params: of the model, or their shapes.
+          devices: as for `of_devices`.
+
+        Raises:
+          InputError: devices that do not divide into attribute shards, or columns over them.
+        """
+        distribution = config.distribution
+        layout = cls.of_devices(devices, distribution.attribute_shards)
+        shards = layout.num_shards
+        columns = {
+            leaf.shape[-1]
+            for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+            if has_column_shards(_names(path))
+        }
+        divide = bool(columns) and all(channels % shards == 0 for channels in columns)
+        if distribution.state == "sharded" and not divide:
+            found = f"{columns.pop()} channels" if columns else "a model without region branches"
+            raise InputError(
+                f"config.distribution.state=sharded: {found} cannot be divided over {shards} "
+                "devices; use auto or replicated"
+            )
+        wins = layout.platform == "tpu" and distribution.strategy == "jit" and divide
+        sharded = distribution.state == "sharded" or (distribution.state == "auto" and wins)
+        return dataclasses.replace(layout, shard_state=sharded)
+
+    @property
+    def platform(self) -> str:
+        """Of its devices, as `jax.default_backend()` names it."""
+        platform: str = self.mesh.devices.flat[0].platform
+        return platform
+
+    @property
+    def packs_state(self) -> bool:
+        """Whether steps take a state's parameters in one array: on GPUs, where they are whole."""
+        return self.on_gpus and self.axes.columns is None
 
     @property
     def on_gpus(self) -> bool:
         """Whether its devices are GPUs."""
-        return self.mesh.devices.flat[0].platform in ("gpu", "cuda", "rocm")
+        return self.platform in ("gpu", "cuda", "rocm")
 
     @property
     def num_shards(self) -> int:
@@ -102,8 +155,27 @@ class Layout:
         """The mapped axes of a function in `map_over_batch`."""
         if self.mesh.size == 1:
             return ALONE
-        shards = self.mesh.shape[ATTRIBUTE]
-        return Axes(DATA, AttributeShards(ATTRIBUTE, shards) if shards > 1 else None)
+        shards, columns = self.mesh.shape[ATTRIBUTE], None
+        if self.shard_state and self.num_shards > 1:
+            columns = ColumnShards(DATA, self.num_shards)
+        return Axes(DATA, AttributeShards(ATTRIBUTE, shards) if shards > 1 else None, columns)
+
+    def specs(self, tree: Any, spec: Any) -> Any:
+        """A `PartitionSpec` for every array of a tree, or one for all.
+
+        Args:
+          tree: of arrays, or of their shapes.
+          spec: of all; or `STATE`, for a training state or a part of it.
+        """
+        if spec is not STATE:
+            return spec
+        if self.axes.columns is None:
+            return REPLICATED
+
+        def of(path: Any, _: Any) -> PartitionSpec:
+            return COLUMNS if has_column_shards(_names(path)) else REPLICATED
+
+        return jax.tree_util.tree_map_with_path(of, tree)
 
     def map_over_batch(
         self, function: Callable[..., Any], in_specs: Any, out_specs: Any
@@ -115,14 +187,25 @@ class Layout:
 
         Args:
           function: of the shards; its collectives go along `axes`.
-          in_specs: a `PartitionSpec` for every argument.
+          in_specs: a `PartitionSpec` for every argument, or `STATE` for the first.
           out_specs: the same for the results.
         """
         if self.mesh.size == 1:
             return function
-        return jax.shard_map(
-            function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
-        )
+
+        def mapped(*arguments: Any) -> Any:
+            def of(spec: Any) -> Any:
+                return self.specs(arguments[0], spec)
+
+            ins, outs = (
+                jax.tree.map(of, specs, is_leaf=lambda x: x is STATE)
+                for specs in (in_specs, out_specs)
+            )
+            return jax.shard_map(
+                function, mesh=self.mesh, in_specs=ins, out_specs=outs, check_vma=False
+            )(*arguments)
+
+        return mapped
 
     def compile(
         self,
@@ -131,14 +214,18 @@ class Layout:
         out_specs: Any,
         donate: tuple[int, ...] = (),
     ) -> Callable[..., Any]:
-        """`map_over_batch`, compiled; the results are replicated.
+        """`map_over_batch`, compiled; the results are replicated, but for a state.
 
         Args:
           function, in_specs, out_specs: as there.
           donate: arguments whose memory the results may reuse.
         """
         mapped = self.map_over_batch(function, in_specs, out_specs)
-        return jax.jit(mapped, donate_argnums=donate, out_shardings=self.replicated)
+        results: Any = self.replicated
+        states = [isinstance(out_specs, tuple) and spec is STATE for spec in out_specs]
+        if self.axes.columns is not None and any(states):
+            results = tuple(None if state else self.replicated for state in states)
+        return jax.jit(mapped, donate_argnums=donate, out_shardings=results)
 
     def put(self, array: Any, spec: PartitionSpec) -> jax.Array:
         """Places on the devices an array that every process holds in full."""
@@ -154,6 +241,18 @@ class Layout:
     def replicate(self, tree: Any) -> Any:
         """Every array of a tree on every device; all processes pass equal ones."""
         return jax.tree.map(lambda x: self.put(x, REPLICATED), tree)
+
+    def place_state(self, state: Any) -> Any:
+        """A training state, or a part of it, as steps take it; all processes pass equal ones."""
+        if self.axes.columns is None:
+            return self.replicate(state)
+        return jax.tree.map(self.put, state, self.specs(state, STATE))
+
+    def gather_state(self, state: Any) -> Any:
+        """What `place_state` took, replicated."""
+        if self.axes.columns is None:
+            return state
+        return jax.jit(lambda x: x, out_shardings=self.replicated)(state)
 
     def padded_rows(self, rows: int) -> int:
         """Rows of a batch that is padded so that every device has as many."""
@@ -190,6 +289,11 @@ class Layout:
             self.shard_batch(labels, rows),
             None if weights is None else self.shard_batch(weights, rows),
         )
+
+
+def _names(path: Any) -> list[object]:
+    """The keys of a path in a tree, where its parts have some."""
+    return [getattr(part, "key", None) for part in path]
 
 
 def put_on_all(array: Any, sharding: Sharding) -> jax.Array:

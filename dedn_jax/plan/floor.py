@@ -4,8 +4,9 @@ Products: for each branch scores and logits and the gradient of both rows, four 
 of word vectors and its gradients; class scores. Main memory: the optimiser's state is read and
 written, and the maps of a chip's images are read, twice where they do not stay on the chip between
 the forward and the backward pass. Links: the gradients are added up, of the parameters or of the
-folded rows, whichever are smaller; and maps that another chip has are sent. The three can overlap:
-a step takes at least the longest of them.
+folded rows, whichever are smaller, and what they change is handed out, in the dtype of the maps;
+and maps that another chip has are sent. The three can overlap: a step takes at least the longest of
+them.
 """
 
 from __future__ import annotations
@@ -157,7 +158,9 @@ def step_floor(
     links = 0.0
     if on.chips > 1:
         gradients = min(parameters, 4.0 * experts.row_numbers)
-        links = sum(exchange("all-reduce", gradients, on.chips, on))
+        factors = min(parameters, float(ITEM_BYTES[sizes.dtype] * experts.row_numbers))
+        links = sum(exchange("reduce-scatter", gradients, on.chips, on))
+        links += sum(exchange("all-gather", factors, on.chips, on))
     if residency == "sharded":
         links += exchange("all-gather", _maps(sizes, images), on.chips, on).sending
     return Floor(

@@ -77,7 +77,13 @@ def _one_model_a_chip(
     compiled = row["compiled"]
     one = Slice(on.name, on.chip, (1,) * len(on.axes))
     alone = step_floor(
-        config, sizes, sizes.batch, one, compiled["parameters"], compiled["state"], "replicated"
+        config,
+        sizes,
+        sizes.batch,
+        one,
+        compiled["parameters"],
+        compiled["model_state"],
+        "replicated",
     )
     gain = alone.seconds / row["step_seconds"]
     fits = row["feature_bytes"] <= SHARE * on.chip.memory

@@ -18,7 +18,7 @@ from dedn_jax.model.experts import BRANCHES, EXPERTS
 from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.model.kernels import Kernel
 from dedn_jax.model.picture_model import backbone_maps
-from dedn_jax.parallel.mesh import REPLICATED, SHARDED, Layout
+from dedn_jax.parallel.mesh import REPLICATED, SHARDED, STATE, Layout
 from dedn_jax.parallel.packing import pack
 from dedn_jax.parallel.resident.features import ResidentFeatures, features_spec, lookup
 from dedn_jax.parallel.resident.rule import Residency
@@ -36,21 +36,21 @@ class Program(NamedTuple):
     Attributes:
       jitted: from `jax.jit`.
       arguments: pytrees of `ShapeDtypeStruct`.
-      specs: how each argument is sharded.
+      specs: how each argument is sharded, see `Layout.specs`.
     """
 
     jitted: Any
     arguments: tuple[Any, ...]
-    specs: tuple[PartitionSpec, ...]
+    specs: tuple[Any, ...]
 
     def lower(self, layout: Layout) -> Any:
         """Lowered for the devices of `layout`."""
 
-        def placed(tree: Any, spec: PartitionSpec) -> Any:
-            sharding = NamedSharding(layout.mesh, spec)
-            return jax.tree.map(
-                lambda x: ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-            )
+        def abstract(x: Any, spec: PartitionSpec) -> ShapeDtypeStruct:
+            return ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(layout.mesh, spec))
+
+        def placed(tree: Any, spec: Any) -> Any:
+            return jax.tree.map(abstract, tree, jax.tree.broadcast(layout.specs(tree, spec), tree))
 
         return self.jitted.lower(*map(placed, self.arguments, self.specs))
 
@@ -96,7 +96,7 @@ def train_program(
     network = abstract_network(config, sizes, kernel)
     optimizer = make_optimizer(config, sizes.images / sizes.batch)
     state = jax.eval_shape(lambda p: init_state(p, optimizer), network.params)
-    if layout.on_gpus:
+    if layout.packs_state:
         state = jax.eval_shape(pack, state)
     if sizes.picture:
         inputs = _abstract((images, sizes.picture, sizes.picture, 3), jnp.uint8)
@@ -127,8 +127,9 @@ def train_program(
         return step(state, batch._replace(inputs=lookup(features, batch.inputs)), *constants)
 
     arguments = (state, batch, features, classes, network.frozen, teacher)
-    specs = (REPLICATED, SHARDED, features_spec(features), REPLICATED, REPLICATED, REPLICATED)
-    return Program(layout.compile(run, specs, REPLICATED, donate=(0,)), arguments, specs)
+    specs = (STATE, SHARDED, features_spec(features), REPLICATED, REPLICATED, REPLICATED)
+    program = layout.compile(run, specs, (STATE, REPLICATED), donate=(0,))
+    return Program(program, arguments, specs)
 
 
 def attention_program(config: ConfigDict, sizes: Sizes, images: int, kernel: Kernel) -> Program:

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.model.kernels import resolve_kernel
-from dedn_jax.parallel.mesh import Layout
+from dedn_jax.parallel.mesh import COLUMNS, STATE, Layout
 from dedn_jax.plan.bundles import kernel_cycles
 from dedn_jax.plan.chips import parse_slice
 from dedn_jax.plan.collectives import count_program
@@ -32,6 +32,7 @@ from dedn_jax.plan.launches import assemble, count_launches, summary
 from dedn_jax.plan.programs import (
     Program,
     abstract_features,
+    abstract_network,
     attention_program,
     extract_program,
     train_program,
@@ -59,8 +60,9 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
       Bytes (`resident`: of the resident feature maps, which are among the arguments; `parameters`;
-      `state`: parameters and optimiser slots), FLOPs and collectives of a chip in one run; of a TPU
-      the `schedule`, of a GPU the `launches` and how its kernels were `assembled`. Or `error` with
+      `model_state`: parameters and optimiser slots; `state`: a chip's share of them), FLOPs and
+      collectives of a chip in one run; of a TPU the `schedule`, of a GPU the `launches` and how its
+      kernels were `assembled`. Or `error` with
       its `kind`: topology, libtpu, memory (with `needed` and `have` bytes) or compile.
     """
     try:
@@ -70,7 +72,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"kind": kind, "error": one_line(error, 400)}
     config = ConfigDict(request["config"])
     try:
-        layout = Layout.of_devices(devices, config.distribution.attribute_shards)
+        layout = Layout.from_config(config, _params(request, config), devices)
         # Fused kernels choose their blocks by the chip.
         chip = AbstractMesh((), (), abstract_device=layout.mesh.abstract_mesh.abstract_device)
         with (
@@ -98,6 +100,13 @@ def _devices(request: dict[str, Any]) -> list[Any]:
     return devices[:1] if request["job"] == "attention" else devices
 
 
+def _params(request: dict[str, Any], config: ConfigDict) -> Any:
+    """Of the model that is trained, their shapes; empty for other jobs."""
+    if request["job"] != "train":
+        return {}
+    return abstract_network(config, Sizes.from_json(request["sizes"]), "cpu").params
+
+
 def _compile(request: dict[str, Any], config: ConfigDict, layout: Layout) -> dict[str, Any]:
     program, counted = _programs(request, config, layout)
     share = counted.flops()
@@ -111,7 +120,8 @@ def _compile(request: dict[str, Any], config: ConfigDict, layout: Layout) -> dic
         shards = layout.num_shards if features and features.axis else 1
         found |= {
             "parameters": _nbytes(state.params),
-            "state": _nbytes(state),
+            "state": _nbytes(state, layout),
+            "model_state": _nbytes(state),
             "resident": features.nbytes // shards if features else 0,
         }
     if request["platform"] == "tpu":
@@ -197,9 +207,15 @@ def _schedule(module: Module, request: dict[str, Any]) -> Schedule:
     return replay(module, parse_slice(request["topology"]), cycles)
 
 
-def _nbytes(tree: Any) -> int:
-    """Bytes of all arrays of a tree."""
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+def _nbytes(tree: Any, layout: Layout | None = None) -> int:
+    """Bytes of all arrays of a training state, or a part of it; of a chip's, with a layout."""
+    sizes = jax.tree.map(lambda x: math.prod(x.shape) * x.dtype.itemsize, tree)
+    if layout is not None:
+        specs = jax.tree.broadcast(layout.specs(tree, STATE), tree)
+        sizes = jax.tree.map(
+            lambda size, spec: size // (layout.num_shards if spec == COLUMNS else 1), sizes, specs
+        )
+    return sum(jax.tree.leaves(sizes))
 
 
 def _failure(error: Exception) -> dict[str, Any]:

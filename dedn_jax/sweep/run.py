@@ -165,6 +165,10 @@ def _check(config: ConfigDict, seeds: int) -> None:
             f"config.distribution.attribute_shards={config.distribution.attribute_shards}: a sweep "
             "shards models, not attributes; use 1"
         )
+    if config.distribution.state == "sharded":
+        raise InputError(
+            "config.distribution.state=sharded: a sweep shards models, whole; use auto"
+        )
 
 
 def _points(config: ConfigDict, grid: Sequence[str], points_file: str | Path | None) -> list[Point]:

@@ -43,12 +43,14 @@ def average_parameters(
         average = jax.tree.map(jnp.copy, params)
         return Averaged(optimizer.init(params), average, jnp.zeros((), jnp.int32))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        updates, inner = optimizer.update(updates, state.inner, params)
+    inner_optimizer = optax.with_extra_args_support(optimizer)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        updates, inner = inner_optimizer.update(updates, state.inner, params, **extra)
         steps = state.steps + 1
         share = (1.0 - decay) / -jnp.expm1(steps * np.log(decay))
         reached = optax.apply_updates(params, updates)
         average = optax.incremental_update(reached, state.average, share)
         return updates, Averaged(inner, average, steps)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -17,6 +17,8 @@ from ml_collections import ConfigDict
 
 from dedn_jax.training.averaging import average_parameters
 
+Norm = Callable[[Any], Float[Array, ""]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
@@ -27,7 +29,7 @@ class Optimizer:
       schedule: the learning rate of the experts after so many steps; None: it is constant.
     """
 
-    transform: optax.GradientTransformation
+    transform: optax.GradientTransformationExtraArgs
     schedule: optax.Schedule | None
 
     def init(self, params: Any, schedule_step: Int[Array, ""] | int = 0) -> optax.OptState:
@@ -47,10 +49,19 @@ class Optimizer:
         return jax.tree.map(taken_up, self.transform.init(params), is_leaf=_counts)
 
     def update(
-        self, gradients: Any, state: optax.OptState, params: Any
+        self,
+        gradients: Any,
+        state: optax.OptState,
+        params: Any,
+        norm: Norm = optax.tree.norm,
     ) -> tuple[Any, optax.OptState]:
-        """The updates that are added to `params`, and the state after the step."""
-        return self.transform.update(gradients, state, params)
+        """The updates that are added to `params`, and the state after the step.
+
+        Args:
+          gradients, state, params: of the step.
+          norm: of a gradient, by which it is clipped.
+        """
+        return self.transform.update(gradients, state, params, norm=norm)
 
     def learning_rate(self, state: optax.OptState) -> Float[Array, ""] | None:
         """That of the experts in the next step; None where it is constant."""
@@ -92,10 +103,25 @@ def make_optimizer(config: ConfigDict, steps_per_epoch: float = 1.0) -> Optimize
             {"experts": transform, "backbone": backbone}, _module_names
         )
     if o.clip_norm:
-        transform = optax.chain(optax.clip_by_global_norm(o.clip_norm), transform)
+        transform = optax.chain(_clip_by_norm(o.clip_norm), transform)
     if o.ema_decay:
         transform = average_parameters(transform, o.ema_decay)
-    return Optimizer(transform, learning_rate if callable(learning_rate) else None)
+    schedule = learning_rate if callable(learning_rate) else None
+    return Optimizer(optax.with_extra_args_support(transform), schedule)
+
+
+def _clip_by_norm(largest: float) -> optax.GradientTransformationExtraArgs:
+    """`optax.clip_by_global_norm` with the norm that it is given, which may be over devices."""
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        found = extra["norm"](updates)
+
+        def clipped(x: Array) -> Array:
+            return jnp.where(found < largest, x, x / found.astype(x.dtype) * largest)
+
+        return jax.tree.map(clipped, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 
 
 def _schedule(config: ConfigDict, steps_per_epoch: float) -> optax.Schedule | None:

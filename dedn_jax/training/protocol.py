@@ -50,7 +50,7 @@ def train_run(
     fingerprint |= initial.fingerprint()
     check_protocol(config, run.dataset)
     check_agreement("what they run", agreed_fields(config, fingerprint))
-    layout = Layout.of_devices(attribute_shards=config.distribution.attribute_shards)
+    layout = Layout.from_config(config, run.network.params)
     with folder.locked():
         if is_main():
             folder.claim(config, fingerprint)

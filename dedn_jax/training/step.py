@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -13,10 +13,11 @@ from jaxtyping import Array, Float, Int
 
 from dedn_jax.data.pipeline import Batch
 from dedn_jax.model import losses
+from dedn_jax.model.column_shards import has_column_shards, is_summed
 from dedn_jax.model.distillation import Peers
 from dedn_jax.model.experts import DualExpert, is_folded
+from dedn_jax.model.gradients import summed_gradient
 from dedn_jax.parallel.axes import ALONE, Axes
-from dedn_jax.parallel.gradients import summed_gradient
 from dedn_jax.parallel.packing import Packed, pack, unpack
 from dedn_jax.training.averaging import Averaged
 from dedn_jax.training.objective import ClassSpace, Objective, objective_terms
@@ -104,7 +105,9 @@ def loss_and_gradients(
         mixed = mixing(objective.seed, step, batch.labels, objective.mixup, mean)
     sum_rows = _rows_are_smaller(model, params, frozen, axes)
     view = _View(step, mixed, mean, axes, sum_rows)
-    taught = _peers(*teacher, batch, objective, view, dropped=0.0) if teacher else None
+    # A teacher's parameters are replicated.
+    whole = view._replace(axes=axes._replace(columns=None))
+    taught = _peers(*teacher, batch, objective, whole, dropped=0.0) if teacher else None
 
     def loss(params: nnx.State) -> tuple[Float[Array, ""], LossTerms]:
         distillation, state = objective.distillation, ModelState(params, frozen, classes)
@@ -120,9 +123,32 @@ def loss_and_gradients(
     if not axes.names:
         return terms, gradients
     with jax.named_scope("exchange"):
-        done, left = nnx.split_state(gradients, is_folded if sum_rows else nnx.Nothing(), ...)
+        done, left = nnx.split_state(gradients, _summed_before(axes, sum_rows), ...)
         terms, left = jax.lax.psum((terms, left), axes.names)
+        if axes.rows is not None:
+            done = jax.lax.psum(done, axes.rows.axis)
     return terms, nnx.merge_state(done, left)
+
+
+def _summed_before(axes: Axes, sum_rows: bool) -> Any:
+    """A filter of the gradients that are summed along `axes.data` in the backward pass."""
+    if axes.columns is not None:
+        return is_summed
+    return is_folded if sum_rows else nnx.Nothing()
+
+
+def _norms(trees: Sequence[Any], axes: Axes) -> list[Float[Array, ""]]:
+    """The Euclidean norm of each gradient, or state of the parameters, over all devices."""
+    if axes.columns is None:
+        return [optax.tree.norm(tree) for tree in trees]
+    columns: list[Any] = []
+    rest: list[Any] = []
+    for tree in trees:
+        parts = nnx.split_state(tree, has_column_shards, ...)
+        for squares, part in zip((columns, rest), parts, strict=True):
+            squares.append(optax.tree.norm(part, squared=True))
+    columns = jax.lax.psum(columns, axes.columns.axis)
+    return [jnp.sqrt(a + b) for a, b in zip(columns, rest, strict=True)]
 
 
 def _rows_are_smaller(
@@ -130,9 +156,10 @@ def _rows_are_smaller(
 ) -> bool:
     """Whether the gradients of the folded rows are less to send than those of what they are from.
 
-    Where rows are sharded, every device unfolds but its own, so that these are summed in any case.
+    Where rows are sharded, every device unfolds but its own, so that these are summed in any case;
+    where columns are, they are summed where columns are gathered.
     """
-    if axes.data is None or axes.rows is not None:
+    if axes.data is None or axes.rows is not None or axes.columns is not None:
         return False
     rows = jax.eval_shape(lambda p: _experts(nnx.merge(model, p, frozen)).rows(), params)
     folded, _ = nnx.split_state(params, is_folded, ...)
@@ -157,7 +184,8 @@ def _peers(
     axes, maps = view.axes, module.maps(batch.inputs)
     if view.mixed is not None:
         maps = mixed_maps(maps, view.mixed, axes.data)
-    rows, without = experts.rows(axes.rows), None
+    factors = maps.dtype if maps.dtype == jnp.bfloat16 else None
+    rows, without = experts.rows(axes.rows, axes.columns, factors), None
     if view.sum_rows and axes.data is not None:
         rows = summed_gradient(rows, axes.data)
     if dropped:
@@ -229,14 +257,16 @@ def make_train_step(
         if factor is not None:
             terms["distillation_factor"] = factor
         with jax.named_scope("optimizer"):
-            updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+            updates, optimizer_state = optimizer.update(
+                gradients, state.optimizer, state.params, lambda tree: _norms([tree], axes)[0]
+            )
             params = cast(nnx.State, optax.apply_updates(state.params, updates))
             if isinstance(params, Packed):
                 # Else XLA makes the update and the two sums one kernel, of 0.23 ms on an H100;
                 # three of them take 0.15 together.
                 gradients, params = jax.lax.optimization_barrier((gradients, params))
-            terms["gradient_norm"] = optax.tree.norm(gradients)
-            terms["parameter_norm"] = optax.tree.norm(params)
+            norms = _norms([gradients, params], axes)
+            terms["gradient_norm"], terms["parameter_norm"] = norms
         learning_rate = optimizer.learning_rate(state.optimizer)
         if learning_rate is not None:
             terms["learning_rate"] = learning_rate

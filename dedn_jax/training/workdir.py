@@ -45,6 +45,7 @@ FREE_FIELDS = frozenset(
         "data.word_vectors",
         "data.memory_map",
         "distribution.attribute_shards",
+        "distribution.state",
         "distribution.strategy",
         "evaluate.batch_size",
         "model.kernel",

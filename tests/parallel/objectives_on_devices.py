@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -20,9 +21,9 @@ from dedn_jax.parallel.mesh import Layout
 from dedn_jax.training.network import build_network
 from dedn_jax.training.objective import Objective, make_class_space
 from dedn_jax.training.optimizer import make_optimizer
-from dedn_jax.training.step import init_state, make_train_step
+from dedn_jax.training.step import ModelState, init_state, make_train_step
 
-STEPS, IMAGES, CHANNELS, REGIONS, CLASSES, ATTRIBUTES = 4, 10, 6, 4, 5, 6
+STEPS, IMAGES, CHANNELS, REGIONS, CLASSES, ATTRIBUTES = 4, 10, 8, 4, 5, 6
 # Those that read a batch as a whole, a second view of it, or heads; and those that do neither.
 # Two programs and not eleven, which would take a minute to compile.
 WHOLE = ("sinkhorn", "relational", "norm_direction", "confident", "dual_head")
@@ -38,7 +39,7 @@ def train(
     config = _config(names)
     rng = np.random.default_rng(0)
     # With so many numbers an attribute's rows have more, or fewer, than what they are folded from:
-    # what is sent are the gradients of the fewer.
+    # what is sent are the fewer, or their gradients.
     word_vectors = rng.standard_normal((ATTRIBUTES, 5 if names == WHOLE else 3))
     groups = resolve_groups(config.data.groups, word_vectors, None)
     network = build_network(config, word_vectors, groups, channels=CHANNELS, regions=REGIONS)
@@ -48,11 +49,17 @@ def train(
     labels = rng.integers(0, CLASSES - 1, (STEPS, IMAGES)).astype(np.int32)
     objective, optimizer = Objective.from_config(config, 2), make_optimizer(config)
 
+    # Its own start teaches the model: as good as another's parameters.
+    taught = network.definition if config.teacher.workdir else None
+    copied = jax.tree.map(jnp.copy, network.params)  # a step reuses the memory of its state
+    teacher = ModelState(copied, network.frozen, classes) if taught else None
+
     def make_step(axes: Any) -> Any:
-        return make_train_step(network.definition, objective, optimizer, axes)
+        return make_train_step(network.definition, objective, optimizer, axes, taught)
 
     batches = iter(zip(maps, labels, strict=True))
-    runs = executor(make_step, layout, (classes, network.frozen), batches, IMAGES)
+    constants = classes, network.frozen, teacher
+    runs = executor(make_step, layout, constants, batches, IMAGES)
     state, lines = runs.place(init_state(network.params, optimizer)), []
     for _ in range(STEPS):
         state, terms = runs.run(state, 1)
@@ -72,6 +79,9 @@ def _config(names: tuple[str, ...]) -> ConfigDict:
             "loss.distillation.schedule_epochs": 1.0,
             "train.mixup": 0.4 if names == BY_IMAGE else 0.0,
             "optimizer.learning_rate": 1e-3,
+            "optimizer.clip_norm": 0.1,
+            "model.rank": 2 if names == BY_IMAGE else 0,
+            "teacher.workdir": "its own" if names == BY_IMAGE else "",
             # RMSprop divides by a gradient's size: where that is rounding alone, so is the step.
             "optimizer.epsilon": 1e-3,
         },
@@ -105,6 +115,19 @@ def main() -> None:
             ("jit, whole batches", WHOLE, eight, JitExecutor),
             ("pmap", WHOLE, eight, PmapExecutor),
             ("attribute shards", WHOLE, Layout.of_devices(attribute_shards=2), JitExecutor),
+            ("sharded state", BY_IMAGE, Layout.of_devices(shard_state=True), JitExecutor),
+            (
+                "sharded state, whole batches",
+                WHOLE,
+                Layout.of_devices(shard_state=True),
+                JitExecutor,
+            ),
+            (
+                "sharded state, attribute shards",
+                WHOLE,
+                Layout.of_devices(attribute_shards=2, shard_state=True),
+                JitExecutor,
+            ),
         )
     }
     print(json.dumps(found))

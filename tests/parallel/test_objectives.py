@@ -19,10 +19,23 @@ def distances() -> dict[str, dict[str, float]]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("case", ["jit", "jit, whole batches", "pmap", "attribute shards"])
-def test_eight_devices(distances: dict[str, dict[str, float]], case: str) -> None:
+@pytest.mark.parametrize(
+    ("case", "trained"),
+    [
+        ("jit", BY_IMAGE),
+        ("jit, whole batches", WHOLE),
+        ("pmap", WHOLE),
+        ("attribute shards", WHOLE),
+        ("sharded state", BY_IMAGE),
+        ("sharded state, whole batches", WHOLE),
+        ("sharded state, attribute shards", WHOLE),
+    ],
+)
+def test_eight_devices(
+    distances: dict[str, dict[str, float]], case: str, trained: tuple[str, ...]
+) -> None:
     """Parameters, and the terms of every step."""
-    found, trained = distances[case], BY_IMAGE if case == "jit" else WHOLE
+    found = distances[case]
     terms = {"parameters", "loss", "gradient_norm", "distillation_factor"}
     assert {*terms, *ALWAYS_LOGGED, *trained} <= found.keys()
     assert max(found.values()) <= 1e-5, found

@@ -21,6 +21,7 @@ def made_up_answer(flops: float, chips: int = 1, **more: Any) -> dict[str, Any]:
         "resident": 0,
         "parameters": 40e6,
         "state": 120e6,
+        "model_state": 120e6,
         "unknown_loops": 0,
         "collectives": {},
         "compile_seconds": 1.0,

@@ -65,6 +65,7 @@ class Compiler:
             "flops_bfloat16": 0,
             "parameters": 40e6,
             "state": 120e6,
+            "model_state": 120e6,
             "schedule": self.schedule,
             "unknown_loops": 0,
             "collectives": {"all-reduce": {"count": 1, "bytes": 1e6}},

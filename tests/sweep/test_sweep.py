@@ -139,6 +139,7 @@ def test_the_directory_belongs_to_one_sweep(
         (2, {"seed": 2**32 - 1}, "the last seed would be 4294967296"),
         (2, {"distribution__strategy": "pmap"}, "a sweep shards models"),
         (2, {"distribution__attribute_shards": 2}, "shards models, not attributes"),
+        (2, {"distribution__state": "sharded"}, "state=sharded: a sweep shards models"),
         (2, {"data__source": "images", "data__format": "demo"}, "trains from features"),
     ],
 )

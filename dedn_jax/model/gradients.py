@@ -1,4 +1,4 @@
-"""Gradients that are summed over devices where they are small."""
+"""Gradients that are summed over devices where they are small, and those that follow from them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 from typing import TypeVar
 
 import jax
+from jaxtyping import Array
 
 T = TypeVar("T")
 
@@ -30,3 +31,23 @@ def _backward(axis: str, _: None, cotangent: T) -> tuple[T]:
 
 
 summed_gradient.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def shared_gradient(x: Array, count: int) -> Array:
+    """The array itself, whose gradient is divided by the number of devices that have all of it.
+
+    Summed over them, with gradients of which each has a part, it counts once.
+    """
+    return x
+
+
+def _share_forward(x: Array, count: int) -> tuple[Array, None]:
+    return x, None
+
+
+def _share_backward(count: int, _: None, cotangent: Array) -> tuple[Array]:
+    return (cotangent / count,)
+
+
+shared_gradient.defvjp(_share_forward, _share_backward)
