@@ -53,8 +53,8 @@ def _pallas_wins(platform: str, map_shape: tuple[int, int], precision: str) -> b
     """On an H100 or H200 in bfloat16, and on TPUs where an image fits into vector memory.
 
     For TPUs libtpu's schedule says so (`python -m benchmarks.schedule`), for attention alone, its
-    gradient included, of 50 images of CUB in bfloat16: v5e 1.15 ms where XLA's own operations take
-    1.61, v5p 0.49 for 2.20, v6e 0.46 for 1.24; and for 2 images (v6e 0.054 for 0.061), in float32
+    gradient included, of 50 images of CUB in bfloat16: v5e 1.14 ms where XLA's own operations take
+    1.61, v5p 0.49 for 2.20, v6e 0.40 for 1.24; and for 2 images (v6e 0.046 for 0.061), in float32
     (v6e 0.51 for 2.16), for the attributes of SUN (v5e 0.52 for 0.70) and for 49 regions (v6e 0.15
     for 0.42). Nobody has measured it there. On a CPU kernels are interpreted, for tests.
     """
