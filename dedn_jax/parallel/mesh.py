@@ -106,6 +106,16 @@ class Layout:
         sharded = distribution.state == "sharded" or (distribution.state == "auto" and wins)
         return dataclasses.replace(layout, shard_state=sharded)
 
+    def state_note(self, choice: str) -> str:
+        """What to say where `config.distribution.state`, by itself, shards the state; else ""."""
+        if choice != "auto" or self.axes.columns is None:
+            return ""
+        return (
+            f"parameters and optimiser slots: sharded over {self.num_shards} devices, as "
+            "distribution.state=auto means here (scheduled, not measured; "
+            "distribution.state=replicated has all of them on each)"
+        )
+
     @property
     def platform(self) -> str:
         """Of its devices, as `jax.default_backend()` names it."""
@@ -252,7 +262,7 @@ class Layout:
         """What `place_state` took, replicated."""
         if self.axes.columns is None:
             return state
-        return jax.jit(lambda x: x, out_shardings=self.replicated)(state)
+        return jax.jit(_same, out_shardings=self.replicated)(state)
 
     def padded_rows(self, rows: int) -> int:
         """Rows of a batch that is padded so that every device has as many."""
@@ -291,6 +301,11 @@ class Layout:
         )
 
 
+def _same(tree: Any) -> Any:
+    """One function for all programs that move arrays: each is compiled once."""
+    return tree
+
+
 def _names(path: Any) -> list[object]:
     """The keys of a path in a tree, where its parts have some."""
     return [getattr(part, "key", None) for part in path]
@@ -301,7 +316,7 @@ def put_on_all(array: Any, sharding: Sharding) -> jax.Array:
     if isinstance(array, jax.Array) and array.sharding == sharding:
         return array
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
-        return jax.jit(lambda x: x, out_shardings=sharding)(array)
+        return jax.jit(_same, out_shardings=sharding)(array)
     host = np.asarray(array)
     return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
 

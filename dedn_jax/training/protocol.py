@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 
@@ -57,6 +58,8 @@ def train_run(
         folder.share()
         if folder.result_file.exists():
             return
+        if is_main() and (note := layout.state_note(config.distribution.state)):
+            print(note, file=sys.stderr)
         first_start = record_start(folder.path) if is_main() else time.time()
         with stop or StopRequest() as stop, run.computing():
             shown = callbacks if is_main() else ()

@@ -44,6 +44,9 @@ def check_on_eight_devices() -> None:
     config.distribution.state = "sharded"
     layout = Layout.from_config(config, model(rank=2))
     assert layout.shard_state
+    assert "sharded over 8 devices, as distribution.state=auto" in layout.state_note("auto")
+    assert not layout.state_note("sharded")
+    assert not Layout.of_devices().state_note("auto")
     state = init_state(model(rank=2), make_optimizer(config))
     placed = layout.place_state(state)
     for path, leaf in jax.tree_util.tree_leaves_with_path(placed):
