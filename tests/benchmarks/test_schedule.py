@@ -21,6 +21,7 @@ def _arguments(tmp_path: Path, **changed: Any) -> argparse.Namespace:
         "dtype": "bfloat16",
         "precision": None,
         "kernel": "auto",
+        "state": "auto",
         "recipe": "cub_gzsl",
         "only": None,
         "timeout": 1.0,
