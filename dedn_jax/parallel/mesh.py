@@ -99,8 +99,8 @@ class Layout:
         if distribution.state == "sharded" and not divide:
             found = f"{columns.pop()} channels" if columns else "a model without region branches"
             raise InputError(
-                f"config.distribution.state=sharded: {found} cannot be divided over {shards} "
-                "devices; use auto or replicated"
+                f"config.distribution.state=sharded: {found} cannot be divided over the "
+                f"{shards} shards of a batch; use auto or replicated"
             )
         wins = layout.platform == "tpu" and distribution.strategy == "jit" and divide
         sharded = distribution.state == "sharded" or (distribution.state == "auto" and wins)
@@ -232,9 +232,8 @@ class Layout:
         """
         mapped = self.map_over_batch(function, in_specs, out_specs)
         results: Any = self.replicated
-        states = [isinstance(out_specs, tuple) and spec is STATE for spec in out_specs]
-        if self.axes.columns is not None and any(states):
-            results = tuple(None if state else self.replicated for state in states)
+        if self.axes.columns is not None and any(spec is STATE for spec in out_specs):
+            results = tuple(None if spec is STATE else self.replicated for spec in out_specs)
         return jax.jit(mapped, donate_argnums=donate, out_shardings=results)
 
     def put(self, array: Any, spec: PartitionSpec) -> jax.Array:

@@ -15,7 +15,8 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from dedn_jax.model.experts import BRANCHES, EXPERTS
+from dedn_jax.model.dual_attention import BRANCHES
+from dedn_jax.model.experts import EXPERTS
 from dedn_jax.parallel.resident.rule import Residency
 from dedn_jax.plan.chips import Chip, Slice
 from dedn_jax.plan.exchange import exchange

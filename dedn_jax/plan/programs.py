@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from dedn_jax.data.pipeline import Batch
 from dedn_jax.model.attention import BranchRows, dual_attention
-from dedn_jax.model.experts import BRANCHES, EXPERTS
+from dedn_jax.model.dual_attention import BRANCHES
+from dedn_jax.model.experts import EXPERTS
 from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.model.kernels import Kernel
 from dedn_jax.model.picture_model import backbone_maps

@@ -184,8 +184,7 @@ def _peers(
     axes, maps = view.axes, module.maps(batch.inputs)
     if view.mixed is not None:
         maps = mixed_maps(maps, view.mixed, axes.data)
-    factors = maps.dtype if maps.dtype == jnp.bfloat16 else None
-    rows, without = experts.rows(axes.rows, axes.columns, factors), None
+    rows, without = experts.rows(axes.rows, axes.columns, maps.dtype), None
     if view.sum_rows and axes.data is not None:
         rows = summed_gradient(rows, axes.data)
     if dropped:

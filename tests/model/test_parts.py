@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from dedn_jax.config import load_config
 from dedn_jax.data.pipeline import Batch
-from dedn_jax.model.experts import BRANCHES, EXPERTS
+from dedn_jax.model.dual_attention import BRANCHES
+from dedn_jax.model.experts import EXPERTS
 from dedn_jax.model.groups import resolve_groups
 from dedn_jax.training.network import Network, build_network
 from dedn_jax.training.objective import ClassSpace, Objective, make_class_space

@@ -11,7 +11,7 @@ from flax import nnx
 from dedn_jax.config import load_config
 from dedn_jax.errors import InputError
 from dedn_jax.model.experts import DualExpert
-from dedn_jax.parallel.mesh import Layout
+from dedn_jax.parallel.mesh import COLUMNS, REPLICATED, SHARDED, Layout
 from dedn_jax.training.optimizer import make_optimizer
 from dedn_jax.training.step import init_state
 from tests.helpers.devices import run_on_devices
@@ -62,10 +62,32 @@ def check_on_eight_devices() -> None:
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(back))
     same = jax.tree.map(jnp.array_equal, state, back)
     assert all(jax.tree.leaves(same))
-    with pytest.raises(InputError, match="12 channels cannot be divided over 8 devices"):
+    _check_gather(layout)
+    with pytest.raises(InputError, match="12 channels cannot be divided over the 8 shards"):
         Layout.from_config(config, model(12))
     with pytest.raises(InputError, match="a model without region branches cannot be divided"):
         Layout.from_config(config, model(branches="channel"))
+
+
+def _check_gather(layout: Layout) -> None:
+    """Rows are sent in bfloat16, the gradients of eight devices summed in float32."""
+    columns = layout.axes.columns
+    assert columns is not None
+    rows = jnp.asarray(np.random.default_rng(1).random((3, CHANNELS)), jnp.float32)
+    # A bfloat16 sum of one large and seven small numbers would lose these.
+    cotangents = jnp.where(jnp.arange(8) == 0, 1.0, 2.0**-10).astype(jnp.float32)
+
+    def gathered(local: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+        found, pull = jax.vjp(lambda x: columns.gather(x, jnp.bfloat16), local)
+        (gradient,) = pull(jnp.full_like(found, cotangent[0]))
+        return found, gradient
+
+    found, gradient = jax.jit(
+        layout.map_over_batch(gathered, (COLUMNS, SHARDED), (REPLICATED, COLUMNS))
+    )(rows, cotangents)
+    assert found.dtype == gradient.dtype == jnp.float32
+    np.testing.assert_array_equal(found, rows.astype(jnp.bfloat16).astype(jnp.float32))
+    np.testing.assert_array_equal(gradient, np.full((3, CHANNELS), 1 + 7 * 2.0**-10, np.float32))
 
 
 def test_one_device_has_all() -> None:

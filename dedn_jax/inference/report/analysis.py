@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 
 from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.inference.report.ranking import average_precision, roc_auc
-from dedn_jax.model.experts import BRANCHES, EXPERTS
+from dedn_jax.model.dual_attention import BRANCHES
+from dedn_jax.model.experts import EXPERTS
 from dedn_jax.training.calibration import curve
 from dedn_jax.training.prediction import Mixing
 from dedn_jax.training.run import TrainingRun

@@ -7,7 +7,7 @@ from dedn_jax.model.attention.pooling import (
     dual_attention,
     dual_attention_weights,
 )
-from dedn_jax.model.attention.rows import BranchRows, stack_rows
+from dedn_jax.model.attention.rows import BranchRows, factor_dtype, stack_rows
 
 __all__ = [
     "AttentionWeights",
@@ -16,5 +16,6 @@ __all__ = [
     "attention_weights",
     "dual_attention",
     "dual_attention_weights",
+    "factor_dtype",
     "stack_rows",
 ]

@@ -27,6 +27,11 @@ def stack_rows(sets: list[BranchRows]) -> BranchRows:
     )
 
 
+def factor_dtype(features: jnp.dtype | None) -> jnp.dtype | None:
+    """In which factors are multiplied with features of a dtype; None: in their own."""
+    return features if features == jnp.bfloat16 else None
+
+
 def as_factor(x: Float[Array, "*shape"], features: Array) -> Float[Array, "*shape"]:
     """`x` in the dtype in which it is multiplied with `features`."""
-    return x.astype(features.dtype) if features.dtype == jnp.bfloat16 else x
+    return x.astype(factor_dtype(features.dtype) or x.dtype)
