@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
 import os
 import re
@@ -99,6 +100,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if named and named <= _OPTIONAL.keys() and collection_path.suffix == ".py":
         return not any(name in _text(collection_path) for name in named) or None
     return None
+
+
+def pytest_collection_finish() -> None:
+    """Tracing makes so many objects that collecting is a tenth of its time, most of it in vain."""
+    gc.collect()
+    gc.freeze()  # what has been imported stays
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

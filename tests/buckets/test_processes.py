@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,7 +16,8 @@ from dedn_jax.cli.main import main
 from dedn_jax.inference.run import open_run
 from dedn_jax.training.logs import read_lines
 from tests.buckets.test_storage import opened
-from tests.helpers.devices import xla_flags
+from tests.helpers.devices import process_flags, xla_flags
+from tests.helpers.forks import Forked
 from tests.made_up import picture_folder, prepared_folder, published_file
 from tests.parallel.test_jobs import PICTURES
 
@@ -47,34 +45,19 @@ def machines(parent: Path, *names: str) -> list[Path]:
     return folders
 
 
-def start(folder: Path, *job: str, **environment: str) -> subprocess.Popen[str]:
-    root = Path(__file__).resolve().parent.parent.parent
+def start(folder: Path, *job: str, **environment: str) -> Forked:
     own = {"TMPDIR": str(folder / "tmp"), "XDG_CACHE_HOME": str(folder / "cache")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "dedn_jax", *job],
-        cwd=folder,
-        env=os.environ
-        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(quick=False), "PYTHONPATH": str(root)}
-        | own
-        | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    everything = {"XLA_FLAGS": xla_flags(quick=False), **own, **environment}
+    return Forked("-m", "dedn_jax", *job, folder=folder, **everything)
 
 
-def start_all(folders: list[Path], *job: str) -> list[subprocess.Popen[str]]:
+def start_all(folders: list[Path], *job: str) -> list[Forked]:
     """A job by a process in each folder."""
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
-    joined = [f"--coordinator=localhost:{port}", f"--processes={len(folders)}"]
-    return [
-        start(folder, *job, *joined, f"--process={number}") for number, folder in enumerate(folders)
-    ]
+    flags = process_flags(len(folders))
+    return [start(folder, *job, *own) for folder, own in zip(folders, flags, strict=True)]
 
 
-def finished(processes: list[subprocess.Popen[str]]) -> list[list[str]]:
+def finished(processes: list[Forked]) -> list[list[str]]:
     """The lines that each printed, once all have ended well."""
     printed = []
     for process in processes:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from dedn_jax.cli.main import main
 from dedn_jax.config import load_config
 from dedn_jax.inference.run import open_run
 from tests.buckets.test_storage import opened
+from tests.helpers.forks import Forked
 from tests.made_up import published_file
 
 pytestmark = pytest.mark.moto
@@ -102,15 +100,10 @@ def test_as_on_this_machine(
     assert f"dedn: {address}/config.json: config.seed is fixed" in capsys.readouterr().err
 
 
-def start(address: str, data: str, temporary: Path, *flags: str) -> subprocess.Popen:
+def start(address: str, data: str, temporary: Path, *flags: str) -> Forked:
     temporary.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, "-m", "dedn_jax", "train", f"--workdir={address}", *FLAGS, data, *flags],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "TMPDIR": str(temporary)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    job = ["-m", "dedn_jax", "train", f"--workdir={address}", *FLAGS, data, *flags]
+    return Forked(*job, TMPDIR=str(temporary))
 
 
 def test_killed_at_any_time(

@@ -1,13 +1,12 @@
-"""Python in a process of its own, with several simulated devices."""
+"""Python in processes of its own, with several simulated devices or several of them."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
+import socket
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.helpers.forks import Forked
+
 _QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
@@ -23,24 +22,23 @@ def xla_flags(devices: int = 1, *, quick: bool = True) -> str:
     return f"{inherited} {count} {_QUICK if quick else ''}".strip()
 
 
-def run_on_devices(
-    *arguments: str, devices: int = 8, quick: bool = False
-) -> subprocess.CompletedProcess[str]:
-    """What `python ARGUMENTS` wrote, which has to succeed.
+def run_on_devices(*arguments: str, devices: int = 8, quick: bool = False) -> tuple[str, str]:
+    """What `python ARGUMENTS`, which has to succeed, wrote: output and errors.
 
     Args:
       arguments: such as `-m`, and the name of a module of tests.
       devices, quick: see `xla_flags`.
     """
-    flags = xla_flags(devices, quick=quick)
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done
+    process = Forked(*arguments, XLA_FLAGS=xla_flags(devices, quick=quick))
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output, errors
+
+
+def process_flags(processes: int) -> list[list[str]]:
+    """The flags of each of several processes on this machine that do one job together."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    common = [f"--coordinator=localhost:{port}", f"--processes={processes}"]
+    return [[*common, f"--process={i}"] for i in range(processes)]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +13,7 @@ import pytest
 from dedn_jax.cli.main import main
 from dedn_jax.training.logs import read_lines
 from tests.helpers.devices import xla_flags
+from tests.helpers.forks import Forked
 from tests.made_up import published_file
 
 FLAGS = [
@@ -30,34 +28,24 @@ FLAGS = [
 ]
 # For what falls silent; a busy machine may keep a process that starts from its signs of life.
 SILENCE = ["--silence-timeout=8"]
-Start = Callable[..., list[subprocess.Popen]]
+Start = Callable[..., list[Forked]]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts a process for each list of further flags; kills what is left of them."""
     data = published_file(tmp_path / "features.hdf5")
-    running: list[subprocess.Popen] = []
+    running: list[Forked] = []
 
-    def start(*flags: list[str], numbers: list[int] | None = None) -> list[subprocess.Popen]:
+    def start(*flags: list[str], numbers: list[int] | None = None) -> list[Forked]:
         with socket.socket() as s:
             s.bind(("localhost", 0))
             port = s.getsockname()[1]
         several = [f"--coordinator=localhost:{port}", f"--processes={len(flags)}"]
         for number, own in zip(numbers or range(len(flags)), flags, strict=False):
             common = [*FLAGS, f"--config.data.path={data}", f"--workdir={tmp_path / 'run'}"]
-            running.append(
-                subprocess.Popen(
-                    [
-                        *(sys.executable, "-m", "dedn_jax", "train", *common, *several),
-                        *(f"--process={number}", *own),
-                    ],
-                    env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags()},
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
+            job = ["-m", "dedn_jax", "train", *common, *several, f"--process={number}", *own]
+            running.append(Forked(*job, XLA_FLAGS=xla_flags()))
         return running
 
     yield start
@@ -66,7 +54,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
-def ending(process: subprocess.Popen) -> tuple[int, str]:
+def ending(process: Forked) -> tuple[int, str]:
     """The exit status and the last line."""
     _, errors = process.communicate(timeout=150)
     assert "Traceback" not in errors

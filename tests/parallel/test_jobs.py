@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +16,8 @@ from dedn_jax.parallel import processes
 from dedn_jax.parallel.limits import LONGEST_TIMEOUT, MEETING_TIMEOUT
 from dedn_jax.training.environment import started
 from dedn_jax.training.logs import read_lines
-from tests.helpers.devices import xla_flags
+from tests.helpers.devices import process_flags, xla_flags
+from tests.helpers.forks import Forked
 from tests.made_up import picture_folder, prepared_folder, published_file
 
 TRAIN = [
@@ -43,19 +40,9 @@ PICTURES = [
 
 def together(*job: str, processes: int = 2, status: int = 0) -> list[str]:
     """Runs a job in several processes, which end with that status; what each printed."""
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
-    joined = [*job, f"--coordinator=localhost:{port}", f"--processes={processes}"]
     several = [
-        subprocess.Popen(
-            [sys.executable, "-m", "dedn_jax", *joined, f"--process={i}"],
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(quick=False)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(processes)
+        Forked("-m", "dedn_jax", *job, *own, XLA_FLAGS=xla_flags(quick=False))
+        for own in process_flags(processes)
     ]
     ended = [(*process.communicate(timeout=300), process.returncode) for process in several]
     assert [code for *_, code in ended] == [status] * processes, ended

@@ -15,8 +15,8 @@ from tests.parallel.objectives_on_devices import BY_IMAGE, WHOLE
 @pytest.fixture(scope="module")
 def distances() -> dict[str, dict[str, float]]:
     """Of every case, from one process for all."""
-    done = run_on_devices("-m", "tests.parallel.objectives_on_devices", quick=True)
-    return json.loads(done.stdout)
+    output, _ = run_on_devices("-m", "tests.parallel.objectives_on_devices", quick=True)
+    return json.loads(output)
 
 
 @pytest.mark.parametrize(

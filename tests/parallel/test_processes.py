@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,7 +19,8 @@ from dedn_jax.files import read_json
 from dedn_jax.inference.run import open_run
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.training.logs import read_lines
-from tests.helpers.devices import xla_flags
+from tests.helpers.devices import process_flags, xla_flags
+from tests.helpers.forks import Forked
 from tests.made_up import prepared_folder, published_file
 
 FLAGS = [
@@ -42,29 +39,19 @@ FLAGS = [
 ]
 
 
-def start(folder: Path, flags: list[str], devices: int = 1) -> subprocess.Popen:
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(devices)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "dedn_jax", "train", f"--workdir={folder}", *flags],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(folder: Path, flags: list[str], devices: int = 1) -> Forked:
+    job = ["-m", "dedn_jax", "train", f"--workdir={folder}", *flags]
+    return Forked(*job, XLA_FLAGS=xla_flags(devices))
 
 
-def finish(*processes: subprocess.Popen) -> None:
+def finish(*processes: Forked) -> None:
     for process in processes:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
 
 
-def start_several(folder: Path, flags: list[str], processes: int) -> list[subprocess.Popen]:
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
-    joined = [*flags, f"--coordinator=localhost:{port}", f"--processes={processes}"]
-    return [start(folder, [*joined, f"--process={i}"]) for i in range(processes)]
+def start_several(folder: Path, flags: list[str], processes: int) -> list[Forked]:
+    return [start(folder, [*flags, *own]) for own in process_flags(processes)]
 
 
 def parameters(folder: Path) -> list[np.ndarray]:

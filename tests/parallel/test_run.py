@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
+from tests.helpers.forks import Forked
 from tests.helpers.tiny import write_tiny
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPT = """
 import sys
 from dedn_jax.parallel import joining
@@ -41,16 +38,8 @@ def test_the_run_is_there_on_every_process(tmp_path: Path) -> None:
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = str(s.getsockname()[1])
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, port, str(i), str(data), str(tmp_path / "run")],
-            cwd=ROOT,
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
+        Forked("-c", SCRIPT, port, str(i), str(data), str(tmp_path / "run")) for i in range(2)
     ]
     for process in started:
         _, errors = process.communicate(timeout=300)

@@ -37,8 +37,8 @@ sweep(tiny_config(data, **fields), folder + "/whole", 3)
 
 
 def test_eight_devices(data: Path, tmp_path: Path) -> None:
-    done = run_on_devices("-c", SCRIPT, str(data), str(tmp_path))
-    assert "every device computes all models" in done.stderr
+    _, errors = run_on_devices("-c", SCRIPT, str(data), str(tmp_path))
+    assert "every device computes all models" in errors
     config = tiny_config(data, **SHORT)
     assert config.optimizer.epsilon == 1e-8  # as published
     sweep(config, tmp_path / "one", 8)

@@ -42,8 +42,8 @@ def test_one_device() -> None:
 
 def test_sharded() -> None:
     """Two devices exchange images and gradients."""
-    done = run_on_devices("-m", "tests.training.test_named_scopes", devices=2, quick=True)
-    assert set(done.stdout.split()) == SCOPES
+    output, _ = run_on_devices("-m", "tests.training.test_named_scopes", devices=2, quick=True)
+    assert set(output.split()) == SCOPES
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,16 +16,16 @@ import numpy as np
 
 from dedn_jax.files import read_json
 from dedn_jax.training.logs import read_lines
+from tests.helpers.forks import Forked
 from tests.helpers.tiny import arrays, tiny_overrides, write_tiny
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 KILLS = int(os.environ.get("DEDN_KILLS", "3"))
 SEED = int(os.environ.get("DEDN_KILL_SEED", "0"))
 MOMENTS = ("training", "saving", "start-up")
 TIMEOUT = 300.0
 
 
-def launch(data: Path, workdir: Path) -> subprocess.Popen[str]:
+def launch(data: Path, workdir: Path) -> Forked:
     flags = tiny_overrides(
         data,
         train__epochs=160,  # 400 steps of validation, and up to 640 of the final phase
@@ -35,15 +33,7 @@ def launch(data: Path, workdir: Path) -> subprocess.Popen[str]:
         train__log_every=10,
         train__checkpoint_every=25,
     )
-    command = [sys.executable, "-m", "dedn_jax", "train", "--config=base", f"--workdir={workdir}"]
-    return subprocess.Popen(
-        [*command, *flags],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Forked("-m", "dedn_jax", "train", "--config=base", f"--workdir={workdir}", *flags)
 
 
 def changed_at(path: Path) -> int:
