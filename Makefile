@@ -64,7 +64,7 @@ torch: $(TORCH_VENV)/.installed
 
 # The models exported as ONNX, which `make test` skips.
 onnx: $(ONNX_VENV)/.installed
-	$(ONNX_VENV)/bin/python -m pytest -n 2 --dist worksteal -m onnx
+	$(ONNX_VENV)/bin/python -m pytest --quick -n 2 --dist worksteal -m onnx
 
 # The tests of the page of `dedn serve`, which `make test` skips.
 serve: $(SERVE_VENV)/.installed

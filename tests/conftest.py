@@ -35,15 +35,13 @@ _OPTIONAL = {
     "jax_cuda12_plugin": "needs XLA for CUDA: pip install 'dedn-jax[gpu-plan]'",
 }
 
-# Compiled as users compile them: the model's numbers, the same bits from two programs, what is not
-# finite, and large networks.
+# Compiled as users compile them: the model's numbers, the same bits from two programs, and what is
+# not finite. So are all comparisons with PyTorch.
 _AS_USERS = (
-    "model",
-    "interop",
+    "model/test_experts.py",
     "parallel/test_jobs.py",
     "sweep/test_divergence.py",
     "sweep/test_optimizer.py",
-    "inference/test_extract.py",
 )
 
 

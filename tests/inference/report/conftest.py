@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from dedn_jax.config import load_config
 from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.load import load_dataset
+from dedn_jax.data.sources import demo
 from dedn_jax.inference.run import Run, train
 from tests.helpers.tiny import tiny_config, write_tiny
 
@@ -41,8 +43,11 @@ def runs(dataset: GZSLDataset, tmp_path_factory: pytest.TempPathFactory) -> list
 
 @pytest.fixture(scope="package")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One epoch on the real demo set, its pictures scaled down."""
+    """One epoch on the demo set, drawn small and with fewer pictures."""
     folder = tmp_path_factory.mktemp("demo")
     flags = ["train.epochs=1", "data.groups=single", "picture.resize=32", "picture.crop=32"]
     overrides = [f"--config.{flag}" for flag in (f"data.path={folder}/cache", *flags)]
-    return train(load_config("demo", overrides), folder / "run")
+    small = functools.partial(demo.demo_pictures, image_size=32, images_per_class=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "demo_pictures", small)
+        return train(load_config("demo", overrides), folder / "run")
