@@ -18,11 +18,11 @@ def test_objectives_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str
     flags = [f for f in tiny_overrides(file, **TINY) if "protocol" not in f]
     arguments = [
         *("--recipe=base", f"--features={file}", f"--out={tmp_path}", "--seeds=1,2"),
-        *("--objectives=agreement,kl", *flags),
+        *("--objectives=none,agreement,kl", *flags),
     ]
     distillation.main(arguments)
     rows = {row["objective"]: row for row in read_json(tmp_path / "summary.json")["rows"]}
-    assert list(rows) == ["agreement", "kl"]
+    assert list(rows) == ["none", "agreement", "kl"]
     kl, base = rows["kl"]["calibrated"]["H"], rows["agreement"]["calibrated"]["H"]
     assert len(kl["values"]) == 2
     assert "over_agreement" not in rows["agreement"]

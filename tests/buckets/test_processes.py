@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -145,12 +144,10 @@ def test_sweep(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_one_of_them_is_told_another_place(address: str, tmp_path: Path) -> None:
     folders = machines(tmp_path, "first", "second")
     job = ["train", *FLAGS, "--join-timeout=120"]
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        joined = [f"--coordinator=localhost:{s.getsockname()[1]}", "--processes=2"]
+    workdirs = (address, "run")
     processes = [
-        start(folder, *job, *joined, f"--process={number}", f"--workdir={workdir}")
-        for number, (folder, workdir) in enumerate(zip(folders, (address, "run"), strict=True))
+        start(folder, *job, *own, f"--workdir={workdir}")
+        for folder, workdir, own in zip(folders, workdirs, process_flags(2), strict=True)
     ]
     for process in processes:
         _, errors = process.communicate(timeout=500)

@@ -35,10 +35,14 @@ def run_on_devices(*arguments: str, devices: int = 8, quick: bool = False) -> tu
     return output, errors
 
 
-def process_flags(processes: int) -> list[list[str]]:
-    """The flags of each of several processes on this machine that do one job together."""
+def free_port() -> int:
+    """Of this machine; nothing listens there yet."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
-        port = s.getsockname()[1]
-    common = [f"--coordinator=localhost:{port}", f"--processes={processes}"]
+        return s.getsockname()[1]
+
+
+def process_flags(processes: int) -> list[list[str]]:
+    """The flags of each of several processes on this machine that do one job together."""
+    common = [f"--coordinator=localhost:{free_port()}", f"--processes={processes}"]
     return [[*common, f"--process={i}"] for i in range(processes)]

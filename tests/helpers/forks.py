@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# JAX reads its variables when it is imported: forks have those of the first.
+# JAX reads its variables when it is imported: all forks have the same.
 _JAX = {"JAX_PLATFORMS": "cpu"}
 _IMPORTED = ("cli.main", "inference.run", "inference.predict_processes", "sweep.run")
 
@@ -38,7 +38,7 @@ class Forked:
       returncode: as of `Popen`: None until `poll`, `wait` or `communicate` has seen the end.
     """
 
-    def __init__(self, *arguments: str, folder: Path | None = None, **environment: str):
+    def __init__(self, *arguments: str, folder: Path | None = None, **environment: str) -> None:
         """Starts it.
 
         Args:
@@ -49,7 +49,9 @@ class Forked:
         wanted = os.environ | _JAX | environment
         for name in {*wanted, *_first().environment}:
             if name.startswith("JAX_"):
-                assert wanted.get(name) == _first().environment.get(name), f"{name} is of the first"
+                assert wanted.get(name) == _first().environment.get(name), (
+                    f"{name}: JAX has been imported"
+                )
         self.returncode: int | None = None
         self._output = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115
         self._ends, ends = socket.socketpair(type=socket.SOCK_SEQPACKET)

@@ -27,6 +27,7 @@ from dedn_jax.inference.run import open_run, train
 from dedn_jax.progress import note
 from dedn_jax.torch_files import read_state_dict
 from dedn_jax.training.logs import read_lines
+from tests.helpers.devices import process_flags
 from tests.made_up import backbone_weights, prepared_folder
 
 SIDE = 64
@@ -231,14 +232,8 @@ def test_killed_and_resumed(prepared: Path, weights: Path, tmp_path: Path) -> No
 
 
 def test_two_processes_make_the_same_store(prepared: Path, weights: Path, tmp_path: Path) -> None:
-    import socket
-
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
     out = tmp_path / "store"
-    several = [f"--coordinator=localhost:{port}", "--processes=2"]
-    both = [start(prepared, weights, out, *several, f"--process={i}") for i in (0, 1)]
+    both = [start(prepared, weights, out, *own) for own in process_flags(2)]
     for process in both:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors

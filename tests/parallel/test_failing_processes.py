@@ -12,7 +12,7 @@ import pytest
 
 from dedn_jax.cli.main import main
 from dedn_jax.training.logs import read_lines
-from tests.helpers.devices import xla_flags
+from tests.helpers.devices import free_port, xla_flags
 from tests.helpers.forks import Forked
 from tests.made_up import published_file
 
@@ -38,10 +38,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     running: list[Forked] = []
 
     def start(*flags: list[str], numbers: list[int] | None = None) -> list[Forked]:
-        with socket.socket() as s:
-            s.bind(("localhost", 0))
-            port = s.getsockname()[1]
-        several = [f"--coordinator=localhost:{port}", f"--processes={len(flags)}"]
+        several = [f"--coordinator=localhost:{free_port()}", f"--processes={len(flags)}"]
         for number, own in zip(numbers or range(len(flags)), flags, strict=False):
             common = [*FLAGS, f"--config.data.path={data}", f"--workdir={tmp_path / 'run'}"]
             job = ["-m", "dedn_jax", "train", *common, *several, f"--process={number}", *own]

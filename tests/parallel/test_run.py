@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
+from tests.helpers.devices import free_port
 from tests.helpers.forks import Forked
 from tests.helpers.tiny import write_tiny
 
@@ -35,9 +35,7 @@ assert dedn_jax.train(config, folder + "-again").result["seed"] == 7
 
 def test_the_run_is_there_on_every_process(tmp_path: Path) -> None:
     data = write_tiny(tmp_path / "tiny.hdf5")
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = str(s.getsockname()[1])
+    port = str(free_port())
     started = [
         Forked("-c", SCRIPT, port, str(i), str(data), str(tmp_path / "run")) for i in range(2)
     ]

@@ -43,7 +43,7 @@ def rows_of(page: Any) -> dict[str, tuple[int, str, float]]:
 
 
 def wait_for_score(page: Any, name: str, score: object) -> None:
-    """The table is drawn once or twice for a change, and the last time is what counts."""
+    """The table may be drawn for an earlier change first; what it shows in the end counts."""
     end = time.monotonic() + 20
     while (shown := rows_of(page)[name][2]) != score:
         assert time.monotonic() < end, (shown, score)
