@@ -6,7 +6,8 @@
 Where JAX finds no GPU it says so at once and measures nothing. Writes `gpu.json` and `gpu.txt`, a
 table, into `--out`, anew after every part, and a log of each. Parts: the device's peaks; train
 steps of CUB, AWA2 and SUN at the published sizes (batch 50) by type, by kernel, with batches sent
-each step and with features on the device; a whole training of CUB; the published PyTorch step, if
+each step and with features on the device; what each launch of such a step takes, from a trace; a
+whole training of CUB; the published PyTorch step, if
 `--reference-dir` and torch with CUDA are there; 16 seeds in one program; a backbone's pictures a
 second; attention pooling alone. Each part has a process of its own: one that fails, crashes or
 takes too long becomes a row, and the next one runs. Parts that there is no time for are listed as

@@ -19,6 +19,7 @@ from flax import nnx
 
 from benchmarks import attention_pool, sweep, whole_training
 from benchmarks.common import interleaved_medians, peaks, send_speed, tiny_peaks
+from benchmarks.gpu_kernels import step_kernels
 from benchmarks.gpu_part import MODES, NAMES, Part, part_dataset
 from benchmarks.gpu_steps import published, train_steps
 from dedn_jax.config import load_config
@@ -167,6 +168,7 @@ PARTS: dict[str, tuple[Callable[[Part], None], float]] = {
     "machine": (machine, 45),
     "steps-xla": (lambda part: train_steps(part, "xla"), 80),
     "steps-pallas": (lambda part: train_steps(part, "pallas"), 80),
+    "kernels": (step_kernels, 60),
     "training": (training, 110),
     "published": (published, 50),
     "sweep": (many_seeds, 55),

@@ -44,11 +44,17 @@ def train_steps(part: Part, kernel: str) -> None:
 
 
 def _train_steps(part: Part, what: str, kernel: str, name: str, mode: str, resident: bool) -> None:
+    config, dataset = problem_of(part, kernel, name, mode)
+    _steps(part, what, config, dataset, mode, resident)
+
+
+def problem_of(part: Part, kernel: str, name: str, mode: str) -> tuple[Any, GZSLDataset]:
+    """A recipe's config with this kernel and mode, and its data set of random features."""
     precision, dtype = MODES[mode]
     flags = [f"model.precision={precision}", f"model.kernel={kernel}"]
     flags += ["data.groups=single"] if part.smoke else []
     config = load_config(f"{name}_gzsl", [f"--config.{flag}" for flag in flags])
-    _steps(part, what, config, part_dataset(part, name, dtype), mode, resident)
+    return config, part_dataset(part, name, dtype)
 
 
 def _steps(
@@ -57,7 +63,7 @@ def _steps(
     rounds = 2 if part.smoke else 10
     calls = 1 if part.smoke else (2 if resident else 20)
     with jax.default_matmul_precision(config.model.precision):
-        executor, state, batch = _executor(part, config, dataset, resident)
+        executor, state, batch = executor_of(part, config, dataset, resident)
         steps = executor.max_steps
         parameters = sum(x.size for x in jax.tree.leaves(state.params))
         start = time.perf_counter()
@@ -91,7 +97,7 @@ def _steps(
     )
 
 
-def _executor(
+def executor_of(
     part: Part, config: Any, dataset: GZSLDataset, resident: bool
 ) -> tuple[Executor, TrainState, int]:
     """A training's executor, its first state on the device, and its batch size."""

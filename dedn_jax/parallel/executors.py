@@ -230,15 +230,19 @@ def loop_steps(
     Returns:
       The state, and metrics with a leading axis of `max_steps`, zero from `count` on.
     """
-    shapes = jax.eval_shape(one, state, 0)[1]
-    metrics = jax.tree.map(lambda s: jnp.zeros((max_steps, *s.shape), s.dtype), shapes)
+    shapes, tree = jax.tree.flatten(jax.eval_shape(one, state, 0)[1])
+    # All in one array, which is one update a step: an accelerator would launch one for each.
+    rows = jax.eval_shape(lambda *terms: jnp.stack(terms), *shapes)
+    metrics = jnp.zeros((max_steps, *rows.shape), rows.dtype)
 
     def body(i: jax.Array, carry: Any) -> Any:
         state, metrics = carry
         state, terms = one(state, i)
-        return state, jax.tree.map(lambda m, t: m.at[i].set(t), metrics, terms)
+        return state, metrics.at[i].set(jnp.stack(jax.tree.leaves(terms)))
 
-    return jax.lax.fori_loop(0, max_steps if count is None else count, body, (state, metrics))
+    steps = max_steps if count is None else count
+    state, metrics = jax.lax.fori_loop(0, steps, body, (state, metrics))
+    return state, jax.tree.unflatten(tree, jnp.unstack(metrics, axis=1))
 
 
 def metrics_at(metrics: Any, index: int) -> dict[str, float]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,89 +25,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
-from dedn_jax.model.kernels import gpu_blocks
+from dedn_jax.model.kernels import gpu_blocks, gpu_passes
 from dedn_jax.model.kernels.common import Maps, Pooled, Rows
-
-
-def _block(ref: Any, first: tuple[Any, ...], axes: tuple[Any, ...]) -> tuple[Any, Any]:
-    """A block of an array, and which of its elements lie inside.
-
-    Args:
-      ref: the array.
-      first: indices along the first axes.
-      axes: start and size of the block along each of the others.
-    """
-    at = ref.at[(*map(jnp.int32, first), *(pl.ds(jnp.int32(start), size) for start, size in axes))]
-    return at, _mask(ref.shape[len(first) :], *axes)
-
-
-def _load(ref: Any, *axes: tuple[Any, int], first: tuple[Any, ...] = ()) -> jax.Array:
-    """A block, zero past the ends of the array; see `_block`."""
-    at, mask = _block(ref, first, axes)
-    return plgpu.load(at) if mask is None else plgpu.load(at, mask=mask, other=0)
-
-
-def _store(ref: Any, value: jax.Array, *axes: tuple[Any, int], first: tuple[Any, ...] = ()) -> None:
-    """Stores what lies inside the array; see `_block`."""
-    at, mask = _block(ref, first, axes)
-    plgpu.store(at, value.astype(ref.dtype), mask=mask)
-
-
-def _mask(shape: tuple[int, ...], *axes: tuple[Any, int]) -> jax.Array | None:
-    """Which elements of a block lie inside an array of `shape`; None if all do for any start.
-
-    Blocks start at multiples of their size.
-    """
-    mask = None
-    sizes = tuple(size for _, size in axes)
-    for axis, (start, size) in enumerate(axes):
-        if shape[axis] % size:
-            inside = start + lax.broadcasted_iota(jnp.int32, sizes, axis) < shape[axis]
-            mask = inside if mask is None else mask & inside
-    return mask
-
-
-def _dot(
-    a: jax.Array, b: jax.Array, *, transpose_a: bool = False, transpose_b: bool = False
-) -> jax.Array:
-    # None follows `jax.default_matmul_precision`, which does not apply to 16-bit products.
-    precision = None if a.dtype == jnp.float32 else lax.Precision.DEFAULT
-    return plgpu.dot(a, b, trans_a=transpose_a, trans_b=transpose_b, precision=precision)
-
-
-class _Softmax(NamedTuple):
-    """A softmax, and its mean of the scores, over the positions so far; one number per attribute.
-
-    Attributes:
-      maximum: of the logits.
-      total: `Σ exp(logits - maximum)`.
-      mean: of the scores.
-    """
-
-    maximum: jax.Array
-    total: jax.Array
-    mean: jax.Array
-
-    @classmethod
-    def start(cls, attributes: int) -> _Softmax:
-        zero = jnp.zeros((attributes,), jnp.float32)
-        return cls(jnp.full((attributes,), -jnp.inf, jnp.float32), zero, zero)
-
-    def add(
-        self, scores: jax.Array, logits: jax.Array, axis: int
-    ) -> tuple[_Softmax, jax.Array, jax.Array]:
-        """With another block, whose positions lie along `axis`, attributes along the other one.
-
-        Returns:
-          The softmax, the block's weights `exp(logits - maximum)`, and what to multiply earlier
-          ones with.
-        """
-        maximum = jnp.maximum(self.maximum, logits.max(axis))
-        weights = jnp.exp(logits - jnp.expand_dims(maximum, axis))
-        shrink = jnp.exp(self.maximum - maximum)
-        total = self.total * shrink + weights.sum(axis)
-        weighted = self.mean * self.total * shrink + (weights * scores).sum(axis)
-        return _Softmax(maximum, total, weighted / total), weights, shrink
+from dedn_jax.model.kernels.triton import Softmax, dot, load, one_image, store, within
 
 
 def _kernel_p(rows_ref: Any, maps_ref: Any, pooled_ref: Any, *kept_refs: Any) -> None:
@@ -126,16 +46,16 @@ def _kernel_p(rows_ref: Any, maps_ref: Any, pooled_ref: Any, *kept_refs: Any) ->
     def products(position: tuple[Any, int]) -> tuple[jax.Array, ...]:
         def add(i: Any, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             at = (i * step, step)
-            block = _load(maps_ref, position, at)
+            block = load(maps_ref, position, at)
             return tuple(
-                x + _dot(block, _load(rows_ref, row, at, first=(k,)), transpose_b=True)
+                x + dot(block, load(rows_ref, row, at, first=(k,)), transpose_b=True)
                 for k, x in enumerate(sums)
             )
 
         zero = jnp.zeros((side, width), jnp.float32)
         return lax.fori_loop(0, pl.cdiv(q, step), add, (zero, zero))
 
-    def of_block(j: Any, before: _Softmax) -> _Softmax:
+    def of_block(j: Any, before: Softmax) -> Softmax:
         position = (j * side, side)
         scores, logits = products(position)
         if p % side:
@@ -145,21 +65,21 @@ def _kernel_p(rows_ref: Any, maps_ref: Any, pooled_ref: Any, *kept_refs: Any) ->
         if kept_refs:
             by_score, by_attention, *statistics = kept_refs
             weights /= now.total
-            _store(by_score, weights, position, row)
-            _store(by_attention, weights * (scores - now.mean), position, row)
+            store(by_score, weights, position, row)
+            store(by_attention, weights * (scores - now.mean), position, row)
             for ref, value in zip(statistics, now, strict=False):
-                _store(ref, value, row, first=(j,))
+                store(ref, value, row, first=(j,))
         return now
 
-    start = _Softmax.start(width)
+    start = Softmax.start(width)
     count = pl.cdiv(p, side)
     end = of_block(0, start) if count == 1 else lax.fori_loop(0, count, of_block, start)
-    _store(pooled_ref, end.mean, row)
+    store(pooled_ref, end.mean, row)
 
 
 def _finish(
     kept: list[Float[Array, "batch p attributes"]],
-    blocks: _Softmax,
+    blocks: Softmax,
     side: int,
 ) -> tuple[jax.Array, ...]:
     """The kept factors by the whole softmax, from those by the softmax up to each block.
@@ -170,7 +90,7 @@ def _finish(
       side: positions in a block.
     """
     weights, centred = (x.astype(jnp.float32) for x in kept)
-    end = _Softmax(*(x[:, -1:] for x in blocks))
+    end = Softmax(*(x[:, -1:] for x in blocks))
     shrink = jnp.exp(blocks.maximum - end.maximum) * blocks.total / end.total
     shrink, moved = (
         jnp.repeat(x, side, axis=1)[:, : weights.shape[1]] for x in (shrink, blocks.mean - end.mean)
@@ -191,47 +111,34 @@ def _kernel_q(
     `Σ β s f - mean Σ β f` would lose its digits where all scores have a value in common.
     """
     p, q = maps_ref.shape
-    width, step, chunks = blocks
+    width, step = blocks.attributes, blocks.step
     row = (pl.program_id(0) * width, width)
     whole = gpu_blocks.pieces(p)
-    mine = whole if chunks == 1 else [(pl.program_id(1) * gpu_blocks.CHUNK, gpu_blocks.CHUNK)]
-    if not kept_refs:
-        mine = []
-    rows = [[_load(rows_ref, row, at, first=(k,)) for at in whole] for k in range(2)]
+    mine = whole if kept_refs else []
+    rows = [[load(rows_ref, row, at, first=(k,)) for at in whole] for k in range(2)]
 
     def of_block(i: Any, carry: tuple[Any, ...]) -> Any:
         before, near, *sums = carry
         position = (i * step, step)
-        maps = [_load(maps_ref, at, position) for at in whole]
-        scores, logits = (functools.reduce(jnp.add, map(_dot, of, maps)) for of in rows)
-        if q % step:
-            inside = position[0] + lax.broadcasted_iota(jnp.int32, logits.shape, 1) < q
-            logits = jnp.where(inside, logits, -jnp.inf)
-        now, weights, shrink = before.add(scores, logits, 1)
+        maps = [load(maps_ref, at, position) for at in whole]
+        scores, logits = (functools.reduce(jnp.add, map(dot, of, maps)) for of in rows)
+        now, weights, shrink = before.add(scores, within(logits, position, q), 1)
         near = jnp.where(i == 0, now.mean, near)
         factors = weights, weights * (scores - near[:, None])
-        if mine is not whole:
-            maps = [_load(maps_ref, at, position) for at in mine]
         sums = [
-            x * shrink[:, None] + _dot(factor.astype(block.dtype), block, transpose_b=True)
-            for x, (block, factor) in zip(sums, itertools.product(maps, factors), strict=True)
+            x * shrink[:, None] + dot(factor.astype(block.dtype), block, transpose_b=True)
+            for x, (block, factor) in zip(sums, itertools.product(maps, factors), strict=False)
         ]
         return now, near, *sums
 
     zeros = [jnp.zeros((width, size), jnp.float32) for _, size in mine for _ in range(2)]
-    start = _Softmax.start(width), jnp.zeros((width,), jnp.float32), *zeros
+    start = Softmax.start(width), jnp.zeros((width,), jnp.float32), *zeros
     end, near, *sums = lax.fori_loop(0, pl.cdiv(q, step), of_block, start)
-    _store(pooled_ref, end.mean, row)
+    store(pooled_ref, end.mean, row)
     for at, first, second in zip(mine, sums[::2], sums[1::2], strict=True):
         second -= (end.mean - near)[:, None] * first
         for ref, value in zip(kept_refs, (first, second), strict=True):
-            _store(ref, (value / end.total[:, None]).T, at, row)
-
-
-def _one_image(array: Any, axis: int) -> pl.BlockSpec:
-    """One image's slice of an array; the image is the program's index along grid axis `axis`."""
-    zeros = (0,) * (len(array.shape) - 1)
-    return pl.BlockSpec((None, *array.shape[1:]), lambda *ids: (ids[axis], *zeros))
+            store(ref, (value / end.total[:, None]).T, at, row)
 
 
 def pool_p(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
@@ -249,8 +156,8 @@ def pool_p(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
     pooled, *kept = pl.pallas_call(
         _kernel_p,
         grid=(pl.cdiv(attributes, gpu_blocks.attributes_of(both)), batch),
-        in_specs=[pl.BlockSpec(both.shape, lambda *_: (0, 0, 0)), _one_image(maps, 1)],
-        out_specs=[_one_image(x, 1) for x in out],
+        in_specs=[pl.BlockSpec(both.shape, lambda *_: (0, 0, 0)), one_image(maps, 1)],
+        out_specs=[one_image(x, 1) for x in out],
         out_shape=out,
         compiler_params=plgpu.CompilerParams(
             num_warps=gpu_blocks.WARPS, num_stages=gpu_blocks.STAGES
@@ -259,7 +166,7 @@ def pool_p(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
         name="attention_pool_p",
     )(both, maps)
     if len(kept) > 2:
-        return pooled, _finish(kept[:2], _Softmax(*kept[2:]), side)
+        return pooled, _finish(kept[:2], Softmax(*kept[2:]), side)
     return pooled, tuple(kept)
 
 
@@ -271,15 +178,17 @@ def pool_q(rows: Rows, maps: Maps, *, keep: bool, interpret: bool) -> Pooled:
     # Rows of a multiple of 16 bytes too.
     width = gpu_blocks.COPY_BYTES // both.dtype.itemsize
     both = jnp.pad(both, ((0, 0), (0, 0), (0, -p % width)))
+    if keep and gpu_blocks.takes_two_passes(p):
+        return gpu_passes.pool_q(both, maps, interpret=interpret)
     out = [jax.ShapeDtypeStruct((batch, attributes), jnp.float32)]
     if keep:
         out += [jax.ShapeDtypeStruct((batch, p, attributes), maps.dtype)] * 2
     blocks = gpu_blocks.blocks(both, maps, keep=keep)
     pooled, *kept = pl.pallas_call(
         functools.partial(_kernel_q, blocks),
-        grid=(pl.cdiv(attributes, blocks.attributes), blocks.chunks, batch),
-        in_specs=[pl.BlockSpec(both.shape, lambda *_: (0, 0, 0)), _one_image(maps, 2)],
-        out_specs=[_one_image(x, 2) for x in out],
+        grid=(pl.cdiv(attributes, blocks.attributes), batch),
+        in_specs=[pl.BlockSpec(both.shape, lambda *_: (0, 0, 0)), one_image(maps, 1)],
+        out_specs=[one_image(x, 1) for x in out],
         out_shape=out,
         compiler_params=plgpu.CompilerParams(
             num_warps=blocks.warps, num_stages=gpu_blocks.STAGES_Q

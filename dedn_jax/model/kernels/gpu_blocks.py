@@ -15,9 +15,14 @@ SMALLEST = 16
 # Of `pool_p`: attributes and positions of a program, half as many in float32 (two accumulators of
 # 64 x 256 take 128 registers per thread), its warps, and blocks of q on their way.
 _ATTRIBUTES, SIDE, WARPS, STAGES = 64, 256, 8, 3
-# Of `pool_q`, as an H100 is fastest: attributes of a program, which has a warp for 16 of them, the
-# side of p of an accumulator, and blocks of q on their way.
-_MOST, CHUNK, STAGES_Q = 128, 128, 2
+# Of `pool_q`, as an H100 and an H200 are fastest: attributes of a program, which has a warp for 16
+# of them, and blocks of q on their way.
+_MOST, STAGES_Q = 128, 2
+# Its two passes: above which side of p there are two, attributes of a program (two of them share a
+# processor), and blocks of q on their way in the first pass.
+_ONE_PASS, _MOST_TWICE, _STAGES_FIRST = 128, 64, 3
+# The side of p that a program accumulates, and what it has of it where p is larger.
+_ALL, CHUNK = 256, 128
 # Bytes of q per block, half as many where they would be padded: shared memory's widest swizzle,
 # and twice that where nothing is accumulated.
 _Q_BYTES = 128
@@ -82,18 +87,35 @@ def pieces(size: int) -> list[tuple[int, int]]:
     return [(0, single)] if single == start else found
 
 
+def _whole(p: int) -> int:
+    return sum(size for _, size in pieces(p))
+
+
+def takes_two_passes(p: int) -> bool:
+    """Whether `pool_q` does, where it keeps what the gradient needs; see `gpu_passes`."""
+    return _whole(p) > _ONE_PASS
+
+
+def chunks(p: int) -> int:
+    """How many programs of the two passes share the accumulators of an image."""
+    return 1 if _whole(p) <= _ALL else pl.cdiv(p, CHUNK)
+
+
+def first_stages(p: int) -> int:
+    """Blocks of q on their way in the first pass; what is read in chunks leaves room for fewer."""
+    return _STAGES_FIRST if chunks(p) == 1 else STAGES_Q
+
+
 class Blocks(NamedTuple):
     """Of `pool_q`.
 
     Attributes:
       attributes: of a program.
       step: how much of q it has at a time.
-      chunks: how many programs share the accumulators of an image.
     """
 
     attributes: int
     step: int
-    chunks: int
 
     @property
     def warps(self) -> int:
@@ -109,18 +131,24 @@ def blocks(rows: Any, maps: Any, *, keep: bool) -> Blocks:
       InputError: none does.
     """
     _, p, _ = maps.shape
-    attributes, itemsize = rows.shape[1], maps.dtype.itemsize
-    whole = sum(size for _, size in pieces(p))
-    chunks = pl.cdiv(p, CHUNK) if keep and whole > CHUNK else 1
-    widest = side(attributes, _MOST * 2 // itemsize)
+    attributes, itemsize, whole = rows.shape[1], maps.dtype.itemsize, _whole(p)
+    twice = keep and takes_two_passes(p)
+    of_map = whole + (CHUNK if twice and chunks(p) > 1 else 0)
+    widest = side(attributes, _MOST_TWICE if twice else _MOST * 2 // itemsize)
+
+    def fits(width: int, step: int) -> bool:
+        taken = 2 * width * whole + step * of_map * STAGES_Q
+        if twice:
+            taken = max(taken, width * whole + step * of_map * first_stages(p))
+        return taken * itemsize <= _SHARED
+
     found = []
     step = along_q(maps, 1 if keep else 2)
     while step >= SMALLEST:
-        beside = step * (whole + (CHUNK if chunks > 1 else 0)) * STAGES_Q
         width = widest
         while width >= SMALLEST:
-            if (2 * width * whole + beside) * itemsize <= _SHARED:
-                found.append(Blocks(width, step, chunks))
+            if fits(width, step):
+                found.append(Blocks(width, step))
             width //= 2
         step //= 2
     if not found:

@@ -49,8 +49,8 @@ def test_lowers_for_gpus(dtype: str) -> None:
     """To Triton's own code; what follows needs the CUDA compiler."""
     device = AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu")
     text = lowered("cuda", device, *arguments(dtype)).as_text()
-    # A kernel a branch, and no scores of all images.
-    assert text.count("__gpu$xla.gpu.triton") == 2
+    # A kernel for regions, two for channels, and no scores of all images.
+    assert text.count("__gpu$xla.gpu.triton") == 3
     assert f"tensor<{BATCH}x{ATTRIBUTES}x{CHANNELS}x" not in text
     assert f"tensor<{BATCH}x{CHANNELS}x{ATTRIBUTES}x" not in text
 

@@ -93,6 +93,8 @@ def test_several_blocks(backend: str, size: Size, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(gpu_blocks, "_ATTRIBUTES", 32)
     monkeypatch.setattr(gpu_blocks, "SIDE", 16)
     monkeypatch.setattr(gpu_blocks, "CHUNK", 16)
+    monkeypatch.setattr(gpu_blocks, "_ALL", 16)
+    monkeypatch.setattr(gpu_blocks, "_ONE_PASS", 16)
     monkeypatch.setattr(gpu_blocks, "_MOST", 32)
     monkeypatch.setattr(
         tpu, "blocks", lambda *_, **__: tpu.Blocks(images=2, attributes=16, vmem=2**24)

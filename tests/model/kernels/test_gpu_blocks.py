@@ -29,15 +29,22 @@ def test_pieces_cover_an_axis_once() -> None:
 
 
 def test_published_sizes() -> None:
-    assert blocks(624, 196, 2048, "bfloat16") == (128, 64, 2)
-    assert blocks(624, 196, 2048, "bfloat16", keep=False) == (128, 128, 1)
-    assert blocks(204, 196, 2048, "bfloat16") == (128, 64, 2)
-    assert blocks(170, 49, 2048, "bfloat16") == (64, 64, 1)  # 192 rows and not 256
-    assert blocks(624, 196, 2048, "float32") == (64, 32, 2)
+    assert blocks(624, 196, 2048, "bfloat16") == (64, 64)
+    assert blocks(624, 196, 2048, "bfloat16", keep=False) == (128, 128)
+    assert blocks(204, 196, 2048, "bfloat16") == (64, 64)
+    assert blocks(170, 49, 2048, "bfloat16") == (64, 64)  # 192 rows and not 256
+    assert blocks(624, 196, 2048, "float32") == (64, 32)
+
+
+def test_passes() -> None:
+    assert not gpu_blocks.takes_two_passes(128)
+    assert gpu_blocks.takes_two_passes(129)
+    assert [gpu_blocks.chunks(p) for p in (196, 256, 257, 784)] == [1, 1, 3, 7]
 
 
 def test_larger_maps_have_narrower_programs() -> None:
-    assert blocks(624, 400, 2048, "bfloat16") == (64, 32, 4)
-    assert blocks(624, 784, 2048, "bfloat16") == (32, 32, 7)
+    assert blocks(624, 400, 2048, "bfloat16") == (64, 32)
+    assert blocks(624, 784, 2048, "bfloat16") == (32, 32)
+    assert blocks(624, 784, 2048, "float32") == (16, 16)
     with pytest.raises(InputError, match=r"2048 x 2048 numbers in float32 .*kernel=xla"):
         blocks(624, 2048, 2048, "float32")
