@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tests.helpers.picture_runs import PictureRuns
 
 _ROOT = Path(__file__).resolve().parent.parent
+_MAPPINGS = Path("/proc/self/maps")
 # Packages that `make test` does not install; each is the name of a marker as well.
 _OPTIONAL = {
     "torch": "needs PyTorch: make torch",
@@ -105,6 +106,20 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # what has been imported stays
     gc.set_threshold(20_000, 20, 20)
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Drops what was compiled where it is much, between the modules of tests.
+
+    A program takes about ten memory mappings, of which Linux gives a process 65,530: the compiler
+    then ends the process without a word.
+    """
+    if nextitem is None or nextitem.path == item.path or not _MAPPINGS.exists():
+        return
+    with _MAPPINGS.open("rb") as file:
+        many = sum(1 for _ in file) > 20_000
+    if many:
+        jax.clear_caches()
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

@@ -125,9 +125,10 @@ def _kernel_q(
         now, weights, shrink = before.add(scores, within(logits, position, q), 1)
         near = jnp.where(i == 0, now.mean, near)
         factors = weights, weights * (scores - near[:, None])
+        products = itertools.product(maps if kept_refs else [], factors)
         sums = [
             x * shrink[:, None] + dot(factor.astype(block.dtype), block, transpose_b=True)
-            for x, (block, factor) in zip(sums, itertools.product(maps, factors), strict=False)
+            for x, (block, factor) in zip(sums, products, strict=True)
         ]
         return now, near, *sums
 

@@ -2,7 +2,7 @@
 
 Both factors that the gradient needs do not fit into a program's registers then. Programs that share
 them would each compute all scores; two passes compute the logits twice and the scores once: on an
-H200 they take 0.29 ms for a batch of CUB in bfloat16, and such programs 0.46
+H200 they take 0.30 ms for a batch of CUB in bfloat16, and such programs 0.46
 (`python -m benchmarks.gpu --parts=kernels`).
 
 The first pass accumulates `Σ β f`, from which the mean of the scores follows by the rows, and the

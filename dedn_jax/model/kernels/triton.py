@@ -49,12 +49,11 @@ def _mask(shape: tuple[int, ...], *axes: tuple[Any, int]) -> jax.Array | None:
     return mask
 
 
-def dot(
-    a: jax.Array, b: jax.Array, *, transpose_a: bool = False, transpose_b: bool = False
-) -> jax.Array:
+def dot(a: jax.Array, b: jax.Array, *, transpose_b: bool = False) -> jax.Array:
+    """The product, accumulated in float32."""
     # None follows `jax.default_matmul_precision`, which does not apply to 16-bit products.
     precision = None if a.dtype == jnp.float32 else lax.Precision.DEFAULT
-    return plgpu.dot(a, b, trans_a=transpose_a, trans_b=transpose_b, precision=precision)
+    return plgpu.dot(a, b, trans_b=transpose_b, precision=precision)
 
 
 def within(logits: jax.Array, positions: tuple[Any, int], size: int) -> jax.Array:
