@@ -158,11 +158,15 @@ def objective_terms(
 def _expert_terms(
     peers: Peers, o: Objective, mixed: Mixed | None, teacher: Peers | None
 ) -> dict[str, Float[Array, " experts"]]:
-    """The terms that each expert has of its own, all experts at once: half as many operations."""
+    """The terms that each expert has of its own.
 
-    def of_all(values: Any) -> Any:
-        """What the experts that are trained say, stacked."""
-        return jax.tree.map(lambda *x: jnp.stack(x), *(getattr(values, name) for name in o.experts))
+    Those of class scores for all experts at once, which is half as many operations; of attribute
+    scores one by one: stacked, a TPU's step would take longer (libtpu's schedule, v5e: 1.59 ms for
+    1.55).
+    """
+
+    def of_all(scores: Any) -> Float[Array, "experts b K"]:
+        return jnp.stack([getattr(scores, name) for name in o.experts])
 
     scores, mean = of_all(peers.scores), peers.mean
     terms = {
@@ -173,8 +177,8 @@ def _expert_terms(
         of_teacher = functools.partial(teacher_kl, temperature=o.teacher_temperature, mean=mean)
         terms["teacher"] = jax.vmap(of_teacher)(of_all(teacher.scores), scores)
     if o.align:
-        region, channel = of_all(peers.attributes)
-        terms["alignment"] = jax.vmap(lambda x, y: losses.agreement(x, y, mean))(region, channel)
+        branches = [getattr(peers.attributes, name) for name in o.experts]
+        terms["alignment"] = jnp.stack([losses.agreement(x, y, mean) for x, y in branches])
     return terms
 
 
