@@ -111,8 +111,8 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Drops what was compiled where it is much, between the modules of tests.
 
-    A program takes about ten memory mappings, of which Linux gives a process 65,530: the compiler
-    then ends the process without a word.
+    A program takes about ten memory mappings, of which Linux gives a process 65,530: past them the
+    compiler crashes.
     """
     if nextitem is None or nextitem.path == item.path or not _MAPPINGS.exists():
         return

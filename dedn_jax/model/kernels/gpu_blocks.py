@@ -39,8 +39,8 @@ def wins(map_shape: tuple[int, int], precision: str) -> bool:
 
     Measured by `python -m benchmarks.gpu`, in bfloat16: on an H200 a step of CUB takes 1.00 ms, and
     1.66 by XLA's own operations; before there were two passes, on an H100 AWA2's 0.44 and 0.65.
-    In tensorfloat32 they are slower (CUB, H200: 4.57 ms; XLA's own, H100: 2.48). Not measured on
-    cards before the Hopper generation, which have less shared memory.
+    In tensorfloat32 they were slower then (CUB, H200: 4.57 ms; XLA's own, H100: 2.48). Not measured
+    on cards before the Hopper generation, which have less shared memory.
     """
     if precision != "bfloat16" or not any(card in _device_kind() for card in _CARDS):
         return False

@@ -68,13 +68,17 @@ def test_float16_features_are_computed_in_float32() -> None:
 
 
 @BACKENDS
+@pytest.mark.parametrize("one_pass", [128, 0])
 @pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_scores_with_a_value_in_common(backend: str, scale: float) -> None:
+def test_scores_with_a_value_in_common(
+    backend: str, scale: float, one_pass: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In bfloat16 with scores of 128 ± 1, and with large logits, where few positions have weight.
 
     `Σ β s f - p Σ β f` of rounded factors is off by 16 % to 220 % of the largest number here, the
     kernels by 0.4 %.
     """
+    monkeypatch.setattr(gpu_blocks, "_ONE_PASS", one_pass)
     of = problem(Size(2, 12, 64, 16), dtype="bfloat16", scale=scale)
     for rows in (of.region, of.channel):
         rows.score[:, 0] = 128.0
@@ -87,13 +91,16 @@ def test_scores_with_a_value_in_common(backend: str, scale: float) -> None:
 
 
 @BACKENDS
+@pytest.mark.parametrize("all_", [16, 256])
 @pytest.mark.parametrize("size", [Size(5, 39, 75, 37), Size(3, 20, 37, 75)])
-def test_several_blocks(backend: str, size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_blocks(
+    backend: str, size: Size, all_: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Blocks of everything, each with a rest; maxima in any block."""
     monkeypatch.setattr(gpu_blocks, "_ATTRIBUTES", 32)
     monkeypatch.setattr(gpu_blocks, "SIDE", 16)
     monkeypatch.setattr(gpu_blocks, "CHUNK", 16)
-    monkeypatch.setattr(gpu_blocks, "_ALL", 16)
+    monkeypatch.setattr(gpu_blocks, "_ALL", all_)
     monkeypatch.setattr(gpu_blocks, "_ONE_PASS", 16)
     monkeypatch.setattr(gpu_blocks, "_MOST", 32)
     monkeypatch.setattr(
