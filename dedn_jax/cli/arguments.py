@@ -97,7 +97,8 @@ def joins_processes(args: argparse.Namespace) -> bool:
 def join_processes(args: argparse.Namespace) -> None:
     """Joins the other processes, if the flags of `add_processes` ask for several.
 
-    From here on the process ends when it waits for nothing, alone or with others.
+    From here on the process ends when it waits for nothing, alone or with others, until `at_end`
+    of `args`, an ExitStack of the command line, closes.
     """
     from dedn_jax.parallel.joining import initialize
     from dedn_jax.parallel.watchdog import Watchdog
@@ -109,7 +110,9 @@ def join_processes(args: argparse.Namespace) -> None:
     if any(given) or args.distributed:
         limits = {"join_timeout": args.join_timeout, "silence_timeout": args.silence_timeout}
         initialize(*several, **limits)
-    Watchdog(args.silence_timeout, args.stall_timeout).start()
+    watchdog = Watchdog(args.silence_timeout, args.stall_timeout)
+    watchdog.start()
+    args.at_end.callback(watchdog.stop)
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:

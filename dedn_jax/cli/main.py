@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import threading
@@ -77,10 +78,16 @@ def _list_jobs(parser: argparse.ArgumentParser) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status, as `ending_of` lists them."""
+    with contextlib.ExitStack() as at_end:
+        return _run(argv, at_end)
+
+
+def _run(argv: Sequence[str] | None, at_end: contextlib.ExitStack) -> int:
     parser = make_parser()
     several = False
     try:
         args, rest = parser.parse_known_args(argv)
+        args.at_end = at_end
         unknown = [a for a in rest if not (args.overrides and a.startswith("--config."))]
         if unknown:
             parser.error(f"unrecognized arguments: {' '.join(unknown)}")

@@ -54,16 +54,24 @@ class Watchdog:
         self._works = dict.fromkeys(watched, (0, now))
         self._doing = dict.fromkeys(watched, PULSE.doing)
         self._verdict: str | None = None
+        self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Begins to watch, until the process ends."""
+        """Begins to watch, until `stop` or until the process ends."""
         if self._several:
             exchange = threading.Thread(target=self._exchange, daemon=True)
             exchange.start()
             # Runs before JAX leaves the others, since JAX registered before: it must not be asked
             # for them afterwards.
             atexit.register(_leave, exchange)
-        threading.Thread(target=self._watch, daemon=True).start()
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def stop(self) -> None:
+        """Lets go of a job that has ended: what called it may go on without any work of ours.
+
+        Signs of life for other processes go on until this one ends.
+        """
+        self._stopped.set()
 
     def _exchange(self) -> None:
         sign = 0
@@ -101,8 +109,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         before = time.monotonic()
-        while True:
-            time.sleep(self._interval)
+        while not self._stopped.wait(self._interval):
             now = time.monotonic()
             if now - before > self._interval + self._silence / 2:
                 # This process itself was stopped, and knows nothing of the time between.
@@ -137,7 +144,7 @@ class Watchdog:
 
     def _end(self, line: str) -> None:
         with _last_word:
-            if _leaving.is_set():
+            if _leaving.is_set() or self._stopped.is_set():
                 return
             if self._several and self._me == 0:
                 # The others end by themselves when they have read it; without process 0 they could
