@@ -60,7 +60,8 @@ gpu: $(GPU_VENV)/.installed
 
 # The comparisons with PyTorch and transformers, which `make test` skips.
 torch: $(TORCH_VENV)/.installed
-	$(TORCH_VENV)/bin/python -m pytest -n 2 --dist worksteal -m 'torch or tokenizers'
+	$(TORCH_VENV)/bin/python -m pytest --quick -n 2 --dist worksteal -m 'torch or tokenizers'
+	$(TORCH_VENV)/bin/python -m pytest --as-users -n 2 --dist worksteal -m torch
 
 # The models exported as ONNX, which `make test` skips.
 onnx: $(ONNX_VENV)/.installed
