@@ -87,6 +87,7 @@ def test_a_sweep_with_a_teacher(
 ) -> None:
     config = tiny_config(
         data,
+        data__groups="single",  # compiles sooner
         selection__protocol="last",
         train__images=0.5,
         train__mixup=0.3,
