@@ -10,7 +10,7 @@ from benchmarks import distillation, distillation_gradients, distillation_steps
 from dedn_jax.files import read_json
 from tests.helpers.tiny import tiny_overrides, write_tiny
 
-TINY = {"train__epochs": 4, "train__evaluate_every": 0}
+TINY = {"data__groups": "single", "train__epochs": 4, "train__evaluate_every": 0}
 
 
 def test_objectives_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,7 +45,7 @@ def test_objectives_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_gradients(tmp_path: Path) -> None:
     file = write_tiny(tmp_path / "tiny.hdf5")
-    flags = [f for f in tiny_overrides(file) if "data.path" not in f]
+    flags = [f for f in tiny_overrides(file, **TINY) if "data.path" not in f]
     report = tmp_path / "report.json"
     distillation_gradients.main(
         [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,12 +13,19 @@ from benchmarks.scaling_work import WAYS
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
 from tests.helpers.devices import xla_flags
+from tests.helpers.forks import Forked
+
+
+def forked(command: list[str], env: dict[str, str], cwd: Path, **_: object) -> Forked:
+    return Forked(*command[1:], folder=cwd, **env)
 
 
 def test_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XLA_FLAGS", xla_flags())
+    forks = SimpleNamespace(**vars(subprocess) | {"Popen": forked})
+    monkeypatch.setattr(scaling, "subprocess", forks)
     flags = ["--devices=2", "--processes=2", "--rows=2", "--channels=8", "--regions=4"]
     scaling.main(
         [*flags, "--groups=single", "--steps=4", "--rounds=1", f"--json={tmp_path / 'report.json'}"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -13,17 +11,10 @@ from ml_collections import ConfigDict
 from dedn_jax.config import load_config
 from dedn_jax.inference.extract import extract_features
 from dedn_jax.inference.run import Run, open_run, train
+from tests.helpers.shared import one_at_a_time
 from tests.made_up import backbone_weights, prepared_folder
 
 SIDE = 64
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """No two workers of pytest-xdist make the same folder."""
-    with folder.with_suffix(".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 class PictureRuns:
@@ -41,7 +32,7 @@ class PictureRuns:
         self.folder = root / "mine" / "pictures"
         self.weights = root / "resnet18.safetensors"
         root.mkdir(exist_ok=True)
-        with _one_at_a_time(root):
+        with one_at_a_time(root):
             if not self.weights.exists():  # written last
                 prepared_folder(root)
                 backbone_weights(self.weights)
@@ -65,7 +56,7 @@ class PictureRuns:
 
     def _trained(self, name: str, config: Callable[[], ConfigDict]) -> Run:
         folder = self._root / name
-        with _one_at_a_time(folder):
+        with one_at_a_time(folder):
             if not (folder / "result.json").exists():
                 return train(config(), folder)
         return open_run(folder)

@@ -15,6 +15,7 @@ from dedn_jax.plan.compile import CPU_DEVICES, compile_program
 from dedn_jax.plan.count import Flops
 from dedn_jax.plan.programs import train_program
 from dedn_jax.plan.sizes import Sizes
+from tests.helpers.shared import made_once, shared_folder
 
 # The channel branch takes one image after another: more channels than twice the regions.
 _LOOPED = Sizes("", 1000, 1200, 40, 12, 64, 9, (tuple(range(12)),), 30, "float32", 0, 16)
@@ -33,6 +34,15 @@ def _ask(sizes: Sizes, *flags: str, residency: str = "never", job: str = "train"
         "residency": residency,
     }
     return compile_program(request, 120)
+
+
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of a step whose maps are sent to the devices, with no more flags."""
+    answer: dict[str, Any] = made_once(
+        shared_folder(tmp_path_factory, "plan") / "sent", lambda _: _ask(_LOOPED)
+    )
+    return answer
 
 
 def _flops(sizes: Sizes) -> Flops:
@@ -58,8 +68,8 @@ def test_counted_flops_are_those_of_the_formulas(sizes: Sizes) -> None:
     assert (counted.inside, counted.trips) == ((pooling // 2, b) if looped else (0, 0))
 
 
-def test_mapped_step_on_eight_devices() -> None:
-    answer = _ask(_LOOPED)
+def test_mapped_step_on_eight_devices(sent: dict[str, Any]) -> None:
+    answer = sent
     assert answer["chips"] == CPU_DEVICES
     # Gradients and the values of the loss terms are added up, in one way or another.
     p = _LOOPED
@@ -98,14 +108,13 @@ def test_state_of_the_optimisers(flags: list[str], slots: int, counts: int) -> N
     )
 
 
-def test_attribute_shards() -> None:
+def test_attribute_shards(sent: dict[str, Any]) -> None:
     """Two parts of the batch, four of the rows: the same work, and scores are gathered."""
-    whole = _ask(_LOOPED)
     found = _ask(_LOOPED, "--config.distribution.attribute_shards=4")
     p = _LOOPED
     scores = 8 * p.classes * p.attributes  # by every chip of a part's images
     folding = 24 * p.attributes * p.word_dim * (p.channels + p.regions)
-    flops = [a["flops"] for a in (whole, found)]
+    flops = [a["flops"] for a in (sent, found)]
     # 4 images with all rows, 16 images with a quarter of them.
     assert flops[0] - flops[1] == folding - folding // 4 + (4 - 16) * scores
     # Both branches' scores of 16 images and 24 rows, forward and backward.
@@ -116,10 +125,10 @@ def test_attribute_shards() -> None:
 
 
 @pytest.mark.parametrize("residency", ["replicated", "sharded"])
-def test_maps_that_stay_on_the_devices(residency: str) -> None:
+def test_maps_that_stay_on_the_devices(residency: str, sent: dict[str, Any]) -> None:
     """The same work; the maps are in memory, and where they are cut one sum hands them out."""
     p = _LOOPED
-    sent, found = _ask(p), _ask(p, residency=residency)
+    found = _ask(p, residency=residency)
     for count in ("flops", "aliased"):
         assert found[count] == sent[count]
     image = 4 * p.channels * p.regions

@@ -17,7 +17,6 @@ from dedn_jax.training.interrupt import Interrupted, StopRequest
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.phases import VALIDATION_LABEL
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SEEDS = 3
 PROTOCOLS = ("last", "validation", "test-best")
 GRID = ["selection.protocol=last,validation,test-best"]

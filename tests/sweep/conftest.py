@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import pytest
 from ml_collections import ConfigDict
 
 from dedn_jax.sweep.run import sweep
+from tests.helpers.shared import copied, made_once, shared_folder
 from tests.helpers.tiny import tiny_config, write_tiny
 from tests.sweep.common import FIELDS, GRID, SEEDS
 
 
 @pytest.fixture(scope="package")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("data") / "tiny.hdf5")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shared_folder(tmp_path_factory, "sweep")
 
 
 @pytest.fixture(scope="package")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One folder for all runs, which then share the programs compiled beside them."""
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    jax.config.update(name, 0.1)
-    yield tmp_path_factory.mktemp("runs")
-    jax.config.update(name, before)
+def data(shared: Path) -> Path:
+    path = shared / "tiny.hdf5"
+    made_once(path, lambda path: str(write_tiny(path)))
+    return path
+
+
+@pytest.fixture(scope="package")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture(scope="package")
@@ -35,8 +36,8 @@ def config(data: Path) -> ConfigDict:
 
 
 @pytest.fixture(scope="package")
-def swept(config: ConfigDict, runs: Path) -> Path:
-    """Three seeds by all protocols."""
+def swept(config: ConfigDict, shared: Path, runs: Path) -> Path:
+    """Three seeds by all protocols; a copy."""
     path = runs / "swept"
-    sweep(config, path, SEEDS, GRID)
+    copied(shared / "swept", lambda folder: sweep(config, folder, SEEDS, GRID), path)
     return path

@@ -15,6 +15,7 @@ from tests.sweep.common import FIELDS, SEEDS, assert_model_is, losses, read
 
 EPOCHS, WARMUP, FINAL, HIGHEST = 12, 1.5, 0.2, 0.01
 OPTIMIZER: dict[str, object] = {
+    "data__groups": "single",  # compiles sooner
     "train__log_every": 1,
     "selection__refit": "continue",
     "selection__continue_epochs": 0.6,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,8 +12,9 @@ from ml_collections import ConfigDict
 from dedn_jax.sweep.run import sweep
 from dedn_jax.training.logs import read_lines
 from tests.helpers.disks import unmounted_at
+from tests.helpers.forks import Forked
 from tests.helpers.tiny import tiny_overrides
-from tests.sweep.common import FIELDS, ROOT, SEEDS, interrupted_sweep, read
+from tests.sweep.common import FIELDS, SEEDS, interrupted_sweep, read
 
 
 def assert_same(path: Path, swept: Path, first: int, count: int) -> None:
@@ -65,12 +63,9 @@ def test_unmounted_during_a_checkpoint(
 
 def test_a_signal_to_the_command(swept: Path, config: ConfigDict, data: Path, runs: Path) -> None:
     path, grid = runs / "terminated", ["selection.protocol=validation"]
-    command = [sys.executable, "-m", "dedn_jax", "sweep", "--config=base", f"--workdir={path}"]
+    command = ["-m", "dedn_jax", "sweep", "--config=base", f"--workdir={path}"]
     command += [f"--seeds={SEEDS}", "--grid", *grid, *tiny_overrides(data, **FIELDS)]
-    changed = {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | changed, stderr=subprocess.PIPE, text=True
-    )
+    process = Forked(*command)
     began = time.monotonic()
     lines = path / "points" / "0" / "metrics.jsonl"
     while not (lines.exists() and lines.stat().st_size) and process.poll() is None:

@@ -9,25 +9,35 @@ import pytest
 
 from dedn_jax.inference.run import train
 from dedn_jax.training.logs import read_lines
+from tests.helpers.shared import copied, made_once, shared_folder
 from tests.helpers.tiny import tiny_config, write_tiny
 from tests.training.common import Finished
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("data") / "tiny.hdf5")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shared_folder(tmp_path_factory, "training")
 
 
 @pytest.fixture(scope="session")
-def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Finished]:
-    """`finished(protocol)` trains once per protocol."""
+def data(shared: Path) -> Path:
+    path = shared / "tiny.hdf5"
+    made_once(path, lambda path: str(write_tiny(path)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(
+    data: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Finished]:
+    """`finished(protocol)` is a copy of a run that was trained once per protocol."""
     runs: dict[str, Finished] = {}
 
     def get(protocol: str) -> Finished:
         if protocol not in runs:
             path = tmp_path_factory.mktemp("runs") / protocol
             config = tiny_config(data, selection__protocol=protocol)
-            result = train(config, path).result
+            result = copied(shared / protocol, lambda folder: train(config, folder).result, path)
             runs[protocol] = Finished(path, config, result, read_lines(path / "metrics.jsonl"))
         return runs[protocol]
 

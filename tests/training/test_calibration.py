@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +20,10 @@ from dedn_jax.training.metrics import harmonic_mean
 from dedn_jax.training.prediction import Mixing
 from dedn_jax.training.saved_kinds import CALIBRATION
 from dedn_jax.training.scores import Branches, Scores
-from tests.helpers.tiny import tiny_config, write_tiny
+from tests.helpers.tiny import tiny_config
+from tests.training.common import Finished
 
 FIXED = Mixing(region_mix=0.8, expert_mix=0.9, bias=1.0)
-
-
-@pytest.fixture(scope="module")
-def tiny_hdf5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("data") / "tiny.hdf5")
 
 
 def make_scores(seed: int, images: int = 120, classes: int = 7) -> Scores:
@@ -45,21 +43,19 @@ def make_scores(seed: int, images: int = 120, classes: int = 7) -> Scores:
     return Scores(seen, attributes, of_experts, np.arange(images), labels, np.arange(classes))
 
 
-def h_of(scores: Scores, mixing: Mixing) -> float:
-    """H by loops, in float64."""
-    m, e = mixing.region_mix, mixing.expert_mix
+def h_of(scores: Scores, m: float, e: float, gammas: np.ndarray) -> list[float]:
+    """H by loops, in float64, with every gamma."""
     coarse, fine = (
         m * x.region.astype(float) + (1 - m) * x.channel.astype(float) for x in scores.classes
     )
-    chosen = (e * coarse + (1 - e) * fine + mixing.gamma * ~scores.seen).argmax(1)
-    accuracy = {
-        k: float(np.mean(chosen[scores.labels == k] == k)) for k in np.unique(scores.labels)
-    }
+    biased = e * coarse + (1 - e) * fine + (gammas[:, None] * ~scores.seen)[:, None]
+    right = biased.argmax(2) == scores.labels
+    accuracy = {k: right[:, scores.labels == k].mean(1) for k in np.unique(scores.labels)}
     u, s = (
-        100 * float(np.mean([a for k, a in accuracy.items() if scores.seen[k] == kind]))
+        100 * np.mean([a for k, a in accuracy.items() if scores.seen[k] == kind], 0)
         for kind in (False, True)
     )
-    return harmonic_mean(u, s)
+    return [harmonic_mean(*each) for each in zip(u.tolist(), s.tolist(), strict=True)]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -71,15 +67,12 @@ def test_no_bias_and_no_mix_is_better(seed: int) -> None:
     assert found.mixing["fine"].expert_mix == 0
     mixes = [0.0, 0.25, 0.5, 0.75, 1.0]
     for name, expert_mixes in (("coarse", [1.0]), ("fine", [0.0]), ("fused", mixes)):
-        best = max(
-            h_of(scores, Mixing(m, e, gamma / 2))
-            for m in mixes
-            for e in expert_mixes
-            for gamma in np.linspace(-6, 6, 601)
-        )
-        h = found.metrics[name]["H"]
+        gammas = np.linspace(-6, 6, 601)
+        best = max(max(h_of(scores, m, e, gammas)) for m in mixes for e in expert_mixes)
+        h, own = found.metrics[name]["H"], found.mixing[name]
         assert h >= best - 1e-9, name
-        assert h == pytest.approx(h_of(scores, found.mixing[name]), abs=1e-9)
+        (by_hand,) = h_of(scores, own.region_mix, own.expert_mix, np.asarray([own.gamma]))
+        assert h == pytest.approx(by_hand, abs=1e-9)
         assert h == pytest.approx(curve(scores, found.mixing[name]).harmonic_mean.max(), abs=1e-9)
 
 
@@ -107,9 +100,10 @@ def test_to_json_and_back() -> None:
         CALIBRATION.check(broken)
 
 
-def test_a_run_is_calibrated_on_validation_classes(tiny_hdf5: Path, tmp_path: Path) -> None:
-    run = train(tiny_config(tiny_hdf5, selection__protocol="validation"), tmp_path / "run")
-    result, calibration = run.result, run.calibration
+def test_a_run_is_calibrated_on_validation_classes(finished: Callable[[str], Finished]) -> None:
+    path, result = finished("validation").path, finished("validation").result
+    run = open_run(path)
+    calibration = run.calibration
     assert calibration is not None
     assert result["calibration"]["chosen_on"] == "validation classes"
     fused = result["calibration"]["fused"]
@@ -117,28 +111,29 @@ def test_a_run_is_calibrated_on_validation_classes(tiny_hdf5: Path, tmp_path: Pa
     # Chosen among everything the fixed mixing could have been; on validation, never on test.
     assert fused["validation"]["H"] >= result["validation"]["fused"]["H"] - 1e-9
     assert result["test_calibrated"] == calibration.apply(run.scores)
-    again = open_run(tmp_path / "run")
-    assert again.evaluate() == result["test"]
-    assert again.evaluate(calibrated=True) == result["test_calibrated"]
-    saved = tmp_path / "run" / "validation" / "calibration.json"
+    assert run.evaluate() == result["test"]
+    assert run.evaluate(calibrated=True) == result["test_calibrated"]
+    saved = path / "validation" / "calibration.json"
     assert json.loads(saved.read_text())["models"] == [calibration.to_json()]
 
 
-def test_a_resumed_run_keeps_its_calibration(tiny_hdf5: Path, tmp_path: Path) -> None:
-    config = tiny_config(tiny_hdf5, selection__protocol="validation")
-    first = train(config, tmp_path / "run").result
-    for file in (tmp_path / "run" / "result.json", tmp_path / "run" / "final" / "result.json"):
+def test_a_resumed_run_keeps_its_calibration(
+    finished: Callable[[str], Finished], tmp_path: Path
+) -> None:
+    whole = finished("validation")
+    run = shutil.copytree(whole.path, tmp_path / "run")
+    for file in (run / "result.json", run / "final" / "result.json"):
         file.unlink()
-    assert train(config, tmp_path / "run").result == first
+    assert train(whole.config, run).result == whole.result
 
 
-@pytest.mark.parametrize(
-    "fields", [{"selection__protocol": "last"}, {"selection__calibrate": False}]
-)
-def test_runs_without_a_calibration(fields: dict, tiny_hdf5: Path, tmp_path: Path) -> None:
-    run = train(tiny_config(tiny_hdf5, **fields), tmp_path / "run")
-    assert "calibration" not in run.result
-    assert "test_calibrated" not in run.result
-    assert run.mixing() == Mixing.from_config(run.config)
-    with pytest.raises(InputError, match="the run was not calibrated; train with"):
-        run.evaluate(calibrated=True)
+def test_runs_without_a_calibration(
+    finished: Callable[[str], Finished], data: Path, tmp_path: Path
+) -> None:
+    fields = {"selection__calibrate": False, "train__epochs": 2}
+    for run in (open_run(finished("last").path), train(tiny_config(data, **fields), tmp_path)):
+        assert "calibration" not in run.result
+        assert "test_calibrated" not in run.result
+        assert run.mixing() == Mixing.from_config(run.config)
+        with pytest.raises(InputError, match="the run was not calibrated; train with"):
+            run.evaluate(calibrated=True)

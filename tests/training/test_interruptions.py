@@ -65,13 +65,13 @@ def test_maps_on_the_device_change_nothing(
     """Batches drawn there, several steps a call, interrupted and gone on with other calls."""
     path, streamed = tmp_path / "run", finished(protocol)  # before signals are made up
     done = []
-    for most, looks in ((3, 3), (32, 2), (5, 0)):
+    for most, looks in ((3, 3), (32, 2), (3, 0)):
         fields = {"selection__protocol": protocol, "train__steps_per_call": most}
         config = tiny_config(data, data__on_device="replicated", **fields)
         with contextlib.suppress(Interrupted):
             train(config, path, stop=StopAfter(looks))
         done.append(max(r["step"] for r in read_lines(path / "metrics.jsonl")))
-    # Calls of at most 3, then of at most 32, which end where something is due.
+    # Calls of at most 3, then 32, then 3 again, which end where something is due.
     assert 0 < done[0] < done[1] < done[2] == streamed.result["steps"]
     lines = read_lines(path / "metrics.jsonl")
     assert [r for r in lines if set(EXPERTS) & set(r)] == [
@@ -107,55 +107,33 @@ class Spoiled:
         return maps if self._left >= 0 else np.full_like(maps, np.nan)
 
 
-@pytest.mark.parametrize(
-    ("log_every", "checkpoint_every"),
-    [
-        (1, 5),
-        (7, 3),
-    ],
-)
-def test_a_loss_that_is_not_finite(
-    data: Path,
-    tmp_path: Path,
-    log_every: int,
-    checkpoint_every: int,
-) -> None:
+def test_a_loss_that_is_not_finite(data: Path, tmp_path: Path) -> None:
     """It stops with the step and the terms; what was saved is sound, and the run can go on."""
-    config = tiny_config(
-        data,
-        selection__protocol="last",
-        train__epochs=6,
-        train__log_every=log_every,
-        train__checkpoint_every=checkpoint_every,
-    )
-    path = tmp_path / "run"
-    dataset = load_dataset(config)
-    spoiled = Spoiled(dataset.inputs, 12, good=11)
-    with pytest.raises(
-        FloatingPointError, match=r"phase final, step 1\d: .*loss.* not finite; the checkpoints"
-    ):
-        train(config, path, dataset=dataclasses.replace(dataset, inputs=spoiled))
-    assert not (path / "result.json").exists()
-    assert not (path / "final" / "result.json").exists()
-    saved = [int(p.name) for p in (path / "final" / "checkpoints").iterdir() if p.name.isdigit()]
-    assert saved
-    # With sound features the run goes on from there, and ends where an undisturbed one does.
-    train(config, path)
+    fields: dict[str, object] = {"selection__protocol": "last", "train__epochs": 6}
+    config = tiny_config(data, **fields)
     train(config, tmp_path / "undisturbed")
-    found, expected = arrays(path), arrays(tmp_path / "undisturbed")
-    for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value)
+    expected = arrays(tmp_path / "undisturbed")
+    for log_every, checkpoint_every in ((1, 5), (7, 3)):
+        config.train.log_every, config.train.checkpoint_every = log_every, checkpoint_every
+        path = tmp_path / f"logged every {log_every}"
+        dataset = load_dataset(config)
+        spoiled = Spoiled(dataset.inputs, 12, good=11)
+        with pytest.raises(
+            FloatingPointError, match=r"phase final, step 1\d: .*loss.* not finite; the checkpoints"
+        ):
+            train(config, path, dataset=dataclasses.replace(dataset, inputs=spoiled))
+        assert not (path / "result.json").exists()
+        assert not (path / "final" / "result.json").exists()
+        saved = (path / "final" / "checkpoints").iterdir()
+        assert [p for p in saved if p.name.isdigit()]
+        # With sound features the run goes on from there, and ends where an undisturbed one does.
+        train(config, path)
+        found = arrays(path)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value)
 
 
-@pytest.mark.parametrize(
-    ("at", "before", "stop"),
-    [(40, 20, None), (80, 60, None), (30, 20, StopAfter(30))],
-    ids=["within", "the last", "as it stops"],
-)
 def test_a_file_system_that_is_unmounted_during_a_checkpoint(
-    at: int,
-    before: int,
-    stop: StopAfter | None,
     finished: Callable[[str], Finished],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -163,34 +141,40 @@ def test_a_file_system_that_is_unmounted_during_a_checkpoint(
     """The checkpoint comes to the folder below: it does not count, and the run does not go on."""
     path, expected = tmp_path / "run", finished("last")
     assert expected.result["steps"] == 80
-    with unmounted_at(at, path, monkeypatch):
-        train(expected.config, path, stop=stop)
-    saved = (path / "final" / "checkpoints").iterdir()
-    assert max(int(p.name) for p in saved if p.name.isdigit()) == before
+    # As it stops, within, and the last; each time it goes on from the checkpoint before.
+    for at, before, stop in ((30, 20, StopAfter(30)), (40, 20, None), (80, 60, None)):
+        with unmounted_at(at, path, monkeypatch):
+            train(expected.config, path, stop=stop)
+        saved = (path / "final" / "checkpoints").iterdir()
+        assert max(int(p.name) for p in saved if p.name.isdigit()) == before
     assert train(expected.config, path).result == expected.result
 
 
-@pytest.mark.parametrize("instead", ["nothing", "an empty folder"])
 def test_a_work_directory_that_goes_away(
-    instead: str, finished: Callable[[str], Finished], tmp_path: Path
+    finished: Callable[[str], Finished], tmp_path: Path
 ) -> None:
     """Moved by hand, or its file system unmounted: nothing is written beside what was there."""
     path, away, expected = tmp_path / "run", tmp_path / "away", finished("last")
 
     class TakeAway(Callback):
+        def __init__(self, after: int, instead: str) -> None:
+            self._after, self._instead = after, instead
+
         def on_call_end(self, first: int, last: int, metrics: Any) -> None:
-            if first <= 25 <= last:
-                while not (path / "final" / "checkpoints" / "20").exists():
+            if first <= self._after + 5 <= last:
+                while not (path / "final" / "checkpoints" / str(self._after)).exists():
                     time.sleep(0.01)  # it is written in the background
                 path.rename(away)
-                if instead == "an empty folder":
+                if self._instead == "an empty folder":
                     path.mkdir()
 
-    with pytest.raises(InputError, match=r"run: not there any more: moved, removed or unmounted"):
-        train(expected.config, path, callbacks=[TakeAway()])
-    assert not path.exists() or not any(path.iterdir())
-    if path.exists():
-        path.rmdir()
-    away.rename(path)
+    for after, instead in ((20, "nothing"), (40, "an empty folder")):
+        with pytest.raises(InputError, match=r"run: not there any more: moved, removed or unmount"):
+            train(expected.config, path, callbacks=[TakeAway(after, instead)])
+        assert path.exists() == (instead == "an empty folder")
+        if path.exists():
+            assert not any(path.iterdir())
+            path.rmdir()
+        away.rename(path)
     assert train(expected.config, path).result == expected.result
     assert read_lines(path / "metrics.jsonl") == expected.lines

@@ -28,9 +28,9 @@ TIMEOUT = 300.0
 def launch(data: Path, workdir: Path) -> Forked:
     flags = tiny_overrides(
         data,
-        train__epochs=160,  # 400 steps of validation, and up to 640 of the final phase
-        train__evaluate_every=50,
-        train__log_every=10,
+        train__epochs=80,  # 200 steps of validation, and up to 320 of the final phase
+        train__evaluate_every=25,
+        train__log_every=5,
         train__checkpoint_every=25,
     )
     return Forked("-m", "dedn_jax", "train", "--config=base", f"--workdir={workdir}", *flags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,8 +61,7 @@ def test_a_run_learns_from_its_teacher(
     # Evaluating needs no teacher; going on with another one is refused.
     moved = open_run(run.workdir.path, {"teacher.workdir": "elsewhere"})
     assert moved.evaluate() == run.result["test"]
-    other = train(tiny_config(data, **{**own, "teacher__workdir": ""}), tmp_path / "other")
-    config.teacher.workdir = str(other.workdir.path)
+    config.teacher.workdir = str(shutil.copytree(run.workdir.path, tmp_path / "other"))
     with pytest.raises(InputError, match=r"on another data set \(differs in teacher\)"):
         train(config, tmp_path / "student")
 
@@ -87,6 +87,7 @@ def test_a_sweep_with_a_teacher(
 ) -> None:
     config = tiny_config(
         data,
+        data__groups="single",  # compiles sooner
         selection__protocol="last",
         train__images=0.5,
         train__mixup=0.3,
