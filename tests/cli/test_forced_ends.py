@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.helpers.outputs import all_output, whole
+
 SCRIPT = """
 import multiprocessing
 import numpy as np
@@ -25,14 +27,13 @@ end_now("nothing has got on")
 """
 
 
-def test_workers_and_their_shared_memory_go_too() -> None:
+def test_workers_and_their_shared_memory_go_too(tmp_path: Path) -> None:
     """Released, with no word of it behind the line."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 1
-    assert done.stderr == "\ndedn: nothing has got on\n"
-    name, *workers = done.stdout.split()
+    with all_output(SCRIPT, tmp_path) as (process, output):
+        printed, _, said = whole(output).partition("\n")
+    assert process.wait(60) == 1
+    assert said == "\ndedn: nothing has got on\n"
+    name, *workers = printed.split()
     left = [Path("/dev/shm", name), *(Path("/proc", pid) for pid in workers)]
     assert len(workers) == 2
     deadline = time.monotonic() + 60

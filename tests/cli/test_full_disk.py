@@ -2,39 +2,55 @@
 
 from __future__ import annotations
 
-import os
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from dedn_jax.training.logs import read_lines
+from tests.helpers.forks import Forked
 from tests.helpers.tiny import tiny_overrides, write_tiny
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+LIMITED = """
+import resource, sys
+from dedn_jax.cli.main import console
+most = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+console()
+"""
+INTO_A_FULL_DISK = """
+import os, sys
+from dedn_jax.cli.main import console
+os.dup2(os.open("/dev/full", os.O_WRONLY), int(sys.argv.pop(1)))
+console()
+"""
 
 
-def _run(
-    command: list[str], cache: Path, most: int | None = None
-) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, of which no file may become larger than `most` bytes."""
+def _run(arguments: list[str], **environment: str) -> tuple[int, str, str]:
+    """Status, output and errors of a process of its own."""
+    process = Forked(*arguments, **environment)
+    output, errors = process.communicate(timeout=300)
+    return process.wait(), output, errors
 
-    def limit() -> None:
-        if most is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
-    return subprocess.run(
-        [sys.executable, "-m", "dedn_jax", *command],
-        cwd=ROOT,
-        # No program has been compiled before, and none can be kept.
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(cache)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        preexec_fn=limit,
+@pytest.mark.parametrize("stream", [1, 2], ids=["stdout", "stderr"])
+def test_what_is_printed(stream: int, tmp_path: Path) -> None:
+    """Progress goes nowhere, and the run is finished; a result that is not seen is said."""
+    flags = tiny_overrides(
+        write_tiny(tmp_path / "tiny.hdf5"),
+        selection__protocol="last",
+        train__epochs=5,  # the program of longer trainings, which others compile too
     )
+    command = ["train", "--config=base", f"--workdir={tmp_path}/run", *flags]
+    status, output, errors = _run(["-c", INTO_A_FULL_DISK, str(stream), *command])
+    assert (tmp_path / "run" / "result.json").exists()
+    if stream == 2:
+        assert status == 0
+        assert "Test sets (last)" in output
+    else:
+        assert status == 2
+        assert errors.splitlines()[-1].endswith(
+            "No space left on device; make room, and give the command again"
+        )
 
 
 @pytest.mark.parametrize("job", ["train", "sweep"])
@@ -48,9 +64,10 @@ def test_it_ends_with_one_line_and_goes_on(job: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [job, "--config=base", f"--workdir={run}", *flags]
     command += ["--seeds=2"] if job == "sweep" else []
-    stopped = _run(command, tmp_path / "cache", most=8000)
-    printed = stopped.stderr
-    assert stopped.returncode == 2, stopped.stderr
+    # No program has been compiled before, and none can be kept.
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    status, _, printed = _run(["-c", LIMITED, "8000", *command], **cache)
+    assert status == 2, printed
     said = [line for line in printed.splitlines() if line.startswith("dedn: ")]
     folder = run if job == "train" else run / "points" / "0"
     assert "Warning" not in printed
@@ -60,35 +77,7 @@ def test_it_ends_with_one_line_and_goes_on(job: str, tmp_path: Path) -> None:
     # Logs do not stop it before: a line of theirs, if they were in the way at all.
     assert len(said) <= 2
     assert all("training goes on" in line for line in said[:-1])
-    going_on = _run(command, tmp_path / "cache")
-    assert going_on.returncode == 0, going_on.stderr
+    status, _, printed = _run(["-m", "dedn_jax", *command], **cache)
+    assert status == 0, printed
     steps = [r["step"] for r in read_lines(folder / "metrics.jsonl") if "evaluated_on" not in r]
     assert steps == list(range(1, max(steps) + 1))
-
-
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_what_is_printed(stream: str, tmp_path: Path) -> None:
-    """Progress goes nowhere, and the run is finished; a result that is not seen is said."""
-    flags = tiny_overrides(
-        write_tiny(tmp_path / "tiny.hdf5"), selection__protocol="last", train__epochs=2
-    )
-    command = ["train", "--config=base", f"--workdir={tmp_path}/run", *flags]
-    with open("/dev/full", "w") as full:
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full}
-        done = subprocess.run(
-            [sys.executable, "-m", "dedn_jax", *command],
-            cwd=ROOT,
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
-            text=True,
-            timeout=300,
-            **streams,
-        )
-    assert (tmp_path / "run" / "result.json").exists()
-    if stream == "stderr":
-        assert done.returncode == 0
-        assert "Test sets (last)" in done.stdout
-    else:
-        assert done.returncode == 2
-        assert done.stderr.splitlines()[-1].endswith(
-            "No space left on device; make room, and give the command again"
-        )

@@ -7,14 +7,14 @@ import itertools
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from grain._src.python.dataset.transformations import process_prefetch
 from PIL import Image
 
 from dedn_jax.data.annotations import Annotations
@@ -33,6 +33,8 @@ from dedn_jax.data.prepared.picture_set import Picture, PictureSet
 from dedn_jax.data.prepared.reader import open_prepared
 from dedn_jax.data.sampler import Sampler
 from dedn_jax.errors import InputError, ProcessesError
+from tests.helpers.forks import Forked
+from tests.helpers.outputs import all_output, next_line, whole
 from tests.helpers.tasks import CHANNELS, IMAGES, REGIONS, make_task
 
 STEPS = 25
@@ -115,15 +117,16 @@ shard = Shard(int(process), int(processes))
 batches = list(TrainBatches(task, sampler, 8, Reading(shard=shard)))
 np.savez(out, inputs=[x for x, _ in batches], labels=[y for _, y in batches])
 """
-WAIT_WITH_WORKERS = """
+WAIT_WITH_A_WORKER = """
 import time
 import numpy as np
 from dedn_jax.data.features.maps import InMemoryFeatures
 from dedn_jax.data.pipeline import Reading, evaluation_batches
 
+os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Python says that semaphores are left
 maps = InMemoryFeatures(np.zeros((4, 3, 2), np.float32))
-batches = evaluation_batches(maps, np.zeros(1000, int), 1, Reading(workers=2))
-next(batches), next(batches)
+batches = evaluation_batches(maps, np.zeros(1000, int), 1, Reading(workers=1))
+next(batches)
 print("reading", flush=True)
 time.sleep(100)
 """
@@ -135,14 +138,12 @@ from dedn_jax.data.features.maps import InMemoryFeatures
 from dedn_jax.data.pipeline import Reading, evaluation_batches
 
 maps = InMemoryFeatures(np.ones((4, 64, 49), np.float32))
-batches = list(evaluation_batches(maps, np.arange(4), 1, Reading(workers=2)))
-{then}
-print("done", flush=True)
-"""
-IN_A_CYCLE = """
-cycle = [batches]
+batches = list(evaluation_batches(maps, np.arange(4), 1, Reading(workers=1)))
+{first}
+cycle = [batches[:2]]
 cycle.append(cycle)
-del batches, cycle
+del batches[:{gone}], cycle
+print("done", flush=True)
 """
 WHILE_COLLECTING = """
 import gc, threading, time
@@ -171,6 +172,18 @@ def picture_files() -> list[tuple[bytes, str]]:
         Image.fromarray(pixels).resize((60, 48)).save(file, "JPEG")
         files.append((file.getvalue(), f"{i}.jpg"))
     return files
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are given the same as always, in forks of a process that has imported what they do.
+
+    As long as they read a few batches, they take most of their time to import it.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dedn_jax.data.pipeline"])
+    mp = SimpleNamespace(get_context=lambda _: context)
+    monkeypatch.setattr(process_prefetch, "mp", mp)
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +244,7 @@ def test_pictures_are_augmented_anew_in_every_step(picture_task: Task) -> None:
     assert max(map(len, seen.values())) > 1
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_workers_change_nothing(picture_task: Task) -> None:
     whole = list(picture_batches(picture_task))
     one = picture_batches(picture_task, Reading(workers=1))
@@ -261,11 +275,7 @@ def test_processes_that_each_read_their_shard(
 ) -> None:
     files = [tmp_path / f"{process}.npz" for process in range(2)]
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", READ_A_SHARD, str(prepared_folder), str(file), str(i), "2"],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        Forked("-c", READ_A_SHARD, str(prepared_folder), str(file), str(i), "2")
         for i, file in enumerate(files)
     ]
     for process in started:
@@ -282,6 +292,7 @@ def test_processes_that_each_read_their_shard(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.usefixtures("forked_workers")
 def test_a_damaged_picture_in_a_worker_is_one_line(workers: int) -> None:
     files = picture_files()
     files[9] = (files[9][0][:200], "class/broken.jpg")
@@ -333,22 +344,17 @@ def test_evaluation_batches_of_workers() -> None:
 
 
 @pytest.mark.parametrize(
-    "then",
-    [IN_A_CYCLE, "", WHILE_COLLECTING + IN_A_CYCLE],
-    ids=["in a cycle", "global", "in a cycle while another thread collects"],
+    ("first", "gone"),
+    [("", 2), (WHILE_COLLECTING, 4)],
+    ids=["in a cycle and global", "in a cycle while another thread collects"],
 )
-def test_no_shared_memory_is_left_at_the_end(then: str) -> None:
+def test_no_shared_memory_is_left_at_the_end(first: str, gone: int, tmp_path: Path) -> None:
     """Batches that are there when a process ends: Python would warn of leaks behind results."""
-    done = subprocess.run(
-        [sys.executable, "-c", LEAVES_A_BATCH.format(then=then)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert (done.stdout, done.stderr) == ("done\n", "")
+    with all_output(LEAVES_A_BATCH.format(first=first, gone=gone), tmp_path) as (_, output):
+        assert whole(output) == "done\n"
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_workers_end_when_batches_are_dropped() -> None:
     task = make_task()
     batches = TrainBatches(task, make_sampler(task), 10**6, Reading(workers=1))
@@ -358,6 +364,7 @@ def test_workers_end_when_batches_are_dropped() -> None:
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_worker_that_is_killed_is_one_line() -> None:
     """As the system does when memory runs out."""
     task = make_task()
@@ -370,17 +377,11 @@ def test_a_worker_that_is_killed_is_one_line() -> None:
     assert not multiprocessing.active_children()
 
 
-def test_workers_end_when_their_parent_is_killed() -> None:
-    parent = subprocess.Popen(
-        [sys.executable, "-c", WAIT_WITH_WORKERS],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert parent.stdout is not None
-    assert parent.stdout.readline() == "reading\n"
-    parent.kill()
-    parent.communicate(timeout=20)  # until nobody is left who could print: workers neither
+def test_a_worker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    with all_output(WAIT_WITH_A_WORKER, tmp_path) as (parent, output):
+        assert next_line(output) == "reading\n"
+        parent.kill()
+        assert not next_line(output, 20)  # nobody is left who could print: the worker neither
 
 
 def test_reading_ahead_keeps_the_order_and_its_distance() -> None:

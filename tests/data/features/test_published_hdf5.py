@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import h5py
 import ml_dtypes
@@ -18,6 +16,7 @@ from dedn_jax.data.features.hdf5 import available_memory
 from dedn_jax.data.features.maps import normalize
 from dedn_jax.data.load import read_published_hdf5
 from dedn_jax.errors import InputError
+from tests.helpers.forks import Forked
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = [np.dtype(np.float32), BFLOAT16, np.dtype(np.float16)]
@@ -211,15 +210,11 @@ def test_one_copy_in_memory(tmp_path, write_published, target, layout):
             maps[start : start + 64] = np.broadcast_to(
                 one, (min(64, images - start), *one.shape[1:])
             )
-    done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, str(path), target],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
-    )
+    process = Forked("-c", _MEASURE, str(path), target)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
     path.unlink()
-    peak, total = (float(x) for x in done.stdout.split())
+    peak, total = (float(x) for x in output.split())
     unit = normalize(one.reshape(1, channels, -1), target).astype(np.float32)
     assert total == pytest.approx(2 * float(unit.sum()), rel=1e-3)
     array = images * channels * side**2 * np.dtype(target).itemsize

@@ -7,8 +7,10 @@ import pickle
 import numpy as np
 from safetensors.numpy import save_file
 
+from dedn_jax.model.backbones.vit import VisionTransformer
 from tests.cli.bad_inputs.making import Hostile, weight_shapes
 from tests.cli.bad_inputs.world import Bad, World
+from tests.helpers.tiny_vit import NAME, add_tiny_vit
 
 
 def _other_depth(world: World) -> list[str]:
@@ -22,6 +24,18 @@ def _other_depth(world: World) -> list[str]:
 def _hostile_weights(world: World) -> list[str]:
     path = world.words("resnet18.pth", pickle.dumps({"conv1.weight": Hostile()}))
     return world.extract("--config.backbone.name=resnet18", f"--config.backbone.weights={path}")
+
+
+def _no_patches(world: World) -> list[str]:
+    add_tiny_vit(world.monkeypatch, VisionTransformer)
+    return world.train(
+        *world.prepared_flags(),
+        "--config.data.source=images",
+        f"--config.backbone.name={NAME}",
+        "--config.backbone.weights=",
+        "--config.backbone.trained=true",
+        "--config.picture.crop=44",
+    )
 
 
 def _weights(world: World, name: str, data: bytes) -> list[str]:
@@ -103,17 +117,10 @@ BACKBONES = [
     ),
     Bad(
         "pictures that do not consist of patches",
-        lambda w: w.train(
-            *w.prepared_flags(),
-            "--config.data.source=images",
-            "--config.backbone.name=vit_s16",
-            "--config.backbone.weights=",
-            "--config.backbone.trained=true",
-            "--config.picture.crop=40",
-        ),
-        "config.picture.crop=40",
-        "takes no pictures of 40 x 40 pixels",
-        "expected multiples of 16",
+        _no_patches,
+        "config.picture.crop=44",
+        "takes no pictures of 44 x 44 pixels",
+        "expected multiples of 8",
     ),
     Bad(
         "unknown backbone",
