@@ -15,7 +15,7 @@ from dedn_jax.inference.scorer import PictureScorer
 from dedn_jax.training.scores import Scores
 from tests.helpers.picture_runs import SIDE, PictureRuns
 from tests.helpers.tiny import tiny_config, write_tiny
-from tests.made_up import ATTRIBUTES, backbone_weights
+from tests.made_up import ATTRIBUTES, BACKBONE, CHANNELS, backbone_weights
 
 
 def scores_of_files(run: Run, folder: Path, images: np.ndarray, batch_size: int = 5) -> Scores:
@@ -125,7 +125,7 @@ def test_the_store_s_backbone_whatever_the_config_says(
     assert config.backbone.name == "resnet101" and config.picture.crop == 448
     run = train(config, tmp_path / "run")
     with pytest.raises(
-        InputError, match=r"are of resnet18 with SHA-256 [0-9a-f]{64}; give the file"
+        InputError, match=rf"are of {BACKBONE} with SHA-256 [0-9a-f]{{64}}; give the file"
     ):
         _ = run.picture_scorer
     run = open_run(tmp_path / "run", {"backbone.weights": picture_runs.weights})
@@ -172,10 +172,10 @@ def published(picture_runs: PictureRuns, folder: Path) -> Path:
 def test_a_published_file_does_not_say(picture_runs: PictureRuns, tmp_path: Path) -> None:
     path = published(picture_runs, tmp_path)
     with pytest.raises(
-        InputError, match=r"2048 channels and 196 regions.* 512 channels and 4 regions"
+        InputError, match=rf"2048 channels and 196 regions.* {CHANNELS} channels and 4 regions"
     ):
         _ = open_run(path).picture_scorer
-    made_with = {"backbone.name": "resnet18", "picture.resize": SIDE, "picture.crop": SIDE}
+    made_with = {"backbone.name": BACKBONE, "picture.resize": SIDE, "picture.crop": SIDE}
     with pytest.raises(InputError, match=r"config.backbone.weights is empty.* at 64 pixels; give"):
         _ = open_run(path, made_with).picture_scorer
     run = open_run(path, made_with | {"backbone.weights": picture_runs.weights})
