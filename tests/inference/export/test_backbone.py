@@ -67,6 +67,7 @@ def test_features_are_those_of_the_run(
     config = run.config.copy_and_resolve_references()
     config.update({"data": {"source": "features", "features": str(store.path)}})
     config.backbone.update({"trained": False, "weights": str(file)})
+    config.selection.protocol = "last"
     assert 0 <= train(config, tmp_path / "run").result["test"]["fused"]["H"] <= 100
 
 
