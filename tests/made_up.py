@@ -17,6 +17,8 @@ from dedn_jax.model.backbones import make_backbone
 from dedn_jax.model.backbones.weights import expected_arrays
 
 CLASSES, ATTRIBUTES = 8, 6
+# With running statistics, as ResNets have; they take seven times as long for a picture.
+BACKBONE, CHANNELS = "mobilenet_v1", 1024
 
 
 def picture_folder(root: Path, pictures: int = 6, size: int = 40) -> Path:
@@ -71,16 +73,24 @@ def published_file(path: Path, images: int = 96) -> Path:
     return path
 
 
-def backbone_weights(path: Path, name: str = "resnet18", seed: int = 0) -> Path:
+def backbone_weights(path: Path, name: str = BACKBONE, seed: int = 0) -> Path:
     """A `.safetensors` file of random weights whose activations keep their size."""
     rng = np.random.default_rng(seed)
     arrays = {}
-    for key, shape in expected_arrays(make_backbone(name, "float32", nnx.Rngs(0))).items():
+    backbone = nnx.eval_shape(lambda: make_backbone(name, "float32", nnx.Rngs(0)))
+    for key, shape in expected_arrays(backbone).items():
         if len(shape) > 1:
-            deviation = (2 / np.prod(shape[1:])) ** 0.5
+            deviation = (2 / np.prod(_inputs(key, shape))) ** 0.5
             arrays[key] = (deviation * rng.standard_normal(shape)).astype(np.float32)
         else:
-            low, high = (-0.1, 0.1) if key.endswith(("bias", "mean")) else (0.7, 1.1)
+            low, high = (-0.1, 0.1) if key.endswith(("bias", "beta", "mean")) else (0.7, 1.1)
             arrays[key] = rng.uniform(low, high, shape).astype(np.float32)
     save_file(arrays, str(path))
     return path
+
+
+def _inputs(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of an array that are summed over: Keras has outputs last, PyTorch first."""
+    if key.endswith("depthwise_kernel"):
+        return shape[:2]
+    return shape[:-1] if key.endswith("kernel") else shape[1:]

@@ -13,6 +13,7 @@ import pytest
 from dedn_jax.cli.main import main
 from dedn_jax.inference.predictions import Predictions
 from tests.helpers.picture_runs import PictureRuns
+from tests.made_up import BACKBONE
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def test_a_run_on_a_store_is_given_its_weights(
     workdir = f"--workdir={picture_runs.store.workdir.path}"
     without = ["predict", workdir, str(pictures), "--config.backbone.weights="]
     assert main(without) == 2
-    assert "are of resnet18 with SHA-256 " in capsys.readouterr().err
+    assert f"are of {BACKBONE} with SHA-256 " in capsys.readouterr().err
     with_them = [*without[:-1], f"--config.backbone.weights={picture_runs.weights}", "--csv=-"]
     assert main(with_them) == 0
     first = capsys.readouterr().out

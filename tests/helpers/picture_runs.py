@@ -12,34 +12,36 @@ from dedn_jax.config import load_config
 from dedn_jax.inference.extract import extract_features
 from dedn_jax.inference.run import Run, open_run, train
 from tests.helpers.shared import one_at_a_time
-from tests.made_up import backbone_weights, prepared_folder
+from tests.made_up import BACKBONE, backbone_weights, prepared_folder
 
 SIDE = 64
 
 
 class PictureRuns:
-    """Finished runs on the same pictures, of an epoch each; trained when they are first asked for.
+    """Finished runs on the same pictures, trained when they are first asked for.
 
     Objects of the same root, also in several processes, share them: no test changes them.
 
     Attributes:
       folder: the pictures, in a folder for each class.
+      prepared: the set that is prepared from them.
       weights: of the frozen backbone.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self.folder = root / "mine" / "pictures"
-        self.weights = root / "resnet18.safetensors"
+        self.weights = root / f"{BACKBONE}.safetensors"
         root.mkdir(exist_ok=True)
         with one_at_a_time(root):
             if not self.weights.exists():  # written last
                 prepared_folder(root)
                 backbone_weights(self.weights)
         (features,) = (root / "prepared").rglob("features.json")
+        self.prepared = features.parent
         self._common = {
             "data.format": "prepared",
-            "data.path": features.parent,
+            "data.path": self.prepared,
             "data.groups": "0-2,4;3,5",  # not in the order of the attributes
             "picture.resize": SIDE,
             "picture.crop": SIDE,
@@ -51,8 +53,10 @@ class PictureRuns:
 
     def _frozen(self, **fields: object) -> ConfigDict:
         fields = {name.replace("__", "."): value for name, value in fields.items()}
-        backbone = {"backbone.name": "resnet18", "backbone.weights": self.weights}
-        return load_config("base", self._common | backbone | fields)
+        backbone = {"backbone.name": BACKBONE, "backbone.weights": self.weights}
+        # So that the steps of several epochs can be compared.
+        steps = {"train.epochs": 3, "train.batch_size": 8, "train.log_every": 1}
+        return load_config("base", self._common | backbone | steps | fields)
 
     def _trained(self, name: str, config: Callable[[], ConfigDict]) -> Run:
         folder = self._root / name
@@ -76,6 +80,13 @@ class PictureRuns:
             return self._frozen(data__features=store)
 
         return self._trained("store", config)
+
+    @cached_property
+    def tuned(self) -> Run:
+        """From augmented pictures, for an epoch in which the same backbone is trained as well."""
+        fields = {"backbone__trained": True, "backbone__learning_rate": 1e-4}
+        fields |= {"picture__augment": True, "train__epochs": 1}
+        return self._trained("tuned", lambda: self._frozen(data__source="images", **fields))
 
     @cached_property
     def small(self) -> Run:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -28,19 +25,24 @@ from dedn_jax.progress import note
 from dedn_jax.torch_files import read_state_dict
 from dedn_jax.training.logs import read_lines
 from tests.helpers.devices import process_flags
-from tests.made_up import backbone_weights, prepared_folder
-
-SIDE = 64
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepared_folder(tmp_path_factory.mktemp("set"))
+from tests.helpers.forks import Forked
+from tests.helpers.picture_runs import SIDE, PictureRuns
+from tests.made_up import BACKBONE, CHANNELS, backbone_weights
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return backbone_weights(tmp_path_factory.mktemp("weights") / "resnet18.safetensors")
+@pytest.fixture
+def prepared(picture_runs: PictureRuns) -> Path:
+    return picture_runs.prepared
+
+
+@pytest.fixture
+def weights(picture_runs: PictureRuns) -> Path:
+    return picture_runs.weights
+
+
+@pytest.fixture
+def store(picture_runs: PictureRuns) -> Path:
+    return Path(picture_runs.store.config.data.features)
 
 
 def flags(prepared: Path, weights: Path) -> list[str]:
@@ -48,7 +50,7 @@ def flags(prepared: Path, weights: Path) -> list[str]:
         "--config.data.format=prepared",
         f"--config.data.path={prepared}",
         "--config.data.groups=single",
-        "--config.backbone.name=resnet18",
+        f"--config.backbone.name={BACKBONE}",
         f"--config.backbone.weights={weights}",
         f"--config.picture.resize={SIDE}",
         f"--config.picture.crop={SIDE}",
@@ -64,60 +66,33 @@ def store_files(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
-@pytest.fixture(scope="module")
-def store(prepared: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("store") / "features"
-    return extract_features(images_config(prepared, weights), out, dtype="float32", normalized=True)
-
-
 def test_the_store_holds_what_the_backbone_makes(prepared: Path, store: Path) -> None:
     found = open_store(store)
     assert found.manifest.images == 48
-    assert (found.manifest.channels, found.manifest.grid) == (512, (2, 2))
+    assert (found.manifest.channels, found.manifest.grid) == (CHANNELS, (2, 2))
     assert found.manifest.transform == {"resize": SIDE, "crop": SIDE}
     assert found.manifest.backbone is not None
-    assert found.manifest.backbone["name"] == "resnet18"
+    assert found.manifest.backbone["name"] == BACKBONE
     maps = found.features()[np.arange(48)]
     np.testing.assert_allclose(np.linalg.norm(maps, axis=1), 1.0, atol=1e-5)
     assert len(np.unique(maps.reshape(48, -1).round(4), axis=0)) == 48  # all pictures differ
 
 
-def run_lines(config: ConfigDict, folder: Path) -> list[dict]:
-    train(config, folder)
-    return read_lines(folder / "metrics.jsonl")
-
-
-def test_pictures_and_features_give_the_same_losses(
-    prepared: Path, weights: Path, store: Path, tmp_path: Path
-) -> None:
+def test_pictures_and_features_give_the_same_losses(picture_runs: PictureRuns) -> None:
     """Frozen backbone, no augmentation, float32: the must-have is 1e-3."""
-    more = [
-        "--config.train.epochs=3",
-        "--config.train.batch_size=8",
-        "--config.train.log_every=1",
-        "--config.selection.protocol=last",
-    ]
-    pictures = run_lines(images_config(prepared, weights, *more), tmp_path / "images")
-    config = load_config(
-        "base", [*flags(prepared, weights), f"--config.data.features={store}", *more]
-    )
-    features = run_lines(config, tmp_path / "features")
+    runs = picture_runs.images, picture_runs.store
+    pictures, features = (read_lines(run.workdir.metrics_file) for run in runs)
     assert len(pictures) == len(features) >= 10
     for a, b in zip(pictures, features, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
         assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-3)
     # Frozen: only the experts are in the checkpoint and in the export.
-    run = open_run(tmp_path / "images")
-    assert set(run.network.params) == {"experts"}
+    assert set(picture_runs.images.network.params) == {"experts"}
 
 
 @pytest.mark.torch
-def test_a_run_on_pictures_exports_its_experts(
-    prepared: Path, weights: Path, tmp_path: Path
-) -> None:
-    more = ["--config.train.epochs=1", "--config.selection.protocol=last"]
-    train(images_config(prepared, weights, *more), tmp_path / "run")
-    export_published_weights(open_run(tmp_path / "run"), tmp_path / "run.pt")
+def test_a_run_on_pictures_exports_its_experts(picture_runs: PictureRuns, tmp_path: Path) -> None:
+    export_published_weights(picture_runs.images, tmp_path / "run.pt")
     assert {name.split(".")[0] for name in read_state_dict(tmp_path / "run.pt")} > {"GNet"}
 
 
@@ -149,44 +124,30 @@ def test_what_nobody_said_is_as_the_store_was_made(
     assert "transform.crop=64, expected 32" in capsys.readouterr().err
     other = [*command, "--config.backbone.name=resnet34", "--config.backbone.weights="]
     assert main(other) == 2
-    assert 'backbone.name="resnet18", expected "resnet34"' in capsys.readouterr().err
+    assert f'backbone.name="{BACKBONE}", expected "resnet34"' in capsys.readouterr().err
     note.cache_clear()
     assert main(command) == 0
-    said = f"dedn: as {store} was made: backbone.name=resnet18, picture.resize=64, picture.crop=64"
-    assert capsys.readouterr().err.startswith(f"{said}\n")
+    said = f"backbone.name={BACKBONE}, picture.resize=64, picture.crop=64"
+    assert capsys.readouterr().err.startswith(f"dedn: as {store} was made: {said}\n")
     kept = open_run(tmp_path / "run").config
-    assert (kept.backbone.name, kept.backbone.weights) == ("resnet18", "")
+    assert (kept.backbone.name, kept.backbone.weights) == (BACKBONE, "")
     assert (kept.picture.resize, kept.picture.crop) == (SIDE, SIDE)
 
 
-def test_weights_of_a_run_are_checked(prepared: Path, weights: Path, tmp_path: Path) -> None:
-    config = images_config(
-        prepared, weights, "--config.train.epochs=1", "--config.selection.protocol=last"
-    )
-    train(config, tmp_path / "run")
+def test_weights_of_a_run_are_checked(picture_runs: PictureRuns, tmp_path: Path) -> None:
+    folder = picture_runs.images.workdir.path
     other = backbone_weights(tmp_path / "other.safetensors", seed=1)
     with pytest.raises(InputError, match="differs in backbone_weights"):
-        _ = open_run(tmp_path / "run", [f"--config.backbone.weights={other}"]).network
+        _ = open_run(folder, [f"--config.backbone.weights={other}"]).network
     moved = tmp_path / "moved.safetensors"
-    moved.write_bytes(weights.read_bytes())
-    _ = open_run(tmp_path / "run", [f"--config.backbone.weights={moved}"]).network
+    moved.write_bytes(picture_runs.weights.read_bytes())
+    _ = open_run(folder, [f"--config.backbone.weights={moved}"]).network
 
 
-def test_fine_tuning_changes_the_backbone_but_not_its_statistics(
-    prepared: Path, weights: Path, tmp_path: Path
-) -> None:
-    more = ["--config.train.epochs=1", "--config.selection.protocol=last"]
-    config = images_config(
-        prepared,
-        weights,
-        *more,
-        "--config.backbone.trained=true",
-        "--config.picture.augment=true",
-        "--config.backbone.learning_rate=1e-4",
-    )
-    result = train(config, tmp_path / "run").result
-    assert set(result["test"]["fused"]) == {"U", "S", "H", "T1", "AUSUC"}  # type: ignore[index]
-    run = open_run(tmp_path / "run")
+def test_fine_tuning_changes_the_backbone_but_not_its_statistics(picture_runs: PictureRuns) -> None:
+    run = picture_runs.tuned
+    result = run.result
+    assert set(result["test"]["fused"]) == {"U", "S", "H", "T1", "AUSUC"}
     trained = run.params
     before = run.network.params["backbone"]["stem"]["kernel"][...]
     after = trained["backbone"]["stem"]["kernel"][...]
@@ -198,47 +159,56 @@ def test_fine_tuning_changes_the_backbone_but_not_its_statistics(
 _EXTRACT = "from dedn_jax.cli.main import main; import sys; sys.exit(main(sys.argv[1:]))"
 
 
-def start(prepared: Path, weights: Path, out: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", _EXTRACT, "features", "extract", "--config=base"]
-    command += [
-        f"--out={out}",
-        "--dtype=bfloat16",
-        "--shard-images=7",
-        *flags(prepared, weights),
-        *more,
-    ]
-    return subprocess.Popen(
-        command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, stderr=subprocess.PIPE, text=True
-    )
+def start(prepared: Path, weights: Path, out: Path, *more: str) -> Forked:
+    command = ["-c", _EXTRACT, "features", "extract", "--config=base", f"--out={out}"]
+    command += ["--dtype=bfloat16", "--shard-images=7", *flags(prepared, weights), *more]
+    return Forked(*command)
 
 
-def test_killed_and_resumed(prepared: Path, weights: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(picture_runs: PictureRuns, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a store that one process made, undisturbed."""
+    out = tmp_path_factory.mktemp("whole") / "store"
+    assert start(picture_runs.prepared, picture_runs.weights, out).wait() == 0
+    found = store_files(out)
+    assert len(found) == 2 + 7
+    return found
+
+
+def test_killed_and_resumed(
+    prepared: Path, weights: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
     """Kills at random moments of the work; the store is the same to the byte."""
-    assert start(prepared, weights, tmp_path / "whole").wait() == 0
-    whole = store_files(tmp_path / "whole")
-    assert len(whole) == 2 + 7
     rng = np.random.default_rng(int(os.environ.get("DEDN_KILL_SEED", "0")))
     out = tmp_path / "killed"
     for _ in range(int(os.environ.get("DEDN_KILLS", "2"))):
         process = start(prepared, weights, out)
+        wanted = len(shards(out)) + rng.integers(0, 4)
         deadline = time.monotonic() + 60
-        while not out.exists() and process.poll() is None and time.monotonic() < deadline:
+        while process.poll() is None and time.monotonic() < deadline:
+            if out.exists() and len(shards(out)) >= wanted:
+                break
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 3))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        process.wait()
     assert start(prepared, weights, out).wait() == 0
     assert store_files(out) == whole
 
 
-def test_two_processes_make_the_same_store(prepared: Path, weights: Path, tmp_path: Path) -> None:
+def shards(out: Path) -> list[Path]:
+    return list(out.glob("shard-*"))
+
+
+def test_two_processes_make_the_same_store(
+    prepared: Path, weights: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
     out = tmp_path / "store"
     both = [start(prepared, weights, out, *own) for own in process_flags(2)]
     for process in both:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
-    assert start(prepared, weights, tmp_path / "one").wait() == 0
-    assert store_files(out) == store_files(tmp_path / "one")
+    assert store_files(out) == whole
 
 
 def test_images_in_no_split(prepared: Path, weights: Path, store: Path, tmp_path: Path) -> None:

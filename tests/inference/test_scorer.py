@@ -15,7 +15,7 @@ from dedn_jax.inference.scorer import PictureScorer
 from dedn_jax.training.scores import Scores
 from tests.helpers.picture_runs import SIDE, PictureRuns
 from tests.helpers.tiny import tiny_config, write_tiny
-from tests.made_up import ATTRIBUTES, backbone_weights
+from tests.made_up import ATTRIBUTES, BACKBONE, CHANNELS, backbone_weights
 
 
 def scores_of_files(run: Run, folder: Path, images: np.ndarray, batch_size: int = 5) -> Scores:
@@ -111,10 +111,10 @@ def test_pictures_that_cannot_be_used(
 # --- backbone and transform ---------------------------------------------------------------------
 
 
-def test_the_store_s_backbone_whatever_the_config_says(
-    picture_runs: PictureRuns, tmp_path: Path
-) -> None:
-    """A store alone records them; the config of a run on it holds the defaults."""
+@pytest.fixture(scope="module")
+def on_a_store(picture_runs: PictureRuns, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the store alone, whose config holds the defaults."""
+    folder = tmp_path_factory.mktemp("on-a-store") / "run"
     config = tiny_config(
         picture_runs.store.config.data.features,
         data__format="store",
@@ -123,32 +123,31 @@ def test_the_store_s_backbone_whatever_the_config_says(
         data__groups="single",
     )
     assert config.backbone.name == "resnet101" and config.picture.crop == 448
-    run = train(config, tmp_path / "run")
+    train(config, folder)
+    return folder
+
+
+def test_the_store_s_backbone_whatever_the_config_says(
+    picture_runs: PictureRuns, on_a_store: Path
+) -> None:
+    """A store alone records them; the config of a run on it holds the defaults."""
+    run = open_run(on_a_store)
     with pytest.raises(
-        InputError, match=r"are of resnet18 with SHA-256 [0-9a-f]{64}; give the file"
+        InputError, match=rf"are of {BACKBONE} with SHA-256 [0-9a-f]{{64}}; give the file"
     ):
         _ = run.picture_scorer
-    run = open_run(tmp_path / "run", {"backbone.weights": picture_runs.weights})
+    run = open_run(on_a_store, {"backbone.weights": picture_runs.weights})
     found = scores_of_files(run, picture_runs.folder, run.scores.images)
     assert_same(found, run.scores)
 
 
-def test_other_weights_than_the_store_s(picture_runs: PictureRuns, tmp_path: Path) -> None:
+def test_other_weights_than_the_store_s(on_a_store: Path, tmp_path: Path) -> None:
     other = backbone_weights(tmp_path / "other.safetensors", seed=1)
-    store_only = tmp_path / "run"
-    config = tiny_config(
-        picture_runs.store.config.data.features,
-        data__format="store",
-        selection__protocol="last",
-        train__epochs=1,
-        data__groups="single",
-    )
-    train(config, store_only)
-    run = open_run(store_only, {"backbone.weights": other})
+    run = open_run(on_a_store, {"backbone.weights": other})
     with pytest.raises(InputError, match=r"other.safetensors: has SHA-256 .* give that file"):
         _ = run.picture_scorer
     with pytest.raises(InputError, match=r"config.backbone.name is fixed for this run"):
-        open_run(store_only, {"backbone.name": "resnet34"})
+        open_run(on_a_store, {"backbone.name": "resnet34"})
 
 
 def published(picture_runs: PictureRuns, folder: Path) -> Path:
@@ -172,10 +171,10 @@ def published(picture_runs: PictureRuns, folder: Path) -> Path:
 def test_a_published_file_does_not_say(picture_runs: PictureRuns, tmp_path: Path) -> None:
     path = published(picture_runs, tmp_path)
     with pytest.raises(
-        InputError, match=r"2048 channels and 196 regions.* 512 channels and 4 regions"
+        InputError, match=rf"2048 channels and 196 regions.* {CHANNELS} channels and 4 regions"
     ):
         _ = open_run(path).picture_scorer
-    made_with = {"backbone.name": "resnet18", "picture.resize": SIDE, "picture.crop": SIDE}
+    made_with = {"backbone.name": BACKBONE, "picture.resize": SIDE, "picture.crop": SIDE}
     with pytest.raises(InputError, match=r"config.backbone.weights is empty.* at 64 pixels; give"):
         _ = open_run(path, made_with).picture_scorer
     run = open_run(path, made_with | {"backbone.weights": picture_runs.weights})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +15,29 @@ from dedn_jax.data.features.store.reader import open_store
 from dedn_jax.errors import InputError
 from dedn_jax.inference.explain.localise import localise
 from dedn_jax.inference.extract import extract_features
-from dedn_jax.inference.run import train
+from dedn_jax.inference.run import Run, train
 from tests.helpers.tiny_vit import NAME, WIDTH, add_tiny_vit
 from tests.made_up import backbone_weights, prepared_folder
 
 SIDE, GRID = 48, (6, 6)
 
 
-@pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
-    add_tiny_vit(monkeypatch)
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A run from pictures, which are beside it."""
+    folder = tmp_path_factory.mktemp("vit")
+    with pytest.MonkeyPatch.context() as patch:
+        add_tiny_vit(patch)
+        yield train(_config(folder), folder / "images")
+
+
+def _config(folder: Path) -> ConfigDict:
     fields = {
         "data.format": "prepared",
         "data.source": "images",
-        "data.path": prepared_folder(tmp_path),
+        "data.path": prepared_folder(folder),
         "backbone.name": NAME,
-        "backbone.weights": backbone_weights(tmp_path / "vit.safetensors", NAME),
+        "backbone.weights": backbone_weights(folder / "vit.safetensors", NAME),
         "backbone.class_token": True,
         "picture.resize": SIDE,
         "picture.crop": SIDE,
@@ -41,13 +49,16 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
     return load_config("base", fields)
 
 
+def pictures_of(run: Run, name: str) -> list[Path]:
+    return sorted(run.workdir.path.with_name("mine").glob(f"pictures/{name}/*.jpg"))
+
+
 def test_a_run_from_pictures_and_one_from_a_store(
-    config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = train(config, tmp_path / "images")
     scorer = images.picture_scorer
     assert scorer.grid == GRID
-    path = next((tmp_path / "mine").glob("pictures/class 6/*.jpg"))
+    path = pictures_of(images, "class 6")[0]
     found = images.explain(path)
     assert found.region_attention.shape == (2, images.dataset.num_attributes, *GRID)
     _, attention = scorer.attention(scorer.decode(path)[None])
@@ -59,6 +70,7 @@ def test_a_run_from_pictures_and_one_from_a_store(
             found.region_attention[e].sum((1, 2)), 1 - expert.region[0, :, -1], atol=1e-5
         )
 
+    config = images.config.copy_and_resolve_references()
     store = extract_features(config, tmp_path / "store", dtype="float32", normalized=True)
     manifest = open_store(store).manifest
     assert (manifest.channels, manifest.grid, manifest.regions) == (WIDTH, GRID, 37)
@@ -74,13 +86,10 @@ def test_a_run_from_pictures_and_one_from_a_store(
         train(config, tmp_path / "other")
 
 
-def test_localisation_looks_at_patches_alone(
-    config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_localisation_looks_at_patches_alone(images: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The peak of an attribute that attends to the class token most is that of the patches."""
     from dedn_jax.inference.explain import localise as module
 
-    run = train(config, tmp_path / "run")
     seen = []
 
     class Localiser:
@@ -94,7 +103,8 @@ def test_localisation_looks_at_patches_alone(
     monkeypatch.setattr(module, "Localiser", Localiser)
     monkeypatch.setattr(module, "_image_id", lambda *_: 0)
     monkeypatch.setattr(module, "_placed", lambda *_: ({}, np.zeros(4)))
-    paths = [str(p) for p in sorted((tmp_path / "mine" / "pictures" / "class 7").iterdir())]
-    names = run.candidates.attribute_names
-    localise(run.picture_scorer, None, names, paths, skip=print, advance=lambda _: None)
+    paths = list(map(str, pictures_of(images, "class 7")))
+    assert len(paths) == 6
+    names = images.candidates.attribute_names
+    localise(images.picture_scorer, None, names, paths, skip=print, advance=lambda _: None)
     assert [a.shape for a in seen] == [(2, len(names), 36)] * len(paths)

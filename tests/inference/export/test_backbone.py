@@ -19,6 +19,7 @@ from dedn_jax.inference.export.published import export_published_weights, read_p
 from dedn_jax.inference.export.safetensors import export_safetensors, read_safetensors
 from dedn_jax.inference.run import Run, train
 from tests.helpers.picture_runs import PictureRuns
+from tests.made_up import BACKBONE
 
 
 def assert_same(found: object, expected: object) -> None:
@@ -66,11 +67,15 @@ def test_features_are_those_of_the_run(
     config = run.config.copy_and_resolve_references()
     config.update({"data": {"source": "features", "features": str(store.path)}})
     config.backbone.update({"trained": False, "weights": str(file)})
+    config.selection.protocol = "last"
     assert 0 <= train(config, tmp_path / "run").result["test"]["fused"]["H"] <= 100
 
 
 def test_only_of_a_run_that_trained_one(picture_runs: PictureRuns, tmp_path: Path) -> None:
-    for run, what in ((picture_runs.images, "resnet18.safetensors"), (picture_runs.store, "take")):
+    for run, what in (
+        (picture_runs.images, f"{BACKBONE}.safetensors"),
+        (picture_runs.store, "take"),
+    ):
         with pytest.raises(InputError, match=f"the run trained no backbone .*{what}"):
             export_backbone(run, tmp_path / "backbone.safetensors")
     assert not list(tmp_path.iterdir())
@@ -99,7 +104,7 @@ def test_a_frozen_backbone_is_named(picture_runs: PictureRuns, tmp_path: Path) -
     run = picture_runs.images
     export_published_weights(run, tmp_path / "own.pt")
     (line,) = left_out(run, "published")
-    assert "resnet18 as it was" in line and run.network.weights.sha256 in line
+    assert f"{BACKBONE} as it was" in line and run.network.weights.sha256 in line
     assert left_out(run, "stablehlo") == []
     assert "of SHA-256" in left_out(picture_runs.store, "safetensors")[0]
 
@@ -107,9 +112,7 @@ def test_a_frozen_backbone_is_named(picture_runs: PictureRuns, tmp_path: Path) -
 def test_statistics_go_along_with_a_trained_backbone(
     picture_runs: PictureRuns, tmp_path: Path
 ) -> None:
-    config = picture_runs.images.config.copy_and_resolve_references()
-    config.backbone.trained = True
-    run = train(config, tmp_path / "run")
+    run = picture_runs.tuned
     file = tmp_path / "model.safetensors"
     export_safetensors(run, file)
     with safe_open(file, "np") as opened:
@@ -119,4 +122,4 @@ def test_statistics_go_along_with_a_trained_backbone(
     assert_same(read_safetensors(run, file), run.params)
     export_backbone(run, tmp_path / "backbone.safetensors")
     with safe_open(tmp_path / "backbone.safetensors", "np") as opened:
-        assert opened.get_slice("conv1.weight").get_shape() == [64, 3, 7, 7]
+        assert opened.get_slice("conv_dw_1/depthwise_kernel").get_shape() == [3, 3, 32, 1]

@@ -18,6 +18,15 @@ from tests.model.kernels.problems import Problem, Size, assert_close, problem, r
 BACKENDS = pytest.mark.parametrize(
     "backend", ["gpu", "tpu", pytest.param("compiled", marks=pytest.mark.gpu)]
 )
+
+
+def by_gpu_constant(name: str, *values: int) -> pytest.MarkDecorator:
+    """Every backend and value of a constant of `gpu_blocks`, which TPUs have no use for."""
+    gpu = [("gpu", value) for value in values]
+    compiled = [pytest.param("compiled", value, marks=pytest.mark.gpu) for value in values]
+    return pytest.mark.parametrize(("backend", name), [*gpu, ("tpu", values[0]), *compiled])
+
+
 # One of each alone; none a multiple of a block; fewer channels than regions.
 SIZES = [Size(1, 1, 1, 1), Size(2, 5, 24, 6), Size(3, 85, 130, 49), Size(2, 17, 9, 40)]
 SMALL = SIZES[1]
@@ -46,7 +55,7 @@ def test_value_and_gradients(backend: str, size: Size) -> None:
     assert_close(found, reference(of))
     # Without a gradient, other kernels.
     arrays = of.arrays()
-    assert_close(pool_of(backend)(*arrays[:3]), reference(of)[:2])
+    assert_close(jax.jit(pool_of(backend))(*arrays[:3]), reference(of)[:2])
 
 
 @BACKENDS
@@ -67,11 +76,9 @@ def test_float16_features_are_computed_in_float32() -> None:
     assert_close(by_features, by_features_too, "bfloat16")
 
 
-@BACKENDS
-@pytest.mark.parametrize("one_pass", [128, 0])
-@pytest.mark.parametrize("scale", [1.0, 30.0])
+@by_gpu_constant("one_pass", 128, 0)
 def test_scores_with_a_value_in_common(
-    backend: str, scale: float, one_pass: int, monkeypatch: pytest.MonkeyPatch
+    backend: str, one_pass: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In bfloat16 with scores of 128 ± 1, and with large logits, where few positions have weight.
 
@@ -79,19 +86,20 @@ def test_scores_with_a_value_in_common(
     kernels by 0.4 %.
     """
     monkeypatch.setattr(gpu_blocks, "_ONE_PASS", one_pass)
-    of = problem(Size(2, 12, 64, 16), dtype="bfloat16", scale=scale)
-    for rows in (of.region, of.channel):
-        rows.score[:, 0] = 128.0
-    of.features[:, 0], of.features[..., 0] = 1.0, 1.0
-    found = everything(pool_of(backend), of.arrays("bfloat16"))
-    expected = reference(of)
-    for x, y in zip(found[2:4], expected[2:4], strict=True):
-        error = np.abs(np.asarray(x.attention, np.float64) - y.attention).max()
-        assert error <= 2**-7 * np.abs(y.attention).max()
+    pool = pool_of(backend)
+    for scale in (1.0, 30.0):
+        of = problem(Size(2, 12, 64, 16), dtype="bfloat16", scale=scale)
+        for rows in (of.region, of.channel):
+            rows.score[:, 0] = 128.0
+        of.features[:, 0], of.features[..., 0] = 1.0, 1.0
+        found = everything(pool, of.arrays("bfloat16"))
+        expected = reference(of)
+        for x, y in zip(found[2:4], expected[2:4], strict=True):
+            error = np.abs(np.asarray(x.attention, np.float64) - y.attention).max()
+            assert error <= 2**-7 * np.abs(y.attention).max(), scale
 
 
-@BACKENDS
-@pytest.mark.parametrize("all_", [16, 256])
+@by_gpu_constant("all_", 16, 256)
 @pytest.mark.parametrize("size", [Size(5, 39, 75, 37), Size(3, 20, 37, 75)])
 def test_several_blocks(
     backend: str, size: Size, all_: int, monkeypatch: pytest.MonkeyPatch
@@ -111,20 +119,20 @@ def test_several_blocks(
 
 
 @BACKENDS
-@pytest.mark.parametrize("sign", [1, -1])
-def test_extreme_logits(backend: str, sign: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extreme_logits(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits to ±1e4, all of one sign, in several blocks: a zero from padding would win or blow."""
     monkeypatch.setattr(gpu_blocks, "SIDE", 16)
-    of = problem(Size(2, 5, 134, 20))
-    # Powers of two: logits are exact, so that the winner is the same in float64.
-    for rows in (of.region, of.channel):
-        rows.attention[:] = 0.0
-        rows.attention[:, 0] = sign * 8192.0
+    of, pool = problem(Size(2, 5, 134, 20)), pool_of(backend)
     of.features[:, 0] = np.random.default_rng(1).choice([0.5, 1.0, 1.25], of.features[:, 0].shape)
     of.features[..., 0] = np.random.default_rng(2).choice([0.5, 1.0], of.features[..., 0].shape)
-    *found, by_features = everything(pool_of(backend), of.arrays())
-    assert_close(found, reference(of)[:4])
-    assert np.isfinite(np.asarray(by_features)).all()
+    for sign in (1, -1):
+        # Powers of two: logits are exact, so that the winner is the same in float64.
+        for rows in (of.region, of.channel):
+            rows.attention[:] = 0.0
+            rows.attention[:, 0] = sign * 8192.0
+        *found, by_features = everything(pool, of.arrays())
+        assert_close(found, reference(of)[:4])
+        assert np.isfinite(np.asarray(by_features)).all(), sign
 
 
 @BACKENDS
