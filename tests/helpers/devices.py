@@ -7,7 +7,7 @@ import socket
 
 from tests.helpers.forks import Forked
 
-_QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+_QUICK = ("--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true")
 
 
 def xla_flags(devices: int = 1, *, quick: bool = True) -> str:
@@ -17,9 +17,10 @@ def xla_flags(devices: int = 1, *, quick: bool = True) -> str:
       devices: how many CPU devices JAX has.
       quick: compile without LLVM's optimisations, in half the time.
     """
-    inherited = os.environ.get("XLA_FLAGS", "")
-    count = f"--xla_force_host_platform_device_count={devices}"
-    return f"{inherited} {count} {_QUICK if quick else ''}".strip()
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    flags += [f"--xla_force_host_platform_device_count={devices}", *(_QUICK if quick else ())]
+    # What is compiled is kept by its flags: none of them twice, or other processes lack it.
+    return " ".join(dict.fromkeys(flags))
 
 
 def run_on_devices(*arguments: str, devices: int = 8, quick: bool = False) -> tuple[str, str]:

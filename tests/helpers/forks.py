@@ -22,7 +22,9 @@ import tempfile
 import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from jax._src import compiler, distributed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # JAX reads its variables when it is imported: all forks have the same.
@@ -160,13 +162,31 @@ def _forked(requests: socket.socket) -> list[str]:
     return given["arguments"]
 
 
+def _keep_what_any_compiles() -> None:
+    """Of the processes of one job, JAX has only the first keep what it compiled for others to find.
+
+    The second compiled its programs again in every test.
+    """
+    write, own = compiler._cache_write, distributed.global_state
+
+    def write_anywhere(*arguments: Any) -> None:
+        number, own.process_id = own.process_id, 0
+        try:
+            write(*arguments)
+        finally:
+            own.process_id = number
+
+    compiler._cache_write = write_anywhere
+
+
 def _main() -> None:
     # For training, sweeping, evaluating and predicting; a fork imports what is missing.
     for name in _IMPORTED:
         importlib.import_module(f"dedn_jax.{name}")
-
+    _keep_what_any_compiles()
     gc.collect()
     gc.freeze()  # the collector of a fork need not touch, and so copy, all of it
+    gc.set_threshold(20_000, 20, 20)  # as in the process of pytest
     kind, what, *rest = _forked(socket.socket(fileno=int(sys.argv[1])))
     sys.argv = [kind, *rest]
     if kind == "-m":
