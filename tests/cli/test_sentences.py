@@ -27,14 +27,13 @@ FLAGS = [
 
 @pytest.mark.parametrize("groups", ["single", "clusters:2"])
 def test_flo_from_archives_to_numbers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], groups: str, frozen_backbone: list[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], groups: str
 ) -> None:
     write_flo(tmp_path / "data")
     prepared, run = tmp_path / "prepared", tmp_path / "run"
     assert main(["data", "build", "FLO", f"--root={tmp_path}/data", f"--out={prepared}"]) == 0
     assert "word vectors: by the values of the 7 dimensions" in capsys.readouterr().out
-    flags = [*FLAGS, *frozen_backbone, f"--config.data.groups={groups}"]
-    flags.append(f"--config.data.path={prepared}/flo")
+    flags = [*FLAGS, f"--config.data.path={prepared}/flo", f"--config.data.groups={groups}"]
     assert main(["train", *flags, f"--workdir={run}"]) == 0
     result = json.loads((run / "result.json").read_text())
     assert set(result["test"]["fused"]) == {"U", "S", "H", "T1", "AUSUC"}
@@ -50,9 +49,7 @@ def test_flo_from_archives_to_numbers(
     assert len(rows) == 5
 
 
-def test_apy_from_archives_to_numbers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], frozen_backbone: list[str]
-) -> None:
+def test_apy_from_archives_to_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_apy(tmp_path / "data")
     prepared, run = tmp_path / "prepared", tmp_path / "run"
     command = ["APY", f"--root={tmp_path}/data"]
@@ -62,8 +59,7 @@ def test_apy_from_archives_to_numbers(
     assert "\n15 pictures\n" in printed
     assert main(["data", "build", *command, f"--out={prepared}"]) == 0
     assert "boxes: 15, 2 of them clipped to their picture" in capsys.readouterr().out
-    flags = [*FLAGS, *frozen_backbone, "--config.data.groups=single"]
-    flags.append(f"--config.data.path={prepared}/apy")
+    flags = [*FLAGS, f"--config.data.path={prepared}/apy", "--config.data.groups=single"]
     assert main(["train", *flags, f"--workdir={run}"]) == 0
     result = json.loads((run / "result.json").read_text())
     assert set(result["test"]["fused"]) == {"U", "S", "H", "T1", "AUSUC"}
