@@ -61,8 +61,8 @@ PREDICTIONS = [
     Bad(
         "backbone that made other features",
         predict,
-        "config.backbone.name=resnet18",
-        "512 channels and 196 regions, but the run was trained on 8 channels and 6 regions",
+        "config.backbone.name=resnet101",
+        "2048 channels and 196 regions, but the run was trained on 8 channels and 6 regions",
         "give what its features were made with: --config.backbone.name",
     ),
     Bad(
