@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import secrets
@@ -13,8 +14,9 @@ import jax
 
 from dedn_jax.errors import InputError, OthersError
 from dedn_jax.parallel import board
-from dedn_jax.parallel.limits import MEETING_TIMEOUT
+from dedn_jax.parallel.limits import MEETING_TIMEOUT, SILENCE_TIMEOUT
 from dedn_jax.parallel.processes import is_main
+from dedn_jax.parallel.watchdog import leave_to_itself
 from dedn_jax.pulse import PULSE
 
 # Seconds for which a file that another process wrote may stay unseen: network file systems
@@ -81,9 +83,12 @@ def _settle(topic: str, mine: str, judge: Callable[[str, dict[int, str]], str]) 
     if text is None:
         raise OthersError(f"{board.names([0])} did not answer: {topic}")
     if text:
+        # All end for the same reason: none of them because another was quicker to.
+        leave_to_itself()
         board.post(f"{verdict}, read", "")
         if is_main():  # the others read it here
-            board.wait_for_all(f"{verdict}, read", MEETING_TIMEOUT)
+            with contextlib.suppress(OthersError):
+                board.wait_for_all(f"{verdict}, read", SILENCE_TIMEOUT)
             time.sleep(1)
         raise InputError(text)
 

@@ -160,6 +160,11 @@ def _leave(thread: threading.Thread) -> None:
     thread.join(_LONGEST_INTERVAL)
 
 
+def leave_to_itself() -> None:
+    """This process is about to end and knows why: what others say of their ends is no news."""
+    _leaving.set()
+
+
 def take_leave(line: str, of_others: bool) -> None:
     """Says why this process ends, and tells the others, if there are any, so that they end too.
 

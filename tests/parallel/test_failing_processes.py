@@ -106,7 +106,7 @@ def test_processes_that_differ(start: Start, tmp_path: Path) -> None:
     other = ["--config.train.epochs=5", "--config.train.steps_per_call=3"]
     for process in start([], other):
         status, line = ending(process)
-        assert status == 2
+        assert status == 2, line
         assert "the processes differ in what they run: process 1" in line
         assert "config.train.epochs=5, not 2000" in line
         assert "config.train.steps_per_call=3, not" in line

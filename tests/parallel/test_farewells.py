@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+from types import SimpleNamespace
 
 import jax
 import pytest
 
-from dedn_jax.parallel import board, watchdog
+from dedn_jax.errors import InputError
+from dedn_jax.parallel import agreement, board, watchdog
 
 LOST = "another process of this run has ended, or cannot be reached (Gloo)"
 CAUSE = "process 1 (b) has ended (maps.hdf5: no such file); give the same command"
@@ -108,3 +110,27 @@ def test_a_sign_of_life_that_comes_late(
     first = watchdog.Watchdog(silence=60, stall=60)
     first._exchange_once(1)
     assert first._verdict and "has ended (disk full)" in first._verdict
+
+
+def test_a_difference_that_another_is_quicker_to_tell(
+    posted: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All processes end for what process 0 found, as a mistake, and not because one has ended."""
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    monkeypatch.setattr(
+        board, "wait_for_all", lambda *_: {i: json.dumps({"seed": i}) for i in range(3)}
+    )
+    ended: list[str] = []
+    monkeypatch.setattr(watchdog, "end_now", ended.append)
+    dog = watchdog.Watchdog(silence=60, stall=60)
+
+    def meanwhile(_: float) -> None:
+        posted["farewell/1"] = told(CAUSE, of_others=False)
+        dog._exchange_once(1)
+        assert dog._verdict == CAUSE
+        dog._end(dog._verdict)
+
+    monkeypatch.setattr(agreement, "time", SimpleNamespace(sleep=meanwhile))
+    with pytest.raises(InputError, match="seed=1, not 0"):
+        agreement.check_agreement("the seeds", {"seed": 0})
+    assert not ended

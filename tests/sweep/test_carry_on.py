@@ -54,7 +54,8 @@ def test_it_ends_as_a_longer_sweep_does(
                 ({"train__epochs": 9, "seed": 1}, r"another sweep \(seed=0 there, 1 now\)"),
             ],
         ),
-        (["train.epochs=1,2"], [({"train__epochs": 9}, r"train.epochs=2 there, 9 now")]),
+        # Of the points, the first has more epochs than the config.
+        (["train.epochs=3,1"], [({"train__epochs": 9}, r"train.epochs=2 there, 9 now")]),
         (
             ["optimizer.schedule=constant,cosine"],
             [
