@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import jax
 import pytest
 
+from tests.helpers.shared import shared_folder
+
 if TYPE_CHECKING:
     from tests.helpers.picture_runs import PictureRuns
 
@@ -187,8 +189,7 @@ def picture_runs(tmp_path_factory: pytest.TempPathFactory) -> PictureRuns:
     """Finished runs on made-up pictures, of all workers of pytest-xdist together."""
     from tests.helpers.picture_runs import PictureRuns  # imports most of the package
 
-    own = tmp_path_factory.getbasetemp()
-    return PictureRuns((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "pictures")
+    return PictureRuns(shared_folder(tmp_path_factory, "pictures"))
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None, at_end: contextlib.ExitStack) -> int:
+    """As `main`; `at_end` is closed by it, and ends what a job has started beside itself."""
     parser = make_parser()
     several = False
     try:

@@ -32,7 +32,6 @@ class PictureRuns:
         self._root = root
         self.folder = root / "mine" / "pictures"
         self.weights = root / f"{BACKBONE}.safetensors"
-        root.mkdir(exist_ok=True)
         with one_at_a_time(root):
             if not self.weights.exists():  # written last
                 prepared_folder(root)
