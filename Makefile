@@ -17,6 +17,11 @@ INPUTS ?= 10000
 SEED ?= 0
 # More workers than two cores: some tests wait for processes and time limits.
 WORKERS ?= 3
+# Long tests, parts of which shorter ones hold, are for the night: `make test SLOW=1` runs them too.
+SLOW ?=
+TESTED = $(if $(SLOW),$(1),$(if $(1),($(1)) and )not slow)
+# What Python 3.11 brings takes twice the time.
+PIP := pip==26.3
 # What is not imported need not be compiled: Python does the rest as it imports.
 INSTALL := install --quiet --disable-pip-version-check --no-compile
 
@@ -36,8 +41,8 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	$(BIN)/pytest --quick -n $(WORKERS) --dist worksteal
-	$(BIN)/pytest --as-users -n $(WORKERS) --dist worksteal
+	$(BIN)/pytest --quick -n $(WORKERS) --dist worksteal -m '$(call TESTED)'
+	$(BIN)/pytest --as-users -n $(WORKERS) --dist worksteal -m '$(call TESTED)'
 
 # The tests, slower, and how much of the code they reach.
 coverage: $(VENV)/.dev
@@ -60,20 +65,21 @@ gpu: $(GPU_VENV)/.installed
 
 # The comparisons with PyTorch and transformers, which `make test` skips.
 torch: $(TORCH_VENV)/.installed
-	$(TORCH_VENV)/bin/python -m pytest --quick -n 2 --dist worksteal -m 'torch or tokenizers'
-	$(TORCH_VENV)/bin/python -m pytest --as-users -n 2 --dist worksteal -m torch
+	$(TORCH_VENV)/bin/python -m pytest --quick -n 2 --dist worksteal \
+	  -m '$(call TESTED,torch or tokenizers)'
+	$(TORCH_VENV)/bin/python -m pytest --as-users -n 2 --dist worksteal -m '$(call TESTED,torch)'
 
 # The models exported as ONNX, which `make test` skips.
 onnx: $(ONNX_VENV)/.installed
-	$(ONNX_VENV)/bin/python -m pytest --quick -n 2 --dist worksteal -m onnx
+	$(ONNX_VENV)/bin/python -m pytest --quick -n 2 --dist worksteal -m '$(call TESTED,onnx)'
 
 # The tests of the page of `dedn serve`, which `make test` skips.
 serve: $(SERVE_VENV)/.installed
-	$(SERVE_VENV)/bin/python -m pytest --quick -n 2 --dist worksteal -m gradio
+	$(SERVE_VENV)/bin/python -m pytest --quick -n 2 --dist worksteal -m '$(call TESTED,gradio)'
 
 # Work directories in fake buckets over HTTP, which `make test` skips.
 bucket: $(BUCKET_VENV)/.installed
-	$(BUCKET_VENV)/bin/python -m pytest --quick -n 2 --dist worksteal -m moto
+	$(BUCKET_VENV)/bin/python -m pytest --quick -n 2 --dist worksteal -m '$(call TESTED,moto)'
 
 # The documentation as a site, strictly: site/index.html.
 docs: $(DOCS_VENV)/.installed
@@ -86,8 +92,8 @@ wheel: $(WHEEL_VENV)/.installed
 	$(WHEEL_VENV)/bin/python -m build --outdir dist . > $(WHEEL_VENV)/build.log || \
 	  { cat $(WHEEL_VENV)/build.log; exit 1; }
 	$(WHEEL_VENV)/bin/python -m twine check --strict dist/*
-	$(PYTHON) -m venv $(WHEEL_VENV)/empty
-	$(WHEEL_VENV)/empty/bin/pip $(INSTALL) -c requirements.txt dist/*.whl
+	$(PYTHON) -m venv --without-pip $(WHEEL_VENV)/empty
+	$(BIN)/pip --python $(WHEEL_VENV)/empty/bin/python $(INSTALL) -c requirements.txt dist/*.whl
 	cd $(WHEEL_VENV) && \
 	  JAX_PLATFORMS=cpu empty/bin/dedn demo --workdir=empty/demo --config.train.epochs=1
 
@@ -100,6 +106,7 @@ $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip $(INSTALL) --upgrade $(PIP)
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.created requirements.txt setup.py

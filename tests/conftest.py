@@ -99,8 +99,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return True
     if config.option.as_users and not as_users and collection_path.suffix == ".py":
         return True
-    named = set(re.findall(r"\w+", config.option.markexpr)) - {"or"}
-    if named and named <= _OPTIONAL.keys() and collection_path.suffix == ".py":
+    wanted = re.sub(r"\bnot +\w+", "", config.option.markexpr)
+    named = set(re.findall(r"\w+", wanted)) - {"or", "and"}
+    if named and named <= {*_OPTIONAL, "slow"} and collection_path.suffix == ".py":
         return not any(name in _text(collection_path) for name in named) or None
     return None
 

@@ -7,10 +7,10 @@ are complete is written after them.
 
 from __future__ import annotations
 
-import _thread
 import os
 import re
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -288,8 +288,10 @@ class _Follower:
                 if time.monotonic() - renewed > RENEW:
                     renewed = time.monotonic()
                     if not self._owner.renew():
-                        # As Ctrl-C: the training ends, and says why when this context does.
-                        _thread.interrupt_main()
+                        # As Ctrl-C, a signal, which ends what waits as well: the training ends,
+                        # and says why when this context does.
+                        if signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
+                            os.kill(os.getpid(), signal.SIGINT)
                         return
                 self._mirror.push(logs=False)
                 failing = False

@@ -13,6 +13,7 @@ from tests.helpers.tiny import tiny_overrides, write_tiny
 TINY = {"data__groups": "single", "train__epochs": 4, "train__evaluate_every": 0}
 
 
+@pytest.mark.slow
 def test_objectives_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_tiny(tmp_path / "tiny.hdf5")
     flags = [f for f in tiny_overrides(file, **TINY) if "protocol" not in f]
@@ -43,6 +44,7 @@ def test_objectives_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert after == before
 
 
+@pytest.mark.slow
 def test_gradients(tmp_path: Path) -> None:
     file = write_tiny(tmp_path / "tiny.hdf5")
     flags = [f for f in tiny_overrides(file, **TINY) if "data.path" not in f]
@@ -63,6 +65,7 @@ def test_gradients(tmp_path: Path) -> None:
     assert rows[0]["distance"] == rows[2]["distance"] > 0  # the same start
 
 
+@pytest.mark.slow
 def test_step_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "report.json"
     distillation_steps.main(

@@ -12,6 +12,7 @@ from dedn_jax.files import read_json
 from tests.made_up import picture_folder
 
 
+@pytest.mark.slow
 def test_all_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = picture_folder(tmp_path / "mine")
     flags = ["--set=folder", f"--root={root}", "--side=32", "--epochs=2", "--rounds=1"]
@@ -28,6 +29,7 @@ def test_all_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "48 pictures, resnet18, 32 x 32" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_command_that_fails(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"dedn data build ended with status 2: dedn: .*nothing"):
         end_to_end.main(["--set=folder", f"--root={tmp_path / 'nothing'}", "--rounds=1"])

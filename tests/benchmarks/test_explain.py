@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks import explain
 from dedn_jax.files import read_json
 from tests.helpers.picture_runs import PictureRuns
 
 
+@pytest.mark.slow
 def test_numbers(picture_runs: PictureRuns, tmp_path: Path) -> None:
     picture = picture_runs.folder / "class 1" / "0.jpg"
     flags = ["--rounds=2", f"--json={tmp_path / 'report.json'}"]

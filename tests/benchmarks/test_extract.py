@@ -11,6 +11,7 @@ from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
 
 
+@pytest.mark.slow
 def test_numbers(tmp_path: Path) -> None:
     flags = ["--pictures=12", "--side=32", "--batch=4", "--rounds=1"]
     extract.main([*flags, f"--json={tmp_path / 'report.json'}"])

@@ -20,6 +20,7 @@ ROOT = Path(gpu.__file__).parents[1]
 CPU = {"platform": "cpu", "gpus": "", "note": "a CPU", "weights": {"machine": 1.0}}
 
 
+@pytest.mark.slow
 def test_smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main(["--smoke", f"--out={tmp_path}", "--minutes=8"]) == 0
     report = read_json(tmp_path / "gpu.json")
@@ -130,6 +131,7 @@ except ModuleNotFoundError as error:
 """
 
 
+@pytest.mark.slow
 def test_needs_no_more_packages() -> None:
     """The parts import under a finder that hides all but what is asked for, and what that needs."""
     command = [sys.executable, "-c", _HIDDEN]

@@ -10,6 +10,7 @@ from benchmarks import input_pipeline
 from dedn_jax.files import read_json
 
 
+@pytest.mark.slow
 def test_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--pictures=8", "--side=32", "--batch=4", "--batches=2", "--rounds=1", "--workers=0"]
     input_pipeline.main([*flags, f"--json={tmp_path / 'report.json'}"])

@@ -11,6 +11,7 @@ from dedn_jax.files import read_json
 from tests.helpers.picture_runs import PictureRuns
 
 
+@pytest.mark.slow
 def test_numbers(picture_runs: PictureRuns, tmp_path: Path) -> None:
     workdir = f"--workdir={picture_runs.small.workdir.path}"
     flags = ["--batch=4", "--rounds=2", f"--json={tmp_path / 'report.json'}"]

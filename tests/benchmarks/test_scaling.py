@@ -20,6 +20,7 @@ def forked(command: list[str], env: dict[str, str], cwd: Path, **_: object) -> F
     return Forked(*command[1:], folder=cwd, **env)
 
 
+@pytest.mark.slow
 def test_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

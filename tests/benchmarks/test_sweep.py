@@ -18,6 +18,7 @@ from dedn_jax.files import read_json
 FLAGS = ["--recipe=awa2_gzsl", "--images=48", "--channels=8", "--regions=4", "--batch=8"]
 
 
+@pytest.mark.slow
 def test_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [*FLAGS, "--seeds=3", "--steps=2", "--rounds=2", f"--json={tmp_path / 'report.json'}"]
     sweep.main(flags)
@@ -37,6 +38,7 @@ def test_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[-1].split()[0] == "3" and "peak" in lines[2]
 
 
+@pytest.mark.slow
 def test_both_sides_train_the_same_models() -> None:
     flags = ["--config.data.on_device=replicated", "--config.train.steps_per_call=2"]
     config = load_config("awa2_gzsl", flags)

@@ -60,6 +60,7 @@ def assert_losses_agree(report: dict, *, but: str = "") -> None:
     assert losses[0][0] != pytest.approx(losses[0][1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_ours_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = measured(tmp_path / "report.json")
     assert [row["side"] for row in report["rows"]] == OURS
@@ -69,6 +70,7 @@ def test_ours_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "left out: port: PyTorch is not installed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_the_port_without_a_compiler(
     torch: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -87,6 +89,7 @@ def test_the_port_without_a_compiler(
     assert report["left_out"] == {PORT[1]: "no g++ in PATH"}
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.usefixtures("torch")
 @pytest.mark.skipif(
@@ -135,6 +138,7 @@ def test_sizes() -> None:
         train_step.main(["--classes=0,3"])
 
 
+@pytest.mark.slow
 def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "report.json"
     step_memory.main([*TINY, "--steps=1", f"--json={path}"])

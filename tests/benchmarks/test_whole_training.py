@@ -25,6 +25,7 @@ def test_too_few_images() -> None:
         whole_training.made_up_dataset("cub_gzsl", 312, 3)
 
 
+@pytest.mark.slow
 def test_numbers(tmp_path: Path) -> None:
     flags = ["--recipe=awa2_gzsl", "--images=48", "--channels=8", "--regions=4", "--batch=8"]
     flags += ["--epochs=2", "--protocols=test-best", f"--json={tmp_path / 'report.json'}"]

@@ -168,18 +168,21 @@ def test_taken_over(memory: MemoryBucket) -> None:
 
 
 def test_noticed_while_training(memory: MemoryBucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The main thread is told by what Ctrl-C raises."""
+    """The main thread is told by what Ctrl-C raises, though it waits."""
     monkeypatch.setattr(mirrors, "LOOK", 0.01)
     monkeypatch.setattr(mirrors, "RENEW", 0.01)
     mirror = Mirror(ADDRESS)
+    waited_for: list[str] = []
 
     def training() -> None:
         with mirror.owned():
             memory.write("runs/cub/.owner/00000009", b"{}")
             time.sleep(60)
+            waited_for.append("all of it")
 
     with pytest.raises(InputError, match="another process has taken over"):
         training()
+    assert not waited_for
 
 
 def test_bucket_that_fails(

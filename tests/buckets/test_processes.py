@@ -66,6 +66,7 @@ def finished(processes: list[Forked]) -> list[list[str]]:
     return printed
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = machines(tmp_path, "first", "second")
     bucket, prefix = opened(address)
@@ -98,6 +99,7 @@ def test_killed_and_resumed(address: str, tmp_path: Path, monkeypatch: pytest.Mo
         np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.slow
 @GOOGLE
 def test_carried_on_and_evaluated(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -123,6 +125,7 @@ def test_carried_on_and_evaluated(
     assert found["fused"]["H"] == pytest.approx(result["test"]["fused"]["H"])
 
 
+@pytest.mark.slow
 @GOOGLE
 def test_sweep(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Models sharded over the processes: no process has all of them."""

@@ -106,6 +106,9 @@ def start(address: str, data: str, temporary: Path, *flags: str) -> Forked:
     return Forked(*job, TMPDIR=str(temporary))
 
 
+@pytest.mark.parametrize(
+    "address", ["gs", pytest.param("s3", marks=pytest.mark.slow)], indirect=True
+)
 def test_killed_at_any_time(
     address: str, data: str, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

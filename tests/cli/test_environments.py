@@ -45,6 +45,7 @@ def training(tmp_path: Path) -> list[str]:
     return ["--config=base", f"--workdir={tmp_path}/run", *flags]
 
 
+@pytest.mark.slow
 def test_a_terminal_of_ascii_alone_in_a_notebook(training: list[str], tmp_path: Path) -> None:
     """Its terminals inherit the backend, and another environment has not got the package."""
     done = run(
@@ -88,6 +89,7 @@ console()
 """
 
 
+@pytest.mark.slow
 def test_few_open_files(training: list[str], tmp_path: Path) -> None:
     process = Forked("-c", WITH_FEW_FILES, "train", *training, HOME=str(tmp_path))
     _, errors = process.communicate(timeout=300)

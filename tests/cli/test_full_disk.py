@@ -53,7 +53,7 @@ def test_what_is_printed(stream: int, tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("job", ["train", "sweep"])
+@pytest.mark.parametrize("job", ["train", pytest.param("sweep", marks=pytest.mark.slow)])
 def test_it_ends_with_one_line_and_goes_on(job: str, tmp_path: Path) -> None:
     flags = tiny_overrides(
         write_tiny(tmp_path / "tiny.hdf5"),

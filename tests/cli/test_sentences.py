@@ -25,7 +25,7 @@ FLAGS = [
 ]
 
 
-@pytest.mark.parametrize("groups", ["single", "clusters:2"])
+@pytest.mark.parametrize("groups", [pytest.param("single", marks=pytest.mark.slow), "clusters:2"])
 def test_flo_from_archives_to_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], groups: str
 ) -> None:

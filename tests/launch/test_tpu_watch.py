@@ -103,6 +103,7 @@ def test_tpu_watch_gives_up_a_mount_that_fails(pod: Pod) -> None:
     assert spent(result.stderr)[1] > RATE
 
 
+@pytest.mark.slow
 def test_tpu_watch_gives_up_workers_that_do_not_join(pod: Pod) -> None:
     """Each process starts and ends with 3, seen as running in between; without it, 20 times."""
     flags = ("--crashes=2", "--delete-on=giveup", PRICE)
@@ -127,6 +128,7 @@ def test_tpu_watch_deletes_after_a_mistake(pod: Pod) -> None:
     assert pod.verbs[-1] == "delete"
 
 
+@pytest.mark.slow
 def test_tpu_watch_starts_a_run_again_whose_peer_hangs(pod: Pod) -> None:
     """A process that neither steps nor hears SIGTERM; the other waits for it."""
     ending = """

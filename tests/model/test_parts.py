@@ -76,9 +76,9 @@ def test_it_starts_as_in_the_whole_model(experts: str, branches: str, rank: int)
         np.testing.assert_array_equal(value, whole[name])
 
 
-def away_from_the_start(x: jax.Array) -> jax.Array:
+def away_from_the_start(x: jax.Array) -> np.ndarray:
     """At the start attention is uniform."""
-    return x + 0.3 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
+    return np.asarray(x) + 0.3 * np.sin(np.arange(x.size, dtype=np.float32)).reshape(x.shape)
 
 
 @MODELS
@@ -89,7 +89,9 @@ def test_scores_and_attention(experts: str, branches: str) -> None:
         network, _, batch = made(configured(*part))
         moved = jax.tree.map(away_from_the_start, network.params)
         model = nnx.merge(network.definition, moved, network.frozen)
-        found[part] = model(batch.inputs, return_attention=True)
+        found[part] = nnx.jit(lambda model, maps: model(maps, return_attention=True))(
+            model, batch.inputs
+        )
     for part, whole in zip(*found.values(), strict=True):
         for expert in ("coarse", "fine"):
             for branch in ("region", "channel"):
@@ -104,9 +106,10 @@ def test_the_loss(experts: str, branches: str) -> None:
     """Terms of what is there alone; all of its parameters have a gradient."""
     config = configured(experts, branches)
     network, classes, batch = made(config)
-    terms, gradients = loss_and_gradients(
-        network.definition, network.params, batch, classes, Objective.from_config(config)
-    )
+    objective = Objective.from_config(config)
+    terms, gradients = jax.jit(
+        lambda params: loss_and_gradients(network.definition, params, batch, classes, objective)
+    )(network.params)
     expected = {"loss"}
     for expert in EXPERTS[experts]:
         expected |= {f"cross_entropy_{expert}", f"calibration_{expert}"}

@@ -1,12 +1,13 @@
 """Trains all distillation objectives on one device and on eight, and prints how far they differ.
 
-Needs a process of its own with eight simulated devices.
+Needs a process of its own with eight simulated devices; its arguments are names of `CASES`.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import sys
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,26 @@ STEPS, IMAGES, CHANNELS, REGIONS, CLASSES, ATTRIBUTES = 4, 10, 8, 4, 5, 6
 WHOLE = ("sinkhorn", "relational", "norm_direction", "confident", "dual_head")
 BY_IMAGE = tuple(name for name in OBJECTIVES if name not in WHOLE)
 
+
+class Case(NamedTuple):
+    """How eight devices train: which objectives, by what, and arguments of `Layout.of_devices`."""
+
+    names: tuple[str, ...]
+    executor: type[JitExecutor | PmapExecutor]
+    layout: dict[str, Any]
+
+
+CASES = {
+    "jit": Case(BY_IMAGE, JitExecutor, {}),
+    "jit, whole batches": Case(WHOLE, JitExecutor, {}),
+    "pmap": Case(WHOLE, PmapExecutor, {}),
+    "attribute shards": Case(WHOLE, JitExecutor, {"attribute_shards": 2}),
+    "sharded state": Case(BY_IMAGE, JitExecutor, {"shard_state": True}),
+    "sharded state, whole batches": Case(WHOLE, JitExecutor, {"shard_state": True}),
+    "sharded state, attribute shards": Case(
+        WHOLE, JitExecutor, {"attribute_shards": 2, "shard_state": True}
+    ),
+}
 Trained = tuple[list[np.ndarray], list[dict[str, float]]]
 
 
@@ -106,29 +127,13 @@ def distance(found: Trained, expected: Trained) -> dict[str, float]:
 def main() -> None:
     """Prints `{case: {what: distance}}`."""
     assert jax.device_count() == 8
-    one, eight = Layout.of_devices(jax.devices()[:1]), Layout.of_devices()
-    alone = {names: train(one, names, JitExecutor) for names in (WHOLE, BY_IMAGE)}
+    one = Layout.of_devices(jax.devices()[:1])
+    cases = {name: CASES[name] for name in sys.argv[1:]}
+    every = {case.names for case in cases.values()}
+    alone = {names: train(one, names, JitExecutor) for names in every}
     found = {
-        case: distance(train(layout, names, executor), alone[names])
-        for case, names, layout, executor in (
-            ("jit", BY_IMAGE, eight, JitExecutor),
-            ("jit, whole batches", WHOLE, eight, JitExecutor),
-            ("pmap", WHOLE, eight, PmapExecutor),
-            ("attribute shards", WHOLE, Layout.of_devices(attribute_shards=2), JitExecutor),
-            ("sharded state", BY_IMAGE, Layout.of_devices(shard_state=True), JitExecutor),
-            (
-                "sharded state, whole batches",
-                WHOLE,
-                Layout.of_devices(shard_state=True),
-                JitExecutor,
-            ),
-            (
-                "sharded state, attribute shards",
-                WHOLE,
-                Layout.of_devices(attribute_shards=2, shard_state=True),
-                JitExecutor,
-            ),
-        )
+        name: distance(train(Layout.of_devices(**case.layout), *case[:2]), alone[case.names])
+        for name, case in cases.items()
     }
     print(json.dumps(found))
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from dedn_jax.files import read_json
 from dedn_jax.training.logs import read_lines
@@ -17,6 +18,7 @@ from tests.parallel.test_processes import FLAGS, parameters
 LAST, BEFORE = 27, 20  # of the checkpoints that are kept
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     whole, runs = tmp_path / "whole", [tmp_path / "cut", tmp_path / "flipped"]
     data = f"--config.data.path={published_file(tmp_path / 'features.hdf5')}"

@@ -134,6 +134,7 @@ def test_an_input_of_one(start: Start, tmp_path: Path) -> None:
         assert line.count("has ended") == 1
 
 
+@pytest.mark.slow
 def test_one_of_three_that_is_killed(start: Start, tmp_path: Path) -> None:
     processes = start([], [], [])
     wait_for_steps(tmp_path / "run", 12)
@@ -146,7 +147,7 @@ def test_one_of_three_that_is_killed(start: Start, tmp_path: Path) -> None:
         assert line.count("has ended") <= 1
 
 
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_one_that_is_stopped(start: Start, tmp_path: Path, which: int) -> None:
     """Alive, but not at work, as after SIGSTOP or in a machine that swaps."""
     processes = start(SILENCE, SILENCE)

@@ -128,13 +128,15 @@ def test_predict_writes_files_where_there_are_several(run: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("seeds", "protocol"), [(2, "validation"), (3, "last")], ids=["sharded", "replicated"]
+    ("seeds", "protocol"),
+    [(2, "validation"), pytest.param(3, "last", marks=pytest.mark.slow)],
+    ids=["sharded", "replicated"],
 )
 def test_sweep(seeds: int, protocol: str, tmp_path: Path) -> None:
     """Models sharded over the processes, or all of them in each."""
     flags = [
         "--config=base",
-        "--config.data.groups=0;1-3;4-5",
+        "--config.data.groups=single",  # compiles sooner
         f"--config.data.path={published_file(tmp_path / 'features.hdf5')}",
         "--config.train.balanced=false",
         f"--config.selection.protocol={protocol}",

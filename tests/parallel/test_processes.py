@@ -101,19 +101,21 @@ def one(features: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 EIGHT_DEVICES = {
     "jit": [],
     "pmap": ["--config.distribution.strategy=pmap"],
-    "on_device": ["--config.data.on_device=replicated", "--config.train.steps_per_call=7"],
-    "sharded": ["--config.data.on_device=sharded", "--config.train.steps_per_call=7"],
     # Four parts of a batch and two of the rows, of which the sets have 6, 1, 3 and 2.
     "attributes_cut": [
         "--config.distribution.attribute_shards=2",
         "--config.data.on_device=sharded",
     ],
-    "attributes": ["--config.distribution.attribute_shards=8"],
     "state": [
         "--config.distribution.state=sharded",
         "--config.data.on_device=sharded",
         "--config.train.steps_per_call=7",
     ],
+}
+MORE_ON_EIGHT = {
+    "on_device": ["--config.data.on_device=replicated", "--config.train.steps_per_call=7"],
+    "sharded": ["--config.data.on_device=sharded", "--config.train.steps_per_call=7"],
+    "attributes": ["--config.distribution.attribute_shards=8"],
 }
 TWO_PROCESSES = {
     "jit": [],
@@ -127,8 +129,13 @@ FOUR_PROCESSES = {"jit": [], "state": ["--config.distribution.state=sharded"]}
 
 @pytest.mark.parametrize(
     ("cases", "devices", "processes"),
-    [(EIGHT_DEVICES, 8, 1), (TWO_PROCESSES, 1, 2), (FOUR_PROCESSES, 1, 4)],
-    ids=["eight devices", "two processes", "four processes"],
+    [
+        (EIGHT_DEVICES, 8, 1),
+        (TWO_PROCESSES, 1, 2),
+        pytest.param(MORE_ON_EIGHT, 8, 1, marks=pytest.mark.slow),
+        pytest.param(FOUR_PROCESSES, 1, 4, marks=pytest.mark.slow),
+    ],
+    ids=["eight devices", "two processes", "more on eight", "four processes"],
 )
 def test_as_on_one_device(
     one: Path,
@@ -174,6 +181,7 @@ def test_devices_of_a_process_lie_together(monkeypatch: pytest.MonkeyPatch) -> N
     assert [c.id for c in mesh[0]] + [c.id for c in mesh[1]] == [0, 1, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_four_processes_goes_on_anywhere(
     one: Path, features: list[str], tmp_path: Path
 ) -> None:
@@ -196,6 +204,7 @@ def test_a_checkpoint_of_four_processes_goes_on_anywhere(
     assert_same(one, tmp_path / "eight", tolerance(sharded))
 
 
+@pytest.mark.slow
 def test_several_stop_within_an_evaluation(tmp_path: Path) -> None:
     """All at the same batch; the run that goes on evaluates first."""
     flags = [
@@ -253,6 +262,7 @@ def test_a_process_that_dies_takes_the_run_down(
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_pictures_on_eight_devices(tmp_path: Path) -> None:
     flags = [
         "--config=demo",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.devices import free_port
 from tests.helpers.forks import Forked
 from tests.helpers.tiny import write_tiny
@@ -33,6 +35,7 @@ assert dedn_jax.train(config, folder + "-again").result["seed"] == 7
 """
 
 
+@pytest.mark.slow
 def test_the_run_is_there_on_every_process(tmp_path: Path) -> None:
     data = write_tiny(tmp_path / "tiny.hdf5")
     port = str(free_port())

@@ -108,6 +108,7 @@ def test_state_of_the_optimisers(flags: list[str], slots: int, counts: int) -> N
     )
 
 
+@pytest.mark.slow
 def test_attribute_shards(sent: dict[str, Any]) -> None:
     """Two parts of the batch, four of the rows: the same work, and scores are gathered."""
     found = _ask(_LOOPED, "--config.distribution.attribute_shards=4")
@@ -124,7 +125,9 @@ def test_attribute_shards(sent: dict[str, Any]) -> None:
         _ask(_LOOPED, "--config.distribution.attribute_shards=3")
 
 
-@pytest.mark.parametrize("residency", ["replicated", "sharded"])
+@pytest.mark.parametrize(
+    "residency", [pytest.param("replicated", marks=pytest.mark.slow), "sharded"]
+)
 def test_maps_that_stay_on_the_devices(residency: str, sent: dict[str, Any]) -> None:
     """The same work; the maps are in memory, and where they are cut one sum hands them out."""
     p = _LOOPED

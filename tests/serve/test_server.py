@@ -20,7 +20,10 @@ from tests.serve.conftest import Served, start
 pytestmark = pytest.mark.gradio
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],
+)
 def test_signals_end_it_quietly(
     picture_runs: PictureRuns, tmp_path: Path, number: int, status: int
 ) -> None:

@@ -21,6 +21,7 @@ def fields(**changes: object) -> dict[str, object]:
     return FIELDS | changes
 
 
+@pytest.mark.slow
 def test_it_ends_as_a_longer_sweep_does(
     swept: Path, data: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

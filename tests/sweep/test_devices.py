@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from dedn_jax.sweep.run import sweep
 from dedn_jax.training.logs import read_lines
@@ -36,6 +37,7 @@ sweep(tiny_config(data, **fields), folder + "/whole", 3)
 """
 
 
+@pytest.mark.slow
 def test_eight_devices(data: Path, tmp_path: Path) -> None:
     _, errors = run_on_devices("-c", SCRIPT, str(data), str(tmp_path))
     assert "every device computes all models" in errors

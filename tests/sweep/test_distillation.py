@@ -32,6 +32,7 @@ def objectives(data: Path, runs: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", [0, 1])
 def test_all_objectives(objectives: Path, data: Path, runs: Path, point: int) -> None:
     folder = objectives / "points" / str(point)

@@ -121,7 +121,7 @@ def test_so_they_are_in_the_same_operations(
 
 @pytest.fixture(scope="module")
 def rates(data: Path) -> ConfigDict:
-    fields = SHORT | {"train__epochs": 5, "train__log_every": 1, "selection__protocol": "last"}
+    fields = SHORT | {"train__epochs": 10, "train__log_every": 1, "selection__protocol": "last"}
     return tiny_config(data, **fields, data__on_device="replicated", train__steps_per_call=5)
 
 
@@ -162,7 +162,7 @@ def test_resumed_after_one_has_diverged(
     path, said = runs / "hopeless_interrupted", ""
     with one_hurt():
         # Where the others diverge, from step 7 on, depends on the processor's rounding.
-        interrupted_sweep(1, "step 5 of 20 of phase final of point 1/2", rates, path, RATES)
+        interrupted_sweep(1, "step 5 of 40 of phase final of point 1/2", rates, path, RATES)
         said += capsys.readouterr().err
         assert said.count("diverged: seed 1 at step 1 ") == 1
         sweep(rates, path, SEEDS, RATES)

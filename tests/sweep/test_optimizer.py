@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from dedn_jax.inference.run import train
 from dedn_jax.sweep.run import sweep
+from tests.helpers.shared import made_once
 from tests.helpers.tiny import tiny_config
 from tests.sweep.common import FIELDS, SEEDS, assert_model_is, losses, read
 
@@ -30,10 +31,10 @@ NAMES = ("rmsprop", "lion")
 
 
 @pytest.fixture(scope="module")
-def scheduled(data: Path, runs: Path) -> Path:
-    config = tiny_config(data, **FIELDS | OPTIMIZER)
-    sweep(config, runs / "scheduled", SEEDS, [f"optimizer.name={','.join(NAMES)}"])
-    return runs / "scheduled" / "points"
+def scheduled(data: Path, shared: Path) -> Path:
+    config, grid = tiny_config(data, **FIELDS | OPTIMIZER), [f"optimizer.name={','.join(NAMES)}"]
+    made_once(shared / "scheduled", lambda folder: sweep(config, folder, SEEDS, grid))
+    return shared / "scheduled" / "points"
 
 
 @pytest.mark.parametrize("name", NAMES)

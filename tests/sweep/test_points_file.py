@@ -59,6 +59,7 @@ def test_an_unknown_name_and_both_flags(tmp_path: Path, capsys: pytest.CaptureFi
     assert "--grid: --points names every point already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_sweep_of_named_points(tmp_path: Path) -> None:
     """Experts, branches, objectives and groups differ; the report goes by their names."""
     config = tiny_config(write_tiny(tmp_path / "tiny.hdf5"), train__epochs=2)

@@ -61,6 +61,7 @@ def test_unmounted_during_a_checkpoint(
     assert_same(path, swept, 0, 1)
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_command(swept: Path, config: ConfigDict, data: Path, runs: Path) -> None:
     path, grid = runs / "terminated", ["selection.protocol=validation"]
     command = ["-m", "dedn_jax", "sweep", "--config=base", f"--workdir={path}"]

@@ -98,6 +98,7 @@ def test_by_test_best_every_model_has_its_own_best_steps(swept: Path) -> None:
         assert best_t1[model] == {"T1": t1[step], "step": step}
 
 
+@pytest.mark.slow
 def test_on_from_the_selected_parameters(data: Path, runs: Path) -> None:
     """`refit=continue`: every model goes on from its own step, for its own number of steps."""
     own = tiny_config(data, **FIELDS, selection__refit="continue", selection__continue_epochs=0.6)

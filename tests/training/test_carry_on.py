@@ -25,7 +25,7 @@ def _same(found: Path, wanted: Path) -> None:
         np.testing.assert_array_equal(there[name], expected[name], err_msg=name)
 
 
-@pytest.mark.parametrize("refit", ["retrain", "continue"])
+@pytest.mark.parametrize("refit", ["retrain", pytest.param("continue", marks=pytest.mark.slow)])
 def test_it_ends_as_a_longer_run_does(
     refit: str,
     data: Path,

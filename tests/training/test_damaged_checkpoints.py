@@ -107,6 +107,7 @@ def test_all_are_damaged(
     assert cli.main(["train", "--config=base", f"--workdir={run}", *flags]) == 0
 
 
+@pytest.mark.slow
 def test_resume_sh_spends_no_start_on_it(
     killed: Path, data: Path, finished: Callable[[str], Finished], tmp_path: Path
 ) -> None:

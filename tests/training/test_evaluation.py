@@ -118,16 +118,22 @@ def area_by_hand(task: Task, scores: np.ndarray) -> float:
     return sum((u2 - u1) * (s1 + s2) / 2 for (u1, s1), (u2, s2) in itertools.pairwise(points))
 
 
-@pytest.mark.parametrize(("seen_images", "unseen_images"), [(23, 31), (7, 1), (1, 14)])
+@pytest.mark.parametrize(
+    ("seen_images", "unseen_images"),
+    [
+        pytest.param(23, 31, marks=pytest.mark.slow),
+        (7, 1),
+        pytest.param(1, 14, marks=pytest.mark.slow),
+    ],
+)
 def test_any_batch_size_gives_the_metrics_of_single_images(
     seen_images: int, unseen_images: int
 ) -> None:
     task = make_task(seen_images, unseen_images)
     model, params, classes = make_model(task)
     mixing = Mixing(region_mix=0.7, expert_mix=0.4, bias=1.0)
-    scores = predict_scores(
-        model, params, jnp.asarray(task.inputs[np.arange(len(task.labels))]), classes, mixing
-    )
+    inputs = jnp.asarray(task.inputs[np.arange(len(task.labels))])
+    scores = jax.jit(lambda p, x: predict_scores(model, p, x, classes, mixing))(params, inputs)
     expected = {name: by_hand(task, np.asarray(s)) for name, s in zip(EXPERTS, scores, strict=True)}
     for batch_size in (1, 7, 100):
         found = make_evaluator(task, model, mixing, batch_size)(params)
@@ -151,12 +157,12 @@ def test_scores_of_every_branch(batch_size: int, resident: bool) -> None:
     np.testing.assert_array_equal(scores.images, images)
     np.testing.assert_array_equal(scores.labels, task.labels[images])
     inputs = jnp.asarray(task.inputs[images])
-    expected = predict_scores(model, params, inputs, classes, mixing)
+    expected = jax.jit(lambda p, x: predict_scores(model, p, x, classes, mixing))(params, inputs)
     for expert_mix, of_expert in ((1.0, expected.coarse), (0.0, expected.fine), (0.4, expected[2])):
         mixed = scores.mixed(Mixing(0.7, expert_mix, 1.0))
         # gamma on unseen classes stands for d on them and -d on seen ones.
         np.testing.assert_allclose(mixed, np.asarray(of_expert) + 1.0, atol=1e-5)
-    coarse, fine = nnx.merge(model, params)(inputs)
+    coarse, fine = jax.jit(lambda p, x: nnx.merge(model, p)(x))(params, inputs)
     order = list(GROUPS.order)
     np.testing.assert_allclose(scores.attributes.fine.region[:, order], fine.region, atol=1e-5)
     np.testing.assert_allclose(

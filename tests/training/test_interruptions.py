@@ -55,7 +55,7 @@ def test_stopped_within_evaluations(
         np.testing.assert_array_equal(found, theirs[name], err_msg=name)
 
 
-@pytest.mark.parametrize("protocol", ["test-best", "last"])
+@pytest.mark.parametrize("protocol", [pytest.param("test-best", marks=pytest.mark.slow), "last"])
 def test_maps_on_the_device_change_nothing(
     data: Path,
     tmp_path: Path,
@@ -133,6 +133,7 @@ def test_a_loss_that_is_not_finite(data: Path, tmp_path: Path) -> None:
             np.testing.assert_array_equal(found[name], value)
 
 
+@pytest.mark.slow
 def test_a_file_system_that_is_unmounted_during_a_checkpoint(
     finished: Callable[[str], Finished],
     tmp_path: Path,

@@ -57,6 +57,7 @@ def expected_rates(phase: str, steps: int, first_epoch: float = 0.0) -> list[flo
     return [curve(first_epoch + step * BATCH / IMAGES[phase]) for step in range(steps)]
 
 
+@pytest.mark.slow
 def test_the_retrained_phase_follows_the_same_curve(validated: Path) -> None:
     validation = rates(validated, "validation")
     assert validation == pytest.approx(expected_rates("validation", 20), rel=1e-5, abs=1e-9)
@@ -65,6 +66,7 @@ def test_the_retrained_phase_follows_the_same_curve(validated: Path) -> None:
     assert final == pytest.approx(expected_rates("final", len(final)), rel=1e-5, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_continued_phase_goes_on_along_it(data: Path, tmp_path: Path) -> None:
     fields = {"selection__refit": "continue", "selection__continue_epochs": 0.9}
     result = train(tiny_config(data, **FIELDS, **fields), tmp_path / "run").result
@@ -118,7 +120,14 @@ def test_averages_are_evaluated_selected_and_saved(data: Path, tmp_path: Path) -
         assert np.abs(np.asarray(a) - c).max() > 1e-5
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lion"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adamw",
+        pytest.param("sgd", marks=pytest.mark.slow),
+        pytest.param("lion", marks=pytest.mark.slow),
+    ],
+)
 def test_every_optimiser_learns(data: Path, tmp_path: Path, name: str) -> None:
     learning_rate = {"adamw": 0.1, "sgd": 0.1, "lion": 0.03}[name]
     fields = {"optimizer__name": name, "optimizer__learning_rate": learning_rate}
@@ -129,6 +138,7 @@ def test_every_optimiser_learns(data: Path, tmp_path: Path, name: str) -> None:
     assert run.result["test"]["fused"]["S"] > 3 * 12.5  # chance is 12.5
 
 
+@pytest.mark.slow
 def test_a_trained_backbone_has_schedule_and_average(tmp_path: Path) -> None:
     fields: dict[str, object] = {
         "data.format": "prepared",

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from dedn_jax.files import read_json
 from dedn_jax.training.logs import read_lines
@@ -109,6 +110,7 @@ def disturb(
     return process.returncode, stderr, changed_at(metrics) != metrics_before
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_the_same(tmp_path: Path) -> None:
     data = write_tiny(tmp_path / "tiny.hdf5")
     expected, killed = tmp_path / "undisturbed", tmp_path / "killed"

@@ -33,7 +33,7 @@ def test_a_share_of_every_class(data: Path) -> None:
     assert pruned(task, 1.0, 3) is task
 
 
-@pytest.mark.parametrize("protocol", ["validation", "last"])
+@pytest.mark.parametrize("protocol", [pytest.param("validation", marks=pytest.mark.slow), "last"])
 def test_a_run_learns_from_its_teacher(
     finished: Callable[[str], Finished], data: Path, tmp_path: Path, protocol: str
 ) -> None:
@@ -82,6 +82,7 @@ def test_what_is_no_teacher(
         train(tiny_config(data, selection__protocol="validation", **other), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_teacher(
     finished: Callable[[str], Finished], data: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,9 +27,15 @@ def maps(images: int = IMAGES) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
+def compiled_mixing(seed: int, alpha: float) -> Callable[[jax.Array, jax.Array], Mixed]:
+    """Of a step and its labels, on one device; one program, as in a step."""
+    return jax.jit(lambda step, labels: mixing(seed, step, labels, alpha, BatchMean()))
+
+
 def test_the_share_is_that_of_beta() -> None:
     labels = jnp.arange(4000)
-    mixed = mixing(3, STEP, labels, 0.4, BatchMean())
+    of_step = compiled_mixing(3, 0.4)
+    mixed = of_step(STEP, labels)
     share = np.asarray(mixed.share[:-1])
     drawn = np.random.default_rng(1).beta(0.4, 0.4, 200_000)
     expected = np.maximum(drawn, 1 - drawn)
@@ -36,16 +44,19 @@ def test_the_share_is_that_of_beta() -> None:
     np.testing.assert_allclose(share.std(), expected.std(), atol=0.01)
     np.testing.assert_array_equal(mixed.labels, np.roll(labels, -1))
     assert mixed.share[-1] == 1  # the last has no other
-    other = mixing(3, STEP + 1, labels, 0.4, BatchMean()).share
+    other = of_step(STEP + 1, labels).share
     assert (np.asarray(other) != np.asarray(mixed.share)).mean() > 0.99
 
 
-@pytest.mark.parametrize("devices", [2, 5, 8])  # eight have two rows each, six of them padding
+@pytest.mark.parametrize(
+    "devices", [pytest.param(2, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow), 8]
+)
 def test_any_number_of_devices_mixes_the_same(devices: int) -> None:
+    """Eight have two rows each, six of them padding."""
     each = -(-IMAGES // devices)
     padding = devices * each - IMAGES
     labels, f = jnp.arange(IMAGES), jnp.asarray(maps())
-    whole = mixing(3, STEP, labels, 0.5, BatchMean())
+    whole = compiled_mixing(3, 0.5)(STEP, labels)
     expected = mixed_maps(f, whole, None)
 
     def part(x: jax.Array) -> jax.Array:
@@ -57,7 +68,8 @@ def test_any_number_of_devices_mixes_the_same(devices: int) -> None:
         mixed = mixing(3, STEP, labels, 0.5, mean)
         return mixed, mixed_maps(f, mixed, "data")
 
-    found, mixed = jax.vmap(on_device, axis_name="data")(part(labels), part(f), part(jnp.ones(10)))
+    on_all = jax.jit(jax.vmap(on_device, axis_name="data"))
+    found, mixed = on_all(part(labels), part(f), part(jnp.ones(10)))
     np.testing.assert_array_equal(found.share.reshape(-1)[:IMAGES], whole.share)
     own = np.asarray(whole.share) < 1
     np.testing.assert_array_equal(
@@ -99,9 +111,11 @@ def test_the_loss_is_that_of_both_labels() -> None:
     labels = rng.integers(0, 4, IMAGES)
     batch = Batch(jnp.asarray(maps()), jnp.asarray(labels, jnp.int32))
     objective = Objective.from_config(config)
-    terms, _ = loss_and_gradients(definition, params, batch, classes, objective, step=STEP)
-    mixed = mixing(config.seed, STEP, batch.labels, 0.5, BatchMean())
-    coarse, fine = model(mixed_maps(batch.inputs, mixed, None))
+    terms, _ = jax.jit(
+        lambda params: loss_and_gradients(definition, params, batch, classes, objective, step=STEP)
+    )(params)
+    mixed = compiled_mixing(config.seed, 0.5)(STEP, batch.labels)
+    coarse, fine = nnx.jit(lambda model, x: model(x))(model, mixed_maps(batch.inputs, mixed, None))
     for name, scores in (("coarse", coarse), ("fine", fine)):
         logits = np.asarray(scores.for_training() @ classes.embeddings.T, np.float64)
         logits = logits + np.where(seen, 1.0, 0.0)

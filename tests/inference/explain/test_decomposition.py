@@ -29,6 +29,7 @@ def test_by_hand():
     assert found.total == pytest.approx(6.2)
 
 
+@pytest.mark.slow
 def test_add_up_to_the_scores_of_the_test_images(picture_runs: PictureRuns):
     """To 1e-5, for every class of every test image; also of one branch of one expert alone."""
     run = picture_runs.images

@@ -109,6 +109,7 @@ def test_a_frozen_backbone_is_named(picture_runs: PictureRuns, tmp_path: Path) -
     assert "of SHA-256" in left_out(picture_runs.store, "safetensors")[0]
 
 
+@pytest.mark.slow
 def test_statistics_go_along_with_a_trained_backbone(
     picture_runs: PictureRuns, tmp_path: Path
 ) -> None:

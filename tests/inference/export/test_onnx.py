@@ -40,6 +40,7 @@ def test_scores_of_features(tmp_path: Path) -> None:
         np.testing.assert_allclose(found, run.scores.mixed(run.mixing())[images], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_scores_of_pictures(picture_runs: PictureRuns, tmp_path: Path) -> None:
     run: Run = picture_runs.store
     file = tmp_path / "model.onnx"

@@ -78,7 +78,7 @@ def test_classes_can_be_swapped(run: Run, tmp_path: Path) -> None:
     np.testing.assert_allclose(nine[:, 8:], every[:, :2], rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["images", "store"])
+@pytest.mark.parametrize("kind", ["images", pytest.param("store", marks=pytest.mark.slow)])
 def test_scores_of_pictures(picture_runs: PictureRuns, kind: str, tmp_path: Path) -> None:
     """With the backbone in it, from uint8 pictures; of a run on a store as well."""
     run: Run = getattr(picture_runs, kind)

@@ -139,7 +139,10 @@ def test_without_a_calibration(number: int, runs: list[Run], tmp_path: Path) -> 
     assert ("(test-best)" in (tmp_path / "table.tex").read_text()) == by_test
 
 
-@pytest.mark.parametrize(("expert", "other"), [("coarse", "fine"), ("fine", "coarse")])
+@pytest.mark.parametrize(
+    ("expert", "other"),
+    [("coarse", "fine"), pytest.param("fine", "coarse", marks=pytest.mark.slow)],
+)
 def test_one_expert_and_one_branch(
     expert: str, other: str, dataset: GZSLDataset, tmp_path: Path
 ) -> None:
@@ -200,6 +203,7 @@ def test_a_demo_run_has_pictures(demo_run: Run) -> None:
     assert text.count("✓") + text.count("✗") == 20 + 2
 
 
+@pytest.mark.slow
 def test_a_sweep(tmp_path: Path) -> None:
     data = write_tiny(tmp_path / "tiny.hdf5")
     config = tiny_config(data, train__epochs=2)

@@ -137,6 +137,7 @@ def test_preprocess_maps_to_plus_and_minus_one():
     np.testing.assert_allclose(found, [[-1, -0.6, 1]], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_gradients_reach_every_parameter(dtype):
     backbone = make_backbone("mobilenet_v1", dtype, nnx.Rngs(0))

@@ -1,7 +1,6 @@
 """ResNet against a PyTorch one with the same random weights; sizes and structure."""
 
 import functools
-import os
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +21,6 @@ PARAMETERS = {
     "resnet152": 60_192_808 - 2_049_000,
 }
 FLOAT32, BFLOAT16 = 1e-4, 2e-2
-slow = pytest.mark.skipif(
-    os.environ.get("DEDN_SLOW") != "1", reason="takes minutes: set DEDN_SLOW=1"
-)
 
 
 def relative_difference(ours, theirs):
@@ -58,9 +54,13 @@ def feature_maps(depth, height, width, dtype, batch):
 
 @pytest.mark.torch
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [("float32", FLOAT32), ("bfloat16", BFLOAT16)], ids=lambda v: str(v)
+    ("dtype", "tolerance"),
+    [("float32", FLOAT32), pytest.param("bfloat16", BFLOAT16, marks=pytest.mark.slow)],
+    ids=str,
 )
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 64)])
+@pytest.mark.parametrize(
+    ("height", "width"), [pytest.param(64, 64, marks=pytest.mark.slow), (96, 64)]
+)
 @pytest.mark.parametrize("depth", [18, 50])
 def test_small_pictures(depth, height, width, dtype, tolerance):
     ours, theirs = feature_maps(depth, height, width, dtype, batch=2)
@@ -68,13 +68,16 @@ def test_small_pictures(depth, height, width, dtype, tolerance):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", FLOAT32), ("bfloat16", BFLOAT16)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [("float32", FLOAT32), pytest.param("bfloat16", BFLOAT16, marks=pytest.mark.slow)],
+)
 def test_resnet101_at_224(dtype, tolerance):
     ours, theirs = feature_maps(101, 224, 224, dtype, batch=1)
     assert relative_difference(ours, theirs) < tolerance
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", FLOAT32), ("bfloat16", BFLOAT16)])
 def test_resnet101_at_448(dtype, tolerance):
@@ -117,7 +120,7 @@ def test_random_weights_are_he_initialised():
     assert abs(kernel.mean()) < 1e-4
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_gradients_reach_every_parameter_in_float32(dtype):
     backbone = make_backbone("resnet18", dtype, nnx.Rngs(0))
     images = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))

@@ -33,8 +33,9 @@ PARAMETERS = {
 }
 
 
-def tower(kind, **more):
-    return kind(SIZE, PICTURE, dtype="float32", rngs=nnx.Rngs(0), **more)
+def tower(kind, picture=PICTURE, dtype="float32"):
+    """Shapes alone, which are assigned to: numbers to start from take longer than to run it."""
+    return nnx.eval_shape(lambda: kind(SIZE, picture, dtype=dtype, rngs=nnx.Rngs(0)))
 
 
 def pictures(height=40, width=40, batch=2):
@@ -51,7 +52,13 @@ def run(backbone, images):
     return np.asarray(nnx.jit(lambda b, x: b(x))(backbone, jnp.asarray(images)))
 
 
-@pytest.mark.parametrize("name", VISION_TRANSFORMERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=() if n in PARAMETERS else pytest.mark.slow)
+        for n in VISION_TRANSFORMERS
+    ],
+)
 def test_sizes(name):
     """The map of every one, on a picture that is not square, and the published sizes."""
     backbone = nnx.eval_shape(lambda: make_backbone(name, "float32", nnx.Rngs(0)))
@@ -68,7 +75,7 @@ def test_sizes(name):
     [(DINOv2Registers, "float32"), (SigLIP, "float32"), (DINOv3, "bfloat16"), (CLIP, "bfloat16")],
 )
 def test_gradients_reach_every_parameter_in_float32(kind, dtype):
-    backbone = kind(SIZE, PICTURE, dtype=dtype, rngs=nnx.Rngs(0))
+    backbone = tower(kind, dtype=dtype)
     backbone.class_token = backbone.has_class_token
     assign_weights(backbone, random_arrays(backbone))
     cotangent = jnp.asarray(np.random.default_rng(2).normal(size=WIDTH), jnp.float32)
@@ -85,7 +92,7 @@ def test_bfloat16_is_close(kind):
     arrays = random_arrays(tower(kind))
     found = []
     for dtype in ("float32", "bfloat16"):
-        backbone = kind(SIZE, PICTURE, dtype=dtype, rngs=nnx.Rngs(0))
+        backbone = tower(kind, dtype=dtype)
         assign_weights(backbone, arrays)
         found.append(run(backbone, pictures()))
     exact, rounded = found
@@ -155,7 +162,7 @@ def _renamed(backbone, arrays, naming):
 
 def test_a_file_for_pictures_of_another_size():
     """Its grid of positions is used as it is, and interpolated like one's own."""
-    backbone, larger = tower(DINOv2), DINOv2(SIZE, PICTURE._replace(side=64), **_rest())
+    backbone, larger = tower(DINOv2), tower(DINOv2, PICTURE._replace(side=64))
     arrays = random_arrays(larger)
     for network in (backbone, larger):
         assign_weights(network, arrays)
@@ -163,10 +170,6 @@ def test_a_file_for_pictures_of_another_size():
     for size in ((64, 64), (40, 40)):
         images = pictures(*size)
         np.testing.assert_array_equal(run(backbone, images), run(larger, images))
-
-
-def _rest():
-    return {"dtype": "float32", "rngs": nnx.Rngs(0)}
 
 
 def test_positions_of_other_grids():
