@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -180,8 +181,12 @@ def test_noticed_while_training(memory: MemoryBucket, monkeypatch: pytest.Monkey
             time.sleep(60)
             waited_for.append("all of it")
 
-    with pytest.raises(InputError, match="another process has taken over"):
-        training()
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist ignores it
+    try:
+        with pytest.raises(InputError, match="another process has taken over"):
+            training()
+    finally:
+        signal.signal(signal.SIGINT, previous)
     assert not waited_for
 
 

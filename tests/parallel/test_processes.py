@@ -100,7 +100,6 @@ def one(features: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 # A batch of 10 is filled up to 16 rows for eight devices.
 EIGHT_DEVICES = {
     "jit": [],
-    "pmap": ["--config.distribution.strategy=pmap"],
     # Four parts of a batch and two of the rows, of which the sets have 6, 1, 3 and 2.
     "attributes_cut": [
         "--config.distribution.attribute_shards=2",
@@ -113,16 +112,16 @@ EIGHT_DEVICES = {
     ],
 }
 MORE_ON_EIGHT = {
+    "pmap": ["--config.distribution.strategy=pmap"],
     "on_device": ["--config.data.on_device=replicated", "--config.train.steps_per_call=7"],
     "sharded": ["--config.data.on_device=sharded", "--config.train.steps_per_call=7"],
     "attributes": ["--config.distribution.attribute_shards=8"],
 }
-TWO_PROCESSES = {
-    "jit": [],
+TWO_PROCESSES = {"jit": [], "sharded": ["--config.data.on_device=sharded"]}
+MORE_BY_TWO = {
     "pmap": ["--config.distribution.strategy=pmap"],
     # With attributes shared out between processes, those that do so read the same images.
     "attributes": ["--config.distribution.attribute_shards=2"],
-    "sharded": ["--config.data.on_device=sharded"],
 }
 FOUR_PROCESSES = {"jit": [], "state": ["--config.distribution.state=sharded"]}
 
@@ -133,9 +132,10 @@ FOUR_PROCESSES = {"jit": [], "state": ["--config.distribution.state=sharded"]}
         (EIGHT_DEVICES, 8, 1),
         (TWO_PROCESSES, 1, 2),
         pytest.param(MORE_ON_EIGHT, 8, 1, marks=pytest.mark.slow),
+        pytest.param(MORE_BY_TWO, 1, 2, marks=pytest.mark.slow),
         pytest.param(FOUR_PROCESSES, 1, 4, marks=pytest.mark.slow),
     ],
-    ids=["eight devices", "two processes", "more on eight", "four processes"],
+    ids=["eight devices", "two processes", "more on eight", "more by two", "four processes"],
 )
 def test_as_on_one_device(
     one: Path,

@@ -89,9 +89,9 @@ def test_mapped_step_on_eight_devices(sent: dict[str, Any]) -> None:
     ("flags", "slots", "counts"),
     [
         (["name=rmsprop"], 2, 0),
-        (["name=adamw"], 2, 1),
-        (["name=sgd"], 1, 0),
-        (["name=lion"], 1, 1),
+        pytest.param(["name=adamw"], 2, 1, marks=pytest.mark.slow),
+        pytest.param(["name=sgd"], 1, 0, marks=pytest.mark.slow),
+        pytest.param(["name=lion"], 1, 1, marks=pytest.mark.slow),
         (["name=sgd", "schedule=cosine", "clip_norm=1"], 1, 1),
         (["name=adamw", "ema_decay=0.9"], 3, 2),
     ],

@@ -105,6 +105,7 @@ def test_the_other_models_are_what_they_were(data: Path, runs: Path) -> None:
             assert read(point)["test_best_t1"][1] is None
 
 
+@pytest.mark.slow
 def test_so_they_are_in_the_same_operations(
     data: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -189,6 +189,7 @@ def test_a_run_whose_name_begins_with_an_underscore_is_in_the_legend(
     assert "_mine: AUSUC" in page and "_mine, calibrated: H" in page
 
 
+@pytest.mark.slow
 def test_a_demo_run_has_pictures(demo_run: Run) -> None:
     page = write_report(demo_run)
     assert page == demo_run.workdir.path / "report" / "index.html"

@@ -21,7 +21,7 @@ STRIDE_2 = (2, 4, 6, 12)
 
 
 def load(shared_data, dtype):
-    backbone = make_backbone("mobilenet_v1", dtype, nnx.Rngs(0))
+    backbone = nnx.eval_shape(lambda: make_backbone("mobilenet_v1", dtype, nnx.Rngs(0)))
     load_weights(backbone, shared_data / "mobilenet_v1.npz")
     return backbone
 
@@ -120,19 +120,19 @@ def test_bfloat16_is_near(shared_data, pictures, ours):
 
 
 def test_sizes_and_counts():
-    backbone = make_backbone("mobilenet_v1", "bfloat16", nnx.Rngs(0))
+    backbone = nnx.eval_shape(lambda: make_backbone("mobilenet_v1", "bfloat16", nnx.Rngs(0)))
     assert (backbone.channels, backbone.stride) == (1024, 32)
     # 4,231,976 as published for all of it, less the last pair of layers and the classifier.
     whole, statistics = 4_253_864, 21_888
     after = 9 * 1024 + 1024 * 1024 + 2 * 2 * 1024 + 1025 * 1000
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(backbone, nnx.Param)))
     assert parameters == whole - statistics - after
-    out = feature_map(backbone, np.zeros((2, 224, 448, 3), np.uint8))
+    out = nnx.eval_shape(feature_map, backbone, np.zeros((2, 224, 448, 3), np.uint8))
     assert (out.shape, out.dtype) == ((2, 1024, 7 * 14), jnp.float32)
 
 
 def test_preprocess_maps_to_plus_and_minus_one():
-    backbone = make_backbone("mobilenet_v1", "float32", nnx.Rngs(0))
+    backbone = nnx.eval_shape(lambda: make_backbone("mobilenet_v1", "float32", nnx.Rngs(0)))
     found = backbone.preprocess(np.array([[0, 51, 255]], np.uint8))
     np.testing.assert_allclose(found, [[-1, -0.6, 1]], atol=1e-6)
 

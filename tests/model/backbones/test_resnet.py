@@ -131,7 +131,7 @@ def test_gradients_reach_every_parameter_in_float32(dtype):
 
 
 def test_preprocess_uses_the_constants_of_imagenet():
-    backbone = make_backbone("resnet18", "float32", nnx.Rngs(0))
+    backbone = nnx.eval_shape(lambda: make_backbone("resnet18", "float32", nnx.Rngs(0)))
     images = np.array([[[[0, 128, 255], [255, 0, 64]]]], np.uint8)
     expected = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     found = backbone.preprocess(images)

@@ -14,16 +14,17 @@ from flax import nnx
 from dedn_jax.errors import InputError
 from dedn_jax.model.backbones import load_weights, make_backbone
 from dedn_jax.model.backbones.weights import assign_weights, expected_arrays
+from tests.helpers.backbones import filled
 
 
 @pytest.fixture(scope="module")
 def resnet():
-    return make_backbone("resnet18", "float32", nnx.Rngs(0))
+    return filled(lambda: make_backbone("resnet18", "float32", nnx.Rngs(0)))
 
 
 @pytest.fixture(scope="module")
 def mobilenet():
-    return make_backbone("mobilenet_v1", "float32", nnx.Rngs(0))
+    return filled(lambda: make_backbone("mobilenet_v1", "float32", nnx.Rngs(0)))
 
 
 def arrays_for(backbone, seed=0):

@@ -22,6 +22,7 @@ from dedn_jax.model.backbones.vit import (
 )
 from dedn_jax.model.backbones.weights import assign_weights
 from dedn_jax.model.backbones.written import stored_arrays
+from tests.helpers.backbones import filled
 from tests.helpers.tiny_vit import PICTURE, SIZE
 
 CONVOLUTIONS = ("resnet18", "resnet50", "mobilenet_v1", "efficientnet_lite0", "small")
@@ -41,33 +42,26 @@ def leaves(backbone: Backbone) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(backbone))]
 
 
-def with_random_values(backbone: Backbone) -> Backbone:
-    rng = np.random.default_rng(1)
-    state = jax.tree.map(
-        lambda x: rng.uniform(0.5, 1.5, x.shape).astype(np.float32), nnx.state(backbone)
-    )
-    nnx.update(backbone, state)
-    return backbone
+def made(name: str) -> Backbone:
+    return filled(lambda: MAKERS[name](nnx.Rngs(0)))
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_there_and_back(name: str) -> None:
-    # Shapes alone: to draw so many first numbers takes long, and none of them stays.
-    trained, again = (nnx.eval_shape(lambda: MAKERS[name](nnx.Rngs(0))) for _ in range(2))
-    with_random_values(trained)
+    trained, again = made(name), nnx.eval_shape(lambda: MAKERS[name](nnx.Rngs(0)))
     assign_weights(again, stored_arrays(trained))
     for a, b in zip(leaves(trained), leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_the_names_are_those_of_the_file_that_others_read() -> None:
-    arrays = stored_arrays(make_backbone("resnet18", "float32", nnx.Rngs(0)))
+    arrays = stored_arrays(made("resnet18"))
     assert arrays["layer2.0.downsample.1.running_var"].shape == (128,)
     assert arrays["conv1.weight"].shape == (64, 3, 7, 7)
 
 
 def test_our_names_where_the_others_have_no_place() -> None:
-    backbone = MAKERS["DINOv3"](nnx.Rngs(0))
+    backbone = made("DINOv3")
     assert "layer.0.attention.q_proj.bias" in stored_arrays(backbone)
     bias = backbone.blocks[0].query_key_value.bias
     bias.set_value(bias[...] + 1)
@@ -75,9 +69,9 @@ def test_our_names_where_the_others_have_no_place() -> None:
 
 
 def test_a_file_of_another_backbone() -> None:
-    resnet = stored_arrays(make_backbone("resnet18", "float32", nnx.Rngs(0)))
+    resnet = stored_arrays(made("resnet18"))
     with pytest.raises(InputError, match=r"lacks color, .*dedn export --format=backbone"):
-        assign_weights(make_backbone("small", "float32", nnx.Rngs(0)), resnet)
-    small = stored_arrays(make_backbone("small", "float32", nnx.Rngs(0)))
+        assign_weights(made("small"), resnet)
+    small = stored_arrays(made("small"))
     with pytest.raises(InputError, match="expected the state_dict of a torchvision ResNet"):
-        assign_weights(make_backbone("resnet18", "float32", nnx.Rngs(0)), small)
+        assign_weights(made("resnet18"), small)
