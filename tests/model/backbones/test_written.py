@@ -61,7 +61,7 @@ def test_the_names_are_those_of_the_file_that_others_read() -> None:
 
 
 def test_our_names_where_the_others_have_no_place() -> None:
-    backbone = made("DINOv3")
+    backbone = MAKERS["DINOv3"](nnx.Rngs(0))
     assert "layer.0.attention.q_proj.bias" in stored_arrays(backbone)
     bias = backbone.blocks[0].query_key_value.bias
     bias.set_value(bias[...] + 1)
