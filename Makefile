@@ -17,7 +17,7 @@ INPUTS ?= 10000
 SEED ?= 0
 # More workers than two cores: some tests wait for processes and time limits.
 WORKERS ?= 3
-# Long tests, parts of which shorter ones hold, are for the night: `make test SLOW=1` runs them too.
+# Long tests, most of which shorter ones hold, and benchmarks are for the night, or for SLOW=1.
 SLOW ?=
 TESTED = $(if $(SLOW),$(1),$(if $(1),($(1)) and )not slow)
 # What Python 3.11 brings takes twice the time.

@@ -289,7 +289,8 @@ class _Follower:
                     renewed = time.monotonic()
                     if not self._owner.renew():
                         # As Ctrl-C, a signal, which ends what waits as well: the training ends,
-                        # and says why when this context does.
+                        # and says why when this context does. Where nothing handles it, it would
+                        # end the process without a word: then the context says so at its end.
                         if signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
                             os.kill(os.getpid(), signal.SIGINT)
                         return

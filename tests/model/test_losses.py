@@ -62,7 +62,7 @@ def numeric_gradient(f: Callable[[np.ndarray], float], x: np.ndarray) -> np.ndar
 
 
 def slopes(loss: Callable[..., jax.Array], inputs: int | tuple[int, ...] = 0) -> Callable[..., Any]:
-    """Its value and gradients as one program: one by one, its operations compile in ten times."""
+    """Its value and gradients as one program: its operations one by one take longer to compile."""
     return jax.jit(jax.value_and_grad(loss, inputs))
 
 

@@ -100,6 +100,7 @@ def one(features: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 # A batch of 10 is filled up to 16 rows for eight devices.
 EIGHT_DEVICES = {
     "jit": [],
+    "pmap": ["--config.distribution.strategy=pmap"],
     # Four parts of a batch and two of the rows, of which the sets have 6, 1, 3 and 2.
     "attributes_cut": [
         "--config.distribution.attribute_shards=2",
@@ -112,7 +113,6 @@ EIGHT_DEVICES = {
     ],
 }
 MORE_ON_EIGHT = {
-    "pmap": ["--config.distribution.strategy=pmap"],
     "on_device": ["--config.data.on_device=replicated", "--config.train.steps_per_call=7"],
     "sharded": ["--config.data.on_device=sharded", "--config.train.steps_per_call=7"],
     "attributes": ["--config.distribution.attribute_shards=8"],

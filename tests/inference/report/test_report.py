@@ -204,7 +204,6 @@ def test_a_demo_run_has_pictures(demo_run: Run) -> None:
     assert text.count("✓") + text.count("✗") == 20 + 2
 
 
-@pytest.mark.slow
 def test_a_sweep(tmp_path: Path) -> None:
     data = write_tiny(tmp_path / "tiny.hdf5")
     config = tiny_config(data, train__epochs=2)

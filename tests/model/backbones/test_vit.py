@@ -34,7 +34,7 @@ PARAMETERS = {
 
 
 def tower(kind, picture=PICTURE, dtype="float32"):
-    """Shapes alone, which are assigned to: numbers to start from take longer than to run it."""
+    """Shapes alone: the tests assign all numbers."""
     return nnx.eval_shape(lambda: kind(SIZE, picture, dtype=dtype, rngs=nnx.Rngs(0)))
 
 
