@@ -17,6 +17,7 @@ from dedn_jax.training.logs import read_lines
 from tests.buckets.test_storage import opened
 from tests.helpers.devices import process_flags, xla_flags
 from tests.helpers.forks import Forked
+from tests.helpers.tiny import ONE_NETWORK_FLAGS
 from tests.made_up import picture_folder, prepared_folder, published_file
 from tests.parallel.test_jobs import PICTURES
 
@@ -28,7 +29,7 @@ FLAGS = [
     "--config.train.batch_size=10",
     "--config.train.checkpoint_every=4",
     "--config.train.log_every=1",
-    "--config.data.groups=0;1-3;4-5",
+    *ONE_NETWORK_FLAGS,
     "--config.data.path=f.hdf5",
 ]
 # In one process, the devices of two.

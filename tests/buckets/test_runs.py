@@ -18,6 +18,7 @@ from dedn_jax.config import load_config
 from dedn_jax.inference.run import open_run
 from tests.buckets.test_storage import opened
 from tests.helpers.forks import Forked
+from tests.helpers.tiny import ONE_NETWORK_FLAGS
 from tests.made_up import published_file
 
 pytestmark = pytest.mark.moto
@@ -28,7 +29,7 @@ FLAGS = [
     "--config.train.checkpoint_every=5",
     "--config.train.log_every=1",
     "--config.train.evaluate_every=10",
-    "--config.data.groups=0;1-3;4-5",
+    *ONE_NETWORK_FLAGS,
 ]
 
 

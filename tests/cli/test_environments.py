@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.forks import Forked
-from tests.helpers.tiny import tiny_overrides, write_tiny
+from tests.helpers.tiny import ONE_NETWORK, tiny_overrides, write_tiny
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BARE = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PATH": os.environ["PATH"]}
@@ -39,6 +39,7 @@ def run(
 def training(tmp_path: Path) -> list[str]:
     flags = tiny_overrides(
         write_tiny(tmp_path / "tiny.hdf5"),
+        **ONE_NETWORK,
         selection__protocol="last",
         train__epochs=5,  # the program of longer trainings, which others compile too
     )

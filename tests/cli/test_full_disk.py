@@ -8,7 +8,7 @@ import pytest
 
 from dedn_jax.training.logs import read_lines
 from tests.helpers.forks import Forked
-from tests.helpers.tiny import tiny_overrides, write_tiny
+from tests.helpers.tiny import ONE_NETWORK, tiny_overrides, write_tiny
 
 LIMITED = """
 import resource, sys
@@ -37,6 +37,7 @@ def test_what_is_printed(stream: int, tmp_path: Path) -> None:
     """Progress goes nowhere, and the run is finished; a result that is not seen is said."""
     flags = tiny_overrides(
         write_tiny(tmp_path / "tiny.hdf5"),
+        **ONE_NETWORK,
         selection__protocol="last",
         train__epochs=5,  # the program of longer trainings, which others compile too
     )

@@ -14,13 +14,14 @@ from dedn_jax.cli.main import main
 from dedn_jax.training.logs import read_lines
 from tests.helpers.devices import free_port, xla_flags
 from tests.helpers.forks import Forked
+from tests.helpers.tiny import ONE_NETWORK_FLAGS
 from tests.made_up import published_file
 
 FLAGS = [
     "--config=base",
     "--config.train.epochs=2000",  # longer than any of these tests
     "--config.train.batch_size=10",
-    "--config.model.experts=coarse",  # sooner at work
+    *ONE_NETWORK_FLAGS,  # sooner at work
     "--config.train.checkpoint_every=10",
     "--config.train.log_every=1",
     "--config.selection.protocol=last",

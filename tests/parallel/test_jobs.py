@@ -18,6 +18,8 @@ from dedn_jax.training.environment import started
 from dedn_jax.training.logs import read_lines
 from tests.helpers.devices import process_flags, xla_flags
 from tests.helpers.forks import Forked
+from tests.helpers.jobs import do_jobs
+from tests.helpers.tiny import ONE_NETWORK_FLAGS
 from tests.made_up import picture_folder, prepared_folder, published_file
 
 TRAIN = [
@@ -53,10 +55,10 @@ def together(*job: str, processes: int = 2, status: int = 0) -> list[str]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run on pictures."""
+    """A finished run on pictures; what it learns matters to no test, nor how it is compiled."""
     folder = tmp_path_factory.mktemp("pictures")
     data = f"--config.data.path={prepared_folder(folder)}"
-    assert main(["train", f"--workdir={folder / 'run'}", data, *PICTURES]) == 0
+    do_jobs(["train", f"--workdir={folder / 'run'}", data, *PICTURES])
     return folder / "run"
 
 
@@ -129,14 +131,18 @@ def test_predict_writes_files_where_there_are_several(run: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("seeds", "protocol"),
-    [(2, "validation"), pytest.param(3, "last", marks=pytest.mark.slow)],
-    ids=["sharded", "replicated"],
+    [
+        (2, "last"),
+        pytest.param(2, "validation", marks=pytest.mark.slow),
+        pytest.param(3, "last", marks=pytest.mark.slow),
+    ],
+    ids=["sharded", "sharded, two phases", "replicated"],
 )
 def test_sweep(seeds: int, protocol: str, tmp_path: Path) -> None:
     """Models sharded over the processes, or all of them in each."""
     flags = [
         "--config=base",
-        "--config.data.groups=single",  # compiles sooner
+        *ONE_NETWORK_FLAGS,
         f"--config.data.path={published_file(tmp_path / 'features.hdf5')}",
         "--config.train.balanced=false",
         f"--config.selection.protocol={protocol}",

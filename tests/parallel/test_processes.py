@@ -26,13 +26,15 @@ from tests.made_up import prepared_folder, published_file
 
 FLAGS = [
     "--config=base",
-    "--config.train.epochs=10",  # 54 images, batches of 10: 54 steps
+    "--config.train.epochs=5",  # 54 images, batches of 10: 27 steps
     "--config.train.batch_size=10",
     "--config.train.balanced=false",
     "--config.data.groups=0;1-3;4-5",
     "--config.train.checkpoint_every=25",
     "--config.train.log_every=1",
     "--config.optimizer.learning_rate=1e-4",
+    # RMSprop divides by a gradient's size: where that is rounding alone, so is the step.
+    "--config.optimizer.epsilon=1e-3",
     "--config.optimizer.warmup_epochs=0.5",
     "--config.optimizer.clip_norm=0.5",
     "--config.optimizer.ema_decay=0.5",
@@ -60,21 +62,10 @@ def parameters(folder: Path) -> list[np.ndarray]:
     return [np.asarray(x) for x in jax.tree.leaves(open_run(folder).params)]
 
 
-def tolerance(flags: list[str]) -> float:
-    """Of `assert_same`, for runs with these flags.
-
-    Rows that are folded and pooled apart are rounded apart, as gradients of word vectors are that
-    are summed over parts of the columns; RMSprop's first steps magnify what was a rounding in
-    gradients near 0.
-    """
-    apart = any(name in str(flags) for name in ("attribute_shards", "distribution.state"))
-    return 3e-5 if apart else 1e-5
-
-
-def assert_same(folder: Path, other: Path, tolerance: float = 1e-5) -> None:
-    """Parameters within `tolerance` of the largest in their array, metrics and losses equal."""
+def assert_same(folder: Path, other: Path) -> None:
+    """Parameters within 5e-6 of the largest in their array, metrics and losses equal."""
     for a, b in zip(parameters(folder), parameters(other), strict=True):
-        assert np.abs(a - b).max() <= tolerance * np.abs(a).max(), other.name
+        assert np.abs(a - b).max() <= 5e-6 * np.abs(a).max(), other.name
     mine, theirs = (read_json(f / "result.json")["test"] for f in (folder, other))
     assert mine == theirs, other.name
     mine, theirs = (read_lines(f / "metrics.jsonl") for f in (folder, other))
@@ -150,8 +141,8 @@ def test_as_on_one_device(
         ["train", f"--workdir={tmp_path / name}", *features, *more] for name, more in cases.items()
     ]
     do_jobs(*runs, devices=devices, processes=processes)
-    for name, more in cases.items():
-        assert_same(one, tmp_path / name, tolerance(more))
+    for name in cases:
+        assert_same(one, tmp_path / name)
 
 
 def test_shards_that_do_not_fit(features: list[str], tmp_path: Path) -> None:
@@ -195,13 +186,13 @@ def test_a_checkpoint_of_four_processes_goes_on_anywhere(
     for process in several:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 128 + signal.SIGTERM, errors
-    assert 0 < len(lines()) < 54
+    assert 0 < len(lines()) < 27
     shutil.copytree(tmp_path / "four", tmp_path / "eight")
     finish(start(tmp_path / "four", features))
     sharded = [*features, "--config.distribution.state=sharded"]
     finish(start(tmp_path / "eight", sharded, devices=8))
     assert_same(one, tmp_path / "four")
-    assert_same(one, tmp_path / "eight", tolerance(sharded))
+    assert_same(one, tmp_path / "eight")
 
 
 @pytest.mark.slow
@@ -240,7 +231,7 @@ def test_several_stop_within_an_evaluation(tmp_path: Path) -> None:
 def test_a_process_that_dies_takes_the_run_down(
     one: Path, features: list[str], tmp_path: Path
 ) -> None:
-    flags = [*features, "--config.train.checkpoint_every=10"]
+    flags = [*features, "--config.train.epochs=10", "--config.train.checkpoint_every=10"]
     dies, other = start_several(tmp_path / "run", flags, 2)[::-1]
     lines = functools.partial(read_lines, tmp_path / "run" / "metrics.jsonl")
     deadline = time.monotonic() + 120
@@ -258,7 +249,7 @@ def test_a_process_that_dies_takes_the_run_down(
     # Started again, they go on from the last checkpoint to where they would have come.
     finish(*start_several(tmp_path / "run", flags, 2))
     assert [line["step"] for line in lines()] == [*range(1, 55)]
-    for mine, theirs in zip(lines(), read_lines(one / "metrics.jsonl"), strict=True):
+    for mine, theirs in zip(lines(), read_lines(one / "metrics.jsonl"), strict=False):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
 
 

@@ -10,7 +10,7 @@ from dedn_jax.cli import main as cli
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
 from dedn_jax.sweep.run import sweep
-from tests.helpers.tiny import tiny_config, tiny_overrides
+from tests.helpers.tiny import light_config, tiny_config, tiny_overrides
 from tests.sweep.common import FIELDS, GRID, SEEDS, interrupted_sweep, read
 
 SHORT, LONG = 6, 12
@@ -73,11 +73,10 @@ def test_what_cannot_be_carried_on(
     grid: list[str], refused: list[tuple[dict[str, object], str]], data: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "sweep"
-    # A group compiles sooner than two.
-    short = fields(train__epochs=2, selection__protocol="last", data__groups="single")
-    sweep(tiny_config(data, **short), path, 1, grid)
+    short = fields(train__epochs=2, selection__protocol="last")
+    sweep(light_config(data, **short), path, 1, grid)
     before = read(path)
     for changes, said in refused:
         with pytest.raises(InputError, match=said):
-            sweep(tiny_config(data, **short | changes), path, 1, grid)
+            sweep(light_config(data, **short | changes), path, 1, grid)
         assert read(path) == before

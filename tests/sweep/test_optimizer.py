@@ -11,12 +11,11 @@ from ml_collections import ConfigDict
 from dedn_jax.inference.run import train
 from dedn_jax.sweep.run import sweep
 from tests.helpers.shared import made_once
-from tests.helpers.tiny import tiny_config
+from tests.helpers.tiny import light_config
 from tests.sweep.common import FIELDS, SEEDS, assert_model_is, losses, read
 
 EPOCHS, WARMUP, FINAL, HIGHEST = 12, 1.5, 0.2, 0.01
 OPTIMIZER: dict[str, object] = {
-    "data__groups": "single",  # compiles sooner
     "train__log_every": 1,
     "selection__refit": "continue",
     "selection__continue_epochs": 0.6,
@@ -32,7 +31,7 @@ NAMES = ("rmsprop", "lion")
 
 @pytest.fixture(scope="module")
 def scheduled(data: Path, shared: Path) -> Path:
-    config, grid = tiny_config(data, **FIELDS | OPTIMIZER), [f"optimizer.name={','.join(NAMES)}"]
+    config, grid = light_config(data, **FIELDS | OPTIMIZER), [f"optimizer.name={','.join(NAMES)}"]
     made_once(shared / "scheduled", lambda folder: sweep(config, folder, SEEDS, grid))
     return shared / "scheduled" / "points"
 
@@ -41,7 +40,7 @@ def scheduled(data: Path, shared: Path) -> Path:
 def test_the_first_model_is_that_of_train(
     data: Path, scheduled: Path, name: str, runs: Path
 ) -> None:
-    config: ConfigDict = tiny_config(data, **FIELDS | OPTIMIZER, optimizer__name=name)
+    config: ConfigDict = light_config(data, **FIELDS | OPTIMIZER, optimizer__name=name)
     train(config, runs / name)
     point = scheduled / str(NAMES.index(name))
     assert_model_is(point, 0, runs / name)

@@ -13,8 +13,22 @@ from dedn_jax.sweep.run import sweep
 from dedn_jax.training.logs import read_lines
 from tests.helpers.disks import unmounted_at
 from tests.helpers.forks import Forked
-from tests.helpers.tiny import tiny_overrides
+from tests.helpers.shared import made_once
+from tests.helpers.tiny import ONE_NETWORK, light_config, tiny_overrides
 from tests.sweep.common import FIELDS, SEEDS, interrupted_sweep, read
+
+TWO = ["selection.protocol=last,validation"]
+
+
+@pytest.fixture(scope="module")
+def config(data: Path) -> ConfigDict:
+    return light_config(data, **FIELDS)
+
+
+@pytest.fixture(scope="module")
+def swept(config: ConfigDict, shared: Path) -> Path:
+    made_once(shared / "undisturbed", lambda folder: sweep(config, folder, SEEDS, TWO))
+    return shared / "undisturbed"
 
 
 def assert_same(path: Path, swept: Path, first: int, count: int) -> None:
@@ -29,7 +43,7 @@ def assert_same(path: Path, swept: Path, first: int, count: int) -> None:
 
 def test_interrupted_and_resumed(swept: Path, config: ConfigDict, runs: Path) -> None:
     """However often it is stopped; finished points are kept."""
-    path, grid = runs / "interrupted", ["selection.protocol=last,validation"]
+    path, grid = runs / "interrupted", TWO
     # There is a look before a point, after each step, and between the batches of an evaluation: 6
     # of the test images, 3 of those of validation, which come every third step.
     for calls, message in (
@@ -65,7 +79,7 @@ def test_unmounted_during_a_checkpoint(
 def test_a_signal_to_the_command(swept: Path, config: ConfigDict, data: Path, runs: Path) -> None:
     path, grid = runs / "terminated", ["selection.protocol=validation"]
     command = ["-m", "dedn_jax", "sweep", "--config=base", f"--workdir={path}"]
-    command += [f"--seeds={SEEDS}", "--grid", *grid, *tiny_overrides(data, **FIELDS)]
+    command += [f"--seeds={SEEDS}", "--grid", *grid, *tiny_overrides(data, **ONE_NETWORK, **FIELDS)]
     process = Forked(*command)
     began = time.monotonic()
     lines = path / "points" / "0" / "metrics.jsonl"

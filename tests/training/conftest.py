@@ -29,16 +29,17 @@ def data(shared: Path) -> Path:
 @pytest.fixture(scope="session")
 def finished(
     data: Path, shared: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Finished]:
-    """`finished(protocol)` is a copy of a run that was trained once per protocol."""
+) -> Callable[..., Finished]:
+    """`finished(protocol, **fields)` is a copy of a run that all tests and workers share."""
     runs: dict[str, Finished] = {}
 
-    def get(protocol: str) -> Finished:
-        if protocol not in runs:
-            path = tmp_path_factory.mktemp("runs") / protocol
-            config = tiny_config(data, selection__protocol=protocol)
-            result = copied(shared / protocol, lambda folder: train(config, folder).result, path)
-            runs[protocol] = Finished(path, config, result, read_lines(path / "metrics.jsonl"))
-        return runs[protocol]
+    def get(protocol: str, **fields: object) -> Finished:
+        name = "-".join([protocol, *map(str, fields.values())])
+        if name not in runs:
+            path = tmp_path_factory.mktemp("runs") / name
+            config = tiny_config(data, selection__protocol=protocol, **fields)
+            result = copied(shared / name, lambda folder: train(config, folder).result, path)
+            runs[name] = Finished(path, config, result, read_lines(path / "metrics.jsonl"))
+        return runs[name]
 
     return get

@@ -100,7 +100,7 @@ def test_to_json_and_back() -> None:
         CALIBRATION.check(broken)
 
 
-def test_a_run_is_calibrated_on_validation_classes(finished: Callable[[str], Finished]) -> None:
+def test_a_run_is_calibrated_on_validation_classes(finished: Callable[..., Finished]) -> None:
     path, result = finished("validation").path, finished("validation").result
     run = open_run(path)
     calibration = run.calibration
@@ -118,7 +118,7 @@ def test_a_run_is_calibrated_on_validation_classes(finished: Callable[[str], Fin
 
 
 def test_a_resumed_run_keeps_its_calibration(
-    finished: Callable[[str], Finished], tmp_path: Path
+    finished: Callable[..., Finished], tmp_path: Path
 ) -> None:
     whole = finished("validation")
     run = shutil.copytree(whole.path, tmp_path / "run")
@@ -128,7 +128,7 @@ def test_a_resumed_run_keeps_its_calibration(
 
 
 def test_runs_without_a_calibration(
-    finished: Callable[[str], Finished], data: Path, tmp_path: Path
+    finished: Callable[..., Finished], data: Path, tmp_path: Path
 ) -> None:
     fields = {"selection__calibrate": False, "train__epochs": 2}
     for run in (open_run(finished("last").path), train(tiny_config(data, **fields), tmp_path)):

@@ -19,9 +19,11 @@ from dedn_jax.inference.run import open_run, train
 from dedn_jax.training.checkpoint import checksum
 from dedn_jax.training.logs import read_lines
 from tests.helpers.damage import cut, flip
-from tests.helpers.tiny import arrays, tiny_config, tiny_overrides
+from tests.helpers.tiny import ONE_NETWORK, arrays, tiny_config, tiny_overrides
 from tests.launch.common import ROOT, launch, write_program
 from tests.training.common import DieAfter, Finished
+
+LAST = ONE_NETWORK | {"selection__protocol": "last"}
 
 
 def _other_sum(checkpoint: Path) -> None:
@@ -48,7 +50,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def killed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was killed after its checkpoints of steps 20 and 40."""
     path = tmp_path_factory.mktemp("killed") / "run"
-    config = tiny_config(data, selection__protocol="last")
+    config = tiny_config(data, **LAST)
     with pytest.raises(RuntimeError, match="killed"):
         train(config, path, stop=DieAfter(50))
     assert _steps(path) == [20, 40]
@@ -64,19 +66,19 @@ def test_a_damaged_newest_checkpoint(
     damage: str,
     killed: Path,
     data: Path,
-    finished: Callable[[str], Finished],
+    finished: Callable[..., Finished],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = shutil.copytree(killed, tmp_path / "run")
     DAMAGES[damage](run / "final" / "checkpoints" / "40")
-    flags = tiny_overrides(data, selection__protocol="last")
+    flags = tiny_overrides(data, **LAST)
     assert cli.main(["train", "--config=base", f"--workdir={run}", *flags]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "dedn: " in line]
     assert len(said) == 1
     assert f"{run}/final/checkpoints/40: damaged (" in said[0]
     assert said[0].endswith("going on from the checkpoint before it")
-    undisturbed = finished("last")
+    undisturbed = finished("last", **ONE_NETWORK)
     assert read_json(run / "result.json") == undisturbed.result
     found, wanted = arrays(run), arrays(undisturbed.path)
     for name in wanted:
@@ -93,7 +95,7 @@ def test_all_are_damaged(
     run = shutil.copytree(killed, tmp_path / "run")
     for step in ("20", "40"):
         cut(run / "final" / "checkpoints" / step / "state")
-    flags = tiny_overrides(data, selection__protocol="last")
+    flags = tiny_overrides(data, **LAST)
     assert cli.main(["train", "--config=base", f"--workdir={run}", *flags]) == 2
     printed = capfd.readouterr().err
     assert [line for line in printed.splitlines() if line.startswith("dedn: ")] == [
@@ -109,7 +111,7 @@ def test_all_are_damaged(
 
 @pytest.mark.slow
 def test_resume_sh_spends_no_start_on_it(
-    killed: Path, data: Path, finished: Callable[[str], Finished], tmp_path: Path
+    killed: Path, data: Path, finished: Callable[..., Finished], tmp_path: Path
 ) -> None:
     """The start that finds the damage goes on; where nothing can go on, there is no other."""
     run = shutil.copytree(killed, tmp_path / "run")
@@ -119,7 +121,7 @@ def test_resume_sh_spends_no_start_on_it(
         f'#!/bin/sh\necho start >> {tmp_path}/starts\nexec {sys.executable} -m dedn_jax "$@"\n'
     )
     write_program(tmp_path / "dedn", program)
-    flags = ["--config=base", f"--workdir={run}", *tiny_overrides(data, selection__protocol="last")]
+    flags = ["--config=base", f"--workdir={run}", *tiny_overrides(data, **LAST)]
 
     def resume() -> subprocess.CompletedProcess[str]:
         return launch(
@@ -134,7 +136,7 @@ def test_resume_sh_spends_no_start_on_it(
     assert done.returncode == 0, done.stderr
     assert f"dedn: {newest}: damaged (" in done.stderr
     assert "resume.sh: " not in done.stderr
-    assert read_json(run / "result.json") == finished("last").result
+    assert read_json(run / "result.json") == finished("last", **ONE_NETWORK).result
     shutil.rmtree(run)
     shutil.copytree(killed, run)
     for checkpoint in (newest, before):
@@ -146,9 +148,9 @@ def test_resume_sh_spends_no_start_on_it(
 
 
 def test_damaged_parameters_are_taken_from_the_last_checkpoint_again(
-    finished: Callable[[str], Finished], tmp_path: Path
+    finished: Callable[..., Finished], tmp_path: Path
 ) -> None:
-    whole = finished("validation")
+    whole = finished("validation", **ONE_NETWORK)
     run = shutil.copytree(whole.path, tmp_path / "run")
     saved = run / "final" / "selected" / "checksum.json"
     assert read_json(saved)["crc32"] == checksum(open_run(run).params)

@@ -30,7 +30,7 @@ def evaluated(path: Path, *flags: str) -> dict[str, Any]:
     return report
 
 
-def test_evaluate_takes_free_fields_only(finished: Callable[[str], Finished]) -> None:
+def test_evaluate_takes_free_fields_only(finished: Callable[..., Finished]) -> None:
     run = finished("last")
     again = open_run(run.path, ["--config.evaluate.batch_size=3"])
     assert again.evaluate() == run.result["test"]
@@ -43,7 +43,7 @@ def test_evaluate_takes_free_fields_only(finished: Callable[[str], Finished]) ->
 
 
 def test_changed_prediction_fields_are_said(
-    finished: Callable[[str], Finished], capsys: pytest.CaptureFixture[str]
+    finished: Callable[..., Finished], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = finished("validation")
     before = snapshot(run.path)
@@ -68,7 +68,7 @@ def test_changed_prediction_fields_are_said(
     assert snapshot(run.path) == before
 
 
-def test_an_older_config_is_filled_up(finished: Callable[[str], Finished], tmp_path: Path) -> None:
+def test_an_older_config_is_filled_up(finished: Callable[..., Finished], tmp_path: Path) -> None:
     """A field that came later is taken as the base has it; a strange one is named."""
     path = tmp_path / "run"
     shutil.copytree(finished("last").path, path)
@@ -83,7 +83,7 @@ def test_an_older_config_is_filled_up(finished: Callable[[str], Finished], tmp_p
 
 
 def test_evaluate_gives_the_trainings_numbers(
-    finished: Callable[[str], Finished], capsys: pytest.CaptureFixture[str]
+    finished: Callable[..., Finished], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for protocol in ("validation", "test-best"):
         run = finished(protocol)
@@ -107,7 +107,7 @@ def test_evaluate_gives_the_trainings_numbers(
 
 
 def test_evaluate_needs_a_finished_run(
-    finished: Callable[[str], Finished], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Callable[..., Finished], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = finished("last")
     for name in ("config.json", "dataset.json"):
@@ -124,9 +124,7 @@ def test_evaluate_needs_a_finished_run(
 
 
 @pytest.mark.torch
-def test_exported_weights_evaluate_alike(
-    finished: Callable[[str], Finished], tmp_path: Path
-) -> None:
+def test_exported_weights_evaluate_alike(finished: Callable[..., Finished], tmp_path: Path) -> None:
     import torch
 
     run = finished("validation")
@@ -146,7 +144,7 @@ def test_exported_weights_evaluate_alike(
     assert worse < run.result["test"]["fused"]["S"] - 20
 
 
-def test_scores_file(finished: Callable[[str], Finished], tmp_path: Path) -> None:
+def test_scores_file(finished: Callable[..., Finished], tmp_path: Path) -> None:
     """`dedn evaluate --scores`: mixed by hand as the config says, they give the same U and S."""
     run, file = finished("validation"), tmp_path / "scores.npz"
     evaluated(run.path, f"--scores={file}")
@@ -169,7 +167,7 @@ def test_scores_file(finished: Callable[[str], Finished], tmp_path: Path) -> Non
 
 
 def test_scores_file_with_another_suffix(
-    finished: Callable[[str], Finished], capsys: pytest.CaptureFixture[str]
+    finished: Callable[..., Finished], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = finished("last")
     assert main(["evaluate", f"--workdir={run.path}", "--scores=scores.csv"]) == 2

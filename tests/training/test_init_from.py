@@ -22,7 +22,7 @@ SLOW = {"optimizer__learning_rate": 1e-5, "optimizer__name": "sgd", "train__epoc
 
 
 def test_every_phase_starts_from_the_same_phase_of_the_other_run(
-    finished: Callable[[str], Finished], data: Path, tmp_path: Path
+    finished: Callable[..., Finished], data: Path, tmp_path: Path
 ) -> None:
     other = finished("validation").path
     config = tiny_config(data, train__init_from=str(other), **SLOW)
@@ -51,7 +51,7 @@ def test_every_phase_starts_from_the_same_phase_of_the_other_run(
 
 
 def test_a_run_on_another_data_set_gives_all_but_its_word_vectors(
-    finished: Callable[[str], Finished], data: Path, tmp_path: Path
+    finished: Callable[..., Finished], data: Path, tmp_path: Path
 ) -> None:
     other = finished("last").path
     config = tiny_config(write_tiny(tmp_path / "other.hdf5", seed=5), **SLOW)
@@ -68,7 +68,7 @@ def test_a_run_on_another_data_set_gives_all_but_its_word_vectors(
 
 
 def test_what_cannot_be_started_from(
-    finished: Callable[[str], Finished],
+    finished: Callable[..., Finished],
     data: Path,
     tmp_path: Path,
 ) -> None:

@@ -21,18 +21,19 @@ from dedn_jax.training.evaluation import EXPERTS
 from dedn_jax.training.interrupt import Interrupted
 from dedn_jax.training.logs import read_lines
 from tests.helpers.disks import unmounted_at
-from tests.helpers.tiny import arrays, tiny_config
+from tests.helpers.tiny import ONE_NETWORK, arrays, light_config
 from tests.training.common import DieAfter, Finished, StopAfter
 
 
 def test_stopped_within_evaluations(
     data: Path,
     tmp_path: Path,
-    finished: Callable[[str], Finished],
+    finished: Callable[..., Finished],
 ) -> None:
     """They are not waited for: a run that goes on evaluates first, and ends as if undisturbed."""
-    path, expected = tmp_path / "run", finished("test-best")  # before signals are made up
-    assert [r["step"] for r in expected.lines if "fused" in r][:2] == [4, 8]
+    expected = finished("test-best", **ONE_NETWORK)  # before signals are made up
+    path = tmp_path / "run"
+    assert [r["step"] for r in expected.lines if "evaluated_on" in r][:2] == [4, 8]
     assert expected.result["steps"] == 80
     # There is a look after each step, and between the 6 batches of the 48 test images; every fourth
     # step is evaluated.
@@ -59,15 +60,16 @@ def test_stopped_within_evaluations(
 def test_maps_on_the_device_change_nothing(
     data: Path,
     tmp_path: Path,
-    finished: Callable[[str], Finished],
+    finished: Callable[..., Finished],
     protocol: str,
 ) -> None:
     """Batches drawn there, several steps a call, interrupted and gone on with other calls."""
-    path, streamed = tmp_path / "run", finished(protocol)  # before signals are made up
+    streamed = finished(protocol, **ONE_NETWORK)  # before signals are made up
+    path = tmp_path / "run"
     done = []
     for most, looks in ((3, 3), (32, 2), (3, 0)):
         fields = {"selection__protocol": protocol, "train__steps_per_call": most}
-        config = tiny_config(data, data__on_device="replicated", **fields)
+        config = light_config(data, data__on_device="replicated", **fields)
         with contextlib.suppress(Interrupted):
             train(config, path, stop=StopAfter(looks))
         done.append(max(r["step"] for r in read_lines(path / "metrics.jsonl")))
@@ -110,7 +112,7 @@ class Spoiled:
 def test_a_loss_that_is_not_finite(data: Path, tmp_path: Path) -> None:
     """It stops with the step and the terms; what was saved is sound, and the run can go on."""
     fields: dict[str, object] = {"selection__protocol": "last", "train__epochs": 6}
-    config = tiny_config(data, **fields)
+    config = light_config(data, **fields)
     train(config, tmp_path / "undisturbed")
     expected = arrays(tmp_path / "undisturbed")
     for log_every, checkpoint_every in ((1, 5), (7, 3)):
@@ -135,12 +137,12 @@ def test_a_loss_that_is_not_finite(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_file_system_that_is_unmounted_during_a_checkpoint(
-    finished: Callable[[str], Finished],
+    finished: Callable[..., Finished],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The checkpoint comes to the folder below: it does not count, and the run does not go on."""
-    path, expected = tmp_path / "run", finished("last")
+    path, expected = tmp_path / "run", finished("last", **ONE_NETWORK)
     assert expected.result["steps"] == 80
     # As it stops, within, and the last; each time it goes on from the checkpoint before.
     for at, before, stop in ((30, 20, StopAfter(30)), (40, 20, None), (80, 60, None)):
@@ -151,11 +153,9 @@ def test_a_file_system_that_is_unmounted_during_a_checkpoint(
     assert train(expected.config, path).result == expected.result
 
 
-def test_a_work_directory_that_goes_away(
-    finished: Callable[[str], Finished], tmp_path: Path
-) -> None:
+def test_a_work_directory_that_goes_away(finished: Callable[..., Finished], tmp_path: Path) -> None:
     """Moved by hand, or its file system unmounted: nothing is written beside what was there."""
-    path, away, expected = tmp_path / "run", tmp_path / "away", finished("last")
+    path, away, expected = tmp_path / "run", tmp_path / "away", finished("last", **ONE_NETWORK)
 
     class TakeAway(Callback):
         def __init__(self, after: int, instead: str) -> None:

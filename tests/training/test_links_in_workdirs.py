@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dedn_jax.cli.main import main
-from tests.helpers.tiny import tiny_overrides, write_tiny
+from tests.helpers.tiny import ONE_NETWORK, tiny_overrides, write_tiny
 
 NAMES = ("tensorboard", "final", ".lock", "metrics.jsonl", "config.json", "final/checkpoints")
 
@@ -19,7 +19,10 @@ def test_a_link_is_refused_before_anything_is_written(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     flags = tiny_overrides(
-        write_tiny(tmp_path / "tiny.hdf5"), selection__protocol="last", train__epochs=1
+        write_tiny(tmp_path / "tiny.hdf5"),
+        **ONE_NETWORK,
+        selection__protocol="last",
+        train__epochs=1,
     )
     run, other = tmp_path / "run", tmp_path / "other"
     other.mkdir()

@@ -16,7 +16,7 @@ from dedn_jax.errors import InputError
 from dedn_jax.inference.run import train
 from dedn_jax.training.interrupt import Interrupted
 from dedn_jax.training.profiling import Profile
-from tests.helpers.tiny import arrays, tiny_config
+from tests.helpers.tiny import arrays, light_config
 from tests.training.common import Finished, StopAfter
 
 
@@ -34,7 +34,7 @@ def traced(path: Path) -> list[int]:
 
 
 def test_streamed(
-    tmp_path: Path, finished: Callable[[str], Finished], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, finished: Callable[..., Finished], capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected, path = finished("last"), tmp_path / "run"
     profiled(expected.config, path, "3:5")
@@ -56,7 +56,7 @@ def test_calls_of_several_steps(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Steps 1 to 3 in a call, and step 4, after which a checkpoint is due."""
-    config = tiny_config(
+    config = light_config(
         data,
         selection__protocol="last",
         data__on_device="replicated",
@@ -75,7 +75,7 @@ def test_calls_of_several_steps(
 def test_interrupted_and_resumed(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, path = tiny_config(data, selection__protocol="last", train__epochs=2), tmp_path / "run"
+    config, path = light_config(data, selection__protocol="last", train__epochs=2), tmp_path / "run"
     with pytest.raises(Interrupted):
         profiled(config, path, "5:9", stops_after=2)
     assert "profile: nothing traced: no step from 5 to 9 was taken" in capsys.readouterr().err
@@ -94,7 +94,7 @@ def test_interrupted_and_resumed(
 def test_a_trace_ends_with_its_phase(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = tiny_config(data, selection__protocol="last", train__epochs=2)
+    config = light_config(data, selection__protocol="last", train__epochs=2)
     profiled(config, tmp_path / "run", "7:99")
     assert traced(tmp_path / "run") == [7, 8]
     assert "profile: traced steps 7 to 8 of phase final (whole calls" in capsys.readouterr().err
@@ -104,7 +104,7 @@ def test_what_cannot_be_written(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is said, and the training goes on."""
-    config, path = tiny_config(data, selection__protocol="last", train__epochs=1), tmp_path / "run"
+    config, path = light_config(data, selection__protocol="last", train__epochs=1), tmp_path / "run"
     plugins = tmp_path / "board" / "plugins"
     plugins.parent.mkdir()
     plugins.write_text("in the way")

@@ -15,12 +15,11 @@ import pytest
 
 from dedn_jax.data.load import load_dataset
 from dedn_jax.inference.run import open_run, train
-from dedn_jax.interop.convert import state_to_nested
 from dedn_jax.training.evaluation import EXPERTS, METRICS
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.phases import TEST_BEST_LABEL, VALIDATION_LABEL
 from dedn_jax.training.protocol import result_text
-from tests.helpers.tiny import EPOCHS, SEEN, UNSEEN, arrays, tiny_config, write_tiny
+from tests.helpers.tiny import EPOCHS, SEEN, UNSEEN, arrays, named, tiny_config, write_tiny
 from tests.training.common import Finished
 
 
@@ -40,7 +39,7 @@ STEPS, VALIDATION_STEPS = 48 * EPOCHS // 12, 30 * EPOCHS // 12
 
 
 @pytest.mark.parametrize("protocol", ["validation", "last", "test-best"])
-def test_result_and_metrics(finished: Callable[[str], Finished], protocol: str) -> None:
+def test_result_and_metrics(finished: Callable[..., Finished], protocol: str) -> None:
     run = finished(protocol)
     result, lines = run.result, run.lines
     assert json.loads((run.path / "result.json").read_text()) == result
@@ -67,7 +66,7 @@ def test_result_and_metrics(finished: Callable[[str], Finished], protocol: str) 
     assert f"Test sets ({protocol}), fixed bias and mixes; U, S, H, T1 in percent:" in text
 
 
-def test_validation_selects_on_validation(finished: Callable[[str], Finished]) -> None:
+def test_validation_selects_on_validation(finished: Callable[..., Finished]) -> None:
     run = finished("validation")
     result = run.result
     evaluations = [r for r in run.lines if "evaluated_on" in r]
@@ -89,7 +88,7 @@ def test_validation_selects_on_validation(finished: Callable[[str], Finished]) -
     assert "test_best_t1" not in result
 
 
-def test_last_evaluates_nothing_before_the_end(finished: Callable[[str], Finished]) -> None:
+def test_last_evaluates_nothing_before_the_end(finished: Callable[..., Finished]) -> None:
     run = finished("last")
     assert not [r for r in run.lines if "evaluated_on" in r]
     assert {r["phase"] for r in run.lines} == {"final"}
@@ -99,7 +98,7 @@ def test_last_evaluates_nothing_before_the_end(finished: Callable[[str], Finishe
     assert "test_best_t1" not in run.result
 
 
-def test_test_best_is_labelled_everywhere(finished: Callable[[str], Finished]) -> None:
+def test_test_best_is_labelled_everywhere(finished: Callable[..., Finished]) -> None:
     run = finished("test-best")
     assert "test-best" in TEST_BEST_LABEL
     evaluations = [r for r in run.lines if set(EXPERTS) & set(r)]
@@ -194,7 +193,7 @@ def test_refit_continue(data: Path, tmp_path: Path) -> None:
     shutil.rmtree(path / "final" / "selected")
     shutil.copytree(path / "validation" / "selected", path / "final" / "selected")
     selected = arrays(path)
-    initial = arrays_of_initial(path)
+    initial = named(open_run(path).network.params)
     for name in final:
         # RMSprop's first step is lr · g / sqrt(0.01 g²): ten times the learning rate at most.
         assert np.abs(final[name] - selected[name]).max() <= 10 * 0.003 * 1.001
@@ -203,16 +202,7 @@ def test_refit_continue(data: Path, tmp_path: Path) -> None:
     assert moved > 1.5 * 10 * 0.003  # more than one step from the beginning
 
 
-def arrays_of_initial(path: Path) -> dict[str, np.ndarray]:
-    nested = state_to_nested(open_run(path).network.params)
-    networks = {"coarse": nested["coarse"]}
-    networks |= {f"fine{g}": network for g, network in enumerate(nested["fine"])}
-    return {f"{n}.{k}": v for n, network in networks.items() for k, v in network.items()}
-
-
-def test_two_trainings_are_bit_identical(
-    finished: Callable[[str], Finished], tmp_path: Path
-) -> None:
+def test_two_trainings_are_bit_identical(finished: Callable[..., Finished], tmp_path: Path) -> None:
     run = finished("last")
     jax.clear_caches()  # compiled anew
     assert train(run.config, tmp_path / "run").result == run.result

@@ -15,12 +15,12 @@ from dedn_jax.errors import InputError
 from dedn_jax.files import write_json
 from dedn_jax.inference.run import open_run, train
 from dedn_jax.training.workdir import Workdir
-from tests.helpers.tiny import tiny_config, write_tiny
+from tests.helpers.tiny import light_config, tiny_config, write_tiny
 from tests.training.common import Finished, snapshot
 
 
 def test_a_finished_run_is_left_as_it_is(
-    finished: Callable[[str], Finished], data: Path, tmp_path: Path
+    finished: Callable[..., Finished], data: Path, tmp_path: Path
 ) -> None:
     """Training again gives the same result without training; free fields may differ."""
     run = finished("validation")
@@ -50,7 +50,7 @@ def test_a_finished_run_is_left_as_it_is(
     ],
 )
 def test_another_config_is_refused(
-    finished: Callable[[str], Finished], data: Path, fields: dict[str, object], message: str
+    finished: Callable[..., Finished], data: Path, fields: dict[str, object], message: str
 ) -> None:
     run = finished("validation")
     before = snapshot(run.path)
@@ -59,7 +59,7 @@ def test_another_config_is_refused(
     assert snapshot(run.path) == before
 
 
-def test_another_data_set_is_refused(finished: Callable[[str], Finished], tmp_path: Path) -> None:
+def test_another_data_set_is_refused(finished: Callable[..., Finished], tmp_path: Path) -> None:
     run = finished("validation")
     before = snapshot(run.path)
     other = tiny_config(write_tiny(tmp_path / "other.hdf5", seed=1))
@@ -72,7 +72,7 @@ def test_another_data_set_is_refused(finished: Callable[[str], Finished], tmp_pa
 
 
 def test_features_that_changed_under_a_run(
-    finished: Callable[[str], Finished], data: Path, tmp_path: Path
+    finished: Callable[..., Finished], data: Path, tmp_path: Path
 ) -> None:
     """A third of the images, none of them sampled, as another extraction may leave them."""
     run = finished("validation")
@@ -111,7 +111,7 @@ def test_foreign_directories_are_refused(data: Path, tmp_path: Path) -> None:
 
 def test_killed_while_claiming_the_directory(data: Path, tmp_path: Path) -> None:
     """A run that died before its first two files were both there can be started again."""
-    config = tiny_config(data, selection__protocol="last", train__epochs=1)
+    config = light_config(data, selection__protocol="last", train__epochs=1)
     path = tmp_path / "run"
     path.mkdir()
     for leftover in (".dataset.json.abc", ".config.json.abc"):
@@ -132,7 +132,7 @@ def test_killed_while_claiming_the_directory(data: Path, tmp_path: Path) -> None
 
 
 def test_one_process_at_a_time(data: Path, tmp_path: Path) -> None:
-    config = tiny_config(data, selection__protocol="last", train__epochs=1)
+    config = light_config(data, selection__protocol="last", train__epochs=1)
     with (
         Workdir(tmp_path / "run").locked(),
         pytest.raises(InputError, match="another process trains in"),
@@ -142,7 +142,7 @@ def test_one_process_at_a_time(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_outline_is_that_of_the_runs_data(
-    finished: Callable[[str], Finished], tmp_path: Path
+    finished: Callable[..., Finished], tmp_path: Path
 ) -> None:
     """Names and embeddings of another data set are refused before any feature map is read."""
     run = finished("last")

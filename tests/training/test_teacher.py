@@ -35,7 +35,7 @@ def test_a_share_of_every_class(data: Path) -> None:
 
 @pytest.mark.parametrize("protocol", [pytest.param("validation", marks=pytest.mark.slow), "last"])
 def test_a_run_learns_from_its_teacher(
-    finished: Callable[[str], Finished], data: Path, tmp_path: Path, protocol: str
+    finished: Callable[..., Finished], data: Path, tmp_path: Path, protocol: str
 ) -> None:
     """The weight 1 leaves the labels out: scores come nearer to the teacher's, phase by phase."""
     teacher = finished(protocol).path
@@ -66,9 +66,7 @@ def test_a_run_learns_from_its_teacher(
         train(config, tmp_path / "student")
 
 
-def test_what_is_no_teacher(
-    finished: Callable[[str], Finished], data: Path, tmp_path: Path
-) -> None:
+def test_what_is_no_teacher(finished: Callable[..., Finished], data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no run"):
         train(tiny_config(data, teacher__workdir=str(tmp_path)), tmp_path / "run")
     last = str(finished("last").path)
@@ -84,7 +82,7 @@ def test_what_is_no_teacher(
 
 @pytest.mark.slow
 def test_a_sweep_with_a_teacher(
-    finished: Callable[[str], Finished], data: Path, tmp_path: Path
+    finished: Callable[..., Finished], data: Path, tmp_path: Path
 ) -> None:
     config = tiny_config(
         data,

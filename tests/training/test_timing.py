@@ -13,6 +13,7 @@ from dedn_jax.training.environment import started
 from dedn_jax.training.interrupt import Interrupted, StopRequest
 from dedn_jax.training.logs import MetricsLog, last_step_seconds, read_lines
 from dedn_jax.training.timing import TIMING, StepClock, Timing, without_timing
+from tests.helpers.tiny import ONE_NETWORK
 from tests.training.common import Finished
 
 
@@ -93,8 +94,8 @@ def test_a_damaged_line_says_nothing(tmp_path: Path) -> None:
     assert last_step_seconds(tmp_path / "missing") == 0
 
 
-def test_a_run_tells_of_all_its_starts(finished: Callable[[str], Finished], tmp_path: Path) -> None:
-    config, stop = finished("validation").config, StopRequest()
+def test_a_run_tells_of_all_its_starts(finished: Callable[..., Finished], tmp_path: Path) -> None:
+    config, stop = finished("validation", **ONE_NETWORK).config, StopRequest()
     stop.request()
     for _ in range(2):
         with pytest.raises(Interrupted):
