@@ -38,15 +38,13 @@ _OPTIONAL = {
     "jax_cuda12_plugin": "needs XLA for CUDA: pip install 'dedn-jax[gpu-plan]'",
 }
 
-# Compiled as users compile them: the model's numbers, those of the published code, the same bits
-# from two programs, and what is not finite.
+# Compiled as users compile them: the model's numbers, those of the published code, and what is not
+# finite.
 _AS_USERS = (
     "interop/test_reference.py",
     "model/test_experts.py",
-    "parallel/test_jobs.py",
     "parity",
     "sweep/test_divergence.py",
-    "sweep/test_optimizer.py",
 )
 
 

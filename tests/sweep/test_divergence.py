@@ -18,11 +18,12 @@ from dedn_jax.sweep.run import sweep
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.network import make_network
 from tests.helpers.shared import made_once
-from tests.helpers.tiny import light_config, tiny_config
+from tests.helpers.tiny import light_config
 from tests.sweep.common import FIELDS, GRID, PROTOCOLS, SEEDS, interrupted_sweep, read, saved_arrays
 
-# The parameters grow from step to step until the loss overflows.
-RATES = ["optimizer.learning_rate=1500,0.003"]
+# By SGD, whose steps are as long as the gradients, the parameters grow tenfold from step to step
+# until the loss overflows.
+RATES = ["optimizer.learning_rate=30,0.003"]
 SHORT: dict[str, object] = {
     **FIELDS,
     "train__epochs": 4,
@@ -121,10 +122,9 @@ def test_so_they_are_in_the_same_operations(
 
 @pytest.fixture(scope="module")
 def rates(data: Path) -> ConfigDict:
-    """Of both experts: the loss of one alone does not overflow in as many steps."""
-    fields = SHORT | {"train__epochs": 10, "train__log_every": 1, "selection__protocol": "last"}
-    fields |= {"data__groups": "single", "data__on_device": "replicated"}
-    return tiny_config(data, **fields, train__steps_per_call=5)
+    fields = SHORT | {"train__epochs": 5, "train__log_every": 1, "selection__protocol": "last"}
+    fields |= {"optimizer__name": "sgd", "data__on_device": "replicated"}
+    return light_config(data, **fields, train__steps_per_call=5)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_a_point_of_which_all_models_diverge(hopeless: Path) -> None:
         assert None not in of_model[:steps] and set(of_model[steps:]) <= {None}
         if model == 1:
             continue
-        assert steps > 3
+        assert steps > 5  # in the second call of the program
         # What is kept is what the last step that counts has left.
         kept = np.sqrt(sum((np.float64(p[model]) ** 2).sum() for p in parameters(point)))
         assert kept == pytest.approx(of_model[steps - 1], rel=1e-5)
@@ -163,8 +163,7 @@ def test_resumed_after_one_has_diverged(
     """The mark is saved; each is said once."""
     path, said = runs / "hopeless_interrupted", ""
     with one_hurt():
-        # Where the others diverge, from step 7 on, depends on the processor's rounding.
-        interrupted_sweep(1, "step 5 of 40 of phase final of point 1/2", rates, path, RATES)
+        interrupted_sweep(1, "step 5 of 20 of phase final of point 1/2", rates, path, RATES)
         said += capsys.readouterr().err
         assert said.count("diverged: seed 1 at step 1 ") == 1
         sweep(rates, path, SEEDS, RATES)
