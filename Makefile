@@ -25,6 +25,9 @@ PIP := pip==26.3
 # What is not imported need not be compiled: Python does the rest as it imports.
 INSTALL := install --quiet --disable-pip-version-check --no-compile
 
+# What a module is compiled to is kept: each of some hundred processes would compile all it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint types unit gpu coverage fuzz kills torch onnx serve bucket docs wheel test-matrix clean
 
 demo: $(VENV)/.run

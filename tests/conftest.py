@@ -71,14 +71,17 @@ def _compile_quickly() -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Every program is compiled once by all tests and their processes, and not once by each.
 
-    Workers of pytest-xdist share the folder. JAX does not write to it atomically: what is read half
-    written or was cut short fails to unpack, and is compiled with a warning that the command line
-    hides.
+    Workers of pytest-xdist share the folder; so do sessions, if `DEDN_TEST_PROGRAMS` names one. JAX
+    does not write to it atomically: what is read half written or was cut short fails to unpack, and
+    is compiled with a warning that the command line hides.
     """
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        folder = tempfile.mkdtemp(prefix="dedn-jax-compiled-")
-        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        if named := os.environ.get("DEDN_TEST_PROGRAMS"):
+            folder = str(Path(named).absolute())
+        else:
+            folder = tempfile.mkdtemp(prefix="dedn-jax-compiled-")
+            config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
         if config.option.quick:
             _compile_quickly()
     for name, value in {
@@ -145,12 +148,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     raise pytest.UsageError(f"{item.nodeid} has the marker {name} from elsewhere")
                 if not installed[name]:
                     item.add_marker(pytest.mark.skip(reason=reason))
-            elif any(_is(value, name) for value in vars(getattr(item, "module", item)).values()):
+            elif name in _packages(getattr(item, "module", item)):
                 raise pytest.UsageError(f"{item.nodeid} imports {name}: mark it pytest.mark.{name}")
 
 
-def _is(value: object, package: str) -> bool:
-    return isinstance(value, ModuleType) and value.__name__.split(".")[0] == package
+@functools.cache
+def _packages(module: object) -> set[str]:
+    """Those whose modules have a name in a module of tests."""
+    values = vars(module).values()
+    return {x.__name__.split(".")[0] for x in values if isinstance(x, ModuleType)}
 
 
 @pytest.fixture(autouse=True)

@@ -191,7 +191,7 @@ def all_losses(
     }
 
 
-NAMES = sorted(all_losses(jnp.zeros((5, 7)), jnp.zeros((5, 7))))
+NAMES = sorted(jax.eval_shape(all_losses, *np.zeros((2, 5, 7))))
 
 
 @pytest.mark.parametrize(

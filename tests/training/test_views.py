@@ -19,7 +19,7 @@ from dedn_jax.training.views import Mixed, mixed_maps, mixing, next_rows
 from tests.helpers.tiny import tiny_config
 
 IMAGES, CHANNELS, REGIONS = 10, 6, 4
-STEP = jnp.int32(7)
+STEP = np.int32(7)
 
 
 def maps(images: int = IMAGES) -> np.ndarray:

@@ -24,7 +24,7 @@ from tests.model.distillation.made_up import (
     value_and_gradient,
 )
 
-LABELS = jnp.asarray(setting().labels)
+LABELS = setting().labels
 ALL = pytest.mark.parametrize("name", OBJECTIVES)
 
 
