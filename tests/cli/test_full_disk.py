@@ -10,8 +10,7 @@ from dedn_jax.training.logs import read_lines
 from tests.helpers.forks import Forked
 from tests.helpers.tiny import ONE_NETWORK, tiny_overrides, write_tiny
 
-# Programs are kept in the user's folder, and not with those of all tests: an entry that is cut short
-# stays so.
+# Programs are kept in the user's folder, not with those of all tests: one cut short stays so.
 OWN_CACHE = """
 import jax, sys
 from dedn_jax.cli.main import console

@@ -12,7 +12,7 @@ from tests.helpers.devices import run_on_devices
 from tests.parallel.objectives_on_devices import BY_IMAGE, CASES, WHOLE
 
 # Both kinds of objectives, and all that eight devices can share out.
-FIRST = ("jit", "jit, whole batches", "sharded state, attribute shards")
+FIRST = ("jit", "sharded state, attribute shards")
 OTHERS = tuple(name for name in CASES if name not in FIRST)
 
 

@@ -67,11 +67,9 @@ def test_small_pictures(depth, height, width, dtype, tolerance):
     assert relative_difference(ours, theirs) < tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.torch
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"),
-    [("float32", FLOAT32), pytest.param("bfloat16", BFLOAT16, marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", FLOAT32), ("bfloat16", BFLOAT16)])
 def test_resnet101_at_224(dtype, tolerance):
     ours, theirs = feature_maps(101, 224, 224, dtype, batch=1)
     assert relative_difference(ours, theirs) < tolerance
