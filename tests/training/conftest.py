@@ -34,7 +34,7 @@ def finished(
     runs: dict[str, Finished] = {}
 
     def get(protocol: str, **fields: object) -> Finished:
-        name = "-".join([protocol, *map(str, fields.values())])
+        name = "-".join([protocol, *(f"{field}_{value}" for field, value in fields.items())])
         if name not in runs:
             path = tmp_path_factory.mktemp("runs") / name
             config = tiny_config(data, selection__protocol=protocol, **fields)

@@ -15,7 +15,7 @@ import pytest
 import dedn_jax
 from dedn_jax.training.interrupt import StopOnSignals
 from dedn_jax.training.logs import read_lines
-from tests.helpers.tiny import arrays, light_config
+from tests.helpers.tiny import arrays, tiny_config
 
 FIELDS: dict[str, object] = {"train__epochs": 3, "train__log_every": 2}
 
@@ -54,7 +54,7 @@ def in_a_thread(
     runs: list[dedn_jax.Run] = []
 
     def work() -> None:
-        runs.append(dedn_jax.train(light_config(data, **FIELDS), path, callbacks=[recorder]))
+        runs.append(dedn_jax.train(tiny_config(data, **FIELDS), path, callbacks=[recorder]))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -90,12 +90,14 @@ def test_what_train_returns_is_the_opened_run(in_a_thread: tuple[dedn_jax.Run, R
 def test_a_request_to_stop_saves(
     data: Path, tmp_path: Path, in_a_thread: tuple[dedn_jax.Run, Recorder]
 ) -> None:
+    """And goes on to the same bits, of both experts: other interrupted runs have one network."""
+
     class Stop(dedn_jax.Callback):
         def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
             if step == 4:
                 stop.request(signal.SIGINT)
 
-    config, path, stop = light_config(data, **FIELDS), tmp_path / "run", dedn_jax.StopRequest()
+    config, path, stop = tiny_config(data, **FIELDS), tmp_path / "run", dedn_jax.StopRequest()
     with pytest.raises(dedn_jax.Interrupted, match=r"phase validation") as caught:
         dedn_jax.train(config, path, callbacks=[Stop()], stop=stop)
     assert caught.value.signal_number == signal.SIGINT
@@ -113,7 +115,7 @@ def test_an_error_in_a_callback_ends_the_training(data: Path, tmp_path: Path) ->
         def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
             raise KeyboardInterrupt
 
-    config = light_config(data, **FIELDS)
+    config = tiny_config(data, **FIELDS)
     with pytest.raises(KeyboardInterrupt):
         dedn_jax.train(config, tmp_path / "run", callbacks=[Fails()])
     assert not (tmp_path / "run" / "validation" / "result.json").exists()
