@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
 
 from dedn_jax.training.logs import read_lines
+from tests.helpers.disks import no_file_over
 from tests.helpers.forks import Forked
 from tests.helpers.tiny import ONE_NETWORK, tiny_overrides, write_tiny
 
 # Programs are kept in the user's folder, not with those of all tests: one cut short stays so.
 OWN_CACHE = """
-import jax, sys
+import jax
 from dedn_jax.cli.main import console
 jax.config.update("jax_compilation_cache_dir", None)
 """
 LIMITED = """
-import resource
-most = int(sys.argv.pop(1))
-resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+from tests.helpers.disks import no_file_over
+with no_file_over(8000):
+    console()
 """
 INTO_A_FULL_DISK = """
 import os, sys
@@ -34,6 +36,15 @@ def _run(arguments: list[str], **environment: str) -> tuple[int, str, str]:
     process = Forked(*arguments, **environment)
     output, errors = process.communicate(timeout=300)
     return process.wait(), output, errors
+
+
+def test_no_module_stays_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests of full disks leave what others import as it was."""
+    (tmp_path / "large.py").write_text(f"TEXT = {'a' * 100!r}")
+    monkeypatch.syspath_prepend(tmp_path)
+    with no_file_over(50):
+        importlib.import_module("large")
+    assert [path.name for path in tmp_path.iterdir()] == ["large.py"]
 
 
 @pytest.mark.parametrize("stream", [1, 2], ids=["stdout", "stderr"])
@@ -71,7 +82,7 @@ def test_it_ends_with_one_line_and_goes_on(job: str, tmp_path: Path) -> None:
     command += ["--seeds=2"] if job == "sweep" else []
     # No program has been compiled before, and none can be kept in full.
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    status, _, printed = _run(["-c", OWN_CACHE + LIMITED + "console()", "8000", *command], **cache)
+    status, _, printed = _run(["-c", OWN_CACHE + LIMITED, *command], **cache)
     assert status == 2, printed
     said = [line for line in printed.splitlines() if line.startswith("dedn: ")]
     folder = run if job == "train" else run / "points" / "0"
@@ -82,6 +93,7 @@ def test_it_ends_with_one_line_and_goes_on(job: str, tmp_path: Path) -> None:
     # Logs do not stop it before: a line of theirs, if they were in the way at all.
     assert len(said) <= 2
     assert all("training goes on" in line for line in said[:-1])
+    assert not (folder / "result.json").exists()
     status, _, printed = _run(["-c", OWN_CACHE + "console()", *command], **cache)
     assert status == 0, printed
     steps = [r["step"] for r in read_lines(folder / "metrics.jsonl") if "evaluated_on" not in r]

@@ -1,8 +1,10 @@
-"""File systems that go away while a run is written to them."""
+"""File systems that are full, or go away while a run is written to them."""
 
 from __future__ import annotations
 
+import resource
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,23 @@ import orbax.checkpoint as ocp
 import pytest
 
 from dedn_jax.errors import InputError
+
+
+@contextmanager
+def no_file_over(size: int) -> Iterator[None]:
+    """Writing more than this to a file fails, as it does on a full disk.
+
+    Compiled modules are not written meanwhile: Python 3.11 keeps one that was cut short, and
+    nothing could import it any more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.dont_write_bytecode = written
 
 
 @contextmanager

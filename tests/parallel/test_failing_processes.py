@@ -49,7 +49,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start
     for process in running:
         process.kill()
-        process.communicate()
+        print(process.communicate()[1])  # shown where the test fails
 
 
 def ending(process: Forked) -> tuple[int, str]:
@@ -59,9 +59,10 @@ def ending(process: Forked) -> tuple[int, str]:
     return process.returncode, errors.strip().splitlines()[-1]
 
 
-def wait_for_steps(run: Path, count: int) -> None:
+def wait_for_steps(run: Path, count: int, processes: list[Forked]) -> None:
     deadline = time.monotonic() + 150
     while len(read_lines(run / "metrics.jsonl")) < count:
+        assert all(process.poll() is None for process in processes), "one has ended"
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -138,7 +139,7 @@ def test_an_input_of_one(start: Start, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_one_of_three_that_is_killed(start: Start, tmp_path: Path) -> None:
     processes = start([], [], [])
-    wait_for_steps(tmp_path / "run", 12)
+    wait_for_steps(tmp_path / "run", 12, processes)
     processes[1].kill()
     for process in (processes[0], processes[2]):
         status, line = ending(process)
@@ -152,7 +153,7 @@ def test_one_of_three_that_is_killed(start: Start, tmp_path: Path) -> None:
 def test_one_that_is_stopped(start: Start, tmp_path: Path, which: int) -> None:
     """Alive, but not at work, as after SIGSTOP or in a machine that swaps."""
     processes = start(SILENCE, SILENCE)
-    wait_for_steps(tmp_path / "run", 12)
+    wait_for_steps(tmp_path / "run", 12, processes)
     processes[which].send_signal(signal.SIGSTOP)
     status, line = ending(processes[1 - which])
     assert status == 1
@@ -162,7 +163,7 @@ def test_one_that_is_stopped(start: Start, tmp_path: Path, which: int) -> None:
 
 def test_the_coordinator_that_dies(start: Start, tmp_path: Path) -> None:
     dies, other = start(SILENCE, SILENCE)
-    wait_for_steps(tmp_path / "run", 12)
+    wait_for_steps(tmp_path / "run", 12, [dies, other])
     dies.kill()
     status, line = ending(other)
     assert status == 1
@@ -171,7 +172,7 @@ def test_the_coordinator_that_dies(start: Start, tmp_path: Path) -> None:
 
 def test_a_second_signal_ends_what_hangs(start: Start, tmp_path: Path) -> None:
     stopped, hangs = start([], ["--silence-timeout=100"])
-    wait_for_steps(tmp_path / "run", 12)
+    wait_for_steps(tmp_path / "run", 12, [stopped, hangs])
     stopped.send_signal(signal.SIGSTOP)
     time.sleep(1)  # it waits for the other now, in a collective operation
     hangs.send_signal(signal.SIGTERM)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
-import resource
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -54,17 +51,6 @@ def zipped(name: str) -> bytes:
     with zipfile.ZipFile(out, "w") as file:
         file.writestr(name, "x")
     return out.getvalue()
-
-
-@contextlib.contextmanager
-def no_file_over(size: int) -> Iterator[None]:
-    """Writing more than this to a file fails, as it does on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def weight_shapes(backbone: str) -> dict[str, tuple[int, ...]]:

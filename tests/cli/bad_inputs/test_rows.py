@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from dedn_jax.cli import main as cli
-from tests.cli.bad_inputs.making import no_file_over
 from tests.cli.bad_inputs.rows.archives import ARCHIVES
 from tests.cli.bad_inputs.rows.backbones import BACKBONES
 from tests.cli.bad_inputs.rows.class_embeddings import SENTENCES
@@ -33,7 +32,6 @@ from tests.cli.bad_inputs.rows.stores import STORES
 from tests.cli.bad_inputs.rows.word_vectors import WORDS
 from tests.cli.bad_inputs.rows.xlsa17 import XLSA
 from tests.cli.bad_inputs.world import Bad, Shared, World
-from tests.helpers.tiny import tiny_overrides, write_tiny
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 # What was done before the mistake was met.
@@ -122,28 +120,3 @@ def test_one_line_that_says_what_to_do(
     assert {name: after[name] for name in after if name not in row.left} == before
     message = re.sub(r"/[^\s:;,()]+", "PATH", printed)
     assert _messages.setdefault(message, row.name) == row.name
-
-
-def test_full_disk_at_a_checkpoint(
-    shared: Shared, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """The one output that stays: a run that the same command takes up once there is room."""
-    flags = tiny_overrides(
-        write_tiny(tmp_path / "tiny.hdf5"),
-        selection__protocol="last",
-        train__epochs=2,
-        train__checkpoint_every=3,
-    )
-    command = ["train", "--config=base", f"--workdir={tmp_path}/run", *flags]
-    with no_file_over(9000):
-        assert cli.main(command) == 2
-    first, *printed_lines = PROGRESS.sub("", capfd.readouterr().err).splitlines(keepends=True)
-    assert first.startswith("first step ")
-    printed = "".join(printed_lines)
-    assert printed.startswith(f"dedn: {tmp_path}/run/final/checkpoints: cannot be written (")
-    assert "File too large" in printed
-    assert "allow larger files (ulimit -f), and give the same command" in printed
-    assert printed.count("\n") == 1
-    assert not (tmp_path / "run" / "result.json").exists()
-    assert cli.main(command) == 0
-    assert (tmp_path / "run" / "result.json").exists()

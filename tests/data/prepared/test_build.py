@@ -290,7 +290,7 @@ def test_two_builds_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Writing fails in array_record's own code, which knows nothing of OSError."""
     script = (
-        "import resource, sys; from importlib import util\n"
+        "import sys; from importlib import util; from tests.helpers.disks import no_file_over\n"
         "spec = util.spec_from_file_location('t', sys.argv[1]); t = util.module_from_spec(spec)\n"
         "spec.loader.exec_module(t)\n"
         "from pathlib import Path\n"
@@ -298,8 +298,8 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "pixels = noise.integers(0, 256, (600, 600, 3), t.np.uint8)\n"
         "t.Image.fromarray(pixels).save(out, 'BMP')\n"
         "s.pictures[6] = t.Picture('x', encoded=out.getvalue())\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (5 * 10**5, 5 * 10**5))\n"
-        "print(t.error(s, Path(sys.argv[2])))\n"
+        "with no_file_over(5 * 10**5):\n"
+        "    print(t.error(s, Path(sys.argv[2])))\n"
     )
     command = [sys.executable, "-c", script, __file__, str(tmp_path)]
     run = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -6,10 +6,10 @@ import errno
 import os
 from pathlib import Path
 
-from tests.cli.bad_inputs.making import no_file_over
 from tests.cli.bad_inputs.rows.configs import unfinished
 from tests.cli.bad_inputs.rows.word_vectors import glove
 from tests.cli.bad_inputs.world import Bad, World
+from tests.helpers.disks import no_file_over
 
 
 def _full_disk(world: World, command: list[str]) -> list[str]:
