@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.util
 import math
 import os
@@ -149,6 +150,12 @@ def base_config() -> ConfigDict:
       >>> get_config().optimizer.momentum
       0.9
     """
+    return _base().copy_and_resolve_references()
+
+
+@functools.cache
+def _base() -> ConfigDict:
+    """Run once, and not for every recipe, check and override."""
     module = _import_file(base_file(), "get_config", _RECIPE)
     config: ConfigDict = module.get_config()
     return config.lock()
@@ -222,24 +229,32 @@ def apply_overrides(config: ConfigDict, overrides: Overrides, where: str) -> Con
             value = os.fspath(value) if isinstance(value, os.PathLike) else value
             _check_value(value, known[field], field, where)
             holder[name] = value
-    else:
-        config = _apply_flags(config, overrides, where)
+    elif overrides:
+        _apply_flags(config, overrides, where)
     check_config(config, where)
     return config
 
 
-def _apply_flags(config: ConfigDict, overrides: Sequence[str], where: str) -> ConfigDict:
+class _Unprinted(ConfigDict):
+    """Has no text: absl asks for that of every default, which takes longer than all the rest."""
+
+    def __str__(self) -> str:
+        return ""
+
+
+def _apply_flags(config: ConfigDict, overrides: Sequence[str], where: str) -> None:
     values = flags.FlagValues()
     argv = ["dedn", *overrides]
     try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        config_flags.DEFINE_config_dict(
+            "config", _Unprinted(config), flag_values=values, sys_argv=argv
+        )
         values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         refused = _refused_number(config, overrides)
         shown, reason = refused or (" ".join(overrides), _reason(error))
         raise InputError(f"{where}: cannot apply {shown[:_SHOWN]}: {reason[:_SHOWN]}") from error
-    changed: ConfigDict = values["config"].value
-    return changed
+    config.update(values["config"].value)
 
 
 def _refused_number(config: ConfigDict, overrides: Sequence[str]) -> tuple[str, str] | None:
