@@ -12,6 +12,7 @@ from dedn_jax.cli.main import main
 from dedn_jax.data.load import load_dataset
 from dedn_jax.files import read_json
 from dedn_jax.inference.run import open_run
+from tests.helpers.tiny import ONE_NETWORK_FLAGS
 from tests.made_up import picture_folder
 
 FLAGS = [
@@ -22,6 +23,7 @@ FLAGS = [
     "--config.picture.crop=32",
     "--config.train.epochs=2",
     "--config.train.batch_size=8",
+    *ONE_NETWORK_FLAGS,
 ]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from dedn_jax.cli.main import main
 from dedn_jax.inference.run import open_run
-from tests.helpers.tiny import CLASSES, tiny_overrides, write_tiny
+from tests.helpers.tiny import CLASSES, ONE_NETWORK, ONE_NETWORK_FLAGS, tiny_overrides, write_tiny
 from tests.helpers.xlsa17 import write_apy, write_flo
 
 FLAGS = [
@@ -22,6 +22,7 @@ FLAGS = [
     "--config.train.epochs=2",
     "--config.train.batch_size=4",
     "--config.selection.protocol=last",
+    *ONE_NETWORK_FLAGS,
 ]
 
 
@@ -75,7 +76,8 @@ def test_sentences_in_place_of_attributes(
     rotation, _ = np.linalg.qr(np.random.default_rng(3).normal(size=(9, attributes.shape[1])))
     np.save(tmp_path / "a.npy", attributes @ rotation.T)
     np.save(tmp_path / "b.npy", attributes @ rotation.T + 0.01)
-    flags = tiny_overrides(maps, data__groups="single", selection__protocol="last")
+    fields = ONE_NETWORK | {"data__groups": "single", "selection__protocol": "last"}
+    flags = tiny_overrides(maps, **fields)
     command = ["train", "--config=base", *flags, f"--workdir={tmp_path}/run"]
     sentences = f"--config.data.class_embeddings={tmp_path}"
     assert main([*command, f"{sentences}/a.npy"]) == 0

@@ -48,7 +48,7 @@ from dedn_jax.sweep.result_file import read_sweep_result
 from dedn_jax.training.logs import drop_after
 from dedn_jax.training.protocol import result_text
 from dedn_jax.training.saved_kinds import PHASE, best
-from tests.helpers.tiny import tiny_config, write_tiny
+from tests.helpers.tiny import light_config, tiny_config, write_tiny
 from tests.made_up import prepared_folder
 
 
@@ -71,7 +71,7 @@ class Kind(NamedTuple):
 
 def _make_run(folder: Path) -> None:
     data = write_tiny(folder / "tiny.hdf5")
-    config = tiny_config(data, selection__protocol="validation", train__epochs=1)
+    config = light_config(data, selection__protocol="validation", train__epochs=1)
     run = train(config, folder / "run")
     export_safetensors(run, folder / "run" / "model.safetensors")
 

@@ -12,6 +12,7 @@ from dedn_jax.config import load_config
 from dedn_jax.inference.extract import extract_features
 from dedn_jax.inference.run import Run, open_run, train
 from tests.helpers.shared import one_at_a_time
+from tests.helpers.tiny import ONE_NETWORK
 from tests.made_up import BACKBONE, backbone_weights, prepared_folder
 
 SIDE = 64
@@ -84,7 +85,7 @@ class PictureRuns:
     def tuned(self) -> Run:
         """From augmented pictures, for an epoch in which the same backbone is trained as well."""
         fields = {"backbone__trained": True, "backbone__learning_rate": 1e-4}
-        fields |= {"picture__augment": True, "train__epochs": 1}
+        fields |= {"picture__augment": True, "train__epochs": 1} | ONE_NETWORK
         return self._trained("tuned", lambda: self._frozen(data__source="images", **fields))
 
     @cached_property

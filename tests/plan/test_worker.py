@@ -92,7 +92,7 @@ def test_mapped_step_on_eight_devices(sent: dict[str, Any]) -> None:
         pytest.param(["name=adamw"], 2, 1, marks=pytest.mark.slow),
         pytest.param(["name=sgd"], 1, 0, marks=pytest.mark.slow),
         pytest.param(["name=lion"], 1, 1, marks=pytest.mark.slow),
-        (["name=sgd", "schedule=cosine", "clip_norm=1"], 1, 1),
+        pytest.param(["name=sgd", "schedule=cosine", "clip_norm=1"], 1, 1, marks=pytest.mark.slow),
         (["name=adamw", "ema_decay=0.9"], 3, 2),
     ],
 )

@@ -15,7 +15,7 @@ from dedn_jax.inference.run import open_run, train
 from dedn_jax.interop.convert import state_to_nested
 from dedn_jax.sweep.run import sweep
 from dedn_jax.training.checkpoint import load_params
-from tests.helpers.tiny import arrays, tiny_config, write_tiny
+from tests.helpers.tiny import ONE_NETWORK, arrays, light_config, tiny_config, write_tiny
 from tests.training.common import Finished
 
 SLOW = {"optimizer__learning_rate": 1e-5, "optimizer__name": "sgd", "train__epochs": 1}
@@ -24,8 +24,8 @@ SLOW = {"optimizer__learning_rate": 1e-5, "optimizer__name": "sgd", "train__epoc
 def test_every_phase_starts_from_the_same_phase_of_the_other_run(
     finished: Callable[..., Finished], data: Path, tmp_path: Path
 ) -> None:
-    other = finished("validation").path
-    config = tiny_config(data, train__init_from=str(other), **SLOW)
+    other = finished("validation", **ONE_NETWORK).path
+    config = light_config(data, train__init_from=str(other), **SLOW)
     run = train(config, tmp_path / "run")
     like = run.network.params
     for phase in ("validation", "final"):

@@ -19,7 +19,16 @@ from dedn_jax.training.evaluation import EXPERTS, METRICS
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.phases import TEST_BEST_LABEL, VALIDATION_LABEL
 from dedn_jax.training.protocol import result_text
-from tests.helpers.tiny import EPOCHS, SEEN, UNSEEN, arrays, named, tiny_config, write_tiny
+from tests.helpers.tiny import (
+    EPOCHS,
+    SEEN,
+    UNSEEN,
+    arrays,
+    light_config,
+    named,
+    tiny_config,
+    write_tiny,
+)
 from tests.training.common import Finished
 
 
@@ -166,7 +175,7 @@ def test_validation_knows_nothing_of_the_test_sets(data: Path, tmp_path: Path) -
     other = write_tiny(tmp_path / "other.hdf5", unseen=1)
     outcomes = []
     for name, file in (("a", data), ("b", other)):
-        result = train(tiny_config(file, train__epochs=3), tmp_path / name).result
+        result = train(light_config(file, train__epochs=3), tmp_path / name).result
         lines = read_lines(tmp_path / name / "metrics.jsonl")
         outcomes.append((result["validation"], [r for r in lines if r["phase"] == "validation"]))
         fingerprint = json.loads((tmp_path / name / "dataset.json").read_text())
@@ -177,7 +186,7 @@ def test_validation_knows_nothing_of_the_test_sets(data: Path, tmp_path: Path) -
 
 def test_refit_continue(data: Path, tmp_path: Path) -> None:
     """On from the selected parameters, for a share of the selected epochs."""
-    config = tiny_config(
+    config = light_config(
         data,
         selection__refit="continue",
         selection__continue_epochs=0.01,
