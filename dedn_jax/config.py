@@ -162,7 +162,7 @@ def _base() -> ConfigDict:
 
 
 def load_config(name_or_path: str | Path, overrides: Overrides = ()) -> ConfigDict:
-    """Reads a recipe and applies overrides.
+    """Reads a recipe and applies overrides; the config is locked.
 
     Examples:
       >>> config = load_config("cub_gzsl", {"train.epochs": 40, "data.path": "features.hdf5"})
@@ -208,7 +208,7 @@ def apply_overrides(config: ConfigDict, overrides: Overrides, where: str) -> Con
     """`config` with `overrides` applied, and checked.
 
     Args:
-      config: a config with the fields of `configs/base.py`; changed in place.
+      config: a config with the fields of `configs/base.py`; changed in place, and locked.
       overrides: as `load_config`.
       where: what messages begin with.
 
@@ -232,7 +232,7 @@ def apply_overrides(config: ConfigDict, overrides: Overrides, where: str) -> Con
     elif overrides:
         _apply_flags(config, overrides, where)
     check_config(config, where)
-    return config
+    return config.lock()
 
 
 class _Unprinted(ConfigDict):

@@ -130,9 +130,15 @@ def test_refused_values(field, value, message):
     assert "\n" not in str(caught.value)
 
 
-def test_config_is_locked():
+@pytest.mark.parametrize("overrides", [(), ["--config.seed=3"], {"seed": 3}], ids=str)
+@pytest.mark.parametrize("recipe", ["base", "cub_gzsl"])
+def test_config_is_locked(recipe, overrides):
+    config = load_config(recipe, overrides)
     with pytest.raises(AttributeError):
-        load_config("cub_gzsl").train.epoch = 3
+        config.train.epoch = 3
+    with pytest.raises(AttributeError):
+        config.sed = 3
+    assert load_config(recipe).seed == 0  # nothing of it stays
 
 
 def test_the_config_of_a_run_repeats_it(tmp_path):
