@@ -93,7 +93,7 @@ def check_field(config: ConfigDict, field: str, where: str) -> None:
 
 def _with(config: ConfigDict, values: dict[str, str]) -> ConfigDict:
     flags = [f"--config.{field}={value}" for field, value in values.items()]
-    return apply_overrides(ConfigDict(config.to_dict()).lock(), flags, "--grid")
+    return apply_overrides(ConfigDict(config.to_dict()), flags, "--grid")
 
 
 def _value(config: ConfigDict, field: str) -> object:

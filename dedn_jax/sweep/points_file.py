@@ -37,6 +37,6 @@ def read_points(config: ConfigDict, name_or_path: str | Path) -> list[Point]:
         where = f"{path}: point {name!r}"
         for field in fields:
             check_field(config, field, where)
-        changed = apply_overrides(ConfigDict(config.to_dict()).lock(), fields, where)
+        changed = apply_overrides(ConfigDict(config.to_dict()), fields, where)
         points.append(Point(dict(fields), changed, str(name)))
     return points

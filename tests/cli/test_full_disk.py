@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ def test_no_module_stays_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """The tests of full disks leave what others import as it was."""
     (tmp_path / "large.py").write_text(f"TEXT = {'a' * 100!r}")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     with no_file_over(50):
         importlib.import_module("large")
     assert [path.name for path in tmp_path.iterdir()] == ["large.py"]

@@ -66,6 +66,18 @@ def test_programs_are_kept_in_the_users_cache(
     assert set(own.glob("*-cache")) == kept
 
 
+@pytest.mark.parametrize(("chosen_before", "within"), [(1.0, 0.05), (0.0, 0.0), (3.0, 3.0)])
+def test_small_programs_are_kept_too_unless_a_time_was_chosen(
+    chosen_before: float, within: float, own: Path, setting: Callable[[str, object], None]
+) -> None:
+    name = "jax_persistent_cache_min_compile_time_secs"
+    setting("jax_compilation_cache_dir", None)
+    setting(name, chosen_before)
+    with compilation_cache(load_config("base")):
+        assert jax.config.values[name] == within
+    assert jax.config.values[name] == chosen_before
+
+
 def _writable_by_all(own: Path) -> None:
     own.mkdir(parents=True)
     own.chmod(0o777)
