@@ -11,7 +11,7 @@ import pytest
 
 from dedn_jax.cli.main import main
 from dedn_jax.inference.run import open_run
-from tests.helpers.tiny import CLASSES, ONE_NETWORK, ONE_NETWORK_FLAGS, tiny_overrides, write_tiny
+from tests.helpers.tiny import CLASSES, ONE_NETWORK, tiny_overrides, write_tiny
 from tests.helpers.xlsa17 import write_apy, write_flo
 
 FLAGS = [
@@ -22,7 +22,7 @@ FLAGS = [
     "--config.train.epochs=2",
     "--config.train.batch_size=4",
     "--config.selection.protocol=last",
-    *ONE_NETWORK_FLAGS,
+    "--config.model.branches=region",
 ]
 
 
@@ -35,6 +35,7 @@ def test_flo_from_archives_to_numbers(
     assert main(["data", "build", "FLO", f"--root={tmp_path}/data", f"--out={prepared}"]) == 0
     assert "word vectors: by the values of the 7 dimensions" in capsys.readouterr().out
     flags = [*FLAGS, f"--config.data.path={prepared}/flo", f"--config.data.groups={groups}"]
+    flags.append("--config.model.experts=fine")  # the one that has groups
     assert main(["train", *flags, f"--workdir={run}"]) == 0
     result = json.loads((run / "result.json").read_text())
     assert set(result["test"]["fused"]) == {"U", "S", "H", "T1", "AUSUC"}
@@ -61,6 +62,7 @@ def test_apy_from_archives_to_numbers(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["data", "build", *command, f"--out={prepared}"]) == 0
     assert "boxes: 15, 2 of them clipped to their picture" in capsys.readouterr().out
     flags = [*FLAGS, f"--config.data.path={prepared}/apy", "--config.data.groups=single"]
+    flags.append("--config.model.experts=coarse")
     assert main(["train", *flags, f"--workdir={run}"]) == 0
     result = json.loads((run / "result.json").read_text())
     assert set(result["test"]["fused"]) == {"U", "S", "H", "T1", "AUSUC"}

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
+from pathlib import Path
 
+from dedn_jax.training.logs import read_lines
 from tests.helpers.devices import process_flags, xla_flags
 from tests.helpers.forks import Forked
 
@@ -27,6 +30,16 @@ def do_jobs(*jobs: list[str], devices: int = 1, processes: int = 1) -> list[tupl
     for process, (_, errors) in zip(started, wrote, strict=True):
         assert process.returncode == 0, errors
     return wrote
+
+
+def wait_for_steps(run: Path, count: int, processes: list[Forked]) -> None:
+    """Until that many lines are logged; fails at once where one of the processes has ended."""
+    deadline = time.monotonic() + 240
+    while len(read_lines(run / "metrics.jsonl")) < count:
+        for process in processes:
+            assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def _main() -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from dedn_jax.cli.main import main
-from dedn_jax.training.logs import read_lines
 from tests.helpers.devices import free_port, xla_flags
 from tests.helpers.forks import Forked
+from tests.helpers.jobs import wait_for_steps
 from tests.helpers.tiny import ONE_NETWORK_FLAGS
 from tests.made_up import published_file
 
@@ -49,7 +49,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start
     for process in running:
         process.kill()
-        print(process.communicate()[1])  # shown where the test fails
+        process.communicate()
 
 
 def ending(process: Forked) -> tuple[int, str]:
@@ -57,14 +57,6 @@ def ending(process: Forked) -> tuple[int, str]:
     _, errors = process.communicate(timeout=150)
     assert "Traceback" not in errors
     return process.returncode, errors.strip().splitlines()[-1]
-
-
-def wait_for_steps(run: Path, count: int, processes: list[Forked]) -> None:
-    deadline = time.monotonic() + 150
-    while len(read_lines(run / "metrics.jsonl")) < count:
-        assert all(process.poll() is None for process in processes), "one has ended"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_one_that_nobody_joins(start: Start) -> None:

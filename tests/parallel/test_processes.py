@@ -21,7 +21,7 @@ from dedn_jax.parallel.mesh import Layout
 from dedn_jax.training.logs import read_lines
 from tests.helpers.devices import process_flags, xla_flags
 from tests.helpers.forks import Forked
-from tests.helpers.jobs import do_jobs
+from tests.helpers.jobs import do_jobs, wait_for_steps
 from tests.made_up import prepared_folder, published_file
 
 FLAGS = [
@@ -177,11 +177,8 @@ def test_a_checkpoint_of_four_processes_goes_on_anywhere(
     one: Path, features: list[str], tmp_path: Path
 ) -> None:
     several = start_several(tmp_path / "four", features, 4)
-    deadline = time.monotonic() + 240
     lines = functools.partial(read_lines, tmp_path / "four" / "metrics.jsonl")
-    while len(lines()) < 12 and time.monotonic() < deadline:
-        assert all(p.poll() is None for p in several), several[0].communicate()
-        time.sleep(0.02)
+    wait_for_steps(tmp_path / "four", 12, several)
     several[3].send_signal(signal.SIGTERM)  # one is told to stop: all save and stop
     for process in several:
         _, errors = process.communicate(timeout=120)
@@ -234,9 +231,7 @@ def test_a_process_that_dies_takes_the_run_down(
     flags = [*features, "--config.train.epochs=10", "--config.train.checkpoint_every=10"]
     dies, other = start_several(tmp_path / "run", flags, 2)[::-1]
     lines = functools.partial(read_lines, tmp_path / "run" / "metrics.jsonl")
-    deadline = time.monotonic() + 120
-    while len(lines()) < 15 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for_steps(tmp_path / "run", 15, [dies, other])
     dies.kill()
     _, errors = other.communicate(timeout=90)  # JAX alone would wait for minutes
     assert other.returncode == 1, errors[-2000:]
