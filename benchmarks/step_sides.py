@@ -14,6 +14,7 @@ from benchmarks.step_sizes import MadeUp
 from dedn_jax.data.features.maps import InMemoryFeatures, normalize
 from dedn_jax.data.pipeline import Batch
 from dedn_jax.interop.our_side import OurSide
+from dedn_jax.interop.published import Params
 from dedn_jax.interop.published_model import PublishedModel
 from dedn_jax.parallel.executors import Executor, JitExecutor, ResidentExecutor, metrics_at
 from dedn_jax.parallel.mesh import Layout
@@ -23,7 +24,9 @@ from dedn_jax.training.optimizer import make_optimizer
 from dedn_jax.training.step import NONE_FROZEN, TrainState, TrainStep, init_state, make_train_step
 
 AT_HAND, INDEXING, OURS = "published", "published, indexing", "ours"
+ON_DEVICE = "features on the device"
 Step = Callable[[int], float]
+_ROUNDED = 2e-2  # tolerance of losses out of features with 8 bits of mantissa
 
 
 class Side(NamedTuple):
@@ -36,6 +39,7 @@ class Side(NamedTuple):
       same_batches: whether steps 0 and 1 take the problem's batches.
       call: what is timed, by the number of the turn; None: `step`.
       steps: that a call does.
+      tolerance: of its losses, relative to those of the first side.
     """
 
     step: Step
@@ -43,6 +47,7 @@ class Side(NamedTuple):
     same_batches: bool = True
     call: Callable[[int], Any] | None = None
     steps: int = 1
+    tolerance: float = 1e-4
 
 
 def published_at_hand(model: PublishedModel, made: MadeUp) -> Step:
@@ -91,7 +96,7 @@ def our_sides(ours: OurSide, made: MadeUp) -> dict[str, Side]:
     config, pairs = made.config, made.problem.batches
     layout = Layout.of_devices(jax.devices()[:1])
     flat = made.features.reshape(*made.features.shape[:2], -1)
-    inputs = InMemoryFeatures(normalize(flat, np.float32))
+    inputs = InMemoryFeatures(normalize(flat, config.data.dtype))
 
     def start() -> TrainState:
         return init_state(jax.tree.map(jnp.copy, ours.params), make_optimizer(config))
@@ -134,7 +139,18 @@ def our_sides(ours: OurSide, made: MadeUp) -> dict[str, Side]:
         OURS: Side(ours_at_hand(ours, made), AT_HAND),
         f"{OURS}, normalising": Side(normalising, AT_HAND),
         f"{OURS}, indexing": trained("never"),
-        f"{OURS}, features on the device": trained("replicated"),
+        f"{OURS}, {ON_DEVICE}": trained("replicated"),
+    }
+
+
+def our_bfloat16_sides(made: MadeUp, params: Params) -> dict[str, Side]:
+    """Two of them again, from the weights `params`; features and their products are bfloat16."""
+    config = made.config.copy_and_resolve_references()
+    config.data.dtype = config.model.precision = "bfloat16"
+    sides = our_sides(OurSide(config, made.problem, params), made._replace(config=config))
+    return {
+        name.replace(OURS, f"{OURS}, bfloat16"): sides[name]._replace(tolerance=_ROUNDED)
+        for name in (OURS, f"{OURS}, {ON_DEVICE}")
     }
 
 

@@ -1,7 +1,7 @@
 """The whole train step, to updated parameters: the published code, a PyTorch port and ours.
 
   python -m benchmarks.train_step --reference-dir=DIR [--sizes=small,cub,sun,awa2]
-      [--channels=1024] [--side=7] [--classes=75,25] [--rounds=15] [--json=OUT]
+      [--channels=1024] [--side=7] [--classes=75,25] [--rounds=15] [--bfloat16] [--json=OUT]
 
 All sides start from the same weights, and the losses of their first two steps must agree. They are
 interleaved, so that noise affects all alike; PyTorch's are on the CPU. With the batch at hand, the
@@ -9,7 +9,8 @@ published code and the port normalise it in the step; ours is timed on features 
 were loaded, as training does, and with the normalisation counted in. "indexing" takes the batch out
 of features in host memory by the code that trains, the published loader or ours, ours without its
 reading ahead; "features on the device" runs `config.train.steps_per_call` steps in a call. Without
-`--reference-dir` the published code is left out, without PyTorch the port.
+`--reference-dir` the published code is left out, without PyTorch the port. `--bfloat16` has ours
+again in bfloat16, on a processor that multiplies it; its losses may differ by 2 %.
 
 ms: of a step, median and quartiles of all rounds. ratio: how many times faster than `to`. % of
 peak: of a float32 matrix product, which is measured between rounds, and so is a copy. Needs an idle
@@ -45,6 +46,7 @@ from benchmarks.step_sides import (
     AT_HAND,
     INDEXING,
     Side,
+    our_bfloat16_sides,
     our_sides,
     published_at_hand,
     published_indexing,
@@ -55,10 +57,10 @@ from dedn_jax.files import write_json
 from dedn_jax.interop.compare import build_published
 from dedn_jax.interop.convert import state_to_nested
 from dedn_jax.interop.our_side import OurSide
+from dedn_jax.model.kernels.processor import multiplies_bfloat16
 
 EAGER, COMPILED = "port, eager", "port, torch.compile"
 _COLUMNS = ("side", "ms", "low", "high", "% of peak", "ratio", "to", "loss")
-_TOLERANCE = 1e-4  # relative, of losses
 _CHECKED = 2  # steps, which warm up as well
 _PEAK_SIZE, _COPIED = 3072, 2**26
 
@@ -77,7 +79,7 @@ def versions() -> str:
     return f"{environment()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
 
 
-def make_sides(made: MadeUp, reference_dir: Path | None) -> dict[str, Side]:
+def make_sides(made: MadeUp, reference_dir: Path | None, bfloat16: bool) -> dict[str, Side]:
     """All sides that can run here, by name, from the same weights."""
     config, problem = made.config, made.problem
     sides, params = {}, None
@@ -94,7 +96,10 @@ def make_sides(made: MadeUp, reference_dir: Path | None) -> dict[str, Side]:
         params = params or state_to_nested(ours.params)
         for name, compiled in ((EAGER, False), (COMPILED, True)):
             sides[name] = Side(port_step(config, problem, params, compiled), AT_HAND)
-    return sides | our_sides(ours, made)
+    sides |= our_sides(ours, made)
+    if bfloat16:
+        sides |= our_bfloat16_sides(made, params or state_to_nested(ours.params))
+    return sides
 
 
 def first_losses(sides: dict[str, Side]) -> tuple[dict[str, list[float]], dict[str, str]]:
@@ -115,7 +120,7 @@ def first_losses(sides: dict[str, Side]) -> tuple[dict[str, list[float]], dict[s
     first, expected = next(iter(same.items()))
     for name, found in same.items():
         for number, (x, y) in enumerate(zip(found, expected, strict=True)):
-            if not abs(x - y) <= _TOLERANCE * abs(y):
+            if not abs(x - y) <= sides[name].tolerance * abs(y):
                 raise InputError(f"{name}: loss {x:.8g} in step {number}, {first} has {y:.8g}")
     return losses, failed
 
@@ -126,12 +131,14 @@ def _timed(call: Callable[[int], Any], turn: int) -> float:
     return time.perf_counter() - start
 
 
-def measure(size: Size, reference_dir: Path | None, rounds: int) -> dict[str, Any]:
+def measure(
+    size: Size, reference_dir: Path | None, rounds: int, bfloat16: bool = False
+) -> dict[str, Any]:
     """A row for every side of one size; left out are those that cannot run, and why."""
     made = make_up(size)
     batch, attributes = made.sampler.size, made.problem.class_embeddings.shape[1]
     with jax.default_matmul_precision(made.config.model.precision):
-        sides = make_sides(made, reference_dir)
+        sides = make_sides(made, reference_dir, bfloat16)
         losses, left_out = first_losses(sides)
         times: dict[str, list[float]] = {name: [] for name in losses}
         found = []
@@ -201,13 +208,16 @@ def main(argv: list[str] | None = None) -> None:
     add_flags(parser)
     parser.add_argument("--reference-dir", type=Path, help="a checkout of zjrao/DEDN")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--bfloat16", action="store_true", help="ours in bfloat16 as well")
     args = parser.parse_args(argv)
+    if args.bfloat16 and not multiplies_bfloat16():
+        raise InputError("--bfloat16: this processor has no instructions for it")
     sizes, rounds = sizes_of(args), positive("--rounds", args.rounds)
     load = os.getloadavg()[0]
     report: dict[str, Any] = {"environment": versions(), "load_average": load, "sizes": []}
     print(f"{report['environment']}; load average {load:.1f} before")
     for size in sizes:
-        report["sizes"].append(measure(size, args.reference_dir, rounds))
+        report["sizes"].append(measure(size, args.reference_dir, rounds, args.bfloat16))
         print("\n" + table(report["sizes"][-1]), flush=True)
         if args.json:  # after every size, so that a later failure loses nothing
             write_json(args.json, report)

@@ -18,6 +18,7 @@ from dedn_jax.interop.our_side import OurSide
 REFERENCE = os.environ.get("DEDN_REFERENCE_DIR", "")
 TINY = ["--sizes=awa2", "--channels=8", "--side=2", "--classes=6,2"]
 OURS = ["ours", "ours, normalising", "ours, indexing", "ours, features on the device"]
+BFLOAT16 = ["ours, bfloat16", "ours, bfloat16, features on the device"]
 PORT = ["port, eager", "port, torch.compile"]
 PUBLISHED = ["published", "published, indexing"]
 
@@ -47,7 +48,7 @@ def measured(path: Path, *flags: str) -> dict:
     for row in report["rows"]:
         assert 0 < row["low"] <= row["median"] <= row["high"]
         assert row["peak_share"] > 0
-        assert row["steps_per_call"] == (32 if row["side"] == OURS[-1] else 1)
+        assert row["steps_per_call"] == (32 if "device" in row["side"] else 1)
     # The sampler's batches, not the config's 50: 6 classes, 8 images of each.
     assert report["batch_mb"] == pytest.approx(48 * 8 * 4 * 4 / 1e6)
     return report
@@ -61,9 +62,16 @@ def assert_losses_agree(report: dict, *, but: str = "") -> None:
 
 
 @pytest.mark.slow
-def test_ours_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = measured(tmp_path / "report.json")
-    assert [row["side"] for row in report["rows"]] == OURS
+def test_ours_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_step, "multiplies_bfloat16", lambda: True)
+    report = measured(tmp_path / "report.json", "--bfloat16")
+    assert [row["side"] for row in report["rows"]] == OURS + BFLOAT16
+    *exact, rounded, on_device = (row["losses"] for row in report["rows"])
+    assert rounded == pytest.approx(exact[0], rel=2e-2)
+    assert rounded == on_device != pytest.approx(exact[0], rel=1e-6)
+    report["rows"] = report["rows"][: len(OURS)]
     assert_losses_agree(report)
     assert all(row["ratio"] is None for row in report["rows"])
     assert list(report["left_out"]) == ["port"]
@@ -106,6 +114,12 @@ def test_all_sides(tmp_path: Path) -> None:
         base = PUBLISHED["indexing" in name or "device" in name]
         assert row["to"] == base
         assert row["ratio"] == pytest.approx(rows[base]["median"] / row["median"])
+
+
+def test_a_processor_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_step, "multiplies_bfloat16", lambda: False)
+    with pytest.raises(InputError, match=r"^--bfloat16: this processor has no instructions"):
+        train_step.main([*TINY, "--bfloat16"])
 
 
 def test_a_side_that_computes_something_else() -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
+from dedn_jax.model.attention.moves import map_images, swap_map_axes
 from dedn_jax.model.attention.rows import BranchRows, as_factor
 
 
@@ -36,44 +37,45 @@ def pool_dense(
     rows: BranchRows, features: Float[Array, "batch dim positions"]
 ) -> Float[Array, "batch attributes"]:
     """All images in one matrix product; for few positions."""
-    products = _dense_products(jnp.concatenate(rows), features)
-    scores, logits = rearrange(products, "(two a) b p -> two b a p", two=2)
+    batch, dim, positions = features.shape
+    # With `dim` last no product has to transpose its factors.
+    by_position = swap_map_axes(features).reshape(batch * positions, dim)
+    products = _dense_products(jnp.concatenate(rows), by_position)
+    scores, logits = rearrange(products, "(two a) (b p) -> two b a p", two=2, b=batch, p=positions)
     return _softmax_pool(scores, logits)
 
 
 @jax.custom_vjp
 def _dense_products(
-    rows: Float[Array, "rows dim"], features: Float[Array, "batch dim positions"]
-) -> Float[Array, "rows batch positions"]:
+    rows: Float[Array, "rows dim"], vectors: Float[Array, "vectors dim"]
+) -> Float[Array, "rows vectors"]:
     """Products in float32, with a gradient of their own.
 
     The one that JAX derives would multiply the float32 cotangent with bfloat16 features in float32.
     """
     return jnp.einsum(
-        "ad,bdp->abp", as_factor(rows, features), features, preferred_element_type=jnp.float32
+        "ad,nd->an", as_factor(rows, vectors), vectors, preferred_element_type=jnp.float32
     )
 
 
-_Factors = tuple[Float[Array, "rows dim"], Float[Array, "batch dim positions"]]
+_Factors = tuple[Float[Array, "rows dim"], Float[Array, "vectors dim"]]
 
 
 def _dense_products_forward(
-    rows: Float[Array, "rows dim"], features: Float[Array, "batch dim positions"]
-) -> tuple[Float[Array, "rows batch positions"], _Factors]:
-    return _dense_products(rows, features), (rows, features)
+    rows: Float[Array, "rows dim"], vectors: Float[Array, "vectors dim"]
+) -> tuple[Float[Array, "rows vectors"], _Factors]:
+    return _dense_products(rows, vectors), (rows, vectors)
 
 
-def _dense_products_backward(
-    saved: _Factors, cotangent: Float[Array, "rows batch positions"]
-) -> _Factors:
-    rows, features = saved
-    cotangent = as_factor(cotangent, features)
-    by_rows = jnp.einsum("abp,bdp->ad", cotangent, features, preferred_element_type=jnp.float32)
+def _dense_products_backward(saved: _Factors, cotangent: Float[Array, "rows vectors"]) -> _Factors:
+    rows, vectors = saved
+    cotangent = as_factor(cotangent, vectors)
+    by_rows = jnp.einsum("an,nd->ad", cotangent, vectors, preferred_element_type=jnp.float32)
     # Used only while a backbone is fine-tuned; with frozen features XLA removes it as dead code.
-    by_features = jnp.einsum(
-        "ad,abp->bdp", as_factor(rows, features), cotangent, preferred_element_type=jnp.float32
+    by_vectors = jnp.einsum(
+        "ad,an->nd", as_factor(rows, vectors), cotangent, preferred_element_type=jnp.float32
     )
-    return by_rows.astype(rows.dtype), by_features.astype(features.dtype)
+    return by_rows.astype(rows.dtype), by_vectors.astype(vectors.dtype)
 
 
 _dense_products.defvjp(_dense_products_forward, _dense_products_backward)
@@ -100,7 +102,7 @@ def pool_per_image(
     forward pass computes them along with the scores, and no array of shape
     `[batch, attributes, positions]` is kept for the backward pass.
     """
-    return jax.lax.map(lambda image: _softmax_pool(*_image_products(rows, image)), features)
+    return map_images(lambda image: _softmax_pool(*_image_products(rows, image)), features)
 
 
 class _Jacobian(NamedTuple):
@@ -122,17 +124,23 @@ def _pool_per_image_forward(
         total = weights.sum(-1)
         pooled = (weights * scores).sum(-1) / total
 
-        # Attributes last keeps the long side of the product contiguous.
         def weighted(
             by_position: Float[Array, "attributes positions"],
         ) -> Float[Array, "dim attributes"]:
-            factor = as_factor(by_position.T, image)
-            return jnp.matmul(image, factor, preferred_element_type=jnp.float32) / total
+            factor = as_factor(by_position, image)
+            if image.dtype == jnp.bfloat16:
+                # Without the barrier XLA would swap the factors, and multiply them in float32.
+                product = jnp.einsum("ap,dp->ad", factor, image, preferred_element_type=jnp.float32)
+                product = jax.lax.optimization_barrier(product).T
+            else:
+                # Attributes last keeps the long side of the product contiguous.
+                product = jnp.matmul(image, factor.T, preferred_element_type=jnp.float32)
+            return product / total
 
         jacobian = _Jacobian(weighted(weights), weighted(weights * (scores - pooled[:, None])))
         return pooled, jacobian
 
-    pooled, jacobian = jax.lax.map(one, features)
+    pooled, jacobian = map_images(one, features)
     return pooled, (rows, features, jacobian)
 
 

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 
 from dedn_jax.model.attention import blocks, images
 from dedn_jax.model.attention.blocks import Blocks
+from dedn_jax.model.attention.moves import swap_map_axes
 from dedn_jax.model.attention.rows import BranchRows, as_factor
 from dedn_jax.model.kernels import Kernel
 
@@ -78,7 +79,7 @@ def dual_attention(
     if channel is None:
         return p_region, None
     with jax.named_scope("channel"):
-        return p_region, images.pool(channel, jnp.swapaxes(features, 1, 2))
+        return p_region, images.pool(channel, swap_map_axes(features))
 
 
 def dual_attention_weights(
