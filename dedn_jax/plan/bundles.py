@@ -1,7 +1,8 @@
 """Cycles of Pallas kernels, from the instruction bundles that libtpu writes where it is asked to.
 
 HLO has no estimate for a kernel. Its final code has: a bundle takes a cycle, a loop's as often as
-the loop runs. Waiting for copies between main memory and the chip is not in it.
+the loop runs. Waiting for copies between main memory and the chip is not in it. A loop that copies
+what there is of a block at an array's end has no known length; it is short, and counts as one turn.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ _FILE = re.compile(rf"-([\w.\-]+)-\d+-{_PASS}\.txt$")
 _BUNDLE = re.compile(r"^\s*(?:0x)?[0-9a-f]+\s+(?:[A-Z]{2})?\s*:\s*(>*) *\{(\}?)")
 _EXIT = re.compile(r"totalorder %\w+, (\d+) /\* loop exit test")
 _PIPELINED = "stage = 1"
+_COMPUTES = re.compile(r"= v(?!(?:ld|st)\b)")  # a vector instruction but loads and stores
 
 
 def libtpu_arguments(folder: Path) -> str:
@@ -52,11 +54,13 @@ class _Loop:
       pipelined: whether it is that of the grid, whose copies run a turn ahead and a turn behind.
       cycles: of a turn, as far as read.
       turns: None while unknown.
+      computes: whether there is more in it than copies.
     """
 
     pipelined: bool = False
     cycles: float = 0.0
     turns: int | None = None
+    computes: bool = False
 
 
 def count_cycles(text: str) -> float | None:
@@ -73,6 +77,7 @@ def count_cycles(text: str) -> float | None:
         while len(stack) - 1 < depth:
             stack.append(_Loop(pipelined=len(stack) == 1 and _PIPELINED in line))
         stack[-1].cycles += 1
+        stack[-1].computes |= bool(_COMPUTES.search(line))
         if depth and (bound := _EXIT.search(line)):
             # The first and the last turn of the grid only copy.
             stack[-1].turns = max(1, int(bound[1]) - 2 * stack[-1].pipelined)
@@ -80,10 +85,13 @@ def count_cycles(text: str) -> float | None:
 
 
 def _close(stack: list[_Loop], depth: int) -> bool:
-    """Adds loops deeper than `depth` to those around them; False where a length is unknown."""
+    """Adds loops deeper than `depth` to those around them; False where one of unknown length
+    computes.
+    """
     while len(stack) - 1 > depth:
         loop = stack.pop()
-        if loop.turns is None:
+        if loop.turns is None and loop.computes:
             return False
-        stack[-1].cycles += loop.cycles * loop.turns
+        stack[-1].cycles += loop.cycles * (loop.turns or 1)
+        stack[-1].computes |= loop.computes
     return True

@@ -259,6 +259,22 @@ def test_bfloat16(pool: Pool, positions: int) -> None:
         assert np.all(np.abs(np.asarray(f) - e) <= 2.0**-8 * bound + 1e-5)
 
 
+@FORMS
+@pytest.mark.parametrize("positions", [2 * DIM, 2 * DIM + 1], ids=["dense", "per_image"])
+def test_bfloat16_over_seeds(pool: Pool, positions: int) -> None:
+    rows, _ = problem(11, 3)
+    features = problem(12, positions=positions)[1].astype(jnp.bfloat16)
+
+    def gradient(rows: BranchRows) -> BranchRows:
+        return jax.grad(lambda r: pool(r, features).sum())(rows)
+
+    together = jax.jit(jax.vmap(gradient))(rows)
+    for seed in range(3):
+        alone = jax.jit(gradient)(jax.tree.map(lambda x, seed=seed: x[seed], rows))
+        for t, a in zip(together, alone, strict=True):
+            np.testing.assert_allclose(t[seed], a, atol=0.02 * float(jnp.abs(a).max()))
+
+
 def test_dual_attention_and_stacked_rows() -> None:
     """Regions as positions, then channels; rows of two sets stacked are the two sets' results."""
     rng = np.random.default_rng(8)

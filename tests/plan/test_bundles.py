@@ -30,8 +30,13 @@ def test_bundles_count_as_often_as_their_loops_run() -> None:
 
 
 def test_a_loop_of_unknown_length_has_no_cycles() -> None:
-    assert count_cycles(_CODE.replace("totalorder %s4_s2, 7", "totalorder %s4_s2, %s9")) is None
+    unknown = _CODE.replace("totalorder %s4_s2, 7", "totalorder %s4_s2, %s9")
+    assert count_cycles(unknown) is None
     assert count_cycles("nothing") is None
+    copies = unknown.replace(
+        "%v4 = vadd.f32 %v2, %v3", "%v4 = vld [vmem:%s8]  ;;  %5 = vst [vmem:%s9] %v4"
+    )
+    assert count_cycles(copies) == 3 + 50 * (5 + 2)
 
 
 def test_files_are_found_by_the_names_of_instructions(tmp_path: Path) -> None:
