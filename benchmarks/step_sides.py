@@ -144,7 +144,10 @@ def our_sides(ours: OurSide, made: MadeUp) -> dict[str, Side]:
 
 
 def our_bfloat16_sides(made: MadeUp, params: Params) -> dict[str, Side]:
-    """Two of them again, from the weights `params`; features and their products are bfloat16."""
+    """Two of them again, from the weights `params`, with products in bfloat16.
+
+    Features on the device are bfloat16 as well; a batch at hand is rounded in the step.
+    """
     config = made.config.copy_and_resolve_references()
     config.data.dtype = config.model.precision = "bfloat16"
     sides = our_sides(OurSide(config, made.problem, params), made._replace(config=config))
