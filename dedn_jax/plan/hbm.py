@@ -8,7 +8,7 @@ from typing import NamedTuple
 from dedn_jax.plan.hlo import Instruction, Module
 
 # They move nothing, or what they move is counted where it is started or in what they call.
-_FREE = frozenset(
+FREE = frozenset(
     (
         *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "while"),
         *("call", "conditional", "partition-id", "replica-id", "after-all", "add-dependency"),
@@ -37,7 +37,7 @@ def moved(module: Module, computation: str, instruction: Instruction) -> Moved:
       instruction: without the bodies of a loop, which are instructions of their own.
     """
     op, here = instruction.op, module.by_name[computation]
-    if op in _FREE or op.endswith("-done"):
+    if op in FREE or op.endswith("-done"):
         return Moved()
     if op == "fusion":
         return Moved(_read_by_fusion(module, here, instruction), _written(module, instruction))

@@ -18,9 +18,7 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _KNOWN = re.compile(r"known_trip_count\D+?n\D+?(\d+)")
-_CONSTANT = re.compile(r"constant\((\d+)\)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-_SOURCE = re.compile(r'op_name="([^"]*)"')
 _OPENING, _CLOSING = "([{", ")]}"
 HBM = 0  # memory space; others are on the chip
 
@@ -29,15 +27,11 @@ class Array(NamedTuple):
     """An array of an instruction's result.
 
     Attributes:
-      dtype: as HLO writes it.
-      dims: its shape.
       space: of memory; 0 is main memory.
       nbytes: as laid out, padded to whole tiles.
       unpadded: bytes of its numbers.
     """
 
-    dtype: str
-    dims: tuple[int, ...]
     space: int
     nbytes: int
     unpadded: int
@@ -84,12 +78,6 @@ class Instruction:
         match = _CYCLES.search(self.attributes)
         return int(match[1]) if match else None
 
-    @property
-    def source(self) -> str:
-        """The JAX operation that it comes from, such as `jit(step)/dot_general`."""
-        match = _SOURCE.search(self.attributes)
-        return match[1] if match else ""
-
     def attribute(self, name: str) -> str:
         """The word after `name=`, without `%` and quotes; empty where there is none."""
         match = re.search(rf'\b{name}="?%?([\w.$\-]+)', self.attributes)
@@ -118,8 +106,8 @@ class Module:
         if match := _KNOWN.search(loop.attributes):
             return int(match[1])
         condition = self.computations.get(loop.attribute("condition"), ())
-        texts = [f"{i.op}({i.inside})" for i in condition if i.op == "constant"]
-        bounds = [int(m[1]) for t in texts if (m := _CONSTANT.fullmatch(t))]
+        constants = [i.inside for i in condition if i.op == "constant"]
+        bounds = [int(text) for text in constants if text.isdecimal()]
         counts_up = any("direction=LT" in i.attributes for i in condition)
         return bounds[0] if len(bounds) == 1 and counts_up else None
 
@@ -158,8 +146,6 @@ def _array(dtype: str, dims: str, layout: str) -> Array:
             if i < len(physical):
                 physical[i] = -(-physical[i] // side) * side
     return Array(
-        dtype,
-        shape,
         int(space[1]) if space else HBM,
         math.prod(physical) * bits // 8,
         math.prod(shape) * bits // 8,

@@ -8,16 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dedn_jax.plan.hbm import moved
+from dedn_jax.plan.hbm import FREE, moved
 from dedn_jax.plan.hlo import Instruction, Module
 
 # They launch nothing, or what they launch is in what they call.
-_NOTHING = frozenset(
-    (
-        *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call"),
-        *("conditional", "partition-id", "replica-id", "after-all", "opt-barrier"),
-    )
-)
+_NOTHING = FREE - {"iota"}
 _ENTRY = re.compile(r"\.entry\s+([\w$]+)")
 _TARGET = re.compile(r"\.target\s+(\w+)")
 _REGISTERS = re.compile(r"Used (\d+) registers")

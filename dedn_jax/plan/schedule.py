@@ -29,7 +29,6 @@ class Operation:
     Attributes:
       name: of the instruction.
       kind: its HLO operation.
-      source: the JAX operation that it comes from.
       runs: in one run of the program.
       cycles: of one run; None where the compiler gives no estimate.
       moved: bytes of main memory, of one run.
@@ -39,7 +38,6 @@ class Operation:
 
     name: str
     kind: str
-    source: str
     runs: int
     cycles: float | None
     moved: Moved
@@ -155,7 +153,6 @@ class _Replay:
                 Operation(
                     instruction.name,
                     KERNEL if kernel else instruction.op,
-                    instruction.source,
                     times,
                     cycles,
                     bytes_moved,
