@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -48,22 +47,12 @@ def _count(jaxpr: Any) -> Flops:
     outside = inside = trips = bfloat16 = 0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
-        if name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            depth = math.prod(shape[i] for i in contracted)
-            count = 2 * depth * math.prod(equation.outvars[0].aval.shape)
+        if name in _DEPTHS:
+            count = 2 * _DEPTHS[name](equation) * math.prod(equation.outvars[0].aval.shape)
             outside += count
-            bfloat16 += count * _is_bfloat16(equation)
-        elif name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
-            outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-            per_output = math.prod(kernel) // outputs
-            count = 2 * per_output * math.prod(equation.outvars[0].aval.shape)
-            outside += count
-            bfloat16 += count * _is_bfloat16(equation)
+            bfloat16 += count * all(v.aval.dtype == jnp.bfloat16 for v in equation.invars)
         else:
-            for inner in map(_count, _inner(equation.params)):
+            for inner in map(_count, core.jaxprs_in_params(equation.params)):
                 if name == "scan":
                     length = equation.params["length"]
                     inside += length * inner.total
@@ -77,14 +66,15 @@ def _count(jaxpr: Any) -> Flops:
     return Flops(outside, inside, trips, bfloat16)
 
 
-def _is_bfloat16(equation: Any) -> bool:
-    return all(v.aval.dtype == jnp.bfloat16 for v in equation.invars)
+def _depth_of_product(equation: Any) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    return math.prod(equation.invars[0].aval.shape[i] for i in contracted)
 
 
-def _inner(params: dict[str, Any]) -> Iterator[Any]:
-    for value in params.values():
-        for part in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(part, core.ClosedJaxpr):
-                yield part.jaxpr
-            elif isinstance(part, core.Jaxpr):
-                yield part
+def _depth_of_convolution(equation: Any) -> int:
+    kernel = equation.invars[1].aval.shape
+    return math.prod(kernel) // kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+
+
+# Numbers that are multiplied and added up for each of a result.
+_DEPTHS = {"dot_general": _depth_of_product, "conv_general_dilated": _depth_of_convolution}
