@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import itertools
+import sys
 from pathlib import Path
 
 from dedn_jax.errors import InputError
@@ -12,17 +15,15 @@ from dedn_jax.plan.chips import Chip, Slice
 _PASSES = {"float32": 989.4 / 67, "tensorfloat32": 2.0, "bfloat16": 2.0}
 
 
-def _card(name: str, memory: float, bandwidth: float) -> Chip:
-    """An SXM card of the Hopper generation; a link is all of its NVLink, one direction."""
-    return Chip(
-        *(name, 989.4e12, 1.98e9, memory, bandwidth, 50 * 2**20, 450e9, 1, 8, 1),
-        passes=_PASSES,
-        platform="cuda",
-    )
-
-
-# Source: NVIDIA's data sheets of the H100 and the H200, SXM, without sparsity.
-GPUS = {c.name: c for c in (_card("h100", 80e9, 3.35e12), _card("h200", 141e9, 4.8e12))}
+# Source: NVIDIA's data sheets of the H100 and the H200, SXM, without sparsity. A link is all of a
+# card's NVLink, one direction.
+_H100 = Chip(
+    *("h100", 989.4e12, 1.98e9, 80e9, 3.35e12, 50 * 2**20, 450e9, 1, 8, 1),
+    passes=_PASSES,
+    platform="cuda",
+)
+_H200 = dataclasses.replace(_H100, name="h200", memory=141e9, bandwidth=4.8e12)
+GPUS = {c.name: c for c in (_H100, _H200)}
 
 # Seconds that a launch of next to nothing takes, until the next begins. Source: NVIDIA, Getting
 # Started with CUDA Graphs, 2019: 3.8 microseconds for a kernel of 2.9, launched one after another.
@@ -89,18 +90,9 @@ def cuda_tools() -> Path:
       InputError: a package is missing.
     """
     plugin = any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13))
-    for name in ("cuda_nvcc", "cu13"):  # as the packages for CUDA 12 and 13 lay it out
-        found = _package(f"nvidia.{name}")
-        if plugin and found and (found / "bin/ptxas").is_file():
-            return found
+    # As the packages for CUDA 12 and 13 lay it out.
+    for name, folder in itertools.product(("cuda_nvcc", "cu13"), sys.path):
+        tools = Path(folder, "nvidia", name)
+        if plugin and (tools / "bin/ptxas").is_file():
+            return tools
     raise InputError("dedn plan --device needs XLA for CUDA: pip install 'dedn-jax[gpu-plan]'")
-
-
-def _package(name: str) -> Path | None:
-    """The folder of a namespace package, if it is installed."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:  # of the package around it
-        return None
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    return Path(places[0]) if places else None
