@@ -108,8 +108,8 @@ def _params(request: dict[str, Any], config: ConfigDict) -> Any:
 
 
 def _compile(request: dict[str, Any], config: ConfigDict, layout: Layout) -> dict[str, Any]:
-    program, counted = _programs(request, config, layout)
-    share = counted.flops()
+    program = _program(request, config, layout)
+    share = _program(request, config, layout, counted=True).flops()
     started = time.perf_counter()
     compiled = program.lower(layout).compile()
     seconds = time.perf_counter() - started
@@ -132,30 +132,24 @@ def _compile(request: dict[str, Any], config: ConfigDict, layout: Layout) -> dic
     return found
 
 
-def _programs(
-    request: dict[str, Any], config: ConfigDict, layout: Layout
-) -> tuple[Program, Program]:
-    """The program, and one whose products can be counted: of one chip's work, evenly divided."""
-    sizes, images = Sizes.from_json(request["sizes"]), request["images"]
+def _program(
+    request: dict[str, Any], config: ConfigDict, layout: Layout, *, counted: bool = False
+) -> Program:
+    """The program, or one whose products can be counted: of one chip's work, evenly divided."""
+    sizes, images, model = Sizes.from_json(request["sizes"]), request["images"], config.model
     if request["job"] == "extract":
-        return (
-            extract_program(config, sizes.picture, images),
-            extract_program(config, sizes.picture, images // layout.mesh.size),
+        return extract_program(
+            config, sizes.picture, images // (layout.mesh.size if counted else 1)
         )
     map_shape = sizes.channels, sizes.regions
-    model = config.model
     kernel = resolve_kernel(model.kernel, request["platform"], map_shape, model.precision)
-    # The trace of a fused kernel, which does the same work, does not say how often it runs.
+    if counted:
+        # The trace of a fused kernel, which does the same work, does not say how often it runs.
+        kernel = "cpu"
     if request["job"] == "attention":
-        return (
-            attention_program(config, sizes, images, kernel),
-            attention_program(config, sizes, images, "cpu"),
-        )
+        return attention_program(config, sizes, images, kernel)
     features = abstract_features(sizes, request["residency"], layout)
-    return (
-        train_program(config, sizes, images, layout, kernel, features),
-        train_program(config, sizes, images, layout, "cpu", features),
-    )
+    return train_program(config, sizes, images, layout, kernel, features)
 
 
 def _text(compiled: Any, folder: Path) -> str:
