@@ -20,9 +20,8 @@ from dedn_jax.model.experts import EXPERTS
 from dedn_jax.parallel.resident.rule import Residency
 from dedn_jax.plan.chips import Chip, Slice
 from dedn_jax.plan.exchange import exchange
-from dedn_jax.plan.sizes import Sizes
+from dedn_jax.plan.sizes import ITEM_BYTES, Sizes
 
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BOUNDS = ("compute", "memory", "exchange")
 
 
@@ -163,7 +162,7 @@ def step_floor(
         links = sum(exchange("reduce-scatter", gradients, on.chips, on))
         links += sum(exchange("all-gather", factors, on.chips, on))
     if residency == "sharded":
-        links += exchange("all-gather", _maps(sizes, images), on.chips, on).sending
+        links += exchange("all-gather", images * sizes.map_bytes, on.chips, on).sending
     return Floor(
         pooling + rest,
         moved,
@@ -178,12 +177,7 @@ def _map_passes(config: ConfigDict, sizes: Sizes, chip: Chip) -> float:
     return 1.0 if sizes.dtype == "bfloat16" else chip.passes[config.model.precision]
 
 
-def _maps(sizes: Sizes, images: int) -> float:
-    """Bytes of the maps of so many images."""
-    return float(images * sizes.channels * sizes.regions * ITEM_BYTES[sizes.dtype])
-
-
 def _map_bytes(sizes: Sizes, images: int, chip: Chip) -> float:
     """Bytes of a chip's maps, as often as they have to be read."""
-    maps = _maps(sizes, images)
+    maps = float(images * sizes.map_bytes)
     return maps if maps <= chip.on_chip else 2 * maps

@@ -13,13 +13,7 @@ from dedn_jax.errors import InputError
 from dedn_jax.parallel.resident.rule import Residency, half_is_enough, requested, residency
 from dedn_jax.plan.chips import CHIPS, Chip, Slice
 from dedn_jax.plan.compile import CPU_DEVICES, compile_program
-from dedn_jax.plan.floor import (
-    ITEM_BYTES,
-    Floor,
-    attention_floor,
-    counted_floor,
-    step_floor,
-)
+from dedn_jax.plan.floor import Floor, attention_floor, counted_floor, step_floor
 from dedn_jax.plan.gpus import LAUNCH
 from dedn_jax.plan.hints import step_hints
 from dedn_jax.plan.sizes import Sizes
@@ -32,7 +26,7 @@ Change = tuple[str, Sizes, str]  # a flag; the sizes and `config.data.on_device`
 
 def cpu_slice() -> Slice:
     """The simulated CPU devices, with the figures of a chip: for tests."""
-    return Slice("cpu", dataclasses.replace(CHIPS["v5e"], compiled_as=None), (2, CPU_DEVICES // 2))
+    return Slice("cpu", CHIPS["v5e"], (2, CPU_DEVICES // 2))
 
 
 def padded(images: int, shards: int) -> int:
@@ -67,24 +61,21 @@ class Planner:
         if halved:
             sizes = dataclasses.replace(sizes, dtype="bfloat16")
         batch, images = sizes.batch, padded(sizes.batch, max(1, shards))
-        answer = self._ask("train", sizes, on, images, placed)
-        row = self._row("train", sizes, on, batch, images, answer)
-        if "needed" not in answer:
+        row = self._row("train", sizes, on, batch, images, placed)
+        answer, timed = row["compiled"], "needed" not in row["compiled"]
+        if timed:
             each = images // max(1, shards)
-            row |= self._times(
-                self._floor(sizes, on, each, answer, placed), answer, sizes, on, each
-            )
             # Counted as `dedn train` counts its steps.
             steps = max(1, sizes.images * self.config.train.epochs // batch)
-            row |= self._all_steps(row, steps, on)
+            least = self._floor(sizes, on, each, answer, placed)
+            row |= self._times(least, answer, sizes, on, each, steps)
         if sizes.picture:
             return row
         row |= {
-            "feature_bytes": _feature_bytes(sizes),
+            "feature_bytes": sizes.stored * sizes.map_bytes,
             "residency": placed,
             "num_shards": shards,
         }
-        timed = "step_seconds" in row
         return row | {"hints": step_hints(self.config, sizes, on, row) if timed else []}
 
     def extract(self, sizes: Sizes, on: Slice) -> Row:
@@ -93,22 +84,21 @@ class Planner:
         images = padded(per_host, on.chips // on.hosts) * on.hosts
         side = sizes.picture or self.config.picture.crop
         sizes = dataclasses.replace(sizes, picture=side)
-        answer = self._ask("extract", sizes, on, images, "never")
-        row = self._row("extract", sizes, on, per_host * on.hosts, images, answer)
+        row = self._row("extract", sizes, on, per_host * on.hosts, images)
+        answer = row["compiled"]
         if "needed" in answer:
             return row
-        row |= self._times(self._counted(sizes, on, answer), answer, sizes, on, 0)
-        return row | self._all_steps(row, -(-sizes.images // (per_host * on.hosts)), on)
+        steps = -(-sizes.images // (per_host * on.hosts))
+        return row | self._times(self._counted(sizes, on, answer), answer, sizes, on, 0, steps)
 
     def attention(self, sizes: Sizes, on: Slice) -> Row:
         """The row of attention pooling alone, of a batch on one chip of the slice."""
         images = sizes.batch
-        answer = self._ask("attention", sizes, on, images, "never")
-        row = self._row("attention", sizes, on, images, images, answer)
-        if "needed" in answer:
+        row = self._row("attention", sizes, on, images, images)
+        if "needed" in row["compiled"]:
             return row
         least = attention_floor(self.config, sizes, images, on.chip)
-        return row | self._times(least, answer, sizes, on, images)
+        return row | self._times(least, row["compiled"], sizes, on, images)
 
     def smaller(self, sizes: Sizes, row: Row) -> list[Change]:
         """What to try where a training step does not fit, the smallest sacrifice first."""
@@ -144,12 +134,19 @@ class Planner:
         if choice:
             return choice, False
         half = half_is_enough(sizes.dtype, self.config.model.precision)
-        needed = _feature_bytes(sizes)
+        needed = sizes.stored * sizes.map_bytes
         return residency(needed, on.chip.memory, shards, on.hosts, half=half)
 
-    def _ask(
-        self, job: str, sizes: Sizes, on: Slice, images: int, placed: Residency
-    ) -> dict[str, Any]:
+    def _row(
+        self,
+        job: str,
+        sizes: Sizes,
+        on: Slice,
+        batch: int,
+        images: int,
+        placed: Residency = "never",
+    ) -> Row:
+        """What is reported of a worker's answer; `images` are the batch's, padding included."""
         self.say(f"compiling {job} for {on.name}, batch {images}")
         request = {
             "platform": self.platform or on.chip.platform,
@@ -160,20 +157,13 @@ class Planner:
             "images": images,
             "residency": placed,
         }
-        return self.compile_one(request, self.timeout)
-
-    def _row(
-        self,
-        job: str,
-        sizes: Sizes,
-        on: Slice,
-        batch: int,
-        images: int,
-        answer: dict[str, Any],
-    ) -> Row:
-        """What is reported of a worker's answer; `images` are the batch's, padding included."""
+        answer = self.compile_one(request, self.timeout)
         needed = memory_needed(answer)
-        row: Row = {
+        if "needed" not in answer and answer["chips"] != on.chips and job != "attention":
+            raise InputError(
+                f"{on.name}: compiled for {answer['chips']} devices, expected {on.chips}"
+            )
+        return {
             "job": job,
             "topology": on.name,
             "chips": on.chips,
@@ -185,20 +175,6 @@ class Planner:
             "fits": "needed" not in answer and needed <= on.chip.memory,
             "compiled": answer,
         }
-        if "needed" not in answer and answer["chips"] != on.chips and job != "attention":
-            raise InputError(
-                f"{on.name}: compiled for {answer['chips']} devices, expected {on.chips}"
-            )
-        return row
-
-    def _all_steps(self, row: Row, steps: int, on: Slice) -> Row:
-        """The time and the price of all steps."""
-        seconds = steps * row["step_seconds"]
-        found: Row = {"steps": steps, "total_seconds": seconds}
-        found["chip_hours"] = on.chips * seconds / 3600
-        if on.chip.name in self.prices:
-            found["price"] = found["chip_hours"] * self.prices[on.chip.name]
-        return found
 
     def _floor(
         self, sizes: Sizes, on: Slice, images: int, answer: dict[str, Any], placed: Residency
@@ -217,9 +193,15 @@ class Planner:
         return counted_floor(answer["flops"], answer["flops_bfloat16"], moved, on.chip, precision)
 
     def _times(
-        self, least: Floor, answer: dict[str, Any], sizes: Sizes, on: Slice, images: int
+        self,
+        least: Floor,
+        answer: dict[str, Any],
+        sizes: Sizes,
+        on: Slice,
+        images: int,
+        steps: int = 0,
     ) -> Row:
-        """Floor, what the compiler says of time, and what bounds the program.
+        """Floor, what the compiler says of time, what bounds the program; the price of all steps.
 
         A TPU's compiler has a schedule; without one there is an estimate for a GPU, else the floor.
         """
@@ -235,7 +217,13 @@ class Planner:
             seconds = max(parts["compute"], parts["memory"]) + parts["latency"]
         else:
             seconds, parts = least.seconds, {least.bound: least.seconds}
-        return row | {"step_seconds": seconds, "bound": max(parts, key=lambda k: parts[k])}
+        row |= {"step_seconds": seconds, "bound": max(parts, key=lambda k: parts[k])}
+        if steps:
+            total = steps * seconds
+            row |= {"steps": steps, "total_seconds": total, "chip_hours": on.chips * total / 3600}
+            if on.chip.name in self.prices:
+                row["price"] = row["chip_hours"] * self.prices[on.chip.name]
+        return row
 
 
 def estimate(least: Floor, launches: Mapping[str, int], gpu: Chip) -> dict[str, float]:
@@ -313,8 +301,3 @@ def _larger(on: Slice, slices: Sequence[Slice], rows: Sequence[Row]) -> list[str
         if row["fits"] and there.chip.name == on.chip.name and there.chips > on.chips
     ]
     return [f"{name} fits" for _, name in sorted(fitting)[:1]]
-
-
-def _feature_bytes(sizes: Sizes) -> int:
-    """Bytes of all feature maps."""
-    return sizes.stored * sizes.channels * sizes.regions * ITEM_BYTES[sizes.dtype]

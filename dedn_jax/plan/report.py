@@ -29,10 +29,11 @@ def plan_text(plan: dict[str, Any]) -> str:
     for job in dict.fromkeys(row["job"] for row in plan["rows"]):
         rows = [row for row in plan["rows"] if row["job"] == job]
         cells = [_HEADS, *map(_cells, rows)]
-        shown = [i for i, head in enumerate(_HEADS) if head != "price" or _have_prices(rows)]
+        priced = any("price" in row for row in rows)
+        shown = [i for i, head in enumerate(_HEADS) if head != "price" or priced]
         cells = [[line[i] for i in shown] for line in cells]
         lines += ["", f"{_NAMES[job]}:", "", *_table(cells)]
-        notes = [note for row in rows for note in _notes(row)]
+        notes = [f"{row['topology']}: {note}" for row in rows for note in _notes(row)]
         lines += ["", *(f"- {note}" for note in notes)]
     return "\n".join(lines)
 
@@ -42,10 +43,6 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def _have_prices(rows: Sequence[dict[str, Any]]) -> bool:
-    return any("price" in row for row in rows)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -90,73 +87,64 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 def _notes(row: dict[str, Any]) -> list[str]:
     """What the table has no room for."""
-    name, c = row["topology"], row["compiled"]
-    if "floor" not in row or not row["fits"]:
+    c, notes = row["compiled"], []
+    if not row["fits"]:
         needed, have = row["memory_needed"] / 1e9, row["memory"] / 1e9
         # The compiler stops at the first array that does not fit.
         least = "at least " if "needed" in c else ""
-        notes = [f"{name}: does not fit: needs {least}{needed:.2f} GB of {have:.2f} GB a chip."]
+        notes.append(f"does not fit: needs {least}{needed:.2f} GB of {have:.2f} GB a chip.")
         if row.get("instead"):
-            notes.append(f"{name}: instead: {'; '.join(row['instead'])}.")
-        if "floor" not in row:
-            return notes
-    else:
-        notes = []
+            notes.append(f"instead: {'; '.join(row['instead'])}.")
+    if "floor" not in row:
+        return notes
     parts = {
         "arguments": c["arguments"],
         "temporaries": c["temporaries"],
         "new outputs": c["outputs"] - c["aliased"],
         "code": c["code"],
     }
-    notes.append(
-        f"{name}: "
-        + ", ".join(f"{k} {v / 1e6:.1f} MB" for k, v in parts.items())
-        + "; "
-        + (
-            ", ".join(
-                f"{t['count']} {kind} of {t['bytes'] / 1e6:.1f} MB in all"
-                for kind, t in c["collectives"].items()
-            )
-            or "no collectives"
-        )
-        + "."
+    memory = ", ".join(f"{k} {v / 1e6:.1f} MB" for k, v in parts.items())
+    sent = ", ".join(
+        f"{t['count']} {kind} of {t['bytes'] / 1e6:.1f} MB in all"
+        for kind, t in c["collectives"].items()
     )
+    notes.append(f"{memory}; {sent or 'no collectives'}.")
     if "residency" in row:
         where = _RESIDENCY[row["residency"]]
-        notes.append(f"{name}: {row['feature_bytes'] / 1e9:.2f} GB of feature maps, {where}.")
+        notes.append(f"{row['feature_bytes'] / 1e9:.2f} GB of feature maps, {where}.")
     if schedule := row["schedule"]:
         parts_ms = (
             f"{key} {1e3 * schedule[key]:.3g}"
             for key in ("compute", "memory", "exchange", "latency")
         )
         notes.append(
-            f"{name}: {', '.join(parts_ms)} ms, each as if alone, in {schedule['operations']} "
+            f"{', '.join(parts_ms)} ms, each as if alone, in {schedule['operations']} "
             "operations; the compiler's own schedule, not measured."
         )
         if schedule["kernels"]:
             notes.append(
-                f"{name}: {schedule['kernels']} fused kernels have no schedule; the floor of "
-                "attention stands for them."
+                f"{schedule['kernels']} fused kernels have no schedule; the floor of attention "
+                "stands for them."
             )
     if row["estimate"]:
-        notes += _gpu_notes(name, row)
-    notes += [f"{name}: hint: {hint}." for hint in row.get("hints", ())]
+        notes += _gpu_notes(row)
+    notes += [f"hint: {hint}." for hint in row.get("hints", ())]
     if c["unknown_loops"]:
-        notes.append(f"{name}: {c['unknown_loops']} loops of unknown length are counted once.")
+        notes.append(f"{c['unknown_loops']} loops of unknown length are counted once.")
     return notes
 
 
-def _gpu_notes(name: str, row: dict[str, Any]) -> list[str]:
+def _gpu_notes(row: dict[str, Any]) -> list[str]:
     """What XLA launches on a GPU, and what its assembler says."""
     parts, c = row["estimate"], row["compiled"]
     launches, kernels = c["launches"], c["assembled"]
     spilling = ", ".join(f"{k} {v} bytes" for k, v in kernels["spilling"].items())
     return [
-        f"{name}: {launches['launches']} launches a step, {launches['in_loops']} of them in loops; "
+        f"{launches['launches']} launches a step, {launches['in_loops']} of them in loops; "
         f"{kernels['kernels']} kernels, {kernels['with_matrix_units']} use the matrix units, at "
         f"most {kernels['most_registers']} registers, "
         + (f"spilled: {spilling}." if spilling else "nothing spilled."),
-        f"{name}: an estimate, neither scheduled nor measured: products at their peak "
+        "an estimate, neither scheduled nor measured: products at their peak "
         f"{1e3 * parts['compute']:.3g} ms or all operands through main memory "
         f"{1e3 * parts['memory']:.3g} ms, and {1e3 * parts['latency']:.3g} ms for the launches.",
     ]

@@ -18,6 +18,7 @@ from dedn_jax.model.groups import PUBLISHED_GROUPS, published_attributes, resolv
 from dedn_jax.training.network import feature_shape, init_backbone
 
 WORD_DIM = 300  # GloVe 6B
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLAGS = ("images", "classes", "attributes", "channels", "regions", "groups", "picture", "scale")
 _REQUIRED = ("images", "classes", "attributes", "channels", "regions")
 Groups = tuple[tuple[int, ...], ...]
@@ -51,6 +52,11 @@ class Sizes:
     dtype: str
     picture: int
     word_dim: int = WORD_DIM
+
+    @property
+    def map_bytes(self) -> int:
+        """Of one feature map."""
+        return self.channels * self.regions * ITEM_BYTES[self.dtype]
 
     @classmethod
     def from_json(cls, value: dict) -> Sizes:
