@@ -42,10 +42,7 @@ class ModelsEvaluator(Evaluator[ModelLayout]):
         if not active.any():
             return [None] * len(active)
         found = self.choices(params, self.images, should_stop)
-        return [
-            self._metrics(_model(found, m)) if is_active else None
-            for m, is_active in enumerate(active)
-        ]
+        return [one and self._metrics(one) for one in _each(found, active)]
 
     def scores_of_models(
         self, params: nnx.State, active: np.ndarray, should_stop: ShouldStop = never_stop
@@ -60,12 +57,9 @@ class ModelsEvaluator(Evaluator[ModelLayout]):
         """
         if not active.any():
             return [None] * len(active)
-        choices, scores = self._over_images(self._score, params, self.images, should_stop)
+        found = self._over_images(self._score, params, self.images, should_stop)
         return [
-            (self._metrics(_model(choices, m)), self._scores(_model(scores, m)))
-            if is_active
-            else None
-            for m, is_active in enumerate(active)
+            one and (self._metrics(one[0]), self._scores(one[1])) for one in _each(found, active)
         ]
 
     def _compile(self, of_batch: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,5 +72,10 @@ class ModelsEvaluator(Evaluator[ModelLayout]):
         return layout.compile(of_all, (*specs, REPLICATED), out, read=REPLICATED)
 
 
-def _model(stacked: Any, model: int) -> Any:
-    return jax.tree.map(lambda x: x[model], stacked)
+def _each(stacked: Any, active: np.ndarray) -> list[Any]:
+    """The results of every model that is active; None for the others."""
+
+    def of(model: int) -> Any:
+        return jax.tree.map(lambda x: x[model], stacked)
+
+    return [of(m) if is_active else None for m, is_active in enumerate(active)]

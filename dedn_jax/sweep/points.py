@@ -61,13 +61,14 @@ def make_points(config: ConfigDict, grid: Sequence[str]) -> list[Point]:
         axes[field] = values
     for field, values in axes.items():
         # One by one first: the message then names a value, not a whole point.
-        alone = [_value(_with(config, {field: value}), field) for value in values]
+        alone = [flat_fields(_with(config, {field: value}).to_dict())[field] for value in values]
         if len(set(alone)) < len(alone):
             raise InputError(f"--grid {field}={','.join(values)}: a value is given twice")
     points = []
     for chosen in itertools.product(*axes.values()):
         changed = _with(config, dict(zip(axes, chosen, strict=True)))
-        points.append(Point({field: _value(changed, field) for field in axes}, changed))
+        known = flat_fields(changed.to_dict())
+        points.append(Point({field: known[field] for field in axes}, changed))
     return points
 
 
@@ -94,10 +95,3 @@ def check_field(config: ConfigDict, field: str, where: str) -> None:
 def _with(config: ConfigDict, values: dict[str, str]) -> ConfigDict:
     flags = [f"--config.{field}={value}" for field, value in values.items()]
     return apply_overrides(ConfigDict(config.to_dict()), flags, "--grid")
-
-
-def _value(config: ConfigDict, field: str) -> object:
-    value: object = config
-    for part in field.split("."):
-        value = value[part]  # type: ignore[index]
-    return value

@@ -155,20 +155,16 @@ def _check(config: ConfigDict, seeds: int) -> None:
             f"config.data.source={config.data.source}: a sweep trains from features; extract "
             "them with `dedn features extract` first"
         )
-    if config.distribution.strategy != "jit":
-        raise InputError(
-            f"config.distribution.strategy={config.distribution.strategy}: a sweep shards "
-            "models, not batches; use jit"
-        )
-    if config.distribution.attribute_shards != 1:
-        raise InputError(
-            f"config.distribution.attribute_shards={config.distribution.attribute_shards}: a sweep "
-            "shards models, not attributes; use 1"
-        )
-    if config.distribution.state == "sharded":
-        raise InputError(
-            "config.distribution.state=sharded: a sweep shards models, whole; use auto"
-        )
+    found = config.distribution
+    for field, fits, advice in (
+        ("strategy", found.strategy == "jit", "not batches; use jit"),
+        ("attribute_shards", found.attribute_shards == 1, "not attributes; use 1"),
+        ("state", found.state != "sharded", "whole; use auto"),
+    ):
+        if not fits:
+            raise InputError(
+                f"config.distribution.{field}={found[field]}: a sweep shards models, {advice}"
+            )
 
 
 def _points(config: ConfigDict, grid: Sequence[str], points_file: str | Path | None) -> list[Point]:
