@@ -16,7 +16,6 @@ from dedn_jax.training.carry_on import EPOCHS, asks_for_more, keep, reopen, say_
 from dedn_jax.training.workdir import FREE_FIELDS, check_same_data, check_unchanged, holds
 
 SWEEP_FILE = "sweep.json"
-METRICS_FILE = "metrics.jsonl"  # of a point
 
 _IDENTITY = record(
     {

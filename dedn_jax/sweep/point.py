@@ -16,7 +16,6 @@ from dedn_jax.files import write_json
 from dedn_jax.model.groups import AttributeGroups, resolve_groups
 from dedn_jax.parallel.processes import barrier, is_main, max_over_processes
 from dedn_jax.parallel.resident.features import ResidentFeatures
-from dedn_jax.sweep.folder import METRICS_FILE
 from dedn_jax.sweep.layout import ModelLayout, stack
 from dedn_jax.sweep.points import Point
 from dedn_jax.sweep.report import summaries
@@ -24,7 +23,7 @@ from dedn_jax.sweep.result_file import read_point
 from dedn_jax.sweep.trainer import ModelsResult, ModelsTrainer
 from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.interrupt import StopRequest, ending_the_run, stopped_run
-from dedn_jax.training.logs import last_step_seconds
+from dedn_jax.training.logs import METRICS_FILE, last_step_seconds
 from dedn_jax.training.network import Network, make_network
 from dedn_jax.training.phase import STREAMS
 from dedn_jax.training.phases import SELECTED_BY, Phases, run_phases

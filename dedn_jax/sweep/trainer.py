@@ -17,11 +17,9 @@ from dedn_jax.json_values import Kind, listed, optional, record, whole
 from dedn_jax.parallel.mesh import on_host
 from dedn_jax.sweep.evaluation import ModelsEvaluator
 from dedn_jax.sweep.executor import ModelsExecutor, choose, init_states
-from dedn_jax.sweep.folder import METRICS_FILE
 from dedn_jax.sweep.layout import ModelLayout
 from dedn_jax.sweep.step_metrics import ModelsMetrics
 from dedn_jax.training.evaluation import Metrics
-from dedn_jax.training.logs import MetricsLog
 from dedn_jax.training.optimizer import make_optimizer
 from dedn_jax.training.phase import Phase, PhaseResult
 from dedn_jax.training.saved_kinds import BEST_T1, METRICS_OF_EXPERTS
@@ -29,7 +27,6 @@ from dedn_jax.training.schedule import Schedule
 from dedn_jax.training.scores import Scores
 from dedn_jax.training.selection import Selection
 from dedn_jax.training.step import TrainState
-from dedn_jax.training.timing import StepClock, Timing
 from dedn_jax.training.trainer import Start, Trainer, Write
 
 _choose = jax.jit(choose)
@@ -96,14 +93,10 @@ class ModelsTrainer(Trainer[ModelLayout]):
 
     Attributes:
       seeds: of the models; the first is that of the batches.
-      where: of the phases, for messages: the point of the grid, or "".
-      seconds_before: that the steps of other points took.
       diverged: `[models]` bool; those take no part in later phases.
     """
 
     seeds: Sequence[int]
-    where: str
-    seconds_before: float
     diverged: np.ndarray = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -121,9 +114,6 @@ class ModelsTrainer(Trainer[ModelLayout]):
         each = np.broadcast_to(np.asarray(epochs, float), len(self.seeds))
         return np.asarray([Trainer.num_steps(self, task, e) for e in each])
 
-    def _title(self, phase: Phase) -> str:
-        return f"{phase.name}{self.where}"
-
     def _place(self, params: nnx.State) -> nnx.State:
         return self.layout.place(params)
 
@@ -133,15 +123,6 @@ class ModelsTrainer(Trainer[ModelLayout]):
 
     def _selection(self, params: nnx.State) -> Selections:
         return Selections(self.config.selection.metric, params, len(self.seeds))
-
-    def _log(self, phase: Phase, start: Start, clock: StepClock) -> MetricsLog:
-        return MetricsLog(
-            self.folder / METRICS_FILE,
-            phase.name,
-            start.step,
-            start.evaluation_due,
-            timing=Timing(clock, self.first_start, self.seconds_before),
-        )
 
     def _executor(self, phase: Phase, schedule: Schedule, done: int) -> ModelsExecutor:
         sampler = self._sampler(phase.name, phase.task)

@@ -18,6 +18,7 @@ from dedn_jax.json_values import TEXT, parse_json, record, whole
 from dedn_jax.training.event_file import event_file_name, first_events, scalar_events
 from dedn_jax.training.timing import Timing, step_seconds, without_timing
 
+METRICS_FILE = "metrics.jsonl"
 _MAX_READ = 2**28  # bytes of a file that is read whole; what is appended to may be larger
 _MAX_LINE = 2**24  # bytes; of a sweep of 1,000 models a line has 10**6
 _LINE = record({"phase": TEXT, "step": whole(0)})

@@ -21,6 +21,7 @@ from dedn_jax.pulse import PULSE
 from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.checkpoint import Checkpoints, Snapshot
 from dedn_jax.training.interrupt import Stopped, StopRequest, ending_the_run, stopped_run
+from dedn_jax.training.logs import MetricsLog, NoLog
 from dedn_jax.training.schedule import Schedule
 from dedn_jax.training.step import TrainState
 from dedn_jax.training.timing import StepClock
@@ -70,12 +71,6 @@ class Selects(Protocol):
     def select(self, step: Any, params: Any) -> None: ...
 
 
-class Logs(Protocol):
-    """Where evaluations are written."""
-
-    def evaluation(self, step: int, label: str, metrics: Any) -> None: ...
-
-
 @dataclasses.dataclass
 class Loop:
     """A phase's training, from `step` to the last.
@@ -104,7 +99,7 @@ class Loop:
     monitor: Monitor
     selection: Selects
     checkpoints: Checkpoints
-    log: Logs
+    log: MetricsLog | NoLog
     clock: StepClock
     bar: Any
     stop: StopRequest

@@ -92,6 +92,7 @@ def _train(
         stop=stop,
         callbacks=callbacks,
         teacher=teacher,
+        tensorboard=run.workdir.tensorboard,
     )
     phases = run_phases(trainer, dataset, initial.params)
     with ending_the_run("in the evaluation on the test sets"):

@@ -16,7 +16,6 @@ from dedn_jax.parallel.executors import Executor, JitExecutor, PmapExecutor, Res
 from dedn_jax.parallel.mesh import Layout
 from dedn_jax.parallel.resident.batches import ResidentBatches
 from dedn_jax.training.evaluation import Evaluator, Metrics
-from dedn_jax.training.logs import MetricsLog
 from dedn_jax.training.loop import Monitor, Selects
 from dedn_jax.training.optimizer import make_optimizer
 from dedn_jax.training.phase import Phase, PhaseResult
@@ -26,16 +25,12 @@ from dedn_jax.training.scores import Scores
 from dedn_jax.training.selection import Selection, copied
 from dedn_jax.training.step import TrainState, init_state
 from dedn_jax.training.step_metrics import StepMetrics
-from dedn_jax.training.timing import StepClock, Timing
 from dedn_jax.training.trainer import Start, Trainer, Write
 
 
 @dataclasses.dataclass(kw_only=True)
 class SingleTrainer(Trainer[Layout]):
     """Trains one model: by `jit` over a mesh or `pmap`, on resident or streamed features."""
-
-    def _title(self, phase: Phase) -> str:
-        return phase.name
 
     def _place(self, params: nnx.State) -> nnx.State:
         return self.layout.replicate(params)
@@ -47,16 +42,6 @@ class SingleTrainer(Trainer[Layout]):
 
     def _selection(self, params: nnx.State) -> Selects:
         return Selection(self.config.selection.metric, params)
-
-    def _log(self, phase: Phase, start: Start, clock: StepClock) -> MetricsLog:
-        return MetricsLog(
-            self.folder / "metrics.jsonl",
-            phase.name,
-            start.step,
-            start.evaluation_due,
-            tensorboard=self.folder / "tensorboard",
-            timing=Timing(clock, self.first_start),
-        )
 
     def _executor(self, phase: Phase, schedule: Schedule, done: int) -> Executor:
         sampler = self._sampler(phase.name, phase.task)

@@ -30,7 +30,7 @@ from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.checkpoint import Checkpoints, Snapshot, load_params, save_params
 from dedn_jax.training.evaluation import EvaluationLayout, Metrics
 from dedn_jax.training.interrupt import StopRequest
-from dedn_jax.training.logs import MetricsLog, NoLog
+from dedn_jax.training.logs import METRICS_FILE, MetricsLog, NoLog
 from dedn_jax.training.loop import Loop, Monitor, Selects, poll_stop, selected_text
 from dedn_jax.training.network import Network
 from dedn_jax.training.objective import ClassSpace, Objective, make_class_space
@@ -43,7 +43,7 @@ from dedn_jax.training.scores import Scores
 from dedn_jax.training.selection import METRIC_KEYS
 from dedn_jax.training.step import ModelState, TrainState, TrainStep, make_train_step
 from dedn_jax.training.teacher import Teacher
-from dedn_jax.training.timing import StepClock
+from dedn_jax.training.timing import StepClock, Timing
 
 
 class Start(NamedTuple):
@@ -93,6 +93,9 @@ class Trainer(abc.ABC, Generic[L]):
       check_there: raises InputError where what is written would not come there.
       first_start: of the run, seconds since 1970.
       teacher: that the models learn from, if there is one.
+      where: of the phases, for messages: the point of a sweep's grid, or "".
+      tensorboard: TensorBoard's directory; None: metrics are written as JSON lines alone.
+      seconds_before: that the steps of a sweep's other points took.
       stop: polled while training and evaluating.
       callbacks: told of steps, evaluations and phases.
     """
@@ -108,6 +111,9 @@ class Trainer(abc.ABC, Generic[L]):
     stop: StopRequest
     callbacks: Sequence[Callback] = ()
     teacher: Teacher | None = None
+    where: str = ""
+    tensorboard: Path | None = None
+    seconds_before: float = 0.0
 
     def train(self, phase: Phase, params: nnx.State) -> PhaseResult:
         """Trains, resumes what an earlier call left, or returns what it finished with.
@@ -213,6 +219,10 @@ class Trainer(abc.ABC, Generic[L]):
         """Steps of an epoch, not rounded; schedules are in epochs."""
         return len(task.train) / self.config.train.batch_size
 
+    def _title(self, phase: Phase) -> str:
+        """What messages call a phase."""
+        return phase.name + self.where
+
     def _finished(self, folder: Path, like: nnx.State) -> PhaseResult:
         file = folder / "result.json"
         result = read_json(file, self._phase_kind(), f"remove {folder} to train that phase again")
@@ -231,7 +241,13 @@ class Trainer(abc.ABC, Generic[L]):
         """The loop from `start` on; closes its log and progress bar."""
         schedule = Schedule.from_config(self.config, int(np.max(phase.num_steps)), phase.label)
         title, main, clock = self._title(phase), is_main(), StepClock()
-        log = self._log(phase, start, clock) if main else NoLog()
+        log: MetricsLog | NoLog = NoLog()
+        if main:
+            timing = Timing(clock, self.first_start, self.seconds_before)
+            done = start.step, start.evaluation_due
+            log = MetricsLog(
+                self.folder / METRICS_FILE, phase.name, *done, self.tensorboard, timing
+            )
         bar = progress(schedule.num_steps, title, "step", initial=start.step, shown=main)
 
         def write(step: int, metrics: dict[str, Any], loss: float) -> None:
@@ -308,10 +324,6 @@ class Trainer(abc.ABC, Generic[L]):
         """The shape of the selection's `best`, read again."""
 
     @abc.abstractmethod
-    def _title(self, phase: Phase) -> str:
-        """What messages call a phase."""
-
-    @abc.abstractmethod
     def _place(self, params: nnx.State) -> nnx.State:
         """Parameters on the devices."""
 
@@ -322,10 +334,6 @@ class Trainer(abc.ABC, Generic[L]):
     @abc.abstractmethod
     def _selection(self, params: nnx.State) -> Selects:
         """With `params` selected before the first evaluation."""
-
-    @abc.abstractmethod
-    def _log(self, phase: Phase, start: Start, clock: StepClock) -> MetricsLog:
-        """Where the phase's metrics are written, from `start` on."""
 
     @abc.abstractmethod
     def _executor(self, phase: Phase, schedule: Schedule, done: int) -> Executor:

@@ -30,6 +30,7 @@ from dedn_jax.saved_config import upgraded
 from dedn_jax.system_errors import remedy
 from dedn_jax.training.carry_on import EPOCHS, asks_for_more, reopen, say_carried_on
 from dedn_jax.training.interrupt import Interrupted
+from dedn_jax.training.logs import METRICS_FILE
 from dedn_jax.version import code_fields
 
 _LOCK = ".lock"
@@ -115,7 +116,7 @@ class Workdir:
 
     @property
     def metrics_file(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS_FILE
 
     @property
     def result_file(self) -> Path:
