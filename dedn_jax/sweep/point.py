@@ -15,19 +15,16 @@ from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.files import write_json
 from dedn_jax.model.groups import AttributeGroups, resolve_groups
 from dedn_jax.parallel.processes import barrier, is_main, max_over_processes
-from dedn_jax.parallel.resident.features import ResidentFeatures
-from dedn_jax.sweep.layout import ModelLayout, stack
+from dedn_jax.sweep.layout import stack
 from dedn_jax.sweep.points import Point
 from dedn_jax.sweep.report import summaries
 from dedn_jax.sweep.result_file import read_point
 from dedn_jax.sweep.trainer import ModelsResult, ModelsTrainer
-from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.interrupt import StopRequest, ending_the_run, stopped_run
 from dedn_jax.training.logs import METRICS_FILE, last_step_seconds
 from dedn_jax.training.network import Network, make_network
 from dedn_jax.training.phase import STREAMS
 from dedn_jax.training.phases import SELECTED_BY, Phases, run_phases
-from dedn_jax.training.teacher import Teacher
 from dedn_jax.training.trainer import Tested
 
 
@@ -36,38 +33,21 @@ class Common(NamedTuple):
 
     Attributes:
       dataset: to train and test on.
-      teacher: that the models learn from, if there is one.
-      features: resident feature maps; None: batches are streamed.
-      layout: of the models.
       seeds: of the models.
-      check_there: raises InputError where what is written would not come to the sweep's folder.
-      callbacks: told of steps, evaluations and phases.
-      stop: polled before every point, while training and evaluating.
-      first_start: of the sweep, seconds since 1970.
+      stop: polled before every point; the trainers poll it while training and evaluating.
+      make_trainer: makes a `ModelsTrainer` of what a point has of its own.
     """
 
     dataset: GZSLDataset
-    teacher: Teacher | None
-    features: ResidentFeatures | None
-    layout: ModelLayout
     seeds: list[int]
-    check_there: Callable[[], None]
-    callbacks: Sequence[Callback]
     stop: StopRequest
-    first_start: float
+    make_trainer: Callable[..., ModelsTrainer]
 
 
 def run_point(
     point: Point, number: int, points: int, folder: Path, common: Common
 ) -> dict[str, object]:
-    """The result of a point, which is trained unless it was finished before.
-
-    Args:
-      point: its config.
-      number: which one it is, from 0.
-      points: how many there are.
-      folder: of the point.
-      common: what all points share.
+    """The result of point `number`, from 0, of so many; trained unless it was finished before.
 
     Raises:
       Interrupted: `common.stop` asked for it; everything is saved.
@@ -92,21 +72,13 @@ def _train(point: Point, where: str, folder: Path, common: Common) -> dict[str, 
     config, dataset = point.config, common.dataset
     groups = groups_of(config, dataset)
     network, *others = (_network(config, seed, dataset, groups) for seed in common.seeds)
-    trainer = ModelsTrainer(
+    trainer = common.make_trainer(
         config=config,
         network=network,
         groups=groups,
-        layout=common.layout,
-        features=common.features,
         folder=folder,
-        check_there=common.check_there,
-        first_start=common.first_start,
-        stop=common.stop,
-        callbacks=common.callbacks,
-        seeds=common.seeds,
         where=where,
         seconds_before=_seconds_of_others(folder),
-        teacher=common.teacher,
     )
     params = stack([n.params for n in (network, *others)])
     phases = run_phases(trainer, dataset, dict.fromkeys(STREAMS, params))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from dedn_jax.sweep.points import Point, make_points
 from dedn_jax.sweep.points_file import read_points
 from dedn_jax.sweep.report import SHARED, draw
 from dedn_jax.sweep.result_file import read_sweep_result
+from dedn_jax.sweep.trainer import ModelsTrainer
 from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.compilation_cache import compilation_cache
 from dedn_jax.training.environment import record_start
@@ -122,10 +124,18 @@ def _run(
     first_start = record_start(folder.path) if is_main() else time.time()
     with stop or StopRequest() as stop, compilation_cache(config):
         features = place_features(dataset.inputs, config, Layout.of_devices(), may_shard=False)
-        shown = callbacks if is_main() else ()
-        common = Common(
-            dataset, teacher, features, layout, all_seeds, check_there, shown, stop, first_start
+        make_trainer = functools.partial(
+            ModelsTrainer,
+            layout=layout,
+            features=features,
+            check_there=check_there,
+            first_start=first_start,
+            stop=stop,
+            callbacks=callbacks if is_main() else (),
+            seeds=all_seeds,
+            teacher=teacher,
         )
+        common = Common(dataset, all_seeds, stop, make_trainer)
         results = [
             run_point(point, number, len(points), folder.point(number), common)
             for number, point in enumerate(points)
