@@ -96,9 +96,14 @@ class _Experts:
 
 
 def counted_floor(
-    flops: float, single_pass: float, moved: float, chip: Chip, precision: str
+    flops: float,
+    single_pass: float,
+    moved: float,
+    chip: Chip,
+    precision: str,
+    links: float = 0.0,
 ) -> Floor:
-    """Of a program whose products were counted in its trace.
+    """Of a program whose work has been counted.
 
     Args:
       flops: of a chip's products.
@@ -106,9 +111,10 @@ def counted_floor(
       moved: bytes of arguments that have to be read and of results that have to be written.
       chip: the chip.
       precision: of the other products.
+      links: seconds of what chips send each other.
     """
     compute = (single_pass + (flops - single_pass) * chip.passes[precision]) / chip.flops
-    return Floor(flops, moved, compute, moved / chip.bandwidth)
+    return Floor(flops, moved, compute, moved / chip.bandwidth, links)
 
 
 def attention_floor(config: ConfigDict, sizes: Sizes, images: int, chip: Chip) -> Floor:
@@ -123,8 +129,8 @@ def attention_floor(config: ConfigDict, sizes: Sizes, images: int, chip: Chip) -
     experts = _Experts(config, sizes)
     flops = experts.pooling_flops(images)
     moved = _map_bytes(sizes, images, chip) + 2 * 4 * experts.row_numbers
-    compute = flops * _map_passes(config, sizes, chip) / chip.flops
-    return Floor(flops, moved, compute, moved / chip.bandwidth)
+    single_pass = flops if sizes.dtype == "bfloat16" else 0.0
+    return counted_floor(flops, single_pass, moved, chip, config.model.precision)
 
 
 def step_floor(
@@ -154,7 +160,7 @@ def step_floor(
         pooling += experts.pooling_flops(images) / 2
         rest += experts.folding_flops() / 3 + experts.class_flops(images) / 2
     moved = _map_bytes(sizes, images, chip) + 2 * state
-    passes = _map_passes(config, sizes, chip), chip.passes[config.model.precision]
+    single_pass = pooling if sizes.dtype == "bfloat16" else 0.0
     links = 0.0
     if on.chips > 1:
         gradients = min(parameters, 4.0 * experts.row_numbers)
@@ -163,18 +169,7 @@ def step_floor(
         links += sum(exchange("all-gather", factors, on.chips, on))
     if residency == "sharded":
         links += exchange("all-gather", images * sizes.map_bytes, on.chips, on).sending
-    return Floor(
-        pooling + rest,
-        moved,
-        (pooling * passes[0] + rest * passes[1]) / chip.flops,
-        moved / chip.bandwidth,
-        links,
-    )
-
-
-def _map_passes(config: ConfigDict, sizes: Sizes, chip: Chip) -> float:
-    """Products with bfloat16 maps take one pass at every precision."""
-    return 1.0 if sizes.dtype == "bfloat16" else chip.passes[config.model.precision]
+    return counted_floor(pooling + rest, single_pass, moved, chip, config.model.precision, links)
 
 
 def _map_bytes(sizes: Sizes, images: int, chip: Chip) -> float:

@@ -67,7 +67,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     traffic = row["schedule"] or c.get("launches")
     moved = traffic["read"] + traffic["written"] if traffic else floor["moved"]
     word = "estimate, " if row["estimate"] else ""
-    sent = sum(t["bytes"] for t in c["collectives"].values())
+    sent, rate = sum(t["bytes"] for t in c["collectives"].values()), 1 / row["step_seconds"]
     return [
         *cells,
         f"{floor['flops'] / 1e9:.1f}",
@@ -75,9 +75,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{sent / 1e9:.3f}",
         f"{1e3 * floor['seconds']:.3f} ({floor['bound']})",
         f"{1e3 * row['step_seconds']:.3f} ({word}{row['bound']})",
-        f"{1 / row['step_seconds']:.0f}"
-        if row["step_seconds"] < 0.1
-        else f"{1 / row['step_seconds']:.2f}",
+        f"{rate:.0f}" if rate > 10 else f"{rate:.2f}",
         f"{row['steps']}: {duration(row['total_seconds'])}",
         f"{row['chip_hours']:.3g}",
         f"{row['price']:.3g}" if "price" in row else "-",
