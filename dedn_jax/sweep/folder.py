@@ -37,12 +37,18 @@ class SweepFolder:
 
     Attributes:
       path: the directory.
+      identity_file: says which sweep it holds.
+      result_file: of all points.
+      plot: of their means.
     """
 
     def __init__(
         self, path: str | Path, config: ConfigDict, seeds: int, points: list[Point]
     ) -> None:
         self.path = workdir_path(path)
+        self.identity_file = self.path / SWEEP_FILE
+        self.result_file = self.path / "result.json"
+        self.plot = self.path / "sweep.png"
         self._points = points
         self._identity: dict[str, Any] = {
             "config": config.to_dict(),
@@ -51,18 +57,6 @@ class SweepFolder:
         }
         if names := [point.name for point in points if point.name]:
             self._identity["names"] = names
-
-    @property
-    def identity_file(self) -> Path:
-        return self.path / SWEEP_FILE
-
-    @property
-    def result_file(self) -> Path:
-        return self.path / "result.json"
-
-    @property
-    def plot(self) -> Path:
-        return self.path / "sweep.png"
 
     def point(self, number: int) -> Path:
         """The folder of a point of the grid, from 0."""

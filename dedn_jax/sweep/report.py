@@ -23,8 +23,8 @@ SHARED = (
     "in their initial parameters alone, and so do the deviations and intervals"
 )
 CALIBRATED = "  calibrated"
-_COLORS = {"H": "#2e4057", "T1": "#d98e04"}
-_OFFSETS = {"H": -0.12, "T1": 0.12}
+# Metrics that are drawn, with their colours and how far beside the point they stand.
+_DRAWN = {"H": ("#2e4057", -0.12), "T1": ("#d98e04", 0.12)}
 COLUMNS = (*METRICS, AUSUC)
 _DPI = 110
 
@@ -124,12 +124,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
         where += ", calibrated" if kind == VALIDATION[1] else ""
     figure = Figure(figsize=(max(5.0, 2.0 + 1.1 * len(points)), 4.2), layout="constrained")
     axes = figure.subplots()
-    for metric, color in _COLORS.items():
+    for metric, (color, offset) in _DRAWN.items():
         places, means, halves = [], [], []
         for i, point in enumerate(points):
             if (found := point.get(kind, {}).get(metric)) is None:
                 continue
-            x = i + _OFFSETS[metric]
+            x = i + offset
             places.append(x)
             means.append(found["mean"])
             halves.append(_half(found) or 0.0)
