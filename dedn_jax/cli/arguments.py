@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedn_jax.buckets.mirror import workdir_path
@@ -26,31 +25,9 @@ if TYPE_CHECKING:
     from dedn_jax.training.profiling import Profile
 
 
-def path_flag(text: str) -> Path:
-    """A path flag; shells leave `~` alone in `--flag=~/x`.
-
-    Raises:
-      InputError: as `local_path`.
-    """
-    return local_path(text)
-
-
-def output_flag(text: str) -> Path:
-    """The flag of a file to write, which may be in a bucket.
-
-    Raises:
-      InputError: as `output_path`.
-    """
-    return output_path(text)
-
-
-def workdir_flag(text: str) -> Path:
-    """The flag of a work directory, which may be in a bucket.
-
-    Raises:
-      InputError: as `workdir_path`.
-    """
-    return workdir_path(text)
+# Types of flags: of a path (shells leave `~` alone in `--flag=~/x`), and of a file to write or a
+# work directory, which may be in a bucket.
+path_flag, output_flag, workdir_flag = local_path, output_path, workdir_path
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
