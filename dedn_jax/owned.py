@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import NamedTuple, TypeVar
@@ -19,19 +20,20 @@ class _Kind(NamedTuple):
     Attributes:
       name: for messages.
       markers: files that are there from its beginning on.
-      parts: names of what belongs to it; empty: all that is in it.
+      parts: matches the names of what belongs to it.
     """
 
     name: str
     markers: tuple[str, ...]
-    parts: frozenset[str] = frozenset()
+    parts: re.Pattern[str] = re.compile("")
 
 
-_RUN_PARTS = frozenset(
-    (".lock", "config.json", "dataset.json", "environment.json", "metrics.jsonl", "result.json")
-    + ("tensorboard", "validation", "final")
+# `result-40-epochs.json` is what a training that was carried on had ended with.
+_IN_BOTH = r"\.lock|starts|result(-\d+-epochs)?\.json"
+_RUN_PARTS = re.compile(
+    rf"({_IN_BOTH}|(config|dataset|environment)\.json|metrics\.jsonl|tensorboard|validation|final)$"
 )
-_SWEEP_PARTS = frozenset((".lock", "sweep.json", "sweep.png", "points", "result.json"))
+_SWEEP_PARTS = re.compile(rf"({_IN_BOTH}|sweep\.json|sweep(-\d+-epochs)?\.png|points)$")
 _KINDS = (
     _Kind("run", ("config.json", "dataset.json"), _RUN_PARTS),
     _Kind("sweep", ("sweep.json",), _SWEEP_PARTS),
@@ -87,7 +89,7 @@ def owner_of(path: P, is_file: Callable[[P], bool]) -> Owner | None:
             if not all(is_file(folder / marker) for marker in kind.markers):
                 continue
             first = path.relative_to(folder).parts[0]
-            if not kind.parts or first in kind.parts:
+            if kind.parts.match(first):
                 return Owner(kind.name, folder, first)
     return None
 

@@ -84,6 +84,8 @@ def test_outputs_are_no_part_of_a_run(tmp_path: Path) -> None:
         "run/config.json",
         "run/tensorboard/final/new.json",
         "run/validation/x.json",
+        "run/starts/1/environment.json",
+        "run/result-40-epochs.json",
         "link/config.json",
         "other/../run/config.json",
     ):

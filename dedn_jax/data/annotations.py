@@ -7,10 +7,14 @@ import hashlib
 import itertools
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64
 
 from dedn_jax.errors import InputError
 from dedn_jax.model.groups import AttributeGroups
+
+# Norms of rows that float32 can normalise: squares of larger ones overflow, and smaller rows are
+# divided by 1e-12, as published.
+_MIN_NORM, _MAX_NORM = 1e-12, 1e18
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,6 +152,7 @@ def check_annotations(data: Annotations) -> None:
             f"{where}: {len(data.class_names)} class names and {len(data.attribute_names)} "
             f"attribute names for {classes} classes and {attributes} attributes"
         )
+    _check_norms(data)
     if data.validation_classes is not None:
         strange = np.setdiff1d(data.validation_classes, data.seen_classes)
         if len(strange):
@@ -169,6 +174,39 @@ def _check_class_ids(where: str, field: str, ids: Int[np.ndarray, " ids"], class
         raise InputError(
             f"{where}: {field} {what}, expected ids from 0 to {classes - 1}, once each"
         )
+
+
+def _check_norms(data: Annotations) -> None:
+    """Raises InputError where a row that will be normalised in float32 has no direction left."""
+    used = np.union1d(data.seen_classes, data.unseen_classes)
+    norms = _norms(data.class_embeddings)
+    wrong = used[~_fits(norms[used])]
+    if len(wrong):
+        k = wrong[0]
+        found = f"are of norm {norms[k]:.3g}" if norms[k] else "are all 0, which describe nothing"
+        advice = "scale att" if norms[k] else "describe it, or leave it out"
+        raise InputError(
+            f"{data.source}: attributes of class {data.class_names[k]!r} {found}; expected a norm "
+            f"of {_MIN_NORM:g} to {_MAX_NORM:g}: {advice}"
+        )
+    norms = _norms(data.word_vectors)
+    if not norms.any():
+        raise InputError(f"{data.source}: w2v_att is all 0; build it again")
+    wrong = np.flatnonzero(~_fits(norms) & (norms > 0))  # a word may have no vector
+    if len(wrong):
+        a = wrong[0]
+        raise InputError(
+            f"{data.source}: the word vector of attribute {data.attribute_names[a]!r} is of norm "
+            f"{norms[a]:.3g}; expected {_MIN_NORM:g} to {_MAX_NORM:g}: scale w2v_att"
+        )
+
+
+def _norms(rows: Float32[np.ndarray, "rows columns"]) -> Float64[np.ndarray, " rows"]:
+    return np.linalg.norm(rows.astype(np.float64), axis=1)
+
+
+def _fits(norms: Float64[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
+    return (norms >= _MIN_NORM) & (norms <= _MAX_NORM)
 
 
 def _check_groups(where: str, groups: AttributeGroups, attributes: int) -> None:

@@ -114,7 +114,7 @@ class GZSLDataset(Annotations):
         if word_vectors is None:
             word_vectors = dimension_vectors(embeddings, names)
         vectors = _checked_vectors(np.asarray(word_vectors), attributes, source)
-        ids = whole_numbers(np.asarray(labels), source, "labels").astype(np.int32)
+        ids = whole_numbers(np.asarray(labels), source, "labels")
         check_labels(source, ids, classes)
         splits = {"trainval": trainval, "test_seen": test_seen, "test_unseen": test_unseen}
         splits = {k: whole_numbers(np.asarray(v), source, k) for k, v in splits.items()}
@@ -126,7 +126,7 @@ class GZSLDataset(Annotations):
         return cls(
             source=source,
             inputs=_normalized(np.asarray(features), len(ids), dtype, source),
-            labels=ids,
+            labels=ids.astype(np.int32),
             class_embeddings=embeddings,
             word_vectors=vectors,
             **splits,

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.errors import InputError
-from dedn_jax.files import read_json
 from dedn_jax.training.checkpoint import load_params, saved_shapes
 from dedn_jax.training.network import BACKBONE_WEIGHTS, INIT_FROM, Network
 from dedn_jax.training.other_run import finished_run, params_digest, phases_alike
@@ -55,7 +54,7 @@ def initial_params(config: ConfigDict, dataset: GZSLDataset, network: Network) -
     if not path:
         return Initial(dict.fromkeys(STREAMS, network.params))
     workdir, theirs = finished_run(_FIELD, path)
-    recorded = read_json(workdir.dataset_file)
+    recorded = workdir.recorded_dataset() or {}
     ours = network.fingerprint().get(BACKBONE_WEIGHTS)
     if config.backbone.trained and recorded.get(BACKBONE_WEIGHTS) != ours:
         raise InputError(

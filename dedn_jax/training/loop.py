@@ -6,6 +6,7 @@ own: `training.trainer` and `sweep.trainer`.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import sys
 import time
@@ -186,7 +187,8 @@ class Loop:
         if selected := selected_text(self.selection, label):
             self.bar.set_postfix_str(selected, refresh=False)
         for callback in self.callbacks:
-            callback.on_evaluation(self.step, label, metrics)
+            # A copy: selection keeps them.
+            callback.on_evaluation(self.step, label, copy.deepcopy(metrics))
         self.evaluation_due = False
 
     def _save(self, state: TrainState) -> None:

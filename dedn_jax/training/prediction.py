@@ -138,8 +138,7 @@ def predict_branches(
     products = jnp.einsum(
         "bxa,ka->bxk", attributes, classes.embeddings, preferred_element_type=jnp.float32
     )
-    choices = _choices(_mixed(experts, classes, mixing), classes, mixing)
-    return choices, BranchScores(attributes, products)
+    return _choices(experts, classes, mixing), BranchScores(attributes, products)
 
 
 def _mixed(experts: PerExpert[AttributeScores], classes: ClassSpace, mixing: Mixing) -> ClassScores:
@@ -153,9 +152,16 @@ def _mixed(experts: PerExpert[AttributeScores], classes: ClassSpace, mixing: Mix
     return ClassScores(coarse, fine, fused)
 
 
-def _choices(scores: ClassScores, classes: ClassSpace, mixing: Mixing) -> Choices[Array]:
+def _choices(
+    experts: PerExpert[AttributeScores], classes: ClassSpace, mixing: Mixing
+) -> Choices[Array]:
+    # Without a bias, of which a large one would round the scores away.
+    scores = _mixed(experts, classes, dataclasses.replace(mixing, bias=0.0))
     stacked = jnp.stack(scores, axis=1)
     seen = jnp.where(classes.seen, stacked, -jnp.inf)
     unseen = jnp.where(classes.seen, -jnp.inf, stacked)
-    gap = seen.max(-1) - unseen.max(-1) + mixing.gamma
-    return Choices(stacked.argmax(-1), seen.argmax(-1), unseen.argmax(-1), gap)
+    gap = seen.max(-1) - unseen.max(-1)
+    among_seen, among_unseen = seen.argmax(-1), unseen.argmax(-1)
+    return Choices(
+        jnp.where(gap < mixing.gamma, among_unseen, among_seen), among_seen, among_unseen, gap
+    )

@@ -15,7 +15,6 @@ from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.data.features.maps import FEATURE_SAMPLE
 from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
-from dedn_jax.files import read_json
 from dedn_jax.model.groups import AttributeGroups, resolve_groups
 from dedn_jax.parallel.mesh import Layout, local_layout
 from dedn_jax.training.added_classes import first_classes, with_candidates
@@ -87,9 +86,10 @@ class TrainingRun:
         Raises:
           InputError: it is not the one that the run was trained on.
         """
-        if not self.workdir.dataset_file.exists():  # while a new run is being set up
+        recorded = self.workdir.recorded_dataset()
+        if recorded is None:
             return dataset
-        trained_on = first_classes(dataset, read_json(self.workdir.dataset_file))
+        trained_on = first_classes(dataset, recorded)
         self.workdir.check_fingerprint(trained_on.fingerprint(), *ignored)
         count = trained_on.num_classes
         self.added_classes = dataset.class_names[count:]
@@ -109,8 +109,8 @@ class TrainingRun:
           InputError: the data set or the backbone's weights are not those of the run.
         """
         network = make_network(self.config, self.outline, self.groups)
-        if self.workdir.dataset_file.exists():
-            data = first_classes(self.outline, read_json(self.workdir.dataset_file))
+        if recorded := self.workdir.recorded_dataset():
+            data = first_classes(self.outline, recorded)
             fingerprint = data.fingerprint() | network.fingerprint()
             self.workdir.check_fingerprint(fingerprint, *OTHER_RUNS, FEATURE_SAMPLE)
         return network

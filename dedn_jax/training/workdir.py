@@ -231,10 +231,11 @@ class Workdir:
         so that the run can be used from any folder.
 
         Raises:
-          InputError: as `check_config`, or the directory holds a run on another data set.
+          InputError: as `check_config`, or the directory holds a run on another data set, or one
+            that does not say on which.
         """
         self.check_config(config)
-        new = not self.dataset_file.exists()
+        new = self.recorded_dataset() is None
         try:
             if new:
                 write_json(self.dataset_file, fingerprint)
@@ -308,6 +309,21 @@ class Workdir:
             for field in sorted(PREDICTION_FIELDS)
             if now[field] != of_run[field]
         }
+
+    def recorded_dataset(self) -> dict | None:
+        """The fingerprint of the run's data set; None while a new run is being set up.
+
+        Raises:
+          InputError: the file is damaged, or not there although the run is.
+        """
+        if self.dataset_file.exists():
+            return read_json(self.dataset_file)
+        if self.config_file.exists():
+            raise InputError(
+                f"{self.dataset_file}: missing, so that nothing says which data the run is about; "
+                "restore the file, or train in another directory"
+            )
+        return None
 
     def check_fingerprint(self, fingerprint: dict[str, object], *ignored: str) -> None:
         """Raises InputError unless `fingerprint` is that of the run's data set.

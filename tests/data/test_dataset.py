@@ -127,6 +127,7 @@ def test_arrays_and_a_published_file_of_them_are_the_same_data_set(
         ({"features": np.ones((140, 4, 0))}, r"features has shape \(140, 4, 0\), expected \[im"),
         ({"labels": np.arange(140) / 10}, "labels holds values that are not whole numbers"),
         ({"labels": np.full(140, 14)}, "labels run from 14 to 14, expected 0 to 13"),
+        ({"labels": np.full(140, 2**32)}, "labels run from 4294967296 to 4294967296, expected 0"),
         ({"trainval": np.ones((2, 2), int)}, r"trainval has shape \(2, 2\) .* expected whole num"),
         ({"test_seen": [0, 140]}, "test_seen runs from 0 to 140, expected image indices 0 to 139"),
         ({"test_unseen": [0]}, "arrays: 1 images are in both trainval and test_unseen"),
@@ -147,6 +148,39 @@ def test_refused_arrays(changes, message):
     named = {name: fields[name] for name in fields if name not in ("inputs", "source")}
     with pytest.raises(InputError, match=message):
         GZSLDataset.from_arrays(**{"features": np.ones((140, 4, 3)), **named, **changes})
+
+
+@pytest.mark.parametrize(
+    ("field", "factor", "message"),
+    [
+        ("class_embeddings", 0, "attributes of class 'c2' are all 0, which .* or leave it out"),
+        ("class_embeddings", 1e25, r"attributes of class 'c2' are of norm \S+e\+25; .*: scale att"),
+        ("class_embeddings", 1e-14, r"attributes of class 'c2' are of norm \S+e-14; expected"),
+        (
+            "word_vectors",
+            1e30,
+            r"the word vector of attribute 'x' is of norm \S+e\+30; .*: scale w2v",
+        ),
+        ("word_vectors", 1e-30, r"the word vector of attribute 'x' is of norm \S+e-30; expected"),
+    ],
+)
+def test_rows_that_float32_cannot_normalise(field: str, factor: float, message: str) -> None:
+    rows = parts()[field]
+    rows[2] *= np.float32(factor)
+    with pytest.raises(InputError, match=f"here: {message}"):
+        make(**{field: rows})
+
+
+def test_rows_of_zeros_that_nothing_is_made_of() -> None:
+    """A class without images that is no candidate, and a word without a vector."""
+    data = parts()
+    rest = {
+        k: data[k][data["labels"][data[k]] != 1] for k in ("trainval", "test_seen", "test_unseen")
+    }
+    data["class_embeddings"][1] = data["word_vectors"][0] = 0
+    assert not make(**data | rest).class_embeddings[1].any()
+    with pytest.raises(InputError, match="w2v_att is all 0; build it again"):
+        make(word_vectors=np.zeros((5, 3), np.float32))
 
 
 def test_classes():

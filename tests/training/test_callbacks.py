@@ -43,6 +43,14 @@ class Recorder(dedn_jax.Callback):
         self.phases.append((phase, result.selected_step))
 
 
+class Spoils(dedn_jax.Callback):
+    """Keeps nothing of what it is given as it was."""
+
+    def on_evaluation(self, step: int, label: str, metrics: Any) -> None:
+        for row in metrics.values():
+            row.clear()
+
+
 @pytest.fixture(scope="module")
 def in_a_thread(
     data: Path, tmp_path_factory: pytest.TempPathFactory
@@ -54,7 +62,8 @@ def in_a_thread(
     runs: list[dedn_jax.Run] = []
 
     def work() -> None:
-        runs.append(dedn_jax.train(tiny_config(data, **FIELDS), path, callbacks=[recorder]))
+        callbacks = [Spoils(), recorder]
+        runs.append(dedn_jax.train(tiny_config(data, **FIELDS), path, callbacks=callbacks))
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -264,8 +264,8 @@ def test_t1_is_chosen_among_unseen_classes_alone() -> None:
     """Seen scores higher by far: U is 0, T1 is not; chosen ids are unseen classes."""
     task = make_task(20, 40)
     model, params, _ = make_model(task)
-    # +1e4 on every seen class.
-    evaluator = make_evaluator(task, model, Mixing(0.5, 0.5, bias=-1e4), 16)
+    # +1e9 on every seen class, in float32 more than all scores together.
+    evaluator = make_evaluator(task, model, Mixing(0.5, 0.5, bias=-1e9), 16)
     chosen = evaluator.choices(params, task.eval_unseen)
     assert chosen.among_all.shape == chosen.among_unseen.shape == (40, 3)
     assert SEEN[chosen.among_all].all()
@@ -275,8 +275,11 @@ def test_t1_is_chosen_among_unseen_classes_alone() -> None:
     assert found["U"] == 0
     assert found["H"] == 0
     assert found["T1"] > 0
-    unbiased = make_evaluator(task, model, Mixing(0.5, 0.5, bias=0.0), 16)
-    assert unbiased(params)["fused"]["T1"] == pytest.approx(found["T1"], abs=10)
+    unbiased = make_evaluator(task, model, Mixing(0.5, 0.5, bias=0.0), 16)(params)["fused"]
+    assert (unbiased["T1"], unbiased["AUSUC"]) == (found["T1"], found["AUSUC"])
+    # At the other end all images are given unseen classes.
+    all_unseen = make_evaluator(task, model, Mixing(0.5, 0.5, bias=1e9), 16)(params)["fused"]
+    assert (all_unseen["U"], all_unseen["S"]) == (found["T1"], 0)
 
 
 def test_a_tiny_example_by_hand() -> None:

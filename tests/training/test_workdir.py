@@ -95,6 +95,20 @@ def test_paths_are_kept_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert workdir.load_config().data.path == "/here/tiny.hdf5"
 
 
+def test_a_run_that_does_not_say_on_which_data(tmp_path: Path) -> None:
+    """Any others would be taken for its own."""
+    config, workdir = base_config(), Workdir(tmp_path)
+    assert workdir.recorded_dataset() is None
+    workdir.claim(config, {"images": 1})
+    assert workdir.recorded_dataset() == {"images": 1}
+    workdir.dataset_file.unlink()
+    with pytest.raises(
+        InputError, match=r"dataset\.json: missing, so that .* restore the file, or"
+    ):
+        workdir.claim(config, {"images": 2})
+    assert not workdir.dataset_file.exists()
+
+
 @pytest.mark.parametrize("data", [3, None, {"on_device": []}, {"path": {}}, {"no_such": 1}])
 def test_a_damaged_config(tmp_path: Path, data: object) -> None:
     write_json(tmp_path / "config.json", base_config().to_dict() | {"data": data})

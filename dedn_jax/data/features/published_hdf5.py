@@ -59,8 +59,9 @@ def published_annotations(
             "word_vectors": _word_vectors(file, where, att, word_vectors, names),
             "attribute_names": names,
         }
-    labels = _integers(file, where, "labels").astype(np.int32)
+    labels = _integers(file, where, "labels")
     check_labels(where, labels, classes)
+    labels = labels.astype(np.int32)
     splits = {
         field: _integers(file, where, field, required=field != "test_seen_loc") for field in SPLITS
     }

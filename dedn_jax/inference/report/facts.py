@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dedn_jax.files import read_json
 from dedn_jax.training.environment import started, versions
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.run import TrainingRun
@@ -52,7 +51,7 @@ def facts_of(run: TrainingRun) -> Facts:
         dataset=dataset_name(run.config.data.format, run.config.data.path),
         summary=summary,
         config=run.config.to_dict(),
-        fingerprint=read_json(run.workdir.dataset_file),
+        fingerprint=run.workdir.recorded_dataset() or {},
         versions=versions(),
     )
 

@@ -119,7 +119,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
 
 def test_strongest_attributes() -> None:
     annotations = make_annotations()
-    values = np.zeros((CLASSES, 7), np.float32)
+    values = np.full((CLASSES, 7), 1e-9, np.float32)  # of nothing, but not a class that is all 0
     values[:2] = VALUES
     annotations = dataclasses.replace(annotations, class_embeddings=values)
     # Excesses of class 0: a -1/3, b 5/6, c 4.5, d 7/6, e 11/6, f 8, g 2.5; five at most.
