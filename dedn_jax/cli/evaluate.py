@@ -151,6 +151,8 @@ def _report(
     if calibrated is not None:
         report["test_calibrated"] = calibrated
         print("\n".join(["", *calibrated_text(run.result["calibration"], calibrated)]))
+    elif run.calibration:
+        print("Fixed gamma and mixes alone: the run's calibration is of its selected weights.")
     return report
 
 

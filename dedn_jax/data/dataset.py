@@ -40,9 +40,11 @@ class GZSLDataset(Annotations):
 
     Attributes:
       inputs: feature maps or pictures.
+      given: whether it was made by `from_arrays`, so that no file has it.
     """
 
     inputs: Inputs
+    given: bool = False
 
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.labels):
@@ -134,6 +136,7 @@ class GZSLDataset(Annotations):
             attribute_names=tuple(attribute_names or (f"attribute {a}" for a in range(attributes))),
             validation_classes=validation_classes,
             groups=groups,
+            given=True,
         )
 
     @property

@@ -15,6 +15,8 @@ from dedn_jax.errors import InputError
 from dedn_jax.files import write_atomically
 
 _NAME = "name"  # of the first column
+_HEADS = (_NAME, "class")  # of it, as the tables of own data sets have it
+_SPLIT = "split"  # a column of those tables that describes nothing
 _SHOWN = 5  # how many attributes a message names
 
 
@@ -22,6 +24,8 @@ def read_classes(
     path: Path, attributes: Sequence[str]
 ) -> dict[str, Float32[np.ndarray, " attributes"]]:
     """Reads classes from a CSV file whose header is `name` and the attributes, in any order.
+
+    The `attributes.csv` of a folder of own classes is such a file too.
 
     Args:
       path: the file.
@@ -41,7 +45,7 @@ def read_classes(
             "apart; give the classes from Python"
         )
     line, header = rows[0]
-    if header[0].lower() != _NAME:
+    if header[0].lower() not in _HEADS:
         hint = "; separate columns by commas" if ";" in header[0] else ""
         raise InputError(
             f"{path}: line {line} begins with {header[0][:64]!r}, expected a header that begins "
@@ -49,7 +53,8 @@ def read_classes(
         )
     if twice := first_twice(header[1:]):
         raise InputError(f"{path}: the header names {twice!r} twice; keep one of the columns")
-    check_attributes(str(path), header[1:], known)
+    described = [name for name in header[1:] if name != _SPLIT or name in known]
+    check_attributes(str(path), described, known)
     column = [header.index(name, 1) for name in known]
     classes: dict[str, np.ndarray] = {}
     for line, row in rows[1:]:

@@ -166,7 +166,8 @@ def train(
     Args:
       config: a checked config, see `dedn_jax.config.load_config`.
       workdir: directory of the run; an interrupted run in it goes on.
-      dataset: to train on; None: the one that `config.data` names.
+      dataset: to train on; None: the one that `config.data` names. Of one from arrays the run keeps
+        no path: `open_run` is given it again.
       callbacks: see steps, evaluations and phases, in the main process alone.
       stop: makes the training save and raise `Interrupted`; None: nothing does, and Ctrl-C is a
         KeyboardInterrupt, after which the run goes on from its last checkpoint.
@@ -178,6 +179,9 @@ def train(
       InputError: bad data, or a work directory of another run.
       Interrupted: `stop` asked for it; everything is saved.
     """
+    if dataset is not None and dataset.given:
+        config = config.copy_and_resolve_references()
+        config.data.path = ""
     run = Run(Workdir(workdir), config, dataset=dataset)
     train_run(run, callbacks=callbacks, stop=stop)
     return run

@@ -17,7 +17,7 @@ from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.pulse import PULSE
 from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.environment import record_start
-from dedn_jax.training.evaluation import METRICS, Metrics, metrics_table
+from dedn_jax.training.evaluation import AUSUC, METRICS, Metrics, metrics_table
 from dedn_jax.training.init_run import Initial, initial_params
 from dedn_jax.training.interrupt import StopRequest, ending_the_run
 from dedn_jax.training.phases import (
@@ -169,7 +169,9 @@ def result_text(result: dict) -> str:
         fused = validation["fused"]
         lines.append(
             f"Best on validation classes: step {validation['selected_step']} of "
-            f"{validation['steps']}, " + ", ".join(f"{k} {fused[k]:.1f}" for k in METRICS)
+            f"{validation['steps']}, "
+            + ", ".join(f"{k} {fused[k]:.1f}" for k in METRICS)
+            + (f", {AUSUC} {fused[AUSUC]:.3f}" if AUSUC in fused else "")
         )
         how = {"retrain": "Retrained", "continue": "Trained on"}[result["refit"]]
         lines.append(f"{how} on all of trainval for {result['steps']} steps.")

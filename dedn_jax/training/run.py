@@ -64,7 +64,7 @@ class TrainingRun:
         Raises:
           InputError: it cannot be loaded, or is not the one the run was trained on.
         """
-        dataset = load_dataset(self.config) if self._dataset is None else self._dataset
+        dataset = self._load() if self._dataset is None else self._dataset
         return self._checked(dataset, BACKBONE_WEIGHTS, *OTHER_RUNS)
 
     @cached_property
@@ -76,9 +76,18 @@ class TrainingRun:
         """
         if self._dataset is not None or "dataset" in self.__dict__:
             return self.dataset
-        outline = load_dataset(self.config, sizes_only=True)
+        outline = self._load(sizes_only=True)
         # Feature maps may be unread; `dataset` compares their sample.
         return self._checked(outline, BACKBONE_WEIGHTS, *OTHER_RUNS, FEATURE_SAMPLE)
+
+    def _load(self, *, sizes_only: bool = False) -> GZSLDataset:
+        data = self.config.data
+        if not data.path and data.format != "demo" and self.workdir.config_file.exists():
+            raise InputError(
+                f"{self.workdir.path}: trained on arrays, which no file holds; open it with "
+                "dedn_jax.open_run(..., dataset=...), or set --config.data.path to a file of them"
+            )
+        return load_dataset(self.config, sizes_only=sizes_only)
 
     def _checked(self, dataset: GZSLDataset, *ignored: str) -> GZSLDataset:
         """The data set, classes that were added since training as unseen candidates.
@@ -122,6 +131,7 @@ class TrainingRun:
         Raises:
           InputError: the run is not finished.
         """
+        self._check_finished()
         return load_params(self.workdir.phase("final") / "selected", self.network.params)
 
     @property
@@ -141,12 +151,16 @@ class TrainingRun:
         Raises:
           InputError: the run is not finished, or the file is damaged.
         """
+        self._check_finished()
+        return read_result(self.workdir.result_file)
+
+    def _check_finished(self) -> None:
+        """Raises InputError unless the run is finished."""
         if not self.workdir.result_file.is_file():
             raise InputError(
                 f"{self.workdir.result_file}: missing, the run is not finished; train again with "
                 "the same config and directory to resume it"
             )
-        return read_result(self.workdir.result_file)
 
     @cached_property
     def calibration(self) -> Calibration | None:

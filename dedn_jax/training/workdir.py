@@ -18,6 +18,7 @@ from dedn_jax.config import (
     flat_fields,
     override_fields,
     read_config,
+    unknown_field,
     with_absolute_paths,
 )
 from dedn_jax.data.dataset import fingerprint_difference
@@ -278,14 +279,18 @@ class Workdir:
         check_contained(self.path)
         config = read_config(self.config_file)
         where = str(self.config_file)
-        free = self._free_fields(config)
+        free, known = self._free_fields(config), flat_fields(config.to_dict())
+        if predicting:
+            free |= PREDICTION_FIELDS
         for field in override_fields(overrides, where):
-            if field in free or (predicting and field in PREDICTION_FIELDS):
+            if field not in known:
+                raise InputError(f"{where}: {unknown_field(field, known)}")
+            if field in free:
                 continue
             only = "; only `dedn evaluate` takes another" if field in PREDICTION_FIELDS else ""
             raise InputError(
-                f"{where}: config.{field} is fixed for this run{only}; fields that change no "
-                f"number can be set: {', '.join(sorted(free))}"
+                f"{where}: config.{field} is fixed for this run{only}; fields that can be set: "
+                f"{', '.join(sorted(free))}"
             )
         return apply_overrides(config, overrides, where)
 
@@ -392,5 +397,6 @@ def check_same_data(path: Path, kind: str, saved: dict, now: dict[str, object]) 
     if differing := fingerprint_difference(saved, now):
         raise InputError(
             f"--workdir: {path} holds a {kind} on another data set (differs in "
-            f"{', '.join(differing)}); choose another directory"
+            f"{', '.join(differing)}); give the data that it was trained on, or choose another "
+            "directory"
         )

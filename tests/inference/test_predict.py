@@ -197,11 +197,19 @@ def test_a_file_of_classes_comes_back_as_it_was(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.stack([*read_classes(path, attributes).values()]), embeddings)
 
 
+def test_the_table_of_own_classes_describes_classes(tmp_path: Path) -> None:
+    path = tmp_path / "attributes.csv"
+    path.write_text("class,split,wing,beak\nroc,train,1,2\n")
+    assert read_classes(path, ("beak", "wing"))["roc"].tolist() == [2, 1]
+    path.write_text("name,split,wing\nroc,3,1\n")
+    assert read_classes(path, ("split", "wing"))["roc"].tolist() == [3, 1]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "the file is empty, expected a header name,<attribute>"),
-        ("class,wing,beak\n", "line 1 begins with 'class', expected .* begins with 'name'$"),
+        ("kind,wing,beak\n", "line 1 begins with 'kind', expected .* begins with 'name'$"),
         ("name;wing;beak\n", "begins with 'name;wing;beak', .*separate columns by commas"),
         ("name,wing,beak\n", "has a header and no class"),
         ("name,wing\nroc,1\n", r"1 of 2 attributes are missing: 'beak'; add"),

@@ -36,6 +36,7 @@ def test_evaluate_takes_free_fields_only(finished: Callable[..., Finished]) -> N
     assert again.evaluate() == run.result["test"]
     for fields, message in (
         (["--config.loss.bias=3"], r"config.loss.bias is fixed .*`dedn evaluate` .*data\.path"),
+        (["--config.los.bias=2"], r"unknown field config\.los\.bias; known fields: loss\.bias"),
         (["--config.train.epochs=3"], r"config.train.epochs is fixed for this run; .*data\.path"),
     ):
         with pytest.raises(InputError, match=message):
@@ -112,7 +113,7 @@ def test_evaluate_needs_a_finished_run(
     run = finished("last")
     for name in ("config.json", "dataset.json"):
         shutil.copy(run.path / name, tmp_path / name)
-    with pytest.raises(InputError, match=r"no trained model here; finish `dedn train` first"):
+    with pytest.raises(InputError, match="the run is not finished"):
         open_run(tmp_path).evaluate()
     for size in (0, -1):
         with pytest.raises(InputError, match=rf"batch_size={size}, expected at least 1"):

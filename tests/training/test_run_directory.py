@@ -10,13 +10,26 @@ import h5py
 import numpy as np
 import pytest
 
+from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
 from dedn_jax.files import write_json
+from dedn_jax.inference.report.facts import facts_of
 from dedn_jax.inference.run import open_run, train
 from dedn_jax.training.workdir import Workdir
-from tests.helpers.tiny import light_config, tiny_config, write_tiny
+from tests.helpers.tiny import ONE_NETWORK, light_config, tiny_config, write_tiny
 from tests.training.common import Finished, snapshot
+
+# Arguments of `GZSLDataset.from_arrays`, by those of a published file.
+_FIELDS = {
+    "features": "feature_map",
+    "labels": "labels",
+    "class_embeddings": "att",
+    "word_vectors": "w2v_att",
+    "trainval": "trainval_loc",
+    "test_seen": "test_seen_loc",
+    "test_unseen": "test_unseen_loc",
+}
 
 
 def test_a_finished_run_is_left_as_it_is(
@@ -69,6 +82,25 @@ def test_another_data_set_is_refused(finished: Callable[..., Finished], tmp_path
     with pytest.raises(InputError, match=r"a run on another data set \(differs in"):
         open_run(run.path, dataset=load_dataset(other)).evaluate()
     assert snapshot(run.path) == before
+
+
+def test_a_run_on_arrays_is_given_them_again(data: Path, tmp_path: Path) -> None:
+    """It keeps no path: that of the recipe is of a file that was never read."""
+    with h5py.File(data) as file:
+        arrays = {name: file[field][...] for name, field in _FIELDS.items()}
+    dataset = GZSLDataset.from_arrays(**arrays, source="my birds")
+    config = tiny_config(data, train__epochs=1, selection__protocol="last", **ONE_NETWORK)
+    run = train(config, tmp_path / "run", dataset=dataset)
+    assert facts_of(run).dataset == "my birds"
+    assert config.data.path == str(data)
+    with pytest.raises(InputError, match=r"run: trained on arrays, .*open_run\(\.\.\., dataset="):
+        open_run(run.workdir.path).evaluate()
+    for again in (
+        open_run(run.workdir.path, dataset=dataset),
+        open_run(run.workdir.path, {"data.path": data}),
+    ):
+        assert again.evaluate() == run.result["test"]
+    assert train(config, run.workdir.path, dataset=dataset).result == run.result
 
 
 def test_features_that_changed_under_a_run(

@@ -48,7 +48,11 @@ def facts_of(run: TrainingRun) -> Facts:
     )
     return Facts(
         run=run.workdir.path.resolve().name,
-        dataset=dataset_name(run.config.data.format, run.config.data.path),
+        dataset=(
+            data.source
+            if data.given
+            else dataset_name(run.config.data.format, run.config.data.path)
+        ),
         summary=summary,
         config=run.config.to_dict(),
         fingerprint=run.workdir.recorded_dataset() or {},
