@@ -211,6 +211,11 @@ def _fits(norms: Float64[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
 
 def _check_groups(where: str, groups: AttributeGroups, attributes: int) -> None:
     """Raises InputError unless the groups are a partition of the attributes."""
+    if not isinstance(groups, AttributeGroups):
+        raise InputError(
+            f"{where}: groups of type {type(groups).__name__}, expected "
+            "dedn_jax.model.groups.AttributeGroups(names, members) or None"
+        )
     if len(groups.names) != len(groups.members) or not all(groups.sizes):
         raise InputError(f"{where}: groups lack names or members, expected both of each")
     if groups.num_attributes != attributes:

@@ -5,7 +5,25 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, one_line
+
+
+def as_array(value: object, where: str) -> np.ndarray:
+    """What NumPy makes of an argument.
+
+    Args:
+      value: an array of any library, or nested lists.
+      where: what an error message begins with: what the argument is of, and its name.
+
+    Raises:
+      InputError: NumPy makes no array of it, as of rows of different lengths.
+    """
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{where}: no array can be made of it ({one_line(error)}); give a NumPy array"
+        ) from error
 
 
 def finite_matrix(

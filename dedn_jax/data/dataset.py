@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int32, Integer
 
 from dedn_jax.config_ranges import FEATURE_DTYPES
 from dedn_jax.data.annotations import Annotations, check_labels, check_splits
-from dedn_jax.data.arrays import finite_matrix, whole_numbers
+from dedn_jax.data.arrays import as_array, finite_matrix, whole_numbers
 from dedn_jax.data.features.maps import (
     FEATURES,
     LARGE_SAMPLE,
@@ -25,7 +25,7 @@ from dedn_jax.data.features.maps import (
 from dedn_jax.data.pictures.pictures import Pictures
 from dedn_jax.data.repeats import repeats
 from dedn_jax.data.sources.class_embeddings import dimension_vectors
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, printable
 from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.progress import note
 
@@ -65,8 +65,8 @@ class GZSLDataset(Annotations):
         trainval: Integer[np.ndarray, " trainval"],
         test_seen: Integer[np.ndarray, " test_seen"],
         test_unseen: Integer[np.ndarray, " test_unseen"],
-        class_names: Sequence[str] | None = None,
-        attribute_names: Sequence[str] | None = None,
+        class_names: Sequence[str] | np.ndarray | None = None,
+        attribute_names: Sequence[str] | np.ndarray | None = None,
         validation_classes: Integer[np.ndarray, " validation_classes"] | None = None,
         groups: AttributeGroups | None = None,
         dtype: str = "float32",
@@ -98,42 +98,51 @@ class GZSLDataset(Annotations):
           word_vectors: of the attributes; None where they have no names, as the dimensions of a
             sentence's embedding: `dimension_vectors`.
           trainval, test_seen, test_unseen: image indices from 0, disjoint.
-          class_names, attribute_names: for reports; None: "class 0", "attribute 0", ...
+          class_names, attribute_names: for reports, a list or array of texts; None: "class 0",
+            "attribute 0", ...
           validation_classes: ids of seen classes to validate on; None: drawn by the seed.
           groups: attribute groups, for `config.data.groups=data`.
           dtype: of the copy that is kept: float32, bfloat16 or float16.
           source: what error messages call the data set.
 
         Raises:
-          InputError: an array that cannot be used, or arrays that do not fit together; one line
-            that says which and why.
+          InputError: an array, name or group that cannot be used, or arrays that do not fit
+            together; one line that says which and why.
         """
+
+        def array(name: str, value: object) -> np.ndarray:
+            return as_array(value, f"{source}: {name}")
+
+        def whole(name: str, value: object) -> np.ndarray:
+            return whole_numbers(array(name, value), source, name)
+
         embeddings = finite_matrix(
-            np.asarray(class_embeddings), source, "class_embeddings", "[classes, attributes]"
+            array("class_embeddings", class_embeddings),
+            source,
+            "class_embeddings",
+            "[classes, attributes]",
         )
         classes, attributes = embeddings.shape
-        names = tuple(class_names or (f"class {k}" for k in range(classes)))
+        names = _names(class_names, "class", classes, source)
         if word_vectors is None:
             word_vectors = dimension_vectors(embeddings, names)
-        vectors = _checked_vectors(np.asarray(word_vectors), attributes, source)
-        ids = whole_numbers(np.asarray(labels), source, "labels")
+        vectors = _checked_vectors(array("word_vectors", word_vectors), attributes, source)
+        ids = whole("labels", labels)
         check_labels(source, ids, classes)
         splits = {"trainval": trainval, "test_seen": test_seen, "test_unseen": test_unseen}
-        splits = {k: whole_numbers(np.asarray(v), source, k) for k, v in splits.items()}
+        splits = {name: whole(name, split) for name, split in splits.items()}
         check_splits(source, splits, ids)
         if validation_classes is not None:
-            validation_classes = whole_numbers(
-                np.asarray(validation_classes), source, "validation_classes"
-            )
+            validation_classes = whole("validation_classes", validation_classes)
         return cls(
             source=source,
-            inputs=_normalized(np.asarray(features), len(ids), dtype, source),
+            inputs=_normalized(array("features", features), len(ids), dtype, source),
             labels=ids.astype(np.int32),
             class_embeddings=embeddings,
             word_vectors=vectors,
             **splits,
             class_names=names,
-            attribute_names=tuple(attribute_names or (f"attribute {a}" for a in range(attributes))),
+            attribute_names=_names(attribute_names, "attribute", attributes, source),
             validation_classes=validation_classes,
             groups=groups,
             given=True,
@@ -157,6 +166,22 @@ class GZSLDataset(Annotations):
     def fingerprint(self) -> dict[str, object]:
         """Sizes and hashes that identify this data set; JSON-ready."""
         return self.annotations_fingerprint() | self.inputs.fingerprint()
+
+
+def _names(
+    given: Sequence[str] | np.ndarray | None, kind: str, count: int, source: str
+) -> tuple[str, ...]:
+    """The names of the classes or attributes, `kind`; made up where none are given."""
+    if given is None:
+        return tuple(f"{kind} {k}" for k in range(count))
+    where = f"{source}: {kind}_names"
+    if isinstance(given, str) or not np.iterable(given):
+        raise InputError(f"{where}={repr(given)[:64]}, expected a list with a name for each {kind}")
+    for position, name in enumerate(names := tuple(given)):
+        if not isinstance(name, str):
+            found = f"{printable(repr(name))[:64]} of type {type(name).__name__}"
+            raise InputError(f"{where}[{position}] is {found}, expected text")
+    return tuple(map(str, names))  # of NumPy's own type of text
 
 
 def _checked_vectors(

@@ -77,6 +77,18 @@ def test_from_arrays():
     assert (found.labels.dtype, found.trainval.dtype) == (np.int32, np.int64)
 
 
+def test_names_in_arrays() -> None:
+    """They are plain text then, which JSON can hold."""
+    fields = parts()
+    named = {name: fields[name] for name in fields if name not in ("inputs", "source")}
+    named["features"] = np.random.default_rng(1).random((140, 4, 6))
+    arrays = {name: np.array(named[name]) for name in ("class_names", "attribute_names")}
+    found = GZSLDataset.from_arrays(**named | arrays)
+    for name in arrays:
+        assert getattr(found, name) == fields[name]
+        assert {type(one) for one in getattr(found, name)} == {str}
+
+
 def test_dimensions_without_names() -> None:
     fields = parts()
     names = ("trainval", "test_seen", "test_unseen", "labels", "class_embeddings")
@@ -141,13 +153,29 @@ def test_arrays_and_a_published_file_of_them_are_the_same_data_set(
         ({"word_vectors": np.ones((4, 3))}, r"word_vectors has shape \(4, 3\), expected \[5, word"),
         ({"word_vectors": np.full((5, 3), np.inf)}, "word_vectors holds NaN or infinite values"),
         ({"dtype": "float64"}, "dtype='float64', expected one of float32, bfloat16, float16"),
+        ({"labels": [[0, 1], [2]]}, r"^arrays: labels: no array can be made of it \(.*; give a"),
+        ({"features": [[[1.0], [2.0, 3.0]]]}, "^arrays: features: no array can be made of it"),
+        ({"class_names": "a" * 14}, "^arrays: class_names='aaaaaaaaaaaaaa', expected a list with"),
+        ({"class_names": 14}, "^arrays: class_names=14, expected a list with a name for each cl"),
+        ({"class_names": []}, "0 class names and 5 attribute names for 14 classes"),
+        (
+            {"class_names": ["a", None]},
+            r"^arrays: class_names\[1\] is None of type NoneType, expected text$",
+        ),
+        (
+            {"attribute_names": np.arange(5)},
+            r"^arrays: attribute_names\[0\] is .*0.* of type int64, expected text$",
+        ),
+        ({"groups": {"g": [0]}}, "^arrays: groups of type dict, expected .*AttributeGroups"),
+        ({"groups": "single"}, "^arrays: groups of type str, expected .*AttributeGroups"),
     ],
 )
 def test_refused_arrays(changes, message):
     fields = parts()
     named = {name: fields[name] for name in fields if name not in ("inputs", "source")}
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as refused:
         GZSLDataset.from_arrays(**{"features": np.ones((140, 4, 3)), **named, **changes})
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
