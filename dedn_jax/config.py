@@ -62,7 +62,7 @@ def find_config(name_or_path: str | Path, kind: Literal["recipe", "ablations"] =
     Raises:
       InputError: no such file.
     """
-    path = input_path(name_or_path)
+    path = input_path(name_or_path or ".")  # without a name none is found
     if path.is_file():
         return path
     folder = Path("configs") if kind == "recipe" else Path("configs", kind)
@@ -384,7 +384,7 @@ def check_config(config: ConfigDict, where: str) -> None:
 def _check_paths(config: ConfigDict, where: str) -> None:
     """Raises InputError where a field is the address of storage that is not mounted."""
     for field, value in flat_fields(config.to_dict()).items():
-        if isinstance(value, str):
+        if value and isinstance(value, str):
             try:
                 if field in _PATHS and bucket_address(value):
                     continue

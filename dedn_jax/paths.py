@@ -48,9 +48,12 @@ def local_path(given: str | os.PathLike[str]) -> Path:
         ends in a colon is given by its absolute path.
 
     Raises:
-      InputError: the address of other storage (`gs://`, `s3://`, `https://`), or no such home.
+      InputError: an empty text, the address of other storage (`gs://`, `s3://`, `https://`), or no
+        such home.
     """
     text = os.fspath(given)
+    if not text:  # `pathlib` takes it for the current folder
+        raise InputError("an empty path; give the name of a file or folder, . for the current one")
     if not (match := _ADDRESS.match(text)):
         return _expanded(Path(given))
     scheme, rest = match["scheme"].lower(), match["rest"]

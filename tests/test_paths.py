@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dedn_jax.buckets.inputs import input_path
+from dedn_jax.buckets.mirror import workdir_path
+from dedn_jax.buckets.outputs import output_path
 from dedn_jax.errors import InputError
 from dedn_jax.paths import local_path
 
@@ -57,6 +60,13 @@ def test_other_storage_is_refused(given: str, advice: str) -> None:
         assert text.startswith(f"{address}: only a path on this machine, or mounted on it, works")
         assert advice in text
         assert "\n" not in text
+
+
+def test_an_empty_text_is_not_the_current_folder() -> None:
+    for path in (local_path, input_path, output_path, workdir_path):
+        with pytest.raises(InputError, match=r"^an empty path; give the name of a file or folder"):
+            path("")
+    assert local_path(".") == Path()
 
 
 def test_files_of_other_machines_are_refused() -> None:

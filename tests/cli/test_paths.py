@@ -46,6 +46,18 @@ def test_every_flag_is_a_path_or_known_to_be_none() -> None:
     assert sum(action.type is path_flag for _, _, action in _texts()) >= 30
 
 
+def test_flags_without_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a variable that is not set, as in `--workdir=$RUN`."""
+    monkeypatch.chdir(tmp_path)
+    for job, flag in (("train", "--workdir"), ("explain", "--out"), ("predict", "pictures")):
+        given = "" if flag == "pictures" else f"{flag}="
+        assert main([job, given]) == 2
+        assert capsys.readouterr().err.startswith("dedn: an empty path; give the name of a file")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("given", ["gs://bucket/a", "s3://bucket/a", "gs:/bucket/a", "https://x/a"])
 def test_flags(given: str, capsys: pytest.CaptureFixture[str]) -> None:
     for job, name, action in _texts():
