@@ -3,37 +3,63 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
-from dedn_jax.data.pictures.decoding import MAX_ASPECT, MAX_PIXELS, decode
+from dedn_jax.data.arrays import as_array
+from dedn_jax.data.pictures.decoding import MAX_ASPECT, MAX_PIXELS, decode, upright_pixels
 from dedn_jax.data.pictures.finding import SUFFIXES, find_in_folder
 from dedn_jax.data.prepared.picture_set import Picture
 from dedn_jax.errors import InputError
 from dedn_jax.paths import local_path
 
-# A file's path or its content, or pixels.
-PictureSource = str | os.PathLike[str] | bytes | UInt8[np.ndarray, "height width 3"]
+_Bytes = bytes | bytearray | memoryview
+# A file's path or its content, a picture of Pillow, or pixels.
+PictureSource = (
+    str
+    | os.PathLike[str]
+    | _Bytes
+    | Image.Image
+    | UInt8[np.ndarray, "height width 3"]
+    | UInt8[jax.Array, "height width 3"]
+)
 
 
 def read_pixels(source: PictureSource) -> UInt8[np.ndarray, "height width 3"]:
     """The pixels of a picture, turned upright as its EXIF data say.
 
     Args:
-      source: a file's path or its content, or `[height, width, 3]` uint8 RGB pixels.
+      source: a file's path or its content, a picture of Pillow, or `[height, width, 3]` uint8 RGB
+        pixels of NumPy or JAX.
 
     Raises:
       InputError: not a picture, or one that cannot be used.
     """
-    if isinstance(source, np.ndarray):
-        return _checked(source)
-    if isinstance(source, bytes):
-        return decode(source, "the picture", upright=True)
-    path = local_path(source)
-    return decode(Picture(str(path), path).stored(), str(path), upright=True)
+    _check_kind(source, "the picture")
+    if isinstance(source, str | os.PathLike):
+        path = local_path(source)
+        return decode(Picture(str(path), path).stored(), str(path), upright=True)
+    if isinstance(source, _Bytes):
+        return decode(bytes(source), "the picture", upright=True)
+    if isinstance(source, Image.Image):
+        return upright_pixels(source, "the picture")
+    return _checked(as_array(source, "the picture"))
+
+
+def _check_kind(source: object, name: str) -> None:
+    """Raises InputError unless it is of the types of `PictureSource`, or an array of another."""
+    known = isinstance(source, str | os.PathLike | _Bytes | Image.Image)
+    if not known and not hasattr(source, "__array__"):
+        raise InputError(
+            f"{name}: of type {type(source).__name__}, expected a path, the content of a file as "
+            "bytes, a picture of Pillow, or an array of pixels"
+        )
 
 
 def _checked(pixels: np.ndarray) -> np.ndarray:
@@ -53,21 +79,23 @@ def _checked(pixels: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def as_sources(images: PictureSource | Sequence[PictureSource]) -> list[PictureSource]:
+def as_sources(images: PictureSource | Iterable[PictureSource]) -> list[PictureSource]:
     """One picture or several, folders replaced by the pictures in them.
 
     Raises:
-      InputError: there are none, or as `find_pictures`.
+      InputError: there are none, one is of a type that is no picture, or as `find_pictures`.
     """
-    if isinstance(images, str | os.PathLike | bytes):
-        return as_sources([images])
-    if isinstance(images, np.ndarray) and images.ndim == 3:
-        return [images]
+    given: Any = images
+    # An array of several pictures has four axes, one of paths has one.
+    several = given.ndim in (1, 4) if hasattr(given, "__array__") else np.iterable(given)
+    if isinstance(given, str | os.PathLike | _Bytes | Image.Image) or hasattr(given, "read"):
+        several = False
     found: list[PictureSource] = []
-    for image in images:
+    for number, image in enumerate(given if several else [given]):
         if isinstance(image, str | os.PathLike):
             found += find_pictures([local_path(image)])
         else:
+            _check_kind(image, f"picture {number}")
             found.append(image)
     if not found:
         raise InputError("no pictures, expected at least one")

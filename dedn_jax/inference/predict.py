@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -84,5 +85,4 @@ def _read(transform: PictureTransform, source: PictureSource) -> np.ndarray | In
 
 
 def _name(number: int, source: PictureSource) -> str:
-    unnamed = isinstance(source, bytes | np.ndarray)
-    return f"picture {number}" if unnamed else str(source)
+    return str(source) if isinstance(source, str | os.PathLike) else f"picture {number}"

@@ -75,8 +75,8 @@ class Run(TrainingRun):
           ['class 6', 'class 7', 'griffin']
 
         Args:
-          images: a picture or several: paths of files or folders, the content of files, or uint8
-            `[height, width, 3]` arrays of pixels.
+          images: a picture or several: paths of files or folders, the content of files, pictures of
+            Pillow, or uint8 `[height, width, 3]` arrays of pixels of NumPy or JAX.
           classes: to choose among; or new classes to add to the run's, by their attributes (see
             `Candidates.with_new`); None: the run's.
           among: all of these classes, or only the seen or the unseen ones.
@@ -109,7 +109,8 @@ class Run(TrainingRun):
           ['attribute ...', 'attribute ...']
 
         Args:
-          picture: a file's path or its content, or `[height, width, 3]` uint8 RGB pixels.
+          picture: a file's path or its content, a picture of Pillow, or `[height, width, 3]` uint8
+            RGB pixels of NumPy or JAX.
           classes: as for `predict`.
           explained: name of the class to explain; None: the one with the best score.
           against: name of the class to compare it with; None: the best of the others.

@@ -72,7 +72,7 @@ class PictureScorer:
         """A picture as the model takes it.
 
         Args:
-          source: a file's path or its content, or `[height, width, 3]` uint8 pixels.
+          source: as for `read_pixels`.
 
         Raises:
           InputError: it is no picture, or too large; see `dedn_jax.data.pictures.decoding.decode`.

@@ -6,9 +6,12 @@ import csv
 import dataclasses
 import io
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from dedn_jax.config import load_config
 from dedn_jax.data.prepared.build import build
@@ -16,7 +19,7 @@ from dedn_jax.data.sources.folder import read_folder
 from dedn_jax.errors import InputError
 from dedn_jax.inference.candidates import Candidates
 from dedn_jax.inference.classes_file import read_classes, write_classes
-from dedn_jax.inference.picture_files import find_pictures
+from dedn_jax.inference.picture_files import as_sources, find_pictures, read_pixels
 from dedn_jax.inference.predict import predict
 from dedn_jax.inference.predictions import Predictions, joined
 from dedn_jax.inference.run import Run, train
@@ -287,7 +290,9 @@ def test_sources(picture_runs: PictureRuns) -> None:
     expected = run.predict(path)
     assert expected.pictures == (str(path),)
     pixels = run.dataset.inputs[np.array([0])]
-    for source in (str(path), path.read_bytes(), pixels[0], pixels, [path]):
+    data, picture = path.read_bytes(), Image.open(path)
+    several = [path], [picture], np.array([str(path)]), jnp.asarray(pixels), (p for p in [path])
+    for source in (str(path), data, memoryview(data), picture, pixels[0], pixels, *several):
         found = run.predict(source)  # type: ignore[arg-type]
         assert_equal(found, expected)
     assert run.predict(path.read_bytes()).pictures == ("picture 0",)
@@ -296,6 +301,26 @@ def test_sources(picture_runs: PictureRuns) -> None:
         run.predict([])
     with pytest.raises(InputError, match="top=0, expected at least 1"):
         run.predict(path, top=0)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            [b"", None],
+            "picture 1: of type NoneType, expected a path, the content of a file as byte",
+        ),
+        (7, "picture 0: of type int, expected a path"),
+        (io.BytesIO(b"a\nb"), "picture 0: of type BytesIO, expected a path"),
+        ([io.StringIO("a")], "picture 0: of type StringIO, expected a path"),
+        ("", "an empty path; give the name"),
+    ],
+)
+def test_what_is_no_picture(images: Any, message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        as_sources(images)
+    with pytest.raises(InputError, match=r"a picture of shape \(4, 5\) and type uint8"):
+        read_pixels(as_sources(np.zeros((4, 5), np.uint8))[0])  # type: ignore[arg-type]
 
 
 def test_folders_are_searched_in_order_and_links_are_followed(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 
 import h5py
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from dedn_jax.errors import InputError
+from dedn_jax.inference.picture_files import read_pixels
 from dedn_jax.inference.run import Run, open_run, train
 from dedn_jax.inference.scorer import PictureScorer
 from dedn_jax.training.scores import Scores
@@ -79,14 +83,37 @@ def test_attention(picture_runs: PictureRuns) -> None:
         scorer.attention(run.dataset.inputs[np.arange(6)])
 
 
+def jpeg(orientation: int = 1) -> bytes:
+    """A file with an EXIF orientation."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    out, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(out, "JPEG", exif=exif)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "L", "RGBA", "CMYK", "1"])
+def test_pictures_of_pillow_as_files_of_them(mode: str) -> None:
+    given = Image.open(io.BytesIO(jpeg(6)))
+    np.testing.assert_array_equal(read_pixels(given), read_pixels(jpeg(6)))
+    assert read_pixels(given).shape == (30, 20, 3)
+    assert given.size == (30, 20)  # left as it was
+    converted = given.convert(mode)
+    np.testing.assert_array_equal(
+        read_pixels(converted), np.asarray(ImageOps.exif_transpose(converted).convert("RGB"))
+    )
+
+
 def test_pictures_as_paths_bytes_and_arrays(picture_runs: PictureRuns) -> None:
     scorer = picture_runs.small.picture_scorer
     path = sorted(picture_runs.folder.glob("*/*.jpg"))[4]
     expected = picture_runs.small.dataset.inputs[np.array([4])][0]
     assert expected.shape == (SIDE, SIDE, 3)
-    for source in (path, str(path), path.read_bytes()):
+    data = path.read_bytes()
+    for source in (path, str(path), data, bytearray(data), memoryview(data), Image.open(path)):
         np.testing.assert_array_equal(scorer.decode(source), expected)
-    np.testing.assert_array_equal(scorer.decode(expected), expected)
+    for pixels in (expected, jnp.asarray(expected)):
+        np.testing.assert_array_equal(scorer.decode(pixels), expected)
     np.testing.assert_array_equal(scorer.decode(np.full((90, 70, 3), 7, np.uint8)), 7)
 
 
@@ -98,6 +125,11 @@ def test_pictures_as_paths_bytes_and_arrays(picture_runs: PictureRuns) -> None:
         (np.zeros((0, 4, 3), np.uint8), "4 x 0 pixels"),
         (np.zeros((1, 101, 3), np.uint8), "differ by a factor of at most 100"),
         (b"", "the picture: the file is empty"),
+        (Image.new("RGB", (1, 101)), "the picture: 1 x 101 pixels, expected sides that differ"),
+        (Image.new("F", (4, 4)), "the picture: has 32 bits a sample"),
+        (Image.open(io.BytesIO(jpeg()[:-90])), r"the picture: Pillow cannot load it \(.*truncated"),
+        (None, "the picture: of type NoneType, expected a path, the content of a file as bytes"),
+        (io.BytesIO(b"abc"), "the picture: of type BytesIO, expected a path, the content of a f"),
         ("none.jpg", "none.jpg: cannot be read"),
     ],
 )

@@ -71,6 +71,25 @@ def decode(
         return rgb(ImageOps.exif_transpose(picture) if turn else picture, name)
 
 
+def upright_pixels(picture: Image.Image, name: str) -> UInt8[np.ndarray, "height width 3"]:
+    """The pixels of a picture that Pillow holds, which stays as it is; as `decode`, upright.
+
+    Raises:
+      PictureError: Pillow cannot load it, as of a damaged file; it is too large, or its colours
+        cannot be converted to RGB.
+    """
+    _check(picture, name)
+    try:
+        turned = ImageOps.exif_transpose(picture)  # a copy in any case
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise anything on damaged bytes
+        raise PictureError(
+            f"{name}: Pillow cannot load it ({one_line(error)}); give one that it can"
+        ) from error
+    return rgb(turned, name)
+
+
 def load(encoded: bytes, name: str) -> Image.Image:
     """The decoded picture in its own mode, with its metadata.
 
@@ -96,7 +115,12 @@ def open_picture(encoded: bytes, name: str) -> Image.Image:
     """
     picture = _open(encoded, name)
     try:
-        _check(picture, encoded, name)
+        _check(picture, name)
+        if picture.format in ("JPEG", "MPO") and _ends_in_zeros(encoded):
+            raise PictureError(
+                f"{name}: the picture ends in zeros instead of its last rows; fetch the file again",
+                truncated=True,
+            )
     except PictureError:
         picture.close()
         raise
@@ -146,7 +170,7 @@ def _what_it_is(encoded: bytes) -> str:
     return what_begins_so(encoded[:HEAD_BYTES]) or f"begins with {encoded[:12]!r}"
 
 
-def _check(picture: Image.Image, encoded: bytes, name: str) -> None:
+def _check(picture: Image.Image, name: str) -> None:
     """Checks the header, before any pixel is decoded."""
     width, height = picture.size
     if width < 1 or height < 1:
@@ -162,11 +186,6 @@ def _check(picture: Image.Image, encoded: bytes, name: str) -> None:
     if picture.mode == "F" or (picture.mode == "I" and picture.format != "PNG"):
         raise PictureError(
             f"{name}: has 32 bits a sample, of which the range is unknown; save it with 8 bits"
-        )
-    if picture.format in ("JPEG", "MPO") and _ends_in_zeros(encoded):
-        raise PictureError(
-            f"{name}: the picture ends in zeros instead of its last rows; fetch the file again",
-            truncated=True,
         )
 
 

@@ -44,7 +44,7 @@ def look(scorer: PictureScorer, picture: PictureSource) -> Look:
 
     Args:
       scorer: of the run.
-      picture: a file's path or its content, or `[height, width, 3]` uint8 pixels.
+      picture: as for `read_pixels`.
 
     Raises:
       InputError: the picture cannot be used.
