@@ -1,6 +1,8 @@
 """The exceptions for inputs that cannot be used and processes that cannot go on."""
 
+import numbers
 import re
+from types import UnionType
 
 
 class InputError(Exception):
@@ -15,6 +17,38 @@ class InputError(Exception):
       Traceback (most recent call last):
       dedn_jax.errors.InputError: recipe cub_gzsl: config.train.epochs=0, expected at least 1
     """
+
+
+def check_type(name: str, value: object, kind: type | UnionType, expected: str) -> None:
+    """Checks what is given from Python.
+
+    Args:
+      name: of the argument, or the value and what it is of.
+      value: as given.
+      kind: what it has to be an instance of.
+      expected: that in words.
+
+    Raises:
+      InputError: it is of another type.
+    """
+    if not isinstance(value, kind):
+        raise InputError(f"{name} of type {type(value).__name__}, expected {expected}")
+
+
+def check_count(name: str, value: object) -> None:
+    """Checks a count that is given from Python.
+
+    Args:
+      name: of the argument.
+      value: as given.
+
+    Raises:
+      InputError: not a whole number, or less than 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise InputError(f"{name}={value!r}, expected a whole number of at least 1")
+    if value < 1:
+        raise InputError(f"{name}={value}, expected at least 1")
 
 
 # How collective operations and JAX's coordinator say that the other side is not there any more.

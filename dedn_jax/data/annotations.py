@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64
 
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, check_type
 from dedn_jax.model.groups import AttributeGroups
 
 # Norms of rows that float32 can normalise: squares of larger ones overflow, and smaller rows are
@@ -211,11 +211,8 @@ def _fits(norms: Float64[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
 
 def _check_groups(where: str, groups: AttributeGroups, attributes: int) -> None:
     """Raises InputError unless the groups are a partition of the attributes."""
-    if not isinstance(groups, AttributeGroups):
-        raise InputError(
-            f"{where}: groups of type {type(groups).__name__}, expected "
-            "dedn_jax.model.groups.AttributeGroups(names, members) or None"
-        )
+    expected = "dedn_jax.model.groups.AttributeGroups(names, members) or None"
+    check_type(f"{where}: groups", groups, AttributeGroups, expected)
     if len(groups.names) != len(groups.members) or not all(groups.sizes):
         raise InputError(f"{where}: groups lack names or members, expected both of each")
     if groups.num_attributes != attributes:

@@ -25,7 +25,7 @@ from dedn_jax.data.features.maps import (
 from dedn_jax.data.pictures.pictures import Pictures
 from dedn_jax.data.repeats import repeats
 from dedn_jax.data.sources.class_embeddings import dimension_vectors
-from dedn_jax.errors import InputError, printable
+from dedn_jax.errors import InputError, check_type, printable
 from dedn_jax.model.groups import AttributeGroups
 from dedn_jax.progress import note
 
@@ -178,9 +178,7 @@ def _names(
     if isinstance(given, str) or not np.iterable(given):
         raise InputError(f"{where}={repr(given)[:64]}, expected a list with a name for each {kind}")
     for position, name in enumerate(names := tuple(given)):
-        if not isinstance(name, str):
-            found = f"{printable(repr(name))[:64]} of type {type(name).__name__}"
-            raise InputError(f"{where}[{position}] is {found}, expected text")
+        check_type(f"{where}[{position}]={printable(repr(name))[:64]}", name, str, "text")
     return tuple(map(str, names))  # of NumPy's own type of text
 
 

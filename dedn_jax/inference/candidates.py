@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32
 
 from dedn_jax.data.dataset import trainval_task
 from dedn_jax.data.sources.attribute_names import read_attribute_names
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, check_type
 from dedn_jax.inference.classes_file import check_attributes, read_classes
 from dedn_jax.model.experts import PerExpert
 from dedn_jax.paths import local_path
@@ -125,14 +125,12 @@ class Candidates:
           only: in place of the run's classes.
 
         Raises:
-          InputError: a file that cannot be used, a name that a class has already, an attribute that
-            is missing or unknown, or an embedding that cannot be normalised.
+          InputError: a file that cannot be used, a name that is no text or that a class has
+            already, an attribute that is missing or unknown, or an embedding that cannot be
+            normalised.
         """
-        if not isinstance(classes, Mapping | str | os.PathLike):
-            raise InputError(
-                f"new classes of type {type(classes).__name__}, expected a mapping from names to "
-                "attributes, or a CSV file"
-            )
+        expected = "a mapping from names to attributes, or a CSV file"
+        check_type("new classes", classes, Mapping | str | os.PathLike, expected)
         if not isinstance(classes, Mapping):
             path = local_path(classes)
             described = read_classes(path, self.attribute_names)
@@ -143,6 +141,7 @@ class Candidates:
         if not classes:
             raise InputError("no new class; describe at least one by its attributes")
         for name in classes:
+            check_type(f"new class {name!r}", name, str, "text as its name")
             if not only and name in self.names:
                 raise InputError(
                     f"class {name!r} is one of the run's classes already; give the new one another "

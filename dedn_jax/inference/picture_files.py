@@ -16,7 +16,7 @@ from dedn_jax.data.arrays import as_array
 from dedn_jax.data.pictures.decoding import MAX_ASPECT, MAX_PIXELS, decode, upright_pixels
 from dedn_jax.data.pictures.finding import SUFFIXES, find_in_folder
 from dedn_jax.data.prepared.picture_set import Picture
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, check_type
 from dedn_jax.paths import local_path
 
 _Bytes = bytes | bytearray | memoryview
@@ -54,12 +54,9 @@ def read_pixels(source: PictureSource) -> UInt8[np.ndarray, "height width 3"]:
 
 def _check_kind(source: object, name: str) -> None:
     """Raises InputError unless it is of the types of `PictureSource`, or an array of another."""
-    known = isinstance(source, str | os.PathLike | _Bytes | Image.Image)
-    if not known and not hasattr(source, "__array__"):
-        raise InputError(
-            f"{name}: of type {type(source).__name__}, expected a path, the content of a file as "
-            "bytes, a picture of Pillow, or an array of pixels"
-        )
+    if not hasattr(source, "__array__"):
+        expected = "a path, the content of a file as bytes, a picture of Pillow or uint8 pixels"
+        check_type(name, source, str | os.PathLike | _Bytes | Image.Image, expected)
 
 
 def _checked(pixels: np.ndarray) -> np.ndarray:

@@ -49,7 +49,7 @@ def predict(
       skip: called for a picture that cannot be used; it is left out unless this raises.
 
     Raises:
-      InputError: `skip` did, or `top` is less than 1.
+      InputError: `skip` did, or `top` is not a whole number of at least 1.
     """
     batches = _batches(sources, scorer.transform, scorer.batch_size, skip)
     for names, attributes in scorer.attributes_of_batches(batches):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int
 
-from dedn_jax.errors import InputError
+from dedn_jax.errors import check_count
 from dedn_jax.inference.candidates import Candidates
 from dedn_jax.inference.picture_progress import printable
 from dedn_jax.model.experts import PerExpert
@@ -144,10 +144,9 @@ def best_classes(
       top: how many classes; all where there are fewer.
 
     Raises:
-      InputError: `top` is less than 1.
+      InputError: `top` is not a whole number of at least 1.
     """
-    if top < 1:
-        raise InputError(f"top={top}, expected at least 1")
+    check_count("top", top)
     mixed = scores.mixed(mixing)
     best = np.argsort(-mixed, axis=1, kind="stable")[:, :top]
     powers = np.exp(mixed.astype(np.float64) - mixed.max(axis=1, keepdims=True))

@@ -83,8 +83,8 @@ class Run(TrainingRun):
           top: how many classes a picture.
 
         Raises:
-          InputError: the run is not finished, a picture or class cannot be used, or the run's
-            features do not say how they were made (see `picture_scorer`).
+          InputError: the run is not finished, an argument, picture or class cannot be used, or the
+            run's features do not say how they were made (see `picture_scorer`).
         """
         candidates = self._candidates(classes).only(among)
         sources = as_sources(images)

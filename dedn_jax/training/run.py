@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from dedn_jax.data.dataset import GZSLDataset, trainval_task
 from dedn_jax.data.features.maps import FEATURE_SAMPLE
 from dedn_jax.data.load import load_dataset
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, check_count
 from dedn_jax.model.groups import AttributeGroups, resolve_groups
 from dedn_jax.parallel.mesh import Layout, local_layout
 from dedn_jax.training.added_classes import first_classes, with_candidates
@@ -197,7 +197,7 @@ class TrainingRun:
 
         Raises:
           InputError: the run is not finished, its data set has changed, it has no calibration, or
-            the batch size is less than 1.
+            the batch size is not a whole number of at least 1.
         """
         if calibrated and self.calibration is None:
             raise InputError(
@@ -224,14 +224,13 @@ class TrainingRun:
         Raises:
           InputError: as there.
         """
-        if batch_size is not None and batch_size < 1:
-            raise InputError(f"batch_size={batch_size}, expected at least 1")
         config = self.config
-        if batch_size:
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
             config = config.copy_and_resolve_references()
             # A batch is filled up to its size: no larger than all images.
             images = len(self.dataset.test_seen) + len(self.dataset.test_unseen)
-            config.evaluate.batch_size = min(batch_size, images)
+            config.evaluate.batch_size = min(int(batch_size), images)
         params = self.params if params is None else params
         task, layout = trainval_task(self.dataset), layout or local_layout()
         with self.computing():

@@ -160,11 +160,11 @@ def test_arrays_and_a_published_file_of_them_are_the_same_data_set(
         ({"class_names": []}, "0 class names and 5 attribute names for 14 classes"),
         (
             {"class_names": ["a", None]},
-            r"^arrays: class_names\[1\] is None of type NoneType, expected text$",
+            r"^arrays: class_names\[1\]=None of type NoneType, expected text$",
         ),
         (
             {"attribute_names": np.arange(5)},
-            r"^arrays: attribute_names\[0\] is .*0.* of type int64, expected text$",
+            r"^arrays: attribute_names\[0\]=.*0.* of type int64, expected text$",
         ),
         ({"groups": {"g": [0]}}, "^arrays: groups of type dict, expected .*AttributeGroups"),
         ({"groups": "single"}, "^arrays: groups of type str, expected .*AttributeGroups"),

@@ -67,6 +67,8 @@ def test_new_classes_are_clipped_as_the_data_set_is() -> None:
     ("described", "message"),
     [
         ({}, "no new class"),
+        ({7: [1, 0, 0]}, "new class 7 of type int, expected text as its name"),
+        ({None: [1, 0, 0]}, "new class None of type NoneType, expected text"),
         ({"owl": [1, 0, 0]}, "class 'owl' is one of the run's classes already"),
         ([1, 0, 0], "new classes of type list, expected a mapping from names to attributes"),
         ({"roc": [1, 0]}, r"'roc': attributes of shape \(2,\), expected 3 numbers"),

@@ -299,8 +299,9 @@ def test_sources(picture_runs: PictureRuns) -> None:
     assert len(run.predict(picture_runs.folder)) == 48
     with pytest.raises(InputError, match="no pictures, expected at least one"):
         run.predict([])
-    with pytest.raises(InputError, match="top=0, expected at least 1"):
-        run.predict(path, top=0)
+    for top, expected_top in ((0, "at least 1"), ("3", "a whole number"), (2.0, "a whole number")):
+        with pytest.raises(InputError, match=f"^top={top!r}, expected {expected_top}"):
+            run.predict(path, top=top)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -308,11 +309,11 @@ def test_sources(picture_runs: PictureRuns) -> None:
     [
         (
             [b"", None],
-            "picture 1: of type NoneType, expected a path, the content of a file as byte",
+            "picture 1 of type NoneType, expected a path, the content of a file as byte",
         ),
-        (7, "picture 0: of type int, expected a path"),
-        (io.BytesIO(b"a\nb"), "picture 0: of type BytesIO, expected a path"),
-        ([io.StringIO("a")], "picture 0: of type StringIO, expected a path"),
+        (7, "picture 0 of type int, expected a path"),
+        (io.BytesIO(b"a\nb"), "picture 0 of type BytesIO, expected a path"),
+        ([io.StringIO("a")], "picture 0 of type StringIO, expected a path"),
         ("", "an empty path; give the name"),
     ],
 )

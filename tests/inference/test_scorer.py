@@ -128,8 +128,8 @@ def test_pictures_as_paths_bytes_and_arrays(picture_runs: PictureRuns) -> None:
         (Image.new("RGB", (1, 101)), "the picture: 1 x 101 pixels, expected sides that differ"),
         (Image.new("F", (4, 4)), "the picture: has 32 bits a sample"),
         (Image.open(io.BytesIO(jpeg()[:-90])), r"the picture: Pillow cannot load it \(.*truncated"),
-        (None, "the picture: of type NoneType, expected a path, the content of a file as bytes"),
-        (io.BytesIO(b"abc"), "the picture: of type BytesIO, expected a path, the content of a f"),
+        (None, "the picture of type NoneType, expected a path, the content of a file as bytes"),
+        (io.BytesIO(b"abc"), "the picture of type BytesIO, expected a path, the content of a f"),
         ("none.jpg", "none.jpg: cannot be read"),
     ],
 )

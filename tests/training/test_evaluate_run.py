@@ -115,9 +115,9 @@ def test_evaluate_needs_a_finished_run(
         shutil.copy(run.path / name, tmp_path / name)
     with pytest.raises(InputError, match="the run is not finished"):
         open_run(tmp_path).evaluate()
-    for size in (0, -1):
-        with pytest.raises(InputError, match=rf"batch_size={size}, expected at least 1"):
-            open_run(run.path).evaluate(batch_size=size)
+    for size, expected in ((0, "at least 1"), (-1, "at least 1"), ("3", "a whole number of")):
+        with pytest.raises(InputError, match=rf"batch_size={size!r}, expected {expected}"):
+            open_run(run.path).evaluate(batch_size=size)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"result.json: missing, the run is not finished; train"):
         _ = open_run(tmp_path).result
     assert main(["evaluate", f"--workdir={tmp_path}"]) == 2

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, check_type
 from dedn_jax.inference.candidates import Candidates
 from dedn_jax.inference.explain.decomposition import BRANCHES, EXPERTS, Decomposition, decompose
 from dedn_jax.inference.explain.look import Look
@@ -157,7 +157,8 @@ def positions(
     """The positions of the class to explain and of the one to compare it with.
 
     Raises:
-      InputError: no candidate has the name, or there is none to compare with but itself.
+      InputError: a name is no text, no candidate has it, or there is none to compare with but
+        itself.
     """
     chosen = None if explained is None else _position(candidates, explained)
     other = None if against is None else _position(candidates, against)
@@ -167,6 +168,8 @@ def positions(
 
 
 def _position(candidates: Candidates, name: str) -> int:
+    expected = f"the name of a candidate, such as {candidates.names[0]!r}"
+    check_type(f"class {name!r}", name, str, expected)
     if name not in candidates.names:
         close = difflib.get_close_matches(name, candidates.names, 3)
         raise InputError(

@@ -79,6 +79,9 @@ def test_names_that_are_no_candidates(picture_runs: PictureRuns):
     run, path = picture_runs.images, picture_runs.folder / PICTURES[0]
     with pytest.raises(InputError, match=r"class 'clas 3': none of the 8 .* did you mean 'class"):
         run.explain(path, explained="clas 3")
+    for name in ("explained", "against"):
+        with pytest.raises(InputError, match=r"^class 0 of type int, expected the name of a cand"):
+            run.explain(path, **{name: 0})
     with pytest.raises(InputError, match="cannot be compared with itself"):
         run.explain(path, explained="class 3", against="class 3")
     alone = run.candidates.with_new({"a": np.ones(6)}, only=True)
