@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 from dedn_jax.config import Overrides
 from dedn_jax.data.dataset import GZSLDataset
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, check_type
 from dedn_jax.inference.candidates import Among, Candidates, NewClasses
 from dedn_jax.inference.explain.explanation import Explanation, explain
 from dedn_jax.inference.explain.look import look
@@ -177,9 +178,17 @@ def train(
       The finished run.
 
     Raises:
-      InputError: bad data, or a work directory of another run.
+      InputError: an argument of a wrong type, bad data, or a work directory of another run.
       Interrupted: `stop` asked for it; everything is saved.
     """
+    check_type("config", config, ConfigDict, "what dedn_jax.load_config gives")
+    check_type("callbacks", callbacks, Iterable, "a list of callbacks")
+    callbacks = tuple(callbacks)
+    for number, callback in enumerate(callbacks):
+        expected = "an object of a class derived from dedn_jax.Callback"
+        check_type(f"callbacks[{number}]", callback, Callback, expected)
+    check_type("stop", stop, StopRequest | None, "a dedn_jax.StopRequest or None")
+    _check_place("workdir", workdir, dataset)
     if dataset is not None and dataset.given:
         config = config.copy_and_resolve_references()
         config.data.path = ""
@@ -211,7 +220,15 @@ def open_run(
         `evaluate` with; a calibration that the run has is left as it is.
 
     Raises:
-      InputError: no run there, or an override that would make it another run.
+      InputError: an argument of a wrong type, no run there, or an override that would make it
+        another run.
     """
+    _check_place("path", path, dataset)
     workdir = Workdir(path)
     return Run(workdir, workdir.load_config(overrides, predicting=predicting), dataset=dataset)
+
+
+def _check_place(name: str, workdir: object, dataset: object) -> None:
+    """Raises InputError unless these can be a work directory and what its run is trained on."""
+    check_type(name, workdir, str | os.PathLike, "the path of a work directory")
+    check_type("dataset", dataset, GZSLDataset | None, "a dedn_jax.GZSLDataset or None")

@@ -142,3 +142,28 @@ def test_signals_ask_to_stop_only_while_they_are_listened_to() -> None:
         signal.raise_signal(signal.SIGINT)
         assert stop.signal_number == signal.SIGINT
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"config": None}, "config of type NoneType, expected what dedn_jax.load_config gives"),
+        ({"config": {"train": {}}}, "config of type dict, expected what dedn_jax.load_config"),
+        ({"dataset": {}}, "dataset of type dict, expected a dedn_jax.GZSLDataset or None"),
+        ({"callbacks": Recorder()}, "callbacks of type Recorder, expected a list of callbacks"),
+        ({"callbacks": [Recorder]}, r"callbacks\[0\] of type type, expected an object of a class"),
+        ({"stop": True}, "stop of type bool, expected a dedn_jax.StopRequest or None"),
+        ({"workdir": None}, "workdir of type NoneType, expected the path of a work directory"),
+    ],
+)
+def test_arguments_of_a_wrong_type(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """Nothing is made for them."""
+    given = {"config": tiny_config(tmp_path / "none.hdf5"), "workdir": tmp_path / "run"}
+    with pytest.raises(dedn_jax.InputError, match=f"^{message}"):
+        dedn_jax.train(**given | arguments)
+    assert not list(tmp_path.iterdir())
+    if "dataset" in arguments:
+        with pytest.raises(dedn_jax.InputError, match=f"^{message}"):
+            dedn_jax.open_run(tmp_path, **arguments)
+    with pytest.raises(dedn_jax.InputError, match=r"^path of type NoneType, expected the path of"):
+        dedn_jax.open_run(None)  # type: ignore[arg-type]
