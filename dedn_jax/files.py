@@ -27,6 +27,10 @@ _CHUNK = 2**20
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
+class TooLargeError(InputError):
+    """A file is larger than is read."""
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file that gets its name only when it is complete.
@@ -227,7 +231,7 @@ def open_regular(path: Path, max_bytes: int | None = None) -> BinaryIO:
       max_bytes: a larger file is refused.
 
     Raises:
-      InputError: not a regular file, or a larger one.
+      InputError: not a regular file; `TooLargeError`: a larger one.
       OSError: it cannot be opened.
     """
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
@@ -237,7 +241,7 @@ def open_regular(path: Path, max_bytes: int | None = None) -> BinaryIO:
         if not stat.S_ISREG(found.st_mode):
             raise InputError(f"{path}: {_kind(found.st_mode)}, expected a regular file")
         if max_bytes is not None and found.st_size > max_bytes:
-            raise InputError(f"{path}: {found.st_size} bytes, expected at most {max_bytes}")
+            raise TooLargeError(f"{path}: {found.st_size} bytes, expected at most {max_bytes}")
         stack.pop_all()
         return os.fdopen(handle, "rb")
 
@@ -247,7 +251,7 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     with open_regular(path, max_bytes) as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:  # it grew
-        raise InputError(f"{path}: over {max_bytes} bytes, expected at most that many")
+        raise TooLargeError(f"{path}: over {max_bytes} bytes, expected at most that many")
     return data
 
 

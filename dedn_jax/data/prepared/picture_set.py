@@ -16,7 +16,7 @@ from dedn_jax.data.annotations import Annotations
 from dedn_jax.data.pictures.decoding import is_rotated, load, open_picture
 from dedn_jax.data.prepared.reader import SET_NAME
 from dedn_jax.errors import InputError
-from dedn_jax.files import read_regular
+from dedn_jax.files import TooLargeError, read_regular
 
 MAX_PICTURE_BYTES = 64 * 2**20
 # The modes that a PNG can hold; a JPEG may be CMYK, which is converted to RGB.
@@ -134,8 +134,10 @@ class PictureSet:
 def _read(path: Path) -> bytes:
     try:
         return read_regular(path, MAX_PICTURE_BYTES)
-    except InputError as error:
+    except TooLargeError as error:
         raise InputError(f"{error} with a picture; store it smaller, or remove it") from error
+    except InputError as error:
+        raise InputError(f"{error} with a picture; give one") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
 

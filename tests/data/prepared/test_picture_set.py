@@ -133,11 +133,14 @@ def test_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path.write_bytes(encoded(np.zeros((64, 64, 3), np.uint8), "JPEG", 6)[:-300])
     assert str(path) in message(Picture("a", path, upright=True))
     monkeypatch.setattr(picture_set, "MAX_PICTURE_BYTES", 10)
-    assert "expected at most 10 with a picture" in message(Picture("a", path))
+    smaller = "; store it smaller, or remove it"
+    assert message(Picture("a", path)).endswith("expected at most 10 with a picture" + smaller)
     path.unlink()
     os.mkfifo(path)
-    assert "a pipe or socket, expected a regular file" in message(Picture("a", path))
-    assert str(tmp_path) in message(Picture("a", tmp_path))
+    device = Path(os.devnull)
+    for file, kind in ((path, "a pipe or socket"), (tmp_path, "a folder"), (device, "a device")):
+        expected = f"{file}: {kind}, expected a regular file with a picture; give one"
+        assert message(Picture("a", file)) == expected
 
 
 def test_file_or_bytes() -> None:
