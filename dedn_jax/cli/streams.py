@@ -23,7 +23,15 @@ def prepare_streams() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of classes and pictures may have letters that a terminal has not.
         codecs.register_error("plain", _plain)
-        sys.stdout.reconfigure(errors="plain")
+        raw = _Output(sys.stdout.fileno(), "w", closefd=False)
+        unbuffered = sys.stdout.write_through  # as of `python -u`
+        sys.stdout = io.TextIOWrapper(
+            raw if unbuffered else io.BufferedWriter(raw),
+            encoding=sys.stdout.encoding,
+            errors="plain",
+            line_buffering=sys.stdout.line_buffering,
+            write_through=unbuffered,
+        )
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
     elif isinstance(sys.stderr, io.TextIOWrapper):
@@ -41,13 +49,8 @@ def flush_output() -> None:
     Raises:
       OSError: it cannot be written.
     """
-    if sys.stdout is None:  # closed
-        return
-    try:
+    if sys.stdout is not None:  # closed
         sys.stdout.flush()
-    except OSError as error:
-        error.filename = "standard output"
-        raise
 
 
 def drop_output() -> None:
@@ -56,6 +59,17 @@ def drop_output() -> None:
         flush_output()
         return
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Output(io.FileIO):
+    """Names standard output where it cannot be written, which may be at any line."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = "standard output"
+            raise
 
 
 class _Lossy(io.FileIO):

@@ -32,6 +32,9 @@ console()
 """
 
 
+FULL = "dedn: standard output: No space left on device; make room, and give the command again"
+
+
 def _run(arguments: list[str], **environment: str) -> tuple[int, str, str]:
     """Status, output and errors of a process of its own."""
     process = Forked(*arguments, **environment)
@@ -66,9 +69,16 @@ def test_what_is_printed(stream: int, tmp_path: Path) -> None:
         assert "Test sets (last)" in output
     else:
         assert status == 2
-        assert errors.splitlines()[-1].endswith(
-            "No space left on device; make room, and give the command again"
-        )
+        assert errors.splitlines()[-1] == FULL
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_text_longer_than_the_buffer(buffered: bool) -> None:
+    """What is written before the job has ended is of standard output as well."""
+    unbuffered = "" if buffered else "import sys; sys.stdout.reconfigure(write_through=True)"
+    code = unbuffered + INTO_A_FULL_DISK
+    status, output, errors = _run(["-c", code, "1", "train", "--help-config"])
+    assert (status, output, errors) == (2, "", f"{FULL}\n")
 
 
 @pytest.mark.parametrize("job", ["train", pytest.param("sweep", marks=pytest.mark.slow)])
