@@ -16,6 +16,8 @@ from jax import export
 
 
 def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     file, images, *new = sys.argv[1:]
     with zipfile.ZipFile(file) as archive:
         model = export.deserialize(bytearray(archive.read("model.stablehlo")))

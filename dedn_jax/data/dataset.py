@@ -54,6 +54,14 @@ class GZSLDataset(Annotations):
             )
         super().__post_init__()
 
+    def __repr__(self) -> str:
+        """Sizes, not values: thousands of names and numbers say less."""
+        seen, unseen = len(self.seen_classes), len(self.unseen_classes)
+        return (
+            f"<GZSLDataset {self.source}: {len(self.labels)} images, {seen} seen and {unseen} "
+            f"unseen classes, {self.num_attributes} attributes>"
+        )
+
     @classmethod
     def from_arrays(
         cls,

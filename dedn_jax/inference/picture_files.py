@@ -61,9 +61,10 @@ def _check_kind(source: object, name: str) -> None:
 
 def _checked(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        maps = "" if pixels.dtype == np.uint8 else "; feature maps go into `run.model`"
         raise InputError(
             f"a picture of shape {pixels.shape} and type {pixels.dtype}, expected [height, width, "
-            "3] and uint8, RGB"
+            f"3] and uint8, RGB{maps}"
         )
     height, width, _ = pixels.shape
     if not min(height, width) or height * width > MAX_PIXELS:

@@ -1,9 +1,19 @@
-"""GZSL metrics from predictions: U, S, H, T1, in percent."""
+"""GZSL metrics from predictions: U, S, H, T1, in percent; and AUSUC, of the seen-unseen curve."""
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Int
+
+from dedn_jax.training.seen_unseen import SeenUnseenCurve, seen_unseen_curve
+
+__all__ = [
+    "SeenUnseenCurve",
+    "gzsl",
+    "harmonic_mean",
+    "per_class_accuracy",
+    "seen_unseen_curve",
+]
 
 
 def per_class_accuracy(

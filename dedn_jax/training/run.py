@@ -57,6 +57,10 @@ class TrainingRun:
     ) -> None:
         self.workdir, self.config, self._dataset = workdir, config, dataset
 
+    def __repr__(self) -> str:
+        finished = "finished" if self.workdir.result_file.is_file() else "not finished"
+        return f"<{type(self).__name__} {self.workdir.path}: {finished}>"
+
     @cached_property
     def dataset(self) -> GZSLDataset:
         """The data set.

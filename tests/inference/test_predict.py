@@ -322,6 +322,8 @@ def test_what_is_no_picture(images: Any, message: str) -> None:
         as_sources(images)
     with pytest.raises(InputError, match=r"a picture of shape \(4, 5\) and type uint8"):
         read_pixels(as_sources(np.zeros((4, 5), np.uint8))[0])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"\(1, 8, 4\) and type float32, .*; feature maps go into"):
+        read_pixels(as_sources(np.zeros((1, 8, 4), np.float32))[0])  # type: ignore[arg-type]
 
 
 def test_folders_are_searched_in_order_and_links_are_followed(tmp_path: Path) -> None:

@@ -92,6 +92,10 @@ def test_a_run_on_arrays_is_given_them_again(data: Path, tmp_path: Path) -> None
     config = tiny_config(data, train__epochs=1, selection__protocol="last", **ONE_NETWORK)
     run = train(config, tmp_path / "run", dataset=dataset)
     assert facts_of(run).dataset == "my birds"
+    assert repr(run) == f"<Run {tmp_path}/run: finished>"
+    assert repr(dataset) == (
+        "<GZSLDataset my birds: 96 images, 6 seen and 2 unseen classes, 6 attributes>"
+    )
     assert config.data.path == str(data)
     with pytest.raises(InputError, match=r"run: trained on arrays, .*open_run\(\.\.\., dataset="):
         open_run(run.workdir.path).evaluate()

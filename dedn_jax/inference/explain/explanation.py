@@ -55,6 +55,14 @@ class Explanation:
     region_attention: Float32[np.ndarray, "experts attributes rows columns"]
     channel_attention: Float32[np.ndarray, "experts attributes channels"]
 
+    def __repr__(self) -> str:
+        against = f", compared with {self.against_name!r}" if self.against_name else ""
+        score = self.scores[self.explained]
+        return (
+            f"<Explanation of {self.class_name!r}{against}: score {score:.3f}, "
+            f"{len(self.attribute_names)} attributes>"
+        )
+
     @property
     def class_name(self) -> str:
         """Of the class that is explained."""

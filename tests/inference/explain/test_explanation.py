@@ -57,6 +57,8 @@ def test_named_classes_and_new_ones(picture_runs: PictureRuns):
     ranked = run.explain(path)
     order = [ranked.class_names[k] for k in ranked.ranked()]
     found = run.explain(path, explained=order[3], against=order[5])
+    text = f"<Explanation of {order[3]!r}, compared with {order[5]!r}: score "
+    assert repr(found).startswith(text) and len(repr(found)) < 200
     assert (found.class_name, found.against_name) == (order[3], order[5])
     # The class to compare with is not the answer, even if it is the best.
     assert run.explain(path, against=order[0]).class_name == order[1]
