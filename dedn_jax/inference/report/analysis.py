@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,8 @@ class ClassRow:
       images: in the test sets.
       fixed: accuracy in percent with the config's mixes and bias.
       calibrated: with those chosen on validation classes; None without a calibration.
-      coarse, fine: of each expert alone, mixed and biased as the fused score is; None for one that
-        the model lacks.
+      coarse, fine: of each expert alone, with its own calibration where there is one; None for one
+        that the model lacks.
       taken_for: the class it is most often taken for, and for how many images; None for never.
     """
 
@@ -59,8 +60,8 @@ class AttributeRow:
     Attributes:
       name, group: of the attribute.
       classes: of those with test images, how many have it: their value is above the mean.
-      coarse, fine: average precision and area under the ROC curve, from 0 to 1, NaN where all
-        classes or none have it, or the model lacks the expert.
+      coarse, fine: average precision and area under the ROC curve, from 0 to 1, of the expert's own
+        mix of branches; NaN where all classes or none have it, or the model lacks the expert.
     """
 
     name: str
@@ -139,10 +140,10 @@ def analyse(run: TrainingRun) -> Analysis:
     result, data = run.result, run.dataset
     fixed = Mixing.from_config(run.config)
     calibrated = run.calibration.mixing["fused"] if run.calibration else None
-    mixing = calibrated or fixed
     scores = run.scores
     names = [data.class_names[k] for k in scores.class_ids]
-    chosen = {name: _chosen(scores, m) for name, m in _mixings(mixing).items()}
+    mixings = _mixings(fixed) | (run.calibration.mixing if run.calibration else {})
+    chosen = {name: _chosen(scores, m) for name, m in mixings.items()}
     curves = {}
     if scores.unseen.any() and not scores.unseen.all():
         curves = {"fixed": curve(scores, fixed)}
@@ -161,7 +162,7 @@ def analyse(run: TrainingRun) -> Analysis:
         classes=_classes(
             scores, chosen, by_fixed, names, calibrated is not None, confusions, experts
         ),
-        attributes=_attributes(run, mixing.region_mix, experts),
+        attributes=_attributes(run, mixings, experts),
         confusions=[c for kind in (True, False) for c in _first(confusions, kind)],
         agreement={
             kind: _agreement(scores, chosen, scores.unseen == (kind == "unseen"))
@@ -258,15 +259,17 @@ def _agreement(
 
 
 def _attributes(
-    run: TrainingRun, region_mix: float, experts: tuple[str, ...]
+    run: TrainingRun, mixings: Mapping[str, Mixing], experts: tuple[str, ...]
 ) -> list[AttributeRow]:
     data, scores = run.dataset, run.scores
     embeddings = data.class_embeddings[scores.class_ids]
     has = embeddings > embeddings.mean(0)
     tested = np.unique(scores.labels)
     positive = has[scores.labels]
-    attributes = scores.attribute_scores(region_mix)
-    of_experts = {name: _ranked(getattr(attributes, name), positive) for name in experts}
+    of_experts = {}
+    for name in experts:
+        attributes = scores.attribute_scores(mixings[name].region_mix)
+        of_experts[name] = _ranked(getattr(attributes, name), positive)
     rows = []
     for group, members in zip(run.groups.names, run.groups.members, strict=True):
         for a in members:

@@ -35,7 +35,7 @@ def classes_section(analysis: Analysis) -> str:
         "<section><h2>Classes</h2>"
         f'<p class="note">Accuracy in percent of the fused score'
         f"{', calibrated and with the fixed bias and mixes' if calibrated else ''}"
-        f"{', and of each expert alone' if _experts_alone(analysis) else ''}. "
+        f"{_of_experts_alone(analysis, calibrated)}. "
         "Click on a column's head to sort.</p>"
         f'<div class="wide"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>'
         f"{''.join(rows)}</tbody></table></div></section>"
@@ -45,6 +45,11 @@ def classes_section(analysis: Analysis) -> str:
 def _experts_alone(analysis: Analysis) -> tuple[str, ...]:
     """The experts, where they are not the fused score already."""
     return analysis.experts if len(analysis.experts) > 1 else ()
+
+
+def _of_experts_alone(analysis: Analysis, calibrated: bool) -> str:
+    own = ", with a calibration of its own" if calibrated else ""
+    return f", and of each expert alone{own}" if _experts_alone(analysis) else ""
 
 
 def confusions_section(analysis: Analysis) -> str:
@@ -146,7 +151,8 @@ def attributes_section(analysis: Analysis) -> str:
         "<section><h2>Attributes</h2>"
         '<p class="note">How well an attribute\'s score ranks test images of classes that have it '
         "(their value is above the mean over all classes) before the others: average precision and "
-        "area under the ROC curve, 0.5 by chance. Means by group:</p>"
+        "area under the ROC curve, 0.5 by chance; branches mixed as for the expert's own choices. "
+        "Means by group:</p>"
         '<div class="wide"><table><thead><tr><th scope="col">group</th><th scope="col" '
         f'class="number">attributes</th>{heads}</tr></thead><tbody>{means}</tbody></table></div>'
         f"<details><summary>All {len(analysis.attributes)} attributes</summary>"

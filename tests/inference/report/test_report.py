@@ -89,6 +89,9 @@ def test_numbers_are_those_of_the_scores(runs: list[Run], tmp_path: Path) -> Non
         for way, result in (("calibrated", "test_calibrated"), ("fixed", "test")):
             mean = np.mean([c[way] for c in of_kind])
             assert mean == pytest.approx(report[result]["fused"][metric])
+        for expert in ("coarse", "fine"):  # each by its own calibration
+            mean = np.mean([c[expert] for c in of_kind])
+            assert mean == pytest.approx(report["test_calibrated"][expert][metric])
     wrong = sum(c["images"] for c in report["confusions"])
     assert wrong == np.sum(chosen != scores.labels)
     for kind, images in (("seen", 24), ("unseen", 24)):
@@ -98,7 +101,8 @@ def test_numbers_are_those_of_the_scores(runs: list[Run], tmp_path: Path) -> Non
     )
     # Each attribute against by-hand ranks: images of classes above the mean.
     z = run.dataset.class_embeddings
-    p = scores.attribute_scores(mixing.region_mix).fine
+    assert run.calibration is not None
+    p = scores.attribute_scores(run.calibration.mixing["fine"].region_mix).fine
     for a in report["attributes"]:
         column = run.dataset.attribute_names.index(a["name"])
         has = (z[:, column] > z[:, column].mean())[scores.labels]
