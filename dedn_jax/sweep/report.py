@@ -156,8 +156,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
     )
     axes.set(
         xlim=(-0.5, len(points) - 0.5),
-        ylabel=f"percent, {where}, fused score",
-        title=f"Mean and {CONFIDENCE:.0%} interval over {len(result['seeds'])} seeds",
+        ylabel="percent",
+    )
+    axes.set_title(
+        f"Fused score on {where}\nmean and {CONFIDENCE:.0%} interval over "
+        f"{len(result['seeds'])} seeds",
+        fontsize=10,
     )
     axes.grid(alpha=0.25, axis="y")
     # Whole or not at all, as all results.

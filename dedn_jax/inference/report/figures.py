@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dedn_jax.figure_text import plain_text
+from dedn_jax.training.evaluation import AUSUC
 from dedn_jax.training.seen_unseen import SeenUnseenCurve
 
 # Okabe and Ito: told apart by colour-blind readers; lines differ in their dashes as well.
@@ -24,6 +26,7 @@ BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = (
 SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 _METRIC_COLOURS = {"H": BLUE, "U": VERMILLION, "S": GREEN}
+_SCALES = {AUSUC: 100.0}  # to percent; the others are
 _GREY = "#555555"
 _STYLE: Any = {  # typed by matplotlib with a list of all its settings
     "svg.fonttype": "none",
@@ -65,6 +68,7 @@ class Learning(NamedTuple):
       evaluations: records of `metrics.jsonl` with the metrics of the fused score.
       losses: by phase, steps and losses.
       selected: the selected step.
+      metric: by which it was, among the keys of the metrics.
     """
 
     name: str
@@ -72,6 +76,7 @@ class Learning(NamedTuple):
     evaluations: Sequence[Mapping[str, Any]]
     losses: Mapping[str, tuple[Sequence[int], Sequence[float]]]
     selected: int | None
+    metric: str = "H"
 
 
 def draw_seen_unseen(curves: Sequence[Curve]) -> str:
@@ -123,23 +128,27 @@ def draw_learning(runs: Sequence[Learning]) -> str:
         figure = Figure(figsize=(9.6, 3.8), layout="constrained")
         left, right = figure.subplots(1, 2)
         several = len(runs) > 1
+        metrics = {run.metric for run in runs if run.evaluations}
+        drawn = metrics if len(metrics) == 1 else {"H"}
         for i, run in enumerate(runs):
-            for metric, colour in _METRIC_COLOURS.items():
-                if several and metric != "H":
-                    continue
+            # Of several runs the metric that selected: H where they differ in it.
+            for metric in drawn if several else dict.fromkeys((*_METRIC_COLOURS, run.metric)):
                 points = [
-                    (r["step"], r["fused"][metric]) for r in run.evaluations if metric in r["fused"]
+                    (r["step"], r["fused"][metric] * _SCALES.get(metric, 1))
+                    for r in run.evaluations
+                    if metric in r["fused"]
                 ]
                 if not points:
                     continue
+                leads = metric == run.metric
                 left.plot(
                     *zip(*points, strict=True),
-                    color=SERIES[i % len(SERIES)] if several else colour,
-                    linestyle=DASHES[i % len(DASHES)]
+                    color=SERIES[i % len(SERIES)]
                     if several
-                    else DASHES[0 if metric == "H" else 1],
-                    linewidth=2 if metric == "H" else 1.4,
-                    label=f"{run.label.split(' (')[0]}, {run.name}" if several else metric,
+                    else _METRIC_COLOURS.get(metric, PURPLE),
+                    linestyle=DASHES[i % len(DASHES)] if several else DASHES[0 if leads else 1],
+                    linewidth=2 if leads else 1.4,
+                    label=f"{run.label.split(' (')[0]}, {run.name}" if several else _named(metric),
                 )
             if run.selected is not None and run.evaluations:
                 left.axvline(
@@ -157,17 +166,21 @@ def draw_learning(runs: Sequence[Learning]) -> str:
                     color=SERIES[n % len(SERIES)],
                     linestyle=DASHES[n % len(DASHES)],
                     linewidth=1.4,
+                    # Of several runs, phases before the last are paler.
+                    alpha=0.45 if several and j < len(run.losses) - 1 else 1.0,
                     label=f"{phase}, {run.name}" if several else phase,
                 )
         labels = [run.label.split(" (")[0] for run in runs if run.evaluations]
         title = f"Fused score on {labels[0]}" if labels else "Nothing was evaluated"
         if len(set(labels)) > 1:
             title = "Fused score on what selected the step"
-        left.set(xlabel="step", ylabel="percent", ylim=(0, 100))
+        of = f"{_named(*drawn)}, " if several else ""
+        left.set(xlabel="step", ylabel=f"{of}percent", ylim=(0, 100))
         left.set_title(title, fontsize=11, loc="left")
         right.set(xlabel="step", ylabel="loss")
         right.set_title("Training loss, by phase", fontsize=11, loc="left")
         for axes in (left, right):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(loc="best", fontsize=8)
         return _svg(figure)
@@ -186,7 +199,10 @@ def draw_points(
       where: on which images.
     """
     with plain_text(_STYLE):
-        figure = Figure(figsize=(7.6, 1.3 + 0.62 * len(names)), layout="constrained")
+        below = [name.replace(", ", "\n") for name in names]
+        lines = max([2, *(name.count("\n") + 1 for name in below)])
+        height = 1.3 + (0.26 + 0.18 * lines) * len(names)
+        figure = Figure(figsize=(7.6, height), layout="constrained")
         axes = figure.subplots()
         for i, (label, summaries) in enumerate(series.items()):
             first = next((row for row, found in enumerate(summaries) if found), None)
@@ -208,13 +224,17 @@ def draw_points(
                     markeredgecolor="white",
                     label=_label(label) if row == first else None,
                 )
-        axes.set_yticks(range(len(names)), names)
-        axes.invert_yaxis()
-        axes.set(xlim=(0, 100), xlabel=f"H of the fused score on {where}, percent")
+        axes.set_yticks(range(len(names)), below, fontsize=9)
+        axes.set(xlim=(0, 100), ylim=(len(names) - 0.5, -0.5), xlabel=f"H on {where}, percent")
         axes.grid(visible=False, axis="y")
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+            axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, fontsize=9)
         return _svg(figure)
+
+
+def _named(metric: str) -> str:
+    """A metric beside percentages."""
+    return f"{metric} x 100" if metric in _SCALES else metric
 
 
 def _label(text: str) -> str:

@@ -31,6 +31,7 @@ figure { margin: .6rem 0; }
   gap: 1.5rem; }
 thead th.number { text-align: right; } th.number { text-align: right; padding-right: .6rem; }
 td, th { padding-right: 1rem; overflow-wrap: break-word; } thead th { white-space: nowrap; }
+tbody th { overflow-wrap: anywhere; min-width: 9rem; }
 th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid #0072B2; }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }

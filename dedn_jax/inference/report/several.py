@@ -49,7 +49,10 @@ def several_page(
             + "</section>"
         )
     if "learning" in figures:
-        caption = "H of the fused score on what each run was selected by, and the training losses."
+        caption = (
+            "Left: the fused score on what each run was selected by. Right: phases before the last "
+            "are paler."
+        )
         sections.append(
             "<section><h2>While training</h2>"
             + figure(figures["learning"], "Evaluations and losses by step.", caption)

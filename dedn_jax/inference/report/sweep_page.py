@@ -52,8 +52,8 @@ def sweep_page(
 
 def sweep_rows(
     result: Mapping[str, Any], *, show_test: bool = False
-) -> list[tuple[str, dict[str, float]]]:
-    """Points and the means of their metrics on the test sets, fixed and calibrated.
+) -> list[tuple[str, dict[str, str]]]:
+    """Points and the means of their metrics with intervals on the test sets, fixed and calibrated.
 
     Of the points that `tests_shown` gives; on validation classes where it gives none.
     """
@@ -61,11 +61,19 @@ def sweep_rows(
     if not shown:
         shown, kinds = list(range(len(result["points"]))), VALIDATION
     return [
-        (f"{point_name(point)}, {way}", {m: s["mean"] for m, s in point[kind].items()})
+        (f"{point_name(point)}, {way}, {_seeds(point)}", {m: cell(s, m) for m, s in found.items()})
         for point in (result["points"][i] for i in shown)
         for kind, way in zip(kinds, _WAYS, strict=True)
-        if kind in point
+        if (found := point.get(kind))
     ]
+
+
+def _seeds(point: Mapping[str, Any]) -> str:
+    """How many seeds a mean is over."""
+    diverged_at = point["diverged_at"]
+    trained = diverged_at.count(None)
+    of = "" if trained == len(diverged_at) else f"{trained} of "
+    return f"{of}{len(diverged_at)} seeds"
 
 
 def _sections(

@@ -47,18 +47,23 @@ def attributes_csv(analyses: Mapping[str, Analysis]) -> str:
     return _csv([*head, "coarse_auc", "fine_average_precision", "fine_auc"], rows)
 
 
-def table_tex(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
+def table_tex(rows: Sequence[tuple[str, Mapping[str, float | str]]]) -> str:
     """A `tabular` of U, S, H, T1 and AUSUC; needs no package.
 
     Args:
-      rows: what each is, and its metrics.
+      rows: what each is, and its metrics, or their means with intervals as text.
     """
     lines = [r"\begin{tabular}{lrrrrr}", r" & U & S & H & T1 & AUSUC \\ \hline"]
     for name, metrics in rows:
-        cells = [f"{metrics[m]:.1f}" if m in metrics else "--" for m in METRICS]
-        cells.append(f"{metrics[AUSUC]:.3f}" if AUSUC in metrics else "--")
+        cells = [_tex_number(metrics.get(m), 3 if m == AUSUC else 1) for m in (*METRICS, AUSUC)]
         lines.append(f"{tex(name)} & {' & '.join(cells)} \\\\")
     return "\n".join([*lines, r"\end{tabular}", ""])
+
+
+def _tex_number(value: float | str | None, digits: int) -> str:
+    if value is None:
+        return "--"
+    return value.replace("±", r"$\pm$") if isinstance(value, str) else f"{value:.{digits}f}"
 
 
 def tex(text: str) -> str:

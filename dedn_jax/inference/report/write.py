@@ -30,6 +30,7 @@ from dedn_jax.sweep.result_file import read_sweep_result
 from dedn_jax.training.evaluation import AUSUC
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.run import TrainingRun
+from dedn_jax.training.selection import METRIC_KEYS
 
 PAGE = "index.html"
 _SWEEP_FILES = ("report.json", "table.tex", PAGE)
@@ -205,7 +206,8 @@ def _learning(name: str, run: TrainingRun) -> Learning:
     if evaluations:
         selected = run.result.get("validation", run.result)["selected_step"]
     label = evaluations[0]["evaluated_on"] if evaluations else ""
-    return Learning(name, label, evaluations, losses, selected)
+    metric = METRIC_KEYS[run.config.selection.metric]
+    return Learning(name, label, evaluations, losses, selected, metric)
 
 
 def _json(one: Reported) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-from dedn_jax.inference.report.figures import draw_learning
+from dedn_jax.inference.report.figures import Learning, draw_learning
 from dedn_jax.inference.report.write import _learning
 
 
@@ -27,8 +27,25 @@ def test_lines_that_cannot_be_drawn_are_left_out(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     text = "\n".join(json.dumps(line) for line in lines)
     file.write_text(text + "\n" + "[" * 100_000 + '\n{"phase": "final", "st')
-    run = SimpleNamespace(workdir=SimpleNamespace(metrics_file=file), result={"selected_step": 6})
+    config = SimpleNamespace(selection=SimpleNamespace(metric="harmonic_mean"))
+    run = SimpleNamespace(
+        workdir=SimpleNamespace(metrics_file=file), result={"selected_step": 6}, config=config
+    )
     found = _learning("run", run)  # type: ignore[arg-type]
     assert [line["step"] for line in found.evaluations] == [6]
     assert found.losses["final"][0] == [1, 3]
     assert "<svg" in draw_learning([found])
+
+
+def test_the_metric_that_selected_is_drawn() -> None:
+    """Of one run beside U, S and H, of several alone; H where they differ in it."""
+    fused = {"U": 10.0, "S": 20.0, "H": 15.0, "T1": 30.0, "AUSUC": 0.4}
+    by_h, by_ausuc = (
+        Learning("run", "classes", [{"step": 3, "fused": fused}], {}, 3, metric)
+        for metric in ("H", "AUSUC")
+    )
+    assert "AUSUC" not in draw_learning([by_h])
+    one = draw_learning([by_ausuc])
+    assert "AUSUC x 100" in one and ">H<" in one
+    assert "AUSUC x 100, percent" in draw_learning([by_ausuc, by_ausuc])
+    assert "H, percent" in draw_learning([by_h, by_ausuc])

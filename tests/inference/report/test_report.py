@@ -218,13 +218,15 @@ def test_a_sweep(tmp_path: Path) -> None:
     assert "DEDN on tiny: sweep sweep" in text
     assert "The test sets of the other point are not shown" in text
     assert "H on validation classes" in text and "The best by calibrated H" in text
-    assert (out / "table.tex").read_text().count("calibrated &") == 1
+    latex = (out / "table.tex").read_text()
+    assert latex.count("calibrated, 2 seeds &") == 1
+    assert latex.count(r"$\pm$") == 2 * 5
     assert main(["report", "--workdir", str(tmp_path / "sweep"), "--show-test"]) == 0
     assert "not shown" not in "".join(check_page(out / "index.html").text)
     latex = (out / "table.tex").read_text()
     for point in result["points"]:
         assert f"{point['fused']['T1']['mean']:.1f}" in latex
-    assert latex.count("calibrated &") == 2
+    assert latex.count("calibrated, 2 seeds &") == 2
     assert read_json(out / "report.json")["points"] == result["points"]
     broken = read_json(tmp_path / "sweep" / "result.json")
     del broken["points"][0]["diverged_at"]
