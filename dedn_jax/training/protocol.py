@@ -173,6 +173,10 @@ def result_text(result: dict) -> str:
             + ", ".join(f"{k} {fused[k]:.1f}" for k in METRICS)
             + (f", {AUSUC} {fused[AUSUC]:.3f}" if AUSUC in fused else "")
         )
+        if "H" not in result["test"]["fused"] and (chosen := result.get("calibration")):
+            calibrated = chosen["fused"]["validation"]
+            numbers = ", ".join(f"{k} {calibrated[k]:.1f}" for k in METRICS)
+            lines.append(f"Calibrated on them: {numbers}.")
         how = {"retrain": "Retrained", "continue": "Trained on"}[result["refit"]]
         lines.append(f"{how} on all of trainval for {result['steps']} steps.")
     else:

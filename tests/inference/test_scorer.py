@@ -225,7 +225,7 @@ def test_runs_that_know_their_backbone_keep_it(picture_runs: PictureRuns) -> Non
 def test_a_run_that_is_not_finished(picture_runs: PictureRuns, tmp_path: Path) -> None:
     for name in ("config.json", "dataset.json"):
         shutil.copy(picture_runs.small.workdir.path / name, tmp_path)
-    with pytest.raises(InputError, match="no trained model here; finish"):
+    with pytest.raises(InputError, match="the run is not finished"):
         _ = open_run(tmp_path).picture_scorer
 
 

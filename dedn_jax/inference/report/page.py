@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dedn_jax.inference.html import data_uri, document, label, text
 from dedn_jax.inference.report.analysis import Analysis
@@ -178,11 +179,29 @@ def _results(analysis: Analysis) -> str:
             f'<p class="note">Best T1 by test (test-best): {best["T1"]:.1f} at step '
             f"{best['step']}.</p>"
         )
+    section = f"<section><h2>Result on the test sets</h2>{_table(blocks)}{note}</section>"
+    return section + ("" if "H" in result["test"]["fused"] else _validation(result))
+
+
+def _validation(result: Mapping[str, Any]) -> str:
+    """What stands in for U, H and T1 where no unseen class has a test image."""
+    if "validation" not in result:
+        return ""
+    experts = [e for e in EXPERTS if e in result["validation"]]
+    blocks = [_metrics("fixed bias and mixes", {e: result["validation"][e] for e in experts})]
+    if chosen := result.get("calibration"):
+        blocks.append(_metrics("calibrated", {e: chosen[e]["validation"] for e in experts}))
     return (
-        "<section><h2>Result on the test sets</h2>"
+        f"<section><h2>On validation classes</h2>{_table(blocks)}"
+        '<p class="note">Seen classes that act as unseen; they chose the step, gamma and mixes, '
+        "so that classes which chose nothing are likely to do worse.</p></section>"
+    )
+
+
+def _table(blocks: Sequence[str]) -> str:
+    return (
         '<div class="wide"><table><thead><tr><th scope="col"></th><th scope="col">expert</th>'
-        f"{metric_heads()}</tr></thead><tbody>{''.join(blocks)}</tbody></table></div>{note}"
-        "</section>"
+        f"{metric_heads()}</tr></thead><tbody>{''.join(blocks)}</tbody></table></div>"
     )
 
 

@@ -21,6 +21,7 @@ from dedn_jax.inference.report.tables import tex
 from dedn_jax.inference.report.write import write_report, write_reports, write_sweep_report
 from dedn_jax.inference.run import Run, open_run, train
 from dedn_jax.sweep.run import sweep
+from dedn_jax.training.protocol import result_text
 from tests.helpers.tiny import tiny_config, write_tiny
 from tests.inference.report.conftest import HOSTILE
 
@@ -263,7 +264,7 @@ def test_needs_a_finished_run(runs: list[Run], tmp_path: Path) -> None:
 
 
 def test_without_unseen_images(runs: list[Run], tmp_path: Path) -> None:
-    """Only S can be measured: no curve, and dashes."""
+    """Only S can be measured: no curve, and dashes; the rest is shown of validation classes."""
     data = runs[1].dataset
     bare = dataclasses.replace(
         data,
@@ -274,12 +275,18 @@ def test_without_unseen_images(runs: list[Run], tmp_path: Path) -> None:
     from dedn_jax.inference.run import train
 
     run = train(
-        tiny_config(Path("nowhere.hdf5"), selection__protocol="last", train__epochs=1),
+        tiny_config(Path("nowhere.hdf5"), train__epochs=3),
         tmp_path / "run",
         dataset=bare,
     )
     text = "".join(check_page(write_report(run)).text)
     assert "–" in text
+    section = text.split("On validation classes")[1]
+    printed = result_text(run.result)
+    for found in (run.result["validation"], run.result["calibration"]["fused"]["validation"]):
+        h = found.get("fused", found)["H"]
+        assert f"{h:.1f}" in section
+        assert f"H {h:.1f}" in printed
     assert read_json(tmp_path / "run" / "report" / "report.json")["runs"][0]["curves"] == {}
 
 
