@@ -60,15 +60,15 @@ class Bar(NamedTuple):
 
 
 def bars(decomposition: Decomposition, names: Sequence[str], top: int) -> list[Bar]:
-    """A bar for each of the leading attributes.
+    """A bar for each of the leading attributes that add anything; one at least.
 
     Args:
       decomposition: of a score or of a difference.
       names: of the attributes.
-      top: how many.
+      top: how many at most.
     """
     segments = decomposition.parts.reshape(len(SEGMENTS), -1)
-    return [Bar(names[a], segments[:, a]) for a in decomposition.leading(top).tolist()]
+    return [Bar(names[a], segments[:, a]) for a in _leading(decomposition, top)]
 
 
 def rest(decomposition: Decomposition, top: int) -> list[tuple[str, float]]:
@@ -77,7 +77,7 @@ def rest(decomposition: Decomposition, top: int) -> list[tuple[str, float]]:
     They are not drawn: sums over hundreds of attributes would leave no room for the leading ones.
     """
     found = []
-    leading = decomposition.leading(top)
+    leading = _leading(decomposition, top)
     if others := len(decomposition.by_attribute) - len(leading):
         label = f"{others} other attributes" if others > 1 else "1 other attribute"
         left = decomposition.by_attribute.sum() - decomposition.by_attribute[leading].sum()
@@ -94,10 +94,13 @@ def span(lines: Sequence[Bar]) -> tuple[float, float]:
 
 
 def shown_attributes(explanation: Explanation, top: int) -> list[int]:
-    """Attributes whose attention is drawn: those leading in the score, then in the difference."""
-    found = explanation.score.leading(top).tolist()
-    if explanation.difference is not None:
-        found += explanation.difference.leading(top).tolist()
+    """Attributes whose attention is drawn: those leading in the score, then in the difference.
+
+    Those that add nothing are left out, as of `bars`.
+    """
+    found = _leading(explanation.score, top)
+    if (difference := explanation.difference) is not None:
+        found += [a for a in _leading(difference, top) if _adds(difference.by_attribute[a])]
     return list(dict.fromkeys(found))
 
 
@@ -112,19 +115,37 @@ def part_text(explanation: Explanation, attribute: int) -> str:
 
 
 def leading_channels(explanation: Explanation, top: int) -> list[list[Bar]]:
-    """For each expert, a bar for each of the channels with the largest shares of the score."""
+    """For each expert, a bar for each of the channels with the largest shares of the score.
+
+    Those that have none are left out, but for one.
+    """
     shares = explanation.score.channels(explanation.channel_attention)
     found = []
     for e, row in enumerate(shares):
         segment = np.eye(len(SEGMENTS))[e * len(BRANCHES) + CHANNEL]
-        leading = np.argsort(-np.abs(row), kind="stable")[:top].tolist()
+        leading = _adding(np.argsort(-np.abs(row), kind="stable")[:top].tolist(), row)
         found.append([Bar(f"channel {c}", row[c] * segment) for c in leading])
     return found
 
 
 def signed(value: float) -> str:
     """With its sign, and two significant digits or three after the point: `+1.250`, `−0.00042`."""
-    if abs(value) < _NOTHING:
+    if not _adds(value):
         return "0"
     decimals = max(3, 1 - math.floor(math.log10(abs(value))))
     return f"{value:+.{decimals}f}".replace("-", "−")
+
+
+def _leading(decomposition: Decomposition, top: int) -> list[int]:
+    """The leading attributes, without those that add nothing, as many do where attributes are 0
+    or 1."""
+    return _adding(decomposition.leading(top).tolist(), decomposition.by_attribute)
+
+
+def _adding(leading: list[int], parts: Float64[np.ndarray, " parts"]) -> list[int]:
+    """Those that add anything; the first where none does."""
+    return [i for i in leading if _adds(parts[i])] or leading[:1]
+
+
+def _adds(value: float) -> bool:
+    return abs(value) >= _NOTHING

@@ -27,6 +27,7 @@ from dedn_jax.inference.explain.explanation import Explanation
 from dedn_jax.inference.explain.overlay import Scale, overlay
 
 _DPI = 110
+_LEAST = 2.6  # inches of height: the picture is beside the bars
 _PAIRS = 3  # attributes in a row
 _SIDE, _GAP, _TEXT, _LINE = 200, 8, 56, 15  # of a map, between two, above them, a line: pixels
 _LABEL, _TITLE = 34, 46  # characters on a line
@@ -39,12 +40,16 @@ def draw_scores(explanation: Explanation, top: int) -> bytes:
     charts = [(f"Score of {e.class_name}", e.score)]
     if e.difference is not None:
         charts.append((f"{e.class_name}, not {e.against_name}", e.difference))
-    size = 3.2 + 5.2 * len(charts), 0.27 * (top + 3) + 1.3
+    drawn = [
+        (title, bars(parts, e.attribute_names, top), rest(parts, top)) for title, parts in charts
+    ]
+    rows = max(len(lines) + len(sums) for _, lines, sums in drawn)
+    size = 3.2 + 5.2 * len(charts), max(0.27 * rows + 1.3, _LEAST)
     figure = Figure(figsize=size, layout="constrained")
     left, *right = figure.subplots(1, 1 + len(charts), width_ratios=[3, *[5] * len(charts)])
     _picture(left, e)
-    for axes, (title, parts) in zip(right, charts, strict=True):
-        _chart(axes, title, bars(parts, e.attribute_names, top), rest(parts, top))
+    for axes, chart in zip(right, drawn, strict=True):
+        _chart(axes, *chart)
     keys = [Patch(color=colour, label=name) for name, colour in SEGMENTS.items()]
     figure.legend(
         handles=keys, loc="outside lower center", ncols=len(keys), frameon=False, fontsize=8

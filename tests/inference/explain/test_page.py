@@ -22,6 +22,7 @@ from dedn_jax.inference.explain.bars import (
     signed,
     span,
 )
+from dedn_jax.inference.explain.decomposition import Decomposition
 from dedn_jax.inference.explain.explanation import Explanation
 from dedn_jax.inference.explain.figures import draw_attention, draw_scores
 from dedn_jax.inference.explain.page import page
@@ -87,6 +88,30 @@ def test_bars_and_the_rest_add_up_to_the_total(made_up: Explanation):
     ]
     labels = [label for label, _ in rest(made_up.score, 3)]
     assert labels == ["3 other attributes", "gamma, of unseen classes", "total"]
+
+
+def test_what_adds_nothing_is_not_listed(made_up: Explanation):
+    """As where attributes are 0 or 1; something is always shown."""
+    two, nothing = np.zeros(6), np.zeros(6)
+    two[[1, 4]] = 1.0
+    difference = two * [0, 0, 0, 0, 1, 0]
+    score = Decomposition(made_up.score.parts * two, 0.0)
+    for other, lines in ((difference, [4]), (nothing, [0])):
+        against = Decomposition(made_up.score.parts * other, 0.0)
+        e = dataclasses.replace(made_up, score=score, difference=against)
+        for top in (5, 99):
+            assert {bar.label for bar in bars(score, NAMES, top)} == {NAMES[1], NAMES[4]}
+            assert [bar.label for bar in bars(against, NAMES, top)] == [NAMES[a] for a in lines]
+            labels = [name for name, _ in rest(score, top)]
+            assert labels == ["4 other attributes", "total"]
+            assert sorted(shown_attributes(e, top)) == [1, 4]
+        text = page(e, "jay.jpg", 5)
+        for a in {0, 2, 3, 5} - set(lines):
+            assert NAMES[a] not in _read(text).text
+        assert draw_scores(e, 5) and draw_attention(e, 5)
+    channels = dataclasses.replace(e, score=score.of_expert(0))
+    coarse, fine = leading_channels(channels, 4)
+    assert len(coarse) == 4 and len(fine) == 1
 
 
 def test_channels_are_the_strongest_of_each_expert(made_up: Explanation):
