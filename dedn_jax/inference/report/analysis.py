@@ -104,7 +104,8 @@ class Analysis:
       classes: the unseen classes last, the worst of each kind first.
       attributes: in group order.
       confusions: the most frequent of seen, then of unseen classes.
-      agreement: of the experts on images of seen and of unseen classes; empty for one expert.
+      agreement: of the experts on images of seen and of unseen classes, each with its own
+        calibration where there is one; empty for one expert.
       experts: that the model has.
       mixes: of the mixes those that mix anything: `expert_mix`, `region_mix`.
       chosen: the class each test image is given by the reported mixing.

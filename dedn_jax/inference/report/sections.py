@@ -107,8 +107,10 @@ def disagreement_section(analysis: Analysis) -> str:
         if classes
         else ""
     )
+    own = "; each calibrated on its own" if analysis.calibrated else ""
     return (
         "<section><h2>Where the experts disagree</h2>"
+        f'<p class="note">Test images by which of the experts alone is right{own}.</p>'
         f'<div class="wide"><table><thead><tr><th scope="col"></th>{heads}</tr></thead><tbody>'
         f"{rows}</tbody></table></div>{table}</section>"
     )

@@ -115,6 +115,8 @@ def test_numbers_are_those_of_the_scores(runs: list[Run], tmp_path: Path) -> Non
     text = "".join(check_page(page).text)
     assert f"{report['test_calibrated']['fused']['H']:.1f}" in text
     assert "chosen by H on validation classes" in text
+    assert "each expert alone, with a calibration of its own" in text
+    assert "which of the experts alone is right; each calibrated on its own." in text
 
 
 def test_names_are_text_everywhere(runs: list[Run], tmp_path: Path) -> None:
@@ -137,6 +139,7 @@ def test_without_a_calibration(number: int, runs: list[Run], tmp_path: Path) -> 
     text = "".join(check_page(write_report(run, tmp_path)).text)
     report = read_json(tmp_path / "report.json")["runs"][0]
     assert list(report["curves"]) == ["fixed"]
+    assert "own" not in text.partition("Where the experts disagree")[2].partition("Attributes")[0]
     assert {c["calibrated"] for c in report["per_class"]} == {None}
     by_test = number == 2
     assert ("not a fair estimate" in text) == by_test
