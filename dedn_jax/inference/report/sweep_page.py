@@ -55,17 +55,38 @@ def sweep_rows(
 ) -> list[tuple[str, dict[str, str]]]:
     """Points and the means of their metrics with intervals on the test sets, fixed and calibrated.
 
-    Of the points that `tests_shown` gives; on validation classes where it gives none.
+    Of the points that `tests_shown` gives; on validation classes where it gives none. Where all
+    models of a point diverged it has no metrics.
     """
-    shown, kinds = tests_shown(result, show_test), TEST
-    if not shown:
-        shown, kinds = list(range(len(result["points"]))), VALIDATION
+    shown, kinds, _ = _in_table(result, show_test)
     return [
-        (f"{point_name(point)}, {way}, {_seeds(point)}", {m: cell(s, m) for m, s in found.items()})
+        (
+            f"{point_name(point)}, {way}, {_seeds(point)}",
+            {m: cell(found, m) for m, found in point[kind].items()},
+        )
         for point in (result["points"][i] for i in shown)
         for kind, way in zip(kinds, _WAYS, strict=True)
-        if (found := point.get(kind))
+        if kind in point
     ]
+
+
+def rows_note(result: Mapping[str, Any], *, show_test: bool = False) -> str:
+    """What the numbers of `sweep_rows` are."""
+    *_, where = _in_table(result, show_test)
+    over = f"mean ± half of the {CONFIDENCE:.0%} interval of the mean over the seeds"
+    several = len(result["seeds"]) > 1
+    diverged = any(at is not None for point in result["points"] for at in point["diverged_at"])
+    left = "; seeds whose models diverged are left out" if diverged else ""
+    return f"Fused score on {where}{f', {over}' if several else ''}{left}."
+
+
+def _in_table(
+    result: Mapping[str, Any], show_test: bool
+) -> tuple[Sequence[int], tuple[str, str], str]:
+    """Positions of the points in `table.tex`, which of their metrics, and on what these are."""
+    if shown := tests_shown(result, show_test):
+        return shown, TEST, "the test sets"
+    return range(len(result["points"])), VALIDATION, "validation classes"
 
 
 def _seeds(point: Mapping[str, Any]) -> str:
@@ -73,7 +94,7 @@ def _seeds(point: Mapping[str, Any]) -> str:
     diverged_at = point["diverged_at"]
     trained = diverged_at.count(None)
     of = "" if trained == len(diverged_at) else f"{trained} of "
-    return f"{of}{len(diverged_at)} seeds"
+    return f"{of}{len(diverged_at)} {'seed' if len(diverged_at) == 1 else 'seeds'}"
 
 
 def _sections(

@@ -47,13 +47,15 @@ def attributes_csv(analyses: Mapping[str, Analysis]) -> str:
     return _csv([*head, "coarse_auc", "fine_average_precision", "fine_auc"], rows)
 
 
-def table_tex(rows: Sequence[tuple[str, Mapping[str, float | str]]]) -> str:
+def table_tex(rows: Sequence[tuple[str, Mapping[str, float | str]]], note: str = "") -> str:
     """A `tabular` of U, S, H, T1 and AUSUC; needs no package.
 
     Args:
       rows: what each is, and its metrics, or their means with intervals as text.
+      note: a comment above it, on one line.
     """
-    lines = [r"\begin{tabular}{lrrrrr}", r" & U & S & H & T1 & AUSUC \\ \hline"]
+    lines = [f"% {note}"] if note else []
+    lines += [r"\begin{tabular}{lrrrrr}", r" & U & S & H & T1 & AUSUC \\ \hline"]
     for name, metrics in rows:
         cells = [_tex_number(metrics.get(m), 3 if m == AUSUC else 1) for m in (*METRICS, AUSUC)]
         lines.append(f"{tex(name)} & {' & '.join(cells)} \\\\")

@@ -22,7 +22,7 @@ from dedn_jax.inference.report.figures import (
 from dedn_jax.inference.report.page import run_page
 from dedn_jax.inference.report.samples import samples
 from dedn_jax.inference.report.several import Reported, result_rows, several_page
-from dedn_jax.inference.report.sweep_page import sweep_page, sweep_rows
+from dedn_jax.inference.report.sweep_page import rows_note, sweep_page, sweep_rows
 from dedn_jax.inference.report.tables import attributes_csv, classes_csv, table_tex
 from dedn_jax.paths import local_path
 from dedn_jax.sweep.folder import SWEEP_FILE, read_identity
@@ -128,10 +128,12 @@ def write_sweep_report(path: Path, out: Path | None = None, *, show_test: bool =
         "Versions": versions(),
     }
     rows = sweep_rows(result, show_test=show_test)
-    title = f"DEDN on {name}: sweep {path.resolve().name}"
+    note = rows_note(result, show_test=show_test)
+    folder = path.resolve().name
+    title = f"DEDN on {name}: {folder if 'sweep' in folder.casefold() else f'sweep {folder}'}"
     page = sweep_page(title, result, facts, show_test=show_test)
-    write_json(out / "report.json", {"sweep": path.resolve().name, "dataset": name, **result})
-    _write(out / "table.tex", table_tex(rows))
+    write_json(out / "report.json", {"sweep": folder, "dataset": name, **result})
+    _write(out / "table.tex", table_tex(rows, note))
     _write(out / PAGE, page)
     return out / PAGE
 

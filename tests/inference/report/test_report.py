@@ -17,9 +17,11 @@ from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
 from dedn_jax.inference.report.facts import dataset_name
-from dedn_jax.inference.report.tables import tex
+from dedn_jax.inference.report.sweep_page import rows_note, sweep_rows
+from dedn_jax.inference.report.tables import table_tex, tex
 from dedn_jax.inference.report.write import write_report, write_reports, write_sweep_report
 from dedn_jax.inference.run import Run, open_run, train
+from dedn_jax.sweep.report import summary
 from dedn_jax.sweep.run import sweep
 from dedn_jax.training.protocol import result_text
 from tests.helpers.tiny import tiny_config, write_tiny
@@ -219,12 +221,16 @@ def test_a_sweep(tmp_path: Path) -> None:
     assert main(["report", "--workdir", str(tmp_path / "sweep")]) == 0
     out = tmp_path / "sweep" / "report"
     text = "".join(check_page(out / "index.html").text)
-    assert "DEDN on tiny: sweep sweep" in text
+    assert "DEDN on tiny: sweep" in text and "sweep sweep" not in text
     assert "The test sets of the other point are not shown" in text
     assert "H on validation classes" in text and "The best by calibrated H" in text
     latex = (out / "table.tex").read_text()
     assert latex.count("calibrated, 2 seeds &") == 1
     assert latex.count(r"$\pm$") == 2 * 5
+    note = (
+        "Fused score on the test sets, mean ± half of the 95% interval of the mean over the seeds."
+    )
+    assert latex.splitlines()[0] == f"% {note}"
     assert main(["report", "--workdir", str(tmp_path / "sweep"), "--show-test"]) == 0
     assert "not shown" not in "".join(check_page(out / "index.html").text)
     latex = (out / "table.tex").read_text()
@@ -237,6 +243,27 @@ def test_a_sweep(tmp_path: Path) -> None:
     (tmp_path / "sweep" / "result.json").write_text(str(broken).replace("'", '"'))
     with pytest.raises(InputError):
         write_sweep_report(tmp_path / "sweep")
+
+
+def test_a_sweep_whose_models_diverged(tmp_path: Path) -> None:
+    """A table says how many seeds a mean is over, and has dashes where there are none."""
+
+    def point(margin: float, *values: float) -> dict:
+        return {
+            "fields": {"loss.margin": margin},
+            "diverged_at": [2] * (3 - len(values)) + [None] * len(values),
+            "fused": {m: summary(values) for m in ("U", "S", "H", "T1", "AUSUC") if values},
+        }
+
+    points = [point(1.0, 1.0, 2.0, 3.0), point(2.0, 1.0, 3.0), point(3.0)]
+    result = {"seeds": [0, 1, 2], "points": points}
+    shown = table_tex(
+        sweep_rows(result, show_test=True), rows_note(result, show_test=True)
+    ).splitlines()
+    assert shown[0].endswith("over the seeds; seeds whose models diverged are left out.")
+    assert shown[3].startswith("loss.margin=1.0, fixed, 3 seeds & 2.0 $\\pm$ 2.5 & ")
+    assert shown[4].startswith("loss.margin=2.0, fixed, 2 of 3 seeds & 2.0 $\\pm$ ")
+    assert shown[5] == "loss.margin=3.0, fixed, 0 of 3 seeds & -- & -- & -- & -- & -- \\\\"
 
 
 def test_command_lines(runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
