@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from dedn_jax import figure_text
 from dedn_jax.data.pictures.sheet import Row, draw_sheet
 from dedn_jax.figure_text import plain_text
 from dedn_jax.inference.report.figures import (
@@ -34,6 +35,43 @@ def test_without_it_such_a_name_ends_the_drawing() -> None:
         figure = Figure()
         figure.text(0, 0, NAMES[0])
     figure.savefig(io.BytesIO())
+
+
+def _draw(text: str) -> None:
+    with plain_text():
+        figure = Figure()
+        figure.text(0.5, 0.5, text)
+        figure.savefig(io.BytesIO())
+
+
+@pytest.mark.filterwarnings("error")
+def test_letters_that_no_font_has_are_named_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(figure_text, "_said", {"\U00013083"})
+    for _ in range(2):
+        _draw("\U00013083, plain \U00013080 and \U00013081\U00013080")  # hieroglyphs
+    _draw("plain")
+    said = capsys.readouterr().err
+    assert said.count("figures: \U00013080 \U00013081 drawn as boxes; install") == 1
+    assert len(said.splitlines()) == 1
+    with pytest.raises(UserWarning, match="another"), plain_text():
+        warnings.warn("another", stacklevel=1)
+    # A browser finds fonts of its own.
+    draw_points(["\U00013082"], {"fixed": [summary([1.0, 2.0])]}, "test sets")
+    assert not capsys.readouterr().err
+
+
+def test_fonts_that_are_installed_are_tried_in_turn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of Matplotlib's own has a letter that its first has not."""
+    monkeypatch.setattr(figure_text, "_FALLBACKS", ("No such font", "STIXGeneral"))
+    _draw("\u2316")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(figure_text, "_FALLBACKS", ("No such font",))
+    _draw("\u2316")
+    assert "figures: \u2316 drawn as boxes" in capsys.readouterr().err
 
 
 def test_figures_without_anything_to_name() -> None:
