@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -27,6 +28,7 @@ CALIBRATED = "  calibrated"
 _DRAWN = {"H": ("#2e4057", -0.12), "T1": ("#d98e04", 0.12)}
 COLUMNS = (*METRICS, AUSUC)
 _DPI = 110
+_LINE = 36  # characters
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
@@ -122,7 +124,18 @@ def draw(result: dict[str, Any], path: Path) -> None:
     if best:
         kind = best.kind
         where += ", calibrated" if kind == VALIDATION[1] else ""
-    figure = Figure(figsize=(max(5.0, 2.0 + 1.1 * len(points)), 4.2), layout="constrained")
+    names = [point_lines(point_name(point)) for point in points]
+    if best:
+        names[best.point] += "\n* best"
+    for i, point in enumerate(points):
+        if some := _diverged(point):
+            names[i] += f"\n{some} diverged"
+    lines = max(name.count("\n") + 1 for name in names)
+    turned = len(points) > 4 or max(map(len, names)) > 30
+    # Lines of turned labels stand side by side.
+    width = max(1.1, 0.3 * lines if turned else 0.0)
+    size = max(5.0, 2.0 + width * len(points)), 4.2 + 0.13 * max(0, lines - 3)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     for metric, (color, offset) in _DRAWN.items():
         places, means, halves = [], [], []
@@ -140,13 +153,6 @@ def draw(result: dict[str, Any], path: Path) -> None:
                 places, means, halves, fmt="o", ms=5, capsize=4, color=color, label=metric
             )
             axes.legend(frameon=False)
-    names = [point_name(point).replace(", ", "\n") for point in points]
-    if best:
-        names[best.point] += "\n* best"
-    for i, point in enumerate(points):
-        if some := _diverged(point):
-            names[i] += f"\n{some} diverged"
-    turned = len(points) > 4 or max(map(len, names)) > 30
     axes.set_xticks(
         range(len(points)),
         names,
@@ -174,6 +180,21 @@ def point_name(point: Mapping[str, Any]) -> str:
     """What to call a point: its name, or the fields that the grid gives it."""
     fields = ", ".join(f"{k}={v}" for k, v in point["fields"].items())
     return point.get("name") or fields or "config"
+
+
+def point_lines(name: str) -> str:
+    """A point's name for a figure: a line for each field, long ones on several.
+
+    >>> point_lines("loss.margin=2, optimizer.learning_rate=0.001")
+    'loss.margin=2\\noptimizer.learning_rate=0.001'
+    """
+    parts = name.split(", ")
+    wrapped = [
+        line
+        for part in parts
+        for line in textwrap.wrap(part, _LINE, max_lines=3, placeholder="…") or [part]
+    ]
+    return "\n".join(wrapped)
 
 
 def _diverged(point: dict[str, Any]) -> str:

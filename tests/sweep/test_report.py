@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
+from dedn_jax.inference.report.figures import draw_points
 from dedn_jax.sweep.choice import choose
-from dedn_jax.sweep.report import SHARED, draw, result_text, summaries, summary
+from dedn_jax.sweep.report import SHARED, draw, point_name, result_text, summaries, summary
 
 
 def test_summary_by_hand() -> None:
@@ -99,6 +102,39 @@ def test_diverged_models_are_counted(
     monkeypatch.setattr(Axes, "set_xticks", lambda self, ticks, names, **rest: labels.extend(names))
     draw(result, tmp_path / "sweep.png")
     assert labels == [f"loss.bias=0.0\n{diverged} of 4 diverged", "loss.bias=1.0"]
+
+
+@pytest.mark.parametrize("points", [1, 4, 9])
+def test_long_names_of_points_leave_room_for_the_plot(
+    tmp_path: Path, points: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is drawn beyond the figure, and the axes are a good part of it."""
+
+    def check(figure: Figure, *args: Any, **kwargs: Any) -> None:
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        low, high = figure.get_tightbbox().get_points()  # in inches
+        assert (low > -0.02).all() and (high < figure.get_size_inches() + 0.02).all()
+        assert axes.bbox.width > 0.5 * figure.bbox.width
+        assert axes.bbox.height > 0.3 * figure.bbox.height
+        checked.append(figure)
+        save(figure, *args, **kwargs)
+
+    checked: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", check)
+    result = _with_validation(_result(points, [1.0, 2.0]))
+    for point in result["points"]:
+        point["fields"] = {
+            "loss.distillation.kl.weight": 0.5,
+            "optimizer.learning_rate": 1e6,
+            "data.path": "/a/rather/long/path/" * 6,
+        }
+    draw(result, tmp_path / "sweep.png")
+    names = [point_name(point) for point in result["points"]]
+    found = [point["validation_fused"]["H"] for point in result["points"]]
+    draw_points(names, {"fixed": found, "calibrated": found}, "validation classes")
+    assert len(checked) == 2
 
 
 def _with_validation(result: dict, *means: float, calibrated: tuple[float, ...] = ()) -> dict:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dedn_jax.figure_text import plain_text
+from dedn_jax.sweep.report import point_lines
 from dedn_jax.training.evaluation import AUSUC
 from dedn_jax.training.seen_unseen import SeenUnseenCurve
 
@@ -199,7 +200,7 @@ def draw_points(
       where: on which images.
     """
     with plain_text(_STYLE):
-        below = [name.replace(", ", "\n") for name in names]
+        below = [point_lines(name) for name in names]
         lines = max([2, *(name.count("\n") + 1 for name in below)])
         height = 1.3 + (0.26 + 0.18 * lines) * len(names)
         figure = Figure(figsize=(7.6, height), layout="constrained")

@@ -72,10 +72,10 @@ def sweep_rows(
 
 def rows_note(result: Mapping[str, Any], *, show_test: bool = False) -> str:
     """What the numbers of `sweep_rows` are."""
-    *_, where = _in_table(result, show_test)
+    shown, _, where = _in_table(result, show_test)
     over = f"mean ± half of the {CONFIDENCE:.0%} interval of the mean over the seeds"
     several = len(result["seeds"]) > 1
-    diverged = any(at is not None for point in result["points"] for at in point["diverged_at"])
+    diverged = any(at is not None for i in shown for at in result["points"][i]["diverged_at"])
     left = "; seeds whose models diverged are left out" if diverged else ""
     return f"Fused score on {where}{f', {over}' if several else ''}{left}."
 
