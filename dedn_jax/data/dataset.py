@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -26,7 +26,7 @@ from dedn_jax.data.pictures.pictures import Pictures
 from dedn_jax.data.repeats import repeats
 from dedn_jax.data.sources.class_embeddings import dimension_vectors
 from dedn_jax.errors import InputError, check_type, printable
-from dedn_jax.model.groups import AttributeGroups
+from dedn_jax.model.groups import AttributeGroups, as_groups
 from dedn_jax.progress import note
 
 # What a model is given, indexed by image: `inputs[indices]`, with indices in any order and with
@@ -76,7 +76,7 @@ class GZSLDataset(Annotations):
         class_names: Sequence[str] | np.ndarray | None = None,
         attribute_names: Sequence[str] | np.ndarray | None = None,
         validation_classes: Integer[np.ndarray, " validation_classes"] | None = None,
-        groups: AttributeGroups | None = None,
+        groups: AttributeGroups | Mapping[str, Sequence[int]] | None = None,
         dtype: str = "float32",
         source: str = "arrays",
     ) -> GZSLDataset:
@@ -109,7 +109,8 @@ class GZSLDataset(Annotations):
           class_names, attribute_names: for reports, a list or array of texts; None: "class 0",
             "attribute 0", ...
           validation_classes: ids of seen classes to validate on; None: drawn by the seed.
-          groups: attribute groups, for `config.data.groups=data`.
+          groups: attribute groups, for `config.data.groups=data`: indices of attributes by the name
+            of their group.
           dtype: of the copy that is kept: float32, bfloat16 or float16.
           source: what error messages call the data set.
 
@@ -152,7 +153,7 @@ class GZSLDataset(Annotations):
             class_names=names,
             attribute_names=_names(attribute_names, "attribute", attributes, source),
             validation_classes=validation_classes,
-            groups=groups,
+            groups=None if groups is None else as_groups(groups, vectors),
             given=True,
         )
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, check_type
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +106,14 @@ def as_groups(
     """
     if isinstance(groups, str):
         return resolve_groups(groups, word_vectors)
+    expected = "a mapping of names to attribute indices, or AttributeGroups"
+    check_type("groups", groups, AttributeGroups | Mapping, expected)
     if not isinstance(groups, AttributeGroups):
-        members = tuple(tuple(sorted(map(int, m))) for m in groups.values())
-        groups = AttributeGroups(tuple(groups), members)
+        try:
+            members = tuple(tuple(sorted(map(int, m))) for m in groups.values())
+        except (TypeError, ValueError) as error:
+            raise InputError(f"groups: {error}; expected {expected}") from error
+        groups = AttributeGroups(tuple(map(str, groups)), members)
     _check_partition(groups.members, len(word_vectors), "groups")
     return groups
 

@@ -21,6 +21,7 @@ from dedn_jax.data.load import read_published_hdf5
 from dedn_jax.data.sources.class_embeddings import dimension_vectors
 from dedn_jax.errors import InputError
 from dedn_jax.model.groups import AttributeGroups
+from tests.helpers.published import ARGUMENTS
 
 SEEN = np.array([0, 2, 3, 5, 6, 8, 9, 11, 12, 13])
 UNSEEN = np.array([1, 4, 7, 10])
@@ -89,6 +90,16 @@ def test_names_in_arrays() -> None:
         assert {type(one) for one in getattr(found, name)} == {str}
 
 
+def test_groups_by_their_names() -> None:
+    """As `DualExpert` takes them."""
+    fields = parts()
+    named = {name: fields[name] for name in fields if name not in ("inputs", "source")}
+    maps = np.random.default_rng(1).random((140, 4, 6))
+    groups = {"wing": [3, 0], "tail": np.array([1, 2, 4])}
+    found = GZSLDataset.from_arrays(features=maps, **named, groups=groups).groups
+    assert found == AttributeGroups(("wing", "tail"), ((0, 3), (1, 2, 4)))
+
+
 def test_dimensions_without_names() -> None:
     fields = parts()
     names = ("trainval", "test_seen", "test_unseen", "labels", "class_embeddings")
@@ -107,15 +118,7 @@ def test_arrays_and_a_published_file_of_them_are_the_same_data_set(
     write_published: Callable[..., Path], fields: dict[str, Any], dtype: str
 ) -> None:
     from_file = read_published_hdf5(write_published(), dtype=dtype)
-    named = {
-        "labels": "labels",
-        "class_embeddings": "att",
-        "word_vectors": "w2v_att",
-        "trainval": "trainval_loc",
-        "test_seen": "test_seen_loc",
-        "test_unseen": "test_unseen_loc",
-    }
-    arrays = {name: fields[field] for name, field in named.items()}
+    arrays = {name: fields[field] for name, field in ARGUMENTS.items()}
     maps = fields["feature_map"]
     for features in (maps, maps.reshape(*maps.shape[:2], -1)):
         found = GZSLDataset.from_arrays(features=features, dtype=dtype, **arrays)
@@ -126,7 +129,7 @@ def test_arrays_and_a_published_file_of_them_are_the_same_data_set(
         )
         images = np.arange(len(maps))
         np.testing.assert_array_equal(found.inputs[images], from_file.inputs[images])
-        for name in named:
+        for name in ARGUMENTS:
             assert getattr(found, name).dtype == getattr(from_file, name).dtype
 
 
@@ -166,8 +169,9 @@ def test_arrays_and_a_published_file_of_them_are_the_same_data_set(
             {"attribute_names": np.arange(5)},
             r"^arrays: attribute_names\[0\]=.*0.* of type int64, expected text$",
         ),
-        ({"groups": {"g": [0]}}, "^arrays: groups of type dict, expected .*AttributeGroups"),
-        ({"groups": "single"}, "^arrays: groups of type str, expected .*AttributeGroups"),
+        ({"groups": {"g": [0]}}, "groups"),
+        ({"groups": {"g": ["wing"]}}, "groups: invalid literal .* expected a mapping of names to"),
+        ({"groups": [[0, 1]]}, "^groups of type list, expected a mapping of names to attribute in"),
     ],
 )
 def test_refused_arrays(changes, message):

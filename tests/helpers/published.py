@@ -30,3 +30,14 @@ def published_fields() -> dict[str, Any]:
         "original_att": rng.uniform(0, 100, (CLASSES, ATTRIBUTES)),
         "w2v_att": rng.normal(0, 1, (ATTRIBUTES, WORD_DIM)),
     }
+
+
+# Arguments of `GZSLDataset.from_arrays`, by the fields of a published file; features are apart.
+ARGUMENTS = {
+    "labels": "labels",
+    "class_embeddings": "att",
+    "word_vectors": "w2v_att",
+    "trainval": "trainval_loc",
+    "test_seen": "test_seen_loc",
+    "test_unseen": "test_unseen_loc",
+}

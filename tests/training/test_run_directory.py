@@ -17,19 +17,9 @@ from dedn_jax.files import write_json
 from dedn_jax.inference.report.facts import facts_of
 from dedn_jax.inference.run import open_run, train
 from dedn_jax.training.workdir import Workdir
+from tests.helpers.published import ARGUMENTS
 from tests.helpers.tiny import ONE_NETWORK, light_config, tiny_config, write_tiny
 from tests.training.common import Finished, snapshot
-
-# Arguments of `GZSLDataset.from_arrays`, by those of a published file.
-_FIELDS = {
-    "features": "feature_map",
-    "labels": "labels",
-    "class_embeddings": "att",
-    "word_vectors": "w2v_att",
-    "trainval": "trainval_loc",
-    "test_seen": "test_seen_loc",
-    "test_unseen": "test_unseen_loc",
-}
 
 
 def test_a_finished_run_is_left_as_it_is(
@@ -87,8 +77,9 @@ def test_another_data_set_is_refused(finished: Callable[..., Finished], tmp_path
 def test_a_run_on_arrays_is_given_them_again(data: Path, tmp_path: Path) -> None:
     """It keeps no path: that of the recipe is of a file that was never read."""
     with h5py.File(data) as file:
-        arrays = {name: file[field][...] for name, field in _FIELDS.items()}
-    dataset = GZSLDataset.from_arrays(**arrays, source="my birds")
+        arrays = {name: file[field][...] for name, field in ARGUMENTS.items()}
+        maps = file["feature_map"][...]
+    dataset = GZSLDataset.from_arrays(features=maps, **arrays, source="my birds")
     config = tiny_config(data, train__epochs=1, selection__protocol="last", **ONE_NETWORK)
     run = train(config, tmp_path / "run", dataset=dataset)
     assert facts_of(run).dataset == "my birds"
