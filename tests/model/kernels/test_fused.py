@@ -118,6 +118,16 @@ def test_several_blocks(
     assert_close(everything(pool_of(backend), of.arrays()), reference(of))
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_wide_matrix_units(size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attributes in parts, logits first, as on a TPU whose matrix units are 256 wide."""
+    monkeypatch.setattr(tpu, "_PART", 16)
+    monkeypatch.setattr(tpu, "_chip", lambda: tpu.Chip(2**26, 200e12, columns=256))
+    of = problem(size)
+    assert_close(everything(pool_of("tpu"), of.arrays()), reference(of))
+    assert_close(jax.jit(pool_of("tpu"))(*of.arrays()[:3]), reference(of)[:2])
+
+
 @BACKENDS
 def test_extreme_logits(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits to ±1e4, all of one sign, in several blocks: a zero from padding would win or blow."""
