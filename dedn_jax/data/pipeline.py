@@ -33,6 +33,7 @@ from dedn_jax.data.stream import (
     evaluation_rows,
 )
 from dedn_jax.data.workers import elements, start_worker
+from dedn_jax.model.attention.indexed import IndexedMaps
 
 InputRows = Shaped[np.ndarray, "rows ..."]
 # Inputs and labels of step after step: this process's rows of them.
@@ -47,13 +48,13 @@ class Batch(NamedTuple):
     """Images of one step.
 
     Attributes:
-      inputs: feature maps `[batch, channels, regions]`, or uint8 pictures
-        `[batch, height, width, 3]` where the model has a backbone.
+      inputs: feature maps `[batch, channels, regions]`, which may still have to be looked up in
+        device memory, or uint8 pictures `[batch, height, width, 3]` where the model has a backbone.
       labels: int32 class ids.
       weights: 1 for images, 0 for rows that pad the batch; None where nothing is padded.
     """
 
-    inputs: Shaped[jax.Array, "batch ..."]
+    inputs: Shaped[jax.Array, "batch ..."] | IndexedMaps
     labels: Int[jax.Array, " batch"]
     weights: Float[jax.Array, " batch"] | None = None
 

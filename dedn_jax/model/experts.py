@@ -17,6 +17,7 @@ from dedn_jax.model.attention import (
     dual_attention,
     dual_attention_weights,
 )
+from dedn_jax.model.attention.indexed import IndexedMaps
 from dedn_jax.model.attribute_shards import AttributeShards
 from dedn_jax.model.column_shards import ColumnShards
 from dedn_jax.model.dual_attention import BRANCHES, DualAttention, branch_rows
@@ -229,7 +230,7 @@ class DualExpert(nnx.Module):
     def pool(
         self,
         rows: ModelRows,
-        features: Float[Array, "batch channels regions"],
+        features: Float[Array, "batch channels regions"] | IndexedMaps,
         shards: AttributeShards | None = None,
     ) -> PerExpert[AttributeScores]:
         """Attribute scores by `rows`, those of `self.rows(shards)`, of maps of `self.maps`."""

@@ -15,7 +15,7 @@ from dedn_jax.parallel.axes import Axes
 from dedn_jax.parallel.mesh import DATA, REPLICATED, SHARDED, STATE, Layout
 from dedn_jax.parallel.packing import pack, unpack
 from dedn_jax.parallel.resident.batches import ResidentBatches, draw_batches
-from dedn_jax.parallel.resident.features import ResidentFeatures, features_spec, lookup
+from dedn_jax.parallel.resident.features import ResidentFeatures, features_spec, indexed
 
 
 class State(Protocol):
@@ -152,7 +152,7 @@ class ResidentExecutor(_MeshExecutor):
 
             def one(state: S, i: Any) -> tuple[S, dict[str, jax.Array]]:
                 batch = jax.tree.map(lambda x: x[i], batches)
-                batch = batch._replace(inputs=lookup(features, batch.inputs))
+                batch = batch._replace(inputs=indexed(features, batch.inputs))
                 return step(state, batch, *constants)
 
             return loop_steps(one, state, count, max_steps)

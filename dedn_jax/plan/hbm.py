@@ -56,6 +56,9 @@ def moved(module: Module, computation: str, instruction: Instruction) -> Moved:
         update = here[instruction.operands[1]].arrays[0]
         return Moved(update.in_hbm, update.nbytes if instruction.arrays[0].in_hbm else 0)
     read = sum(_in_hbm(here, name) for name in dict.fromkeys(instruction.operands))
+    if target == KERNEL and instruction.accessed is not None:
+        # Of a table a kernel reads what it looks up.
+        read = min(read, max(0, instruction.accessed - sum(a.nbytes for a in instruction.arrays)))
     # The result of a `-start` is written when it is done; its operand is part of it.
     results = instruction.arrays[-1:] if op.endswith("-start") else instruction.arrays
     return Moved(read, sum(a.in_hbm for a in results))

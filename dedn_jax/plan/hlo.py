@@ -19,6 +19,7 @@ _CALLED = re.compile(
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _KNOWN = re.compile(r"known_trip_count\D+?n\D+?(\d+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_ACCESSED = re.compile(r'"bytes_accessed":"?(\d+)')
 _OPENING, _CLOSING = "([{", ")]}"
 HBM = 0  # memory space; others are on the chip
 
@@ -76,6 +77,12 @@ class Instruction:
     def cycles(self) -> int | None:
         """As the TPU compiler estimates them; None where it does not."""
         match = _CYCLES.search(self.attributes)
+        return int(match[1]) if match else None
+
+    @property
+    def accessed(self) -> int | None:
+        """Bytes that a kernel reads and writes, as it says itself; None where it does not."""
+        match = _ACCESSED.search(self.attributes)
         return int(match[1]) if match else None
 
     def attribute(self, name: str) -> str:

@@ -21,7 +21,7 @@ from dedn_jax.model.kernels import Kernel
 from dedn_jax.model.picture_model import backbone_maps
 from dedn_jax.parallel.mesh import REPLICATED, SHARDED, STATE, Layout
 from dedn_jax.parallel.packing import pack
-from dedn_jax.parallel.resident.features import ResidentFeatures, features_spec, lookup
+from dedn_jax.parallel.resident.features import ResidentFeatures, features_spec, indexed
 from dedn_jax.parallel.resident.rule import Residency
 from dedn_jax.plan.count import Flops, count_flops
 from dedn_jax.plan.sizes import Sizes
@@ -124,8 +124,8 @@ def train_program(
         network.definition, objective, optimizer, layout.axes, theirs, sizes.batch
     )
 
-    def run(state: TrainState, batch: Batch, features: Any, *constants: Any) -> Any:
-        return step(state, batch._replace(inputs=lookup(features, batch.inputs)), *constants)
+    def run(state: TrainState, batch: Any, features: Any, *constants: Any) -> Any:
+        return step(state, batch._replace(inputs=indexed(features, batch.inputs)), *constants)
 
     arguments = (state, batch, features, classes, network.frozen, teacher)
     specs = (STATE, SHARDED, features_spec(features), REPLICATED, REPLICATED, REPLICATED)

@@ -78,7 +78,8 @@ class ModelsExecutor:
 
             def one(state: TrainState, i: Any) -> tuple[TrainState, dict[str, jax.Array]]:
                 # Looked up once for all models.
-                batch = Batch(lookup(features, drawn.inputs[i]), drawn.labels[i])
+                batch = jax.tree.map(lambda x: x[i], drawn)
+                batch = batch._replace(inputs=lookup(features, batch.inputs))
                 return take(state, batch, done + i)
 
             return loop_steps(one, state, count, max_steps)

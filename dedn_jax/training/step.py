@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from dedn_jax.data.pipeline import Batch
 from dedn_jax.model import losses
+from dedn_jax.model.attention.indexed import IndexedMaps, as_array
 from dedn_jax.model.column_shards import has_column_shards, is_summed
 from dedn_jax.model.distillation import Peers
 from dedn_jax.model.experts import DualExpert, is_folded
@@ -99,6 +100,9 @@ def loss_and_gradients(
     `batch_size` is the number of images of the global batch, where it is known.
     """
     step = jnp.asarray(step, jnp.int32)
+    if objective.mixup or objective.distillation.dropped_share or teacher:
+        # Looked up once for all that takes them.
+        batch = batch._replace(inputs=as_array(batch.inputs))
     mean = losses.BatchMean(batch.weights, axes.data, images=batch_size)
     mixed = None
     if objective.mixup:
@@ -181,13 +185,15 @@ def _peers(
     """What a model's experts say of a batch, and of it without a share `dropped` of the regions."""
     module = nnx.merge(model, state.params, state.frozen)
     experts = _experts(module)
-    axes, maps = view.axes, module.maps(batch.inputs)
+    axes, inputs = view.axes, batch.inputs
+    maps = inputs if isinstance(inputs, IndexedMaps) else module.maps(inputs)
     if view.mixed is not None:
-        maps = mixed_maps(maps, view.mixed, axes.data)
+        maps = mixed_maps(as_array(maps), view.mixed, axes.data)
     rows, without = experts.rows(axes.rows, axes.columns, maps.dtype), None
     if view.sum_rows and axes.data is not None:
         rows = summed_gradient(rows, axes.data)
     if dropped:
+        maps = as_array(maps)
         kept = kept_regions(objective.seed, view.step, maps, dropped, axes.data)
         without = experts.pool(rows, maps * kept[:, None].astype(maps.dtype), axes.rows)
     return Peers.of(

@@ -56,6 +56,8 @@ copy-start(%here)
 async-start(%a), calls=%asynchronous
   %add = f32[100,200]{1,0:T(8,128)} add(%b, %here)
   %kernel = f32[8,128]{1,0:T(8,128)} custom-call(%a, %here), custom_call_target="tpu_custom_call"
+  %looks_up = f32[8,128]{1,0:T(8,128)} custom-call(%i, %a), custom_call_target="tpu_custom_call", \
+backend_config={"custom_call_config":{"cost_estimate":{"bytes_accessed":"12288","flops":"1"}}}
   %picked = f32[1,8,128]{2,1,0:T(8,128)} dynamic-slice(%a, %i, %i, %i), \
 dynamic_slice_sizes={1,8,128}
   ROOT %written = f32[50,8,128]{2,1,0:T(8,128)} dynamic-update-slice(%a, %picked, %i, %i, %i)
@@ -79,6 +81,7 @@ _IMAGE, _ALL, _PADDED = 8 * 128 * 4, 50 * 8 * 128 * 4, 104 * 256 * 4
         ("start", 2 * _IMAGE, 2 * _IMAGE),
         ("add", _PADDED, _PADDED),
         ("kernel", _ALL, _IMAGE),
+        ("looks_up", 2 * _IMAGE, _IMAGE),
         ("picked", _IMAGE, _IMAGE),
         ("written", _IMAGE, _IMAGE),
     ],

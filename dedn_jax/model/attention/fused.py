@@ -8,7 +8,7 @@ are otherwise those of `attention.blocks`.
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,9 @@ from dedn_jax.model.attention.blocks import (
     transposed_like,
     weights_gradient,
 )
+from dedn_jax.model.attention.indexed import IndexedMaps
 from dedn_jax.model.attention.rows import BranchRows
-from dedn_jax.model.kernels import gpu, tpu
+from dedn_jax.model.kernels import gpu, tpu, tpu_gather
 from dedn_jax.model.kernels.common import Backend, Maps, Pooled
 
 Interpreted = Literal["gpu", "tpu"]
@@ -69,6 +70,78 @@ def dual_attention(
         pool("region", region, "p" if swapped else "q"),
         pool("channel", channel, "q" if swapped else "p"),
     )
+
+
+def indexed_attention(
+    region: BranchRows | None,
+    channel: BranchRows | None,
+    features: IndexedMaps,
+    interpret: bool = False,
+) -> tuple[_Scores | None, _Scores | None]:
+    """`dual_attention` on TPUs of maps that the channel branch's kernel looks up.
+
+    Args:
+      region, channel: as there.
+      features: without a gradient.
+      interpret: the kernels on any platform.
+    """
+    backend: Interpreted | None = "tpu" if interpret else None
+    batch, channels, regions = features.shape
+    fits = features.dtype in (jnp.float32, jnp.bfloat16) and regions <= channels
+    if channel is None or not fits or 0 in (batch, regions, len(channel.score)):
+        return dual_attention(region, channel, features.array(), backend)
+    with jax.named_scope("channel"):
+        p_channel, maps = _gather_pool(interpret, channel, features)
+    p_region, _ = dual_attention(region, None, jnp.swapaxes(maps, 1, 2), backend)
+    return p_region, p_channel
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gather_pool(interpret: bool, rows: BranchRows, features: IndexedMaps) -> tuple[_Scores, Maps]:
+    """What is pooled, and the maps."""
+    (pooled, _), maps = _gather_pooled(interpret, rows, features, keep=False)
+    return pooled, maps
+
+
+def _gather_pooled(
+    interpret: bool, rows: BranchRows, features: IndexedMaps, *, keep: bool
+) -> tuple[Pooled, Maps]:
+    both = rows.score.astype(features.dtype), rows.attention.astype(features.dtype)
+
+    def of(interpret: bool) -> Any:
+        return functools.partial(
+            tpu_gather.gather_pool_q,
+            map_shape=features.map_shape[::-1],
+            keep=keep,
+            interpret=interpret,
+        )
+
+    arguments = both, features.table, features.rows
+    if interpret:
+        found = of(True)(*arguments)
+    else:
+        found = jax.lax.platform_dependent(*arguments, tpu=of(False), default=of(True))
+    return cast("tuple[Pooled, Maps]", found)
+
+
+def _gather_pool_forward(
+    interpret: bool, rows: BranchRows, features: IndexedMaps
+) -> tuple[tuple[_Scores, Maps], tuple[BranchRows, tuple[Array, ...]]]:
+    (pooled, kept), maps = _gather_pooled(interpret, rows, features, keep=True)
+    return (pooled, maps), (rows, kept)
+
+
+def _gather_pool_backward(
+    interpret: bool,
+    saved: tuple[BranchRows, tuple[Array, ...]],
+    cotangents: tuple[_Scores, Maps],
+) -> tuple[BranchRows, None]:
+    rows, kept = saved
+    by_rows = _on_platform("contract", "tpu" if interpret else None, kept, cotangents[0])
+    return transposed_like(rows, by_rows), None
+
+
+_gather_pool.defvjp(_gather_pool_forward, _gather_pool_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

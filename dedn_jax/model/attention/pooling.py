@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 
 from dedn_jax.model.attention import blocks, images
 from dedn_jax.model.attention.blocks import Blocks
+from dedn_jax.model.attention.indexed import IndexedMaps, as_array
 from dedn_jax.model.attention.moves import swap_map_axes
 from dedn_jax.model.attention.rows import BranchRows, as_factor
 from dedn_jax.model.kernels import Kernel
@@ -51,7 +52,7 @@ class AttentionWeights(NamedTuple):
 def dual_attention(
     region: BranchRows | None,
     channel: BranchRows | None,
-    features: Float[Array, "batch channels regions"],
+    features: Float[Array, "batch channels regions"] | IndexedMaps,
     kernel: Kernel = "cpu",
 ) -> tuple[Float[Array, "batch attributes"] | None, Float[Array, "batch attributes"] | None]:
     """Attribute scores of both branches; None for a branch without rows, which is not computed.
@@ -59,7 +60,8 @@ def dual_attention(
     Args:
       region: rows of `[attributes, channels]`.
       channel: rows of `[attributes, regions]`.
-      features: `[batch, channels, regions]`, L2-normalised over channels.
+      features: `[batch, channels, regions]`, L2-normalised over channels. Those that are still to
+        be looked up have no gradient.
       kernel: see `kernels.resolve_kernel`.
 
     Returns:
@@ -69,7 +71,10 @@ def dual_attention(
         # Imported here: Pallas takes a second to import, and nothing else needs it.
         from dedn_jax.model.attention import fused
 
-        return fused.dual_attention(region, channel, features)
+        if kernel == "pallas" and isinstance(features, IndexedMaps):
+            return fused.indexed_attention(region, channel, features)
+        return fused.dual_attention(region, channel, as_array(features))
+    features = as_array(features)
     if kernel in _BLOCKS:
         return blocks.dual_attention(region, channel, features, _BLOCKS[kernel])
     if kernel == "cpu_bfloat16":

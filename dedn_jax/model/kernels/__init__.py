@@ -65,6 +65,6 @@ def _pallas_wins(platform: str, map_shape: tuple[int, int], precision: str) -> b
         return gpu_blocks.wins(map_shape, precision)
     if platform != "tpu":
         return False
-    from dedn_jax.model.kernels import tpu
+    from dedn_jax.model.kernels import tpu_blocks
 
-    return tpu.fits(map_shape)
+    return tpu_blocks.fits(map_shape)

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from dedn_jax.data.features.maps import FeatureMaps
+from dedn_jax.model.attention.indexed import IndexedMaps, as_array, unpadded
 from dedn_jax.parallel.mesh import DATA, REPLICATED, SHARDED, Layout
 
 _BLOCK_BYTES = 256 * 2**20  # transferred at a time
@@ -63,25 +64,12 @@ class ResidentFeatures:
         added = [(0, b - n) for b, n in zip(self.maps.shape[1:], self.shape[::-1], strict=True)]
         return jnp.pad(jnp.swapaxes(maps, 1, 2), [(0, 0), *added])
 
-    def gather(self, images: jax.Array) -> jax.Array:
-        """`[n, channels, regions]` of images that this device holds, `[n]` rows of `maps`."""
-        return self.unpadded(self.maps[images])
-
-    def unpadded(self, maps: jax.Array) -> jax.Array:
-        """Rows of `maps` as `[n, channels, regions]`."""
-        channels, regions = self.shape
-        # Else XLA may convert all maps to the type of the products before the first step, and have
-        # them in memory twice.
-        maps = jax.lax.optimization_barrier(maps)
-        return jnp.swapaxes(maps[:, :regions, :channels], 1, 2)
-
 
 def features_spec(features: ResidentFeatures | None) -> PartitionSpec:
     """How resident features lie on the devices."""
     return REPLICATED if features is None or features.axis is None else SHARDED
 
 
-@jax.named_scope("lookup")
 def lookup(features: ResidentFeatures | None, inputs: jax.Array) -> jax.Array:
     """A device's shard of a batch: looked up in resident features, or as it was streamed.
 
@@ -92,20 +80,32 @@ def lookup(features: ResidentFeatures | None, inputs: jax.Array) -> jax.Array:
     Returns:
       `[rows, channels, regions]`.
     """
+    return as_array(indexed(features, inputs))
+
+
+def indexed(features: ResidentFeatures | None, inputs: jax.Array) -> jax.Array | IndexedMaps:
+    """As `lookup`; from replicated features maps that are still to be looked up, as the train step
+    takes them: the fused kernels of TPUs do that while they compute.
+    """
     if features is None:
         return inputs
     if features.axis is None:
-        return features.gather(inputs)
+        return IndexedMaps(features.maps, inputs, features.shape)
+    return _from_shards(features, inputs, features.axis)
+
+
+@jax.named_scope("lookup")
+def _from_shards(features: ResidentFeatures, inputs: jax.Array, axis: str) -> jax.Array:
     # A few rows at a time: those of all devices have to fit beside the features.
-    devices = jax.lax.psum(1, features.axis)
+    devices = jax.lax.psum(1, axis)
     image_bytes = features.nbytes // len(features.maps)
     max_rows = max(1, _BLOCK_BYTES // (devices * image_bytes))
     rows = len(inputs)
     block = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= max_rows)
     blocks = inputs.reshape(-1, block)
     if len(blocks) == 1:
-        return _exchange(features, inputs, features.axis)
-    found = jax.lax.map(functools.partial(_exchange, features, axis=features.axis), blocks)
+        return _exchange(features, inputs, axis)
+    found = jax.lax.map(functools.partial(_exchange, features, axis=axis), blocks)
     return found.reshape(rows, *found.shape[2:])
 
 
@@ -118,7 +118,8 @@ def _exchange(features: ResidentFeatures, rows: jax.Array, axis: str) -> jax.Arr
     held = (local >= 0) & (local < images)
     # A sum of one map and zeros: exact in any type.
     maps = features.maps[jnp.where(held, local, images)]
-    return features.unpadded(jax.lax.psum_scatter(maps, axis, scatter_dimension=0, tiled=True))
+    found = jax.lax.psum_scatter(maps, axis, scatter_dimension=0, tiled=True)
+    return unpadded(found, features.shape)
 
 
 def make_resident(

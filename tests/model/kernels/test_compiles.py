@@ -14,7 +14,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 from dedn_jax.errors import InputError
 from dedn_jax.model.attention import BranchRows, fused
-from dedn_jax.model.kernels import tpu
+from dedn_jax.model.kernels import tpu_blocks
 from tests.model.kernels.problems import Problem
 
 BATCH, ATTRIBUTES, CHANNELS, REGIONS = 50, 624, 2048, 196
@@ -91,14 +91,16 @@ def test_compiles_for_tpus(topology: str, dtype: str, precision: str | None) -> 
     assert compiled.memory_analysis().temp_size_in_bytes < 1.3 * kept
 
 
-CHIPS = {"v4": tpu.Chip(16 * 2**20, 137e12), "v5p": tpu.Chip(64 * 2**20, 229e12)}
-CHIPS["v6e"] = tpu.Chip(128 * 2**20, 918e12)
+CHIPS = {"v4": tpu_blocks.Chip(16 * 2**20, 137e12), "v5p": tpu_blocks.Chip(64 * 2**20, 229e12)}
+CHIPS["v6e"] = tpu_blocks.Chip(128 * 2**20, 918e12)
 
 
-def blocks(chip: str, size: tuple[int, int, int, int], dtype: str, along_q: bool) -> tpu.Blocks:
+def blocks(
+    chip: str, size: tuple[int, int, int, int], dtype: str, along_q: bool
+) -> tpu_blocks.Blocks:
     batch, attributes, p, q = size
     maps = jax.ShapeDtypeStruct((batch, p, q), jnp.dtype(dtype))
-    return tpu.blocks(attributes, maps, CHIPS[chip], along_q=along_q)
+    return tpu_blocks.blocks(attributes, maps, CHIPS[chip], along_q=along_q)
 
 
 @pytest.mark.parametrize("along_q", [False, True])
@@ -120,7 +122,7 @@ def test_tpu_blocks(attributes: int, along_q: bool) -> None:
 def test_blocks_of_the_channel_rows_gradient(attributes: int, chip: str) -> None:
     for batch, p in ((50, 196), (7, 1000), (1, 1)):
         kept = jax.ShapeDtypeStruct((batch, p, attributes), jnp.float32)
-        images, block, vmem = tpu.contract_blocks(kept, 2, CHIPS[chip].vmem)
+        images, block, vmem = tpu_blocks.contract_blocks(kept, 2, CHIPS[chip].vmem)
         # Whole images, and all attributes or whole lanes of them.
         assert batch % images == 0
         assert block == attributes or block % 128 == 0
@@ -131,7 +133,7 @@ def test_blocks_of_the_channel_rows_gradient(attributes: int, chip: str) -> None
 def test_cub_s_channel_rows_in_one_block() -> None:
     """Of 624 attributes two blocks would be of different sizes, which are copied by loops."""
     kept = jax.ShapeDtypeStruct((50, 196, 624), jnp.bfloat16)
-    assert tpu.contract_blocks(kept, 2, CHIPS["v6e"].vmem)[:2] == (10, 624)
+    assert tpu_blocks.contract_blocks(kept, 2, CHIPS["v6e"].vmem)[:2] == (10, 624)
 
 
 def test_tpu_blocks_by_chip() -> None:

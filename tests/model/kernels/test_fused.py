@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dedn_jax.model.attention import BranchRows, attention_pool, dual_attention, fused
-from dedn_jax.model.kernels import gpu_blocks, tpu
+from dedn_jax.model.kernels import gpu_blocks, tpu_blocks
 from tests.model.kernels.problems import Problem, Size, assert_close, problem, reference
 
 BACKENDS = pytest.mark.parametrize(
@@ -112,7 +112,9 @@ def test_several_blocks(
     monkeypatch.setattr(gpu_blocks, "_ONE_PASS", 16)
     monkeypatch.setattr(gpu_blocks, "_MOST", 32)
     monkeypatch.setattr(
-        tpu, "blocks", lambda *_, **__: tpu.Blocks(images=2, attributes=16, vmem=2**24)
+        tpu_blocks,
+        "blocks",
+        lambda *_, **__: tpu_blocks.Blocks(images=2, attributes=16, vmem=2**24),
     )
     of = problem(size, scale=4.0)
     assert_close(everything(pool_of(backend), of.arrays()), reference(of))
@@ -121,8 +123,8 @@ def test_several_blocks(
 @pytest.mark.parametrize("size", SIZES)
 def test_wide_matrix_units(size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attributes in parts, logits first, as on a TPU whose matrix units are 256 wide."""
-    monkeypatch.setattr(tpu, "_PART", 16)
-    monkeypatch.setattr(tpu, "_chip", lambda: tpu.Chip(2**26, 200e12, columns=256))
+    monkeypatch.setattr(tpu_blocks, "_PART", 16)
+    monkeypatch.setattr(tpu_blocks, "chip", lambda: tpu_blocks.Chip(2**26, 200e12, columns=256))
     of = problem(size)
     assert_close(everything(pool_of("tpu"), of.arrays()), reference(of))
     assert_close(jax.jit(pool_of("tpu"))(*of.arrays()[:3]), reference(of)[:2])
