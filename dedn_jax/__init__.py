@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dedn_jax.inference.run import Run, open_run, train
     from dedn_jax.model import distillation, losses
     from dedn_jax.model.experts import DualExpert
+    from dedn_jax.sweep.run import run_sweep
     from dedn_jax.training import metrics
     from dedn_jax.training.callbacks import Callback
     from dedn_jax.training.interrupt import Interrupted, StopRequest
@@ -46,6 +47,7 @@ _HOMES = {
     "metrics": "dedn_jax.training.metrics",
     "open_run": "dedn_jax.inference.run",
     "read_published_weights": "dedn_jax.inference.export.published",
+    "run_sweep": "dedn_jax.sweep.run",
     "train": "dedn_jax.inference.run",
     "write_report": "dedn_jax.inference.report.write",
 }
@@ -68,6 +70,7 @@ __all__ = [
     "metrics",
     "open_run",
     "read_published_weights",
+    "run_sweep",
     "train",
     "write_report",
 ]

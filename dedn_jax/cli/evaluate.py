@@ -68,12 +68,11 @@ def add_evaluate(jobs: Any) -> None:
 
 
 def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
-    from dedn_jax.inference.new_classes import fixed_metrics, scores_among
+    from dedn_jax.inference.new_classes import metrics_among
     from dedn_jax.inference.run import open_run
     from dedn_jax.parallel.agreement import check_agreement
     from dedn_jax.parallel.mesh import Layout
     from dedn_jax.parallel.processes import is_main
-    from dedn_jax.training.prediction import Mixing
     from dedn_jax.training.workdir import agreed_fields
 
     _check_evaluate(args)
@@ -96,8 +95,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
         return
     class_names, added = run.dataset.class_names, run.added_classes
     if candidates:
-        scores = scores_among(scores, candidates, len(class_names))
-        metrics = fixed_metrics(scores, Mixing.from_config(run.config), metrics)
+        metrics, scores = metrics_among(run, candidates, scores, metrics)
         new = candidates.names[len(run.candidates.names) :]
         class_names, added = class_names + new, added + new
     if added:

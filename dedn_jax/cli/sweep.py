@@ -63,14 +63,14 @@ def add_sweep(jobs: Any) -> None:
 def _sweep(args: argparse.Namespace, overrides: list[str]) -> None:
     from dedn_jax.parallel.processes import is_main
     from dedn_jax.sweep.report import result_text
-    from dedn_jax.sweep.run import sweep
+    from dedn_jax.sweep.run import run_sweep
     from dedn_jax.training.interrupt import StopOnSignals
 
     profiling = chosen_profile(args)
     join_processes(args)
     config = chosen_config(args, overrides)
     with profiling as profile:
-        result = sweep(
+        result = run_sweep(
             config,
             args.workdir,
             args.seeds,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from flax import nnx
 from ml_collections import ConfigDict
 
 from dedn_jax.config import Overrides
@@ -15,11 +16,13 @@ from dedn_jax.errors import InputError, check_type
 from dedn_jax.inference.candidates import Among, Candidates, NewClasses
 from dedn_jax.inference.explain.explanation import Explanation, explain
 from dedn_jax.inference.explain.look import look
+from dedn_jax.inference.new_classes import metrics_among
 from dedn_jax.inference.picture_files import PictureSource, as_sources
 from dedn_jax.inference.predict import predict
 from dedn_jax.inference.predictions import Predictions, joined
 from dedn_jax.inference.scorer import PictureScorer
 from dedn_jax.training.callbacks import Callback
+from dedn_jax.training.evaluation import Metrics
 from dedn_jax.training.interrupt import StopRequest
 from dedn_jax.training.protocol import train_run
 from dedn_jax.training.run import TrainingRun
@@ -91,6 +94,38 @@ class Run(TrainingRun):
         sources = as_sources(images)
         found = predict(self.picture_scorer, sources, candidates, self.mixing(), top=top)
         return joined(list(found))
+
+    def evaluate(
+        self,
+        params: nnx.State | None = None,
+        *,
+        classes: Candidates | NewClasses | None = None,
+        calibrated: bool = False,
+        batch_size: int | None = None,
+    ) -> Metrics:
+        """U, S, H and T1 in percent and AUSUC on the test sets, of `coarse`, `fine` and `fused`.
+
+        Examples:
+          >>> alone = run.evaluate()["fused"]["U"]
+          >>> among_more = run.evaluate(classes={"griffin": [1, 0, 0, 1, 1, 0]})["fused"]["U"]
+          >>> among_more <= alone
+          True
+
+        Args:
+          params, calibrated, batch_size: as for `TrainingRun.evaluate`.
+          classes: new classes to choose among as well, as for `predict`; they have no images, so
+            that U and S can only fall.
+
+        Raises:
+          InputError: as there; or a class that cannot be used.
+        """
+        if classes is None:
+            return super().evaluate(params, calibrated=calibrated, batch_size=batch_size)
+        candidates = self._candidates(classes)
+        calibration = self.calibrated() if calibrated else None
+        fixed, scores = self.evaluate_with_scores(params, batch_size=batch_size)
+        metrics, scores = metrics_among(self, candidates, scores, fixed)
+        return calibration.apply(scores) if calibration else metrics
 
     def explain(
         self,

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from dedn_jax.config import check_config
 from dedn_jax.data.dataset import GZSLDataset
 from dedn_jax.data.load import load_dataset
-from dedn_jax.errors import InputError
+from dedn_jax.errors import InputError, check_count, check_type
 from dedn_jax.files import write_json
 from dedn_jax.parallel.agreement import check_agreement
 from dedn_jax.parallel.mesh import Layout
@@ -23,7 +23,7 @@ from dedn_jax.parallel.resident.placement import place_features
 from dedn_jax.sweep.folder import SweepFolder
 from dedn_jax.sweep.layout import ModelLayout
 from dedn_jax.sweep.point import Common, groups_of, run_point
-from dedn_jax.sweep.points import Point, make_points
+from dedn_jax.sweep.points import Grid, Point, make_points
 from dedn_jax.sweep.points_file import read_points
 from dedn_jax.sweep.report import SHARED, draw
 from dedn_jax.sweep.result_file import read_sweep_result
@@ -38,12 +38,13 @@ from dedn_jax.training.teacher_run import load_teacher
 from dedn_jax.training.workdir import Workdir, agreed_fields
 
 
-def sweep(
+def run_sweep(
     config: ConfigDict,
     workdir_path: str | Path,
     seeds: int,
-    grid: Sequence[str] = (),
+    grid: Grid = (),
     *,
+    dataset: GZSLDataset | None = None,
     points_file: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
     stop: StopRequest | None = None,
@@ -59,12 +60,22 @@ def sweep(
     A model that diverges in a phase (`dedn_jax.sweep.step_metrics`) takes no further part in its
     point, and has None in place of results.
 
+    Examples:
+      >>> result = run_sweep(config, "runs/two", 2, {"loss.margin": [0.5, 2.0]}, dataset=dataset)
+      >>> [point["fields"] for point in result["points"]]
+      [{'loss.margin': 0.5}, {'loss.margin': 2.0}]
+      >>> [len(point["test"]) for point in result["points"]]
+      [2, 2]
+
     Args:
       config: a checked config, with features as its source.
       workdir_path: directory of the sweep; an interrupted sweep in it goes on.
       seeds: how many models.
-      grid: see `dedn_jax.sweep.points.make_points`.
-      points_file: in place of a grid, see `dedn_jax.sweep.points_file.read_points`.
+      grid: the values of each field to vary: `{"loss.margin": [0.5, 1.0]}`, or as the flags of
+        `dedn sweep`, `loss.margin=0.5,1.0`; every combination is a point.
+      dataset: to train on; None: the one that `config.data` names.
+      points_file: in place of a grid, a Python file of named points, or the name of one in
+        `configs/ablations/`; see `dedn_jax.sweep.points_file.read_points`.
       callbacks: see the phases of every point in turn; metrics are lists over the models.
       stop: makes the sweep save and raise `Interrupted`; None: nothing does.
 
@@ -75,11 +86,16 @@ def sweep(
       InputError: bad data, a bad grid, or a work directory of something else.
       Interrupted: `stop` asked for it; everything is saved.
     """
+    check_type("config", config, ConfigDict, "what dedn_jax.load_config gives")
+    check_type("dataset", dataset, GZSLDataset | None, "a dedn_jax.GZSLDataset or None")
+    if dataset is not None and dataset.given:
+        config = config.copy_and_resolve_references()
+        config.data.path = ""
     _check(config, seeds)
     points = _points(config, grid, points_file)
     folder = SweepFolder(workdir_path, config, seeds, points)
     folder.check()
-    dataset = load_dataset(config)
+    dataset = load_dataset(config) if dataset is None else dataset
     for point in points:
         _check_point(point, dataset)
     teacher = load_teacher(config, dataset)
@@ -153,8 +169,7 @@ def _run(
 
 def _check(config: ConfigDict, seeds: int) -> None:
     check_config(config, "--config")
-    if seeds < 1:
-        raise InputError(f"--seeds={seeds}, expected at least 1")
+    check_count("--seeds", seeds)
     if config.seed + seeds > 2**32:
         raise InputError(
             f"--seeds={seeds}: the last seed would be {config.seed + seeds - 1}, expected at most "
@@ -177,7 +192,7 @@ def _check(config: ConfigDict, seeds: int) -> None:
             )
 
 
-def _points(config: ConfigDict, grid: Sequence[str], points_file: str | Path | None) -> list[Point]:
+def _points(config: ConfigDict, grid: Grid, points_file: str | Path | None) -> list[Point]:
     if points_file and grid:
         raise InputError("--grid: --points names every point already; give one of the two")
     return read_points(config, points_file) if points_file else make_points(config, grid)

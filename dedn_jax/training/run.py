@@ -203,13 +203,18 @@ class TrainingRun:
           InputError: the run is not finished, its data set has changed, it has no calibration, or
             the batch size is not a whole number of at least 1.
         """
-        if calibrated and self.calibration is None:
+        calibration = self.calibrated() if calibrated else None
+        metrics, scores = self.evaluate_with_scores(params, batch_size=batch_size)
+        return calibration.apply(scores) if calibration else metrics
+
+    def calibrated(self) -> Calibration:
+        """The calibration; raises InputError where there is none."""
+        if self.calibration is None:
             raise InputError(
                 f"{self.workdir.path}: the run was not calibrated; train with "
                 "config.selection.protocol=validation and config.selection.calibrate=true"
             )
-        metrics, scores = self.evaluate_with_scores(params, batch_size=batch_size)
-        return self.calibration.apply(scores) if calibrated and self.calibration else metrics
+        return self.calibration
 
     def evaluate_with_scores(
         self,

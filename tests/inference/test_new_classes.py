@@ -77,6 +77,16 @@ def test_a_table_that_has_grown_and_a_file_say_the_same(
         assert saved["classes_coarse_region"].shape[1] == CLASSES + 2
         assert saved["seen"].tolist()[-2:] == [False, False]
 
+    python = open_run(run)
+    described = {
+        name: dict(zip(names, row, strict=True)) for name, row in zip("ab", new, strict=True)
+    }
+    for classes in (described, tmp_path / "new.csv", python.candidates.with_new(described)):
+        assert python.evaluate(classes=classes) == given["test"]
+    assert python.evaluate(classes=described, calibrated=True) == given["test_calibrated"]
+    with pytest.raises(InputError, match="the run's own classes are not the first to choose among"):
+        python.evaluate(classes=python.candidates.with_new(described, only=True))
+
     opened = open_run(run, {"data.path": more})
     assert opened.candidates.names[-2:] == (f"class {CLASSES}", f"class {CLASSES + 1}")
     assert not opened.candidates.seen[-2:].any()

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 
-from dedn_jax.sweep.run import sweep
+from dedn_jax.sweep.run import run_sweep
 from dedn_jax.training.interrupt import Interrupted, StopRequest
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.phases import VALIDATION_LABEL
@@ -58,7 +58,7 @@ def interrupted_sweep(
 ) -> None:
     """A sweep that is asked to stop at the `calls`-th look, and says `message`."""
     with pytest.raises(Interrupted, match=message):
-        sweep(config, path, SEEDS, grid, stop=StopAfter(calls))
+        run_sweep(config, path, SEEDS, grid, stop=StopAfter(calls))
 
 
 def assert_model_is(point: Path, model: int, run: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from dedn_jax.sweep.run import sweep
+from dedn_jax.sweep.run import run_sweep
 from tests.helpers.shared import copied, made_once, shared_folder
 from tests.helpers.tiny import tiny_config, write_tiny
 from tests.sweep.common import FIELDS, GRID, SEEDS
@@ -39,5 +39,5 @@ def config(data: Path) -> ConfigDict:
 def swept(config: ConfigDict, shared: Path, runs: Path) -> Path:
     """Three seeds by all protocols; a copy."""
     path = runs / "swept"
-    copied(shared / "swept", lambda folder: sweep(config, folder, SEEDS, GRID), path)
+    copied(shared / "swept", lambda folder: run_sweep(config, folder, SEEDS, GRID), path)
     return path

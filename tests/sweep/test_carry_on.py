@@ -9,7 +9,7 @@ import pytest
 from dedn_jax.cli import main as cli
 from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
-from dedn_jax.sweep.run import sweep
+from dedn_jax.sweep.run import run_sweep
 from tests.helpers.tiny import light_config, tiny_config, tiny_overrides
 from tests.sweep.common import FIELDS, GRID, SEEDS, interrupted_sweep, read
 
@@ -27,7 +27,7 @@ def test_it_ends_as_a_longer_sweep_does(
 ) -> None:
     """By all protocols, though it is stopped on the way, and from the command line."""
     path = runs / "carried on"
-    short = sweep(tiny_config(data, **fields(train__epochs=SHORT)), path, SEEDS, GRID)
+    short = run_sweep(tiny_config(data, **fields(train__epochs=SHORT)), path, SEEDS, GRID)
     capsys.readouterr()
     config = tiny_config(data, **FIELDS)
     interrupted_sweep(1 + 3, "step 28 of 48 of phase final of point 1/3", config, path, GRID)
@@ -74,9 +74,9 @@ def test_what_cannot_be_carried_on(
 ) -> None:
     path = tmp_path / "sweep"
     short = fields(train__epochs=2, selection__protocol="last")
-    sweep(light_config(data, **short), path, 1, grid)
+    run_sweep(light_config(data, **short), path, 1, grid)
     before = read(path)
     for changes, said in refused:
         with pytest.raises(InputError, match=said):
-            sweep(light_config(data, **short | changes), path, 1, grid)
+            run_sweep(light_config(data, **short | changes), path, 1, grid)
         assert read(path) == before

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dedn_jax.sweep.run import sweep
+from dedn_jax.sweep.run import run_sweep
 from dedn_jax.training.logs import read_lines
 from tests.helpers.devices import run_on_devices
 from tests.helpers.tiny import tiny_config
@@ -23,7 +23,7 @@ SHORT: dict[str, object] = {
 SCRIPT = f"""
 import sys
 from dedn_jax.sweep import layout
-from dedn_jax.sweep.run import sweep
+from dedn_jax.sweep.run import run_sweep
 from tests.helpers.tiny import tiny_config
 import jax
 assert jax.device_count() == 8
@@ -32,8 +32,8 @@ layout.one_by_one = lambda: False  # as on accelerators; the models they are com
 # Cut among the devices, several steps a call; and three models, which each device has all of.
 fields = {SHORT}
 more = dict(data__on_device="replicated", train__steps_per_call=5)
-sweep(tiny_config(data, **fields, **more), folder + "/cut", 8)
-sweep(tiny_config(data, **fields), folder + "/whole", 3)
+run_sweep(tiny_config(data, **fields, **more), folder + "/cut", 8)
+run_sweep(tiny_config(data, **fields), folder + "/whole", 3)
 """
 
 
@@ -43,7 +43,7 @@ def test_eight_devices(data: Path, tmp_path: Path) -> None:
     assert "every device computes all models" in errors
     config = tiny_config(data, **SHORT)
     assert config.optimizer.epsilon == 1e-8  # as published
-    sweep(config, tmp_path / "one", 8)
+    run_sweep(config, tmp_path / "one", 8)
     (expected,) = read(tmp_path / "one")["points"]
     for name, models in (("cut", 8), ("whole", 3)):
         (found,) = read(tmp_path / name)["points"]

@@ -8,7 +8,7 @@ import pytest
 
 from dedn_jax.inference.run import train
 from dedn_jax.model.distillation import OBJECTIVES
-from dedn_jax.sweep.run import sweep
+from dedn_jax.sweep.run import run_sweep
 from dedn_jax.training.logs import read_lines
 from tests.helpers.tiny import tiny_config
 from tests.sweep.common import read
@@ -28,7 +28,7 @@ SHORT: dict[str, object] = {
 def objectives(data: Path, runs: Path) -> Path:
     """Two seeds by both points."""
     path = runs / "objectives"
-    sweep(tiny_config(data, **SHORT), path, 2, [f"loss.distillation.name={','.join(POINTS)}"])
+    run_sweep(tiny_config(data, **SHORT), path, 2, [f"loss.distillation.name={','.join(POINTS)}"])
     return path
 
 

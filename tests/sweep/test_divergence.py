@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 import dedn_jax.sweep.point
 from dedn_jax.sweep import layout
-from dedn_jax.sweep.run import sweep
+from dedn_jax.sweep.run import run_sweep
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.network import make_network
 from tests.helpers.shared import made_once
@@ -91,9 +91,9 @@ def assert_other_results_same(point: Path, whole: Path) -> None:
 def test_the_other_models_are_what_they_were(data: Path, runs: Path) -> None:
     """By all protocols."""
     config = light_config(data, **SHORT)
-    sweep(config, runs / "whole", SEEDS, GRID)
+    run_sweep(config, runs / "whole", SEEDS, GRID)
     with one_hurt():
-        sweep(config, runs / "hurt", SEEDS, GRID)
+        run_sweep(config, runs / "hurt", SEEDS, GRID)
     for number, protocol in enumerate(PROTOCOLS):
         point, whole = (runs / name / "points" / str(number) for name in ("hurt", "whole"))
         assert_other_results_same(point, whole)
@@ -112,9 +112,9 @@ def test_so_they_are_in_the_same_operations(
     """As on accelerators."""
     monkeypatch.setattr(layout, "one_by_one", lambda: False)
     own = light_config(data, **SHORT, selection__protocol="last", data__on_device="replicated")
-    sweep(own, runs / "beside", SEEDS)
+    run_sweep(own, runs / "beside", SEEDS)
     with one_hurt():
-        sweep(own, runs / "beside_hurt", SEEDS)
+        run_sweep(own, runs / "beside_hurt", SEEDS)
     point, whole = (runs / name / "points" / "0" for name in ("beside_hurt", "beside"))
     assert read(point)["diverged_at"] == [None, 1, None]
     assert_others_same(point, whole)
@@ -131,7 +131,7 @@ def rates(data: Path) -> ConfigDict:
 def hopeless(rates: ConfigDict, shared: Path) -> Path:
     """A grid of which one learning rate is far too high, with a model that is hurt besides."""
     with one_hurt():
-        made_once(shared / "hopeless", lambda folder: sweep(rates, folder, SEEDS, RATES))
+        made_once(shared / "hopeless", lambda folder: run_sweep(rates, folder, SEEDS, RATES))
     return shared / "hopeless"
 
 
@@ -166,7 +166,7 @@ def test_resumed_after_one_has_diverged(
         interrupted_sweep(1, "step 5 of 20 of phase final of point 1/2", rates, path, RATES)
         said += capsys.readouterr().err
         assert said.count("diverged: seed 1 at step 1 ") == 1
-        sweep(rates, path, SEEDS, RATES)
+        run_sweep(rates, path, SEEDS, RATES)
     lines = (said + capsys.readouterr().err).splitlines()
     said = "\n".join(line for line in lines if "final of point 1/2: diverged" in line)
     for seed, at in enumerate(read(hopeless)["points"][0]["diverged_at"]):

@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from dedn_jax.inference.run import train
-from dedn_jax.sweep.run import sweep
+from dedn_jax.sweep.run import run_sweep
 from tests.helpers.shared import made_once
 from tests.helpers.tiny import light_config
 from tests.sweep.common import FIELDS, SEEDS, assert_model_is, losses, read
@@ -32,7 +32,7 @@ NAMES = ("rmsprop", "lion")
 @pytest.fixture(scope="module")
 def scheduled(data: Path, shared: Path) -> Path:
     config, grid = light_config(data, **FIELDS | OPTIMIZER), [f"optimizer.name={','.join(NAMES)}"]
-    made_once(shared / "scheduled", lambda folder: sweep(config, folder, SEEDS, grid))
+    made_once(shared / "scheduled", lambda folder: run_sweep(config, folder, SEEDS, grid))
     return shared / "scheduled" / "points"
 
 

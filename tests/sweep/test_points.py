@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from dedn_jax.config import load_config
 from dedn_jax.errors import InputError
-from dedn_jax.sweep.points import make_points
+from dedn_jax.sweep.points import Grid, make_points
 
 CONFIG = load_config("base", ["--config.data.path=x.hdf5"])
 
@@ -22,6 +23,14 @@ def test_all_combinations() -> None:
     assert points[3].config.loss.bias == 2.5
     assert points[3].config.selection.protocol == "test-best"
     assert load_config("base", ["--config.data.path=x.hdf5"]) == CONFIG  # untouched
+
+
+def test_values_by_field() -> None:
+    """As the flags, in Python's types."""
+    grid = {"loss.bias": np.array([1.0, 2.5]), "selection.protocol": ("last", "test-best")}
+    flags = ["loss.bias=1,2.5", "selection.protocol=last,test-best"]
+    assert make_points(CONFIG, grid) == make_points(CONFIG, flags)
+    assert make_points(CONFIG, {}) == make_points(CONFIG, [])
 
 
 def test_without_a_grid_there_is_one_point() -> None:
@@ -49,9 +58,18 @@ def test_without_a_grid_there_is_one_point() -> None:
         (["backbone.name=resnet18"], r"config.backbone.name has no effect on features"),
         (["distribution.strategy=jit,pmap"], r"config.distribution.strategy changes no number"),
         (["train.log_every=1,2"], r"config.train.log_every changes no number"),
+        ({"loss.bais": [1]}, r"unknown field config.loss.bais; known fields: loss.bias"),
+        ({"loss.bias": [1, "two"]}, r"grid: config.loss.bias='two' of type str, expected float"),
+        ({"loss.bias": 1.0}, r"grid loss.bias=1.0 of type float, expected a list of values"),
+        ({"loss.bias": "1,2"}, r"of type str, expected a list of values"),
+        ({"loss.bias": []}, r"grid loss.bias=\[\]: no value; give at least one"),
+        ({"loss.bias": [1, 1.0]}, r"a value is given twice"),
+        ({"train.epochs": [0]}, r"config.train.epochs=0, expected at least 1"),
+        ({"data.dtype": ["float16"]}, r"config.data.dtype would make it another data set"),
+        ({3: [1]}, r"a field of the grid"),
     ],
 )
-def test_refused(grid: list[str], message: str) -> None:
+def test_refused(grid: Grid, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         make_points(CONFIG, grid)
     assert len(str(caught.value).splitlines()) == 1

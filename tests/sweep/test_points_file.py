@@ -11,7 +11,7 @@ from dedn_jax.config import load_config
 from dedn_jax.errors import InputError
 from dedn_jax.sweep.points_file import read_points
 from dedn_jax.sweep.report import result_text
-from dedn_jax.sweep.run import sweep
+from dedn_jax.sweep.run import run_sweep
 from tests.helpers.tiny import tiny_config, write_tiny
 
 
@@ -69,12 +69,12 @@ def test_a_sweep_of_named_points(tmp_path: Path) -> None:
         "    return {'coarse': {'model.experts': 'coarse'}, 'region': {'model.branches': 'region'},"
         " 'one group': {'data.groups': 'single', 'loss.distillation.name': 'kl+js'}}\n"
     )
-    result = sweep(config, tmp_path / "sweep", 2, points_file=points)
+    result = run_sweep(config, tmp_path / "sweep", 2, points_file=points)
     assert [point["name"] for point in result["points"]] == ["coarse", "region", "one group"]
     text = result_text(result, show_test=True)
     assert text.count("\none group ") == 2  # on validation classes and on the test sets
     assert all(f"\n{name} " in text for name in ("coarse", "region", "one group"))
-    assert sweep(config, tmp_path / "sweep", 2, points_file=points) == result
+    assert run_sweep(config, tmp_path / "sweep", 2, points_file=points) == result
     points.write_text(points.read_text().replace("'coarse':", "'cexp':"))
     with pytest.raises(InputError, match=r"names=.* there"):
-        sweep(config, tmp_path / "sweep", 2, points_file=points)
+        run_sweep(config, tmp_path / "sweep", 2, points_file=points)

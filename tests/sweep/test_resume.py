@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from dedn_jax.sweep.run import sweep
+from dedn_jax.sweep.run import run_sweep
 from dedn_jax.training.logs import read_lines
 from tests.helpers.disks import unmounted_at
 from tests.helpers.forks import Forked
@@ -27,7 +27,7 @@ def config(data: Path) -> ConfigDict:
 
 @pytest.fixture(scope="module")
 def swept(config: ConfigDict, shared: Path) -> Path:
-    made_once(shared / "undisturbed", lambda folder: sweep(config, folder, SEEDS, TWO))
+    made_once(shared / "undisturbed", lambda folder: run_sweep(config, folder, SEEDS, TWO))
     return shared / "undisturbed"
 
 
@@ -58,7 +58,7 @@ def test_interrupted_and_resumed(swept: Path, config: ConfigDict, runs: Path) ->
     assert not (path / "result.json").exists()
     first = path / "points" / "0" / "result.json"
     written = first.stat().st_mtime_ns
-    sweep(config, path, SEEDS, grid)
+    run_sweep(config, path, SEEDS, grid)
     assert first.stat().st_mtime_ns == written
     assert_same(path, swept, 0, 2)
 
@@ -69,9 +69,9 @@ def test_unmounted_during_a_checkpoint(
     """The checkpoint comes to the folder below: the sweep ends, and goes on from the one before."""
     path, grid = runs / "unmounted", ["selection.protocol=last"]
     with unmounted_at(20, path, monkeypatch):
-        sweep(config, path, SEEDS, grid)
+        run_sweep(config, path, SEEDS, grid)
     assert (path / "points" / "0" / "final" / "checkpoints" / "10").is_dir()
-    sweep(config, path, SEEDS, grid)
+    run_sweep(config, path, SEEDS, grid)
     assert_same(path, swept, 0, 1)
 
 
@@ -92,5 +92,5 @@ def test_a_signal_to_the_command(swept: Path, config: ConfigDict, data: Path, ru
     assert stderr.splitlines()[-1].startswith("dedn: stopped ")
     assert stderr.rstrip().endswith("give the same command to resume")
     assert not (path / "result.json").exists()
-    sweep(config, path, SEEDS, grid)
+    run_sweep(config, path, SEEDS, grid)
     assert_same(path, swept, 1, 1)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 import dedn_jax.training.run
 from dedn_jax.errors import InputError
 from dedn_jax.inference.run import train
-from dedn_jax.sweep.run import sweep
+from dedn_jax.sweep.run import run_sweep
 from dedn_jax.training.logs import read_lines
 from dedn_jax.training.network import make_network
 from dedn_jax.training.phases import TEST_BEST_LABEL
@@ -52,7 +52,7 @@ def test_another_model_has_its_own_parameters_and_steps(
 def test_profile(config: ConfigDict, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = runs / "profiled"
     with Profile.from_flag("2:3", path / "tensorboard") as profile:
-        sweep(config, path, SEEDS, ["selection.protocol=last"], callbacks=[profile])
+        run_sweep(config, path, SEEDS, ["selection.protocol=last"], callbacks=[profile])
     said = [s for s in capsys.readouterr().err.splitlines() if "profile: " in s]
     assert len(said) == 1 and "traced steps 2 to 3 of phase final" in said[0]
     (file,) = (path / "tensorboard" / "plugins" / "profile").glob("*/perfetto_trace.json.gz")
@@ -102,7 +102,7 @@ def test_by_test_best_every_model_has_its_own_best_steps(swept: Path) -> None:
 def test_on_from_the_selected_parameters(data: Path, runs: Path) -> None:
     """`refit=continue`: every model goes on from its own step, for its own number of steps."""
     own = tiny_config(data, **FIELDS, selection__refit="continue", selection__continue_epochs=0.6)
-    sweep(own, runs / "continued", SEEDS)
+    run_sweep(own, runs / "continued", SEEDS)
     train(own, runs / "continue")
     point = runs / "continued" / "points" / "0"
     assert_model_is(point, 0, runs / "continue")
@@ -114,22 +114,22 @@ def test_the_directory_belongs_to_one_sweep(
     swept: Path, config: ConfigDict, data: Path, tmp_path: Path
 ) -> None:
     before = (swept / "result.json").read_bytes()
-    assert sweep(config, swept, SEEDS, GRID) == read(swept)  # nothing is trained
+    assert run_sweep(config, swept, SEEDS, GRID) == read(swept)  # nothing is trained
     with pytest.raises(InputError, match=r"another sweep \(seeds=3 there, 4 now\)"):
-        sweep(config, swept, 4, GRID)
+        run_sweep(config, swept, 4, GRID)
     with pytest.raises(InputError, match=r"another sweep \(grid="):
-        sweep(config, swept, SEEDS, ["loss.bias=1,2"])
+        run_sweep(config, swept, SEEDS, ["loss.bias=1,2"])
     with pytest.raises(InputError, match=r"another sweep \(train.epochs=12 there, 3 now\)"):
-        sweep(tiny_config(data, **{**FIELDS, "train__epochs": 3}), swept, SEEDS, GRID)
+        run_sweep(tiny_config(data, **{**FIELDS, "train__epochs": 3}), swept, SEEDS, GRID)
     moved = write_tiny(tmp_path / "moved.hdf5")
-    assert sweep(tiny_config(moved, **FIELDS), swept, SEEDS, GRID) == read(swept)
+    assert run_sweep(tiny_config(moved, **FIELDS), swept, SEEDS, GRID) == read(swept)
     other = write_tiny(tmp_path / "other.hdf5", seed=1)
     with pytest.raises(InputError, match="a sweep on another data set"):
-        sweep(tiny_config(other, **FIELDS), swept, SEEDS, GRID)
+        run_sweep(tiny_config(other, **FIELDS), swept, SEEDS, GRID)
     with pytest.raises(InputError, match="is not empty and holds no run"):
         train(config, swept)
     with pytest.raises(InputError, match="is not empty and holds no sweep"):
-        sweep(config, tmp_path, SEEDS, GRID)
+        run_sweep(config, tmp_path, SEEDS, GRID)
     assert (swept / "result.json").read_bytes() == before
 
 
@@ -148,6 +148,6 @@ def test_refused(
     data: Path, tmp_path: Path, seeds: int, fields: dict[str, object], message: str
 ) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        sweep(tiny_config(data, **fields), tmp_path / "sweep", seeds)
+        run_sweep(tiny_config(data, **fields), tmp_path / "sweep", seeds)
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "sweep").exists()

@@ -13,7 +13,7 @@ from dedn_jax.errors import InputError
 from dedn_jax.files import read_json
 from dedn_jax.inference.run import open_run, train
 from dedn_jax.interop.convert import state_to_nested
-from dedn_jax.sweep.run import sweep
+from dedn_jax.sweep.run import run_sweep
 from dedn_jax.training.checkpoint import load_params
 from tests.helpers.tiny import ONE_NETWORK, arrays, light_config, tiny_config, write_tiny
 from tests.training.common import Finished
@@ -95,4 +95,4 @@ def test_what_cannot_be_started_from(
     )
     config = tiny_config(data, train__init_from=last, selection__protocol="last")
     with pytest.raises(InputError, match=r"config\.train\.init_from=.*leave it empty"):
-        sweep(config, tmp_path / "sweep", 2)
+        run_sweep(config, tmp_path / "sweep", 2)

@@ -13,7 +13,7 @@ from dedn_jax.data.dataset import pruned, trainval_task
 from dedn_jax.data.load import load_dataset
 from dedn_jax.errors import InputError
 from dedn_jax.inference.run import open_run, train
-from dedn_jax.sweep.run import sweep
+from dedn_jax.sweep.run import run_sweep
 from dedn_jax.training.logs import read_lines
 from tests.helpers.tiny import PER_CLASS, SEEN, TRAINVAL, tiny_config
 from tests.training.common import Finished
@@ -93,5 +93,5 @@ def test_a_sweep_with_a_teacher(
         train__epochs=4,
         teacher__workdir=str(finished("last").path),
     )
-    (point,) = sweep(config, tmp_path / "sweep", 2)["points"]
+    (point,) = run_sweep(config, tmp_path / "sweep", 2)["points"]
     assert point["test"][0] == train(config, tmp_path / "run").result["test"]

@@ -22,7 +22,7 @@ from dedn_jax.inference.report.tables import table_tex, tex
 from dedn_jax.inference.report.write import write_report, write_reports, write_sweep_report
 from dedn_jax.inference.run import Run, open_run, train
 from dedn_jax.sweep.report import summary
-from dedn_jax.sweep.run import sweep
+from dedn_jax.sweep.run import run_sweep
 from dedn_jax.training.protocol import result_text
 from tests.helpers.tiny import tiny_config, write_tiny
 from tests.inference.report.conftest import HOSTILE
@@ -217,7 +217,7 @@ def test_a_demo_run_has_pictures(demo_run: Run) -> None:
 def test_a_sweep(tmp_path: Path) -> None:
     data = write_tiny(tmp_path / "tiny.hdf5")
     config = tiny_config(data, train__epochs=2)
-    result = sweep(config, tmp_path / "sweep", 2, ["loss.margin=1,2"])
+    result = run_sweep(config, tmp_path / "sweep", 2, ["loss.margin=1,2"])
     assert main(["report", "--workdir", str(tmp_path / "sweep")]) == 0
     out = tmp_path / "sweep" / "report"
     text = "".join(check_page(out / "index.html").text)
