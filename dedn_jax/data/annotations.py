@@ -11,10 +11,11 @@ from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64
 
 from dedn_jax.errors import InputError, check_type
 from dedn_jax.model.groups import AttributeGroups
+from dedn_jax.model.norms import MIN_NORM
 
 # Norms of rows that float32 can normalise: squares of larger ones overflow, and smaller rows are
-# divided by 1e-12, as published.
-_MIN_NORM, _MAX_NORM = 1e-12, 1e18
+# divided by `MIN_NORM`.
+_MAX_NORM = 1e18
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -187,7 +188,7 @@ def _check_norms(data: Annotations) -> None:
         advice = "scale att" if norms[k] else "describe it, or leave it out"
         raise InputError(
             f"{data.source}: attributes of class {data.class_names[k]!r} {found}; expected a norm "
-            f"of {_MIN_NORM:g} to {_MAX_NORM:g}: {advice}"
+            f"of {MIN_NORM:g} to {_MAX_NORM:g}: {advice}"
         )
     norms = _norms(data.word_vectors)
     if not norms.any():
@@ -197,7 +198,7 @@ def _check_norms(data: Annotations) -> None:
         a = wrong[0]
         raise InputError(
             f"{data.source}: the word vector of attribute {data.attribute_names[a]!r} is of norm "
-            f"{norms[a]:.3g}; expected {_MIN_NORM:g} to {_MAX_NORM:g}: scale w2v_att"
+            f"{norms[a]:.3g}; expected {MIN_NORM:g} to {_MAX_NORM:g}: scale w2v_att"
         )
 
 
@@ -206,7 +207,7 @@ def _norms(rows: Float32[np.ndarray, "rows columns"]) -> Float64[np.ndarray, " r
 
 
 def _fits(norms: Float64[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
-    return (norms >= _MIN_NORM) & (norms <= _MAX_NORM)
+    return (norms >= MIN_NORM) & (norms <= _MAX_NORM)
 
 
 def _check_groups(where: str, groups: AttributeGroups, attributes: int) -> None:

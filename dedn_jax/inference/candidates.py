@@ -17,6 +17,7 @@ from dedn_jax.data.sources.attribute_names import read_attribute_names
 from dedn_jax.errors import InputError, check_type
 from dedn_jax.inference.classes_file import check_attributes, read_classes
 from dedn_jax.model.experts import PerExpert
+from dedn_jax.model.norms import MIN_NORM
 from dedn_jax.paths import local_path
 from dedn_jax.training.objective import normalized_embeddings
 from dedn_jax.training.run import TrainingRun
@@ -28,7 +29,6 @@ AMONG: tuple[Among, ...] = ("all", "seen", "unseen")
 Description = Sequence[float] | Mapping[str, float] | Float32[np.ndarray, " attributes"]
 # By their names, or a CSV file of them.
 NewClasses = Mapping[str, Description] | str | os.PathLike[str]
-_MIN_NORM = 1e-12  # below it a class embedding is not normalised to 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,8 +182,8 @@ class Candidates:
             raise InputError(
                 f"class {name!r}: attributes of shape {row.shape}, expected {len(known)} numbers"
             )
-        if not _MIN_NORM <= norm < np.inf:  # NaN is neither
-            found = "all attributes are 0" if norm < _MIN_NORM else "NaN, infinite or huge values"
+        if not MIN_NORM <= norm < np.inf:  # NaN is neither
+            found = "all attributes are 0" if norm < MIN_NORM else "NaN, infinite or huge values"
             raise InputError(
                 f"class {name!r}: {found}, which describe nothing; expected finite numbers, "
                 "not all of them 0"

@@ -16,6 +16,7 @@ from dedn_jax.model.attention import BranchRows, factor_dtype, stack_rows
 from dedn_jax.model.attribute_shards import AttributeShards
 from dedn_jax.model.column_shards import ColumnShards
 from dedn_jax.model.folding import fold_together
+from dedn_jax.model.norms import MIN_NORM
 
 # Of `config.model.branches`: what a choice leaves.
 BRANCHES = {"both": ("region", "channel"), "region": ("region",), "channel": ("channel",)}
@@ -78,7 +79,7 @@ class DualAttention(nnx.Module):
 
         self.low_rank = rank > 0
         self.word_vectors = nnx.Param(
-            vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+            vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=1, keepdims=True), MIN_NORM)
         )
         self.branches = tuple(branches)
         if "region" in branches:

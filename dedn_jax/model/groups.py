@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dedn_jax.errors import InputError, check_type
+from dedn_jax.model.norms import MIN_NORM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +236,7 @@ def _clusters(
             "the number of attributes"
         )
     vectors = np.asarray(word_vectors, np.float64)
-    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), MIN_NORM)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of an empty cluster, which is an error below
         _, label = kmeans2(vectors, count, minit="++", rng=np.random.default_rng(seed), iter=50)

@@ -12,8 +12,7 @@ from dedn_jax.model.attention import AttentionWeights
 from dedn_jax.model.attribute_shards import AttributeShards
 from dedn_jax.model.backbones import Backbone
 from dedn_jax.model.experts import AttributeScores, DualExpert, PerExpert
-
-_MIN_NORM = 1e-12  # as in `dedn_jax.data.features.maps.normalize`: an all-zero region stays zero
+from dedn_jax.model.norms import MIN_NORM
 
 
 def picture_maps(
@@ -37,7 +36,7 @@ def normalize_regions(
     squares = jnp.square(maps).sum(axis=1, keepdims=True)
     # The square root is not differentiable at 0, the norm of an all-zero region.
     norm = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
-    return maps / jnp.where(squares > 0, jnp.maximum(norm, _MIN_NORM), 1.0)
+    return maps / jnp.where(squares > 0, jnp.maximum(norm, MIN_NORM), 1.0)
 
 
 class PictureModel(nnx.Module):

@@ -27,6 +27,7 @@ from dedn_jax.model.distillation import Peers
 from dedn_jax.model.distillation.teacher import teacher_kl
 from dedn_jax.model.experts import EXPERTS
 from dedn_jax.model.groups import AttributeGroups
+from dedn_jax.model.norms import MIN_NORM
 from dedn_jax.training.distillation import Distillation
 from dedn_jax.training.views import Mixed
 
@@ -58,7 +59,7 @@ def normalized_embeddings(
 ) -> Float32[np.ndarray, "classes attributes"]:
     """Rows L2-normalised, `z / max(‖z‖, 1e-12)`; columns as they are."""
     z = np.asarray(class_embeddings, np.float32)
-    return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), MIN_NORM)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,12 +16,10 @@ from jaxtyping import Float, Int, Int64
 
 from dedn_jax.data.annotations import digest
 from dedn_jax.errors import InputError
+from dedn_jax.model.norms import MIN_NORM
 
 # Fields of a data set's fingerprint: hashes of some images, of more, and of all values.
 FEATURE_SAMPLE, LARGE_SAMPLE, FEATURES = "feature_sample", "feature_sample_large", "features"
-# Lower bound of a region's norm, so that an all-zero region stays zero.
-MIN_NORM = 1e-12
-
 _LONGEST = 8  # a grid of regions is at most so many times as wide as it is high
 # No backbone has fewer channels. So many regions of so few channels are rather the other way round.
 _FEW_CHANNELS, _MANY_REGIONS = 64, 256

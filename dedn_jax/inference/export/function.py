@@ -16,6 +16,7 @@ from dedn_jax.errors import InputError
 from dedn_jax.inference.candidates import Candidates
 from dedn_jax.inference.model import from_pictures
 from dedn_jax.model.experts import DualExpert
+from dedn_jax.model.norms import MIN_NORM
 from dedn_jax.model.picture_model import normalize_regions
 from dedn_jax.training.run import TrainingRun
 from dedn_jax.version import __version__
@@ -23,7 +24,6 @@ from dedn_jax.version import __version__
 InputKind = Literal["auto", "pictures", "features"]
 INPUTS = ("inputs", "class_embeddings", "unseen", "gamma")
 OUTPUTS = ("class_scores", "coarse_attributes", "fine_attributes")
-_MIN_NORM = 1e-12  # below it a class embedding is not normalised to 1
 
 
 class Exportable(NamedTuple):
@@ -125,7 +125,7 @@ def exportable(run: TrainingRun, kind: InputKind = "auto") -> Exportable:
             expert.for_evaluation(mixing.region_mix)[:, position] for expert in model(inputs)
         )
         norm = jnp.sqrt(jnp.square(class_embeddings).sum(axis=1, keepdims=True))
-        z = class_embeddings / jnp.maximum(norm, _MIN_NORM)
+        z = class_embeddings / jnp.maximum(norm, MIN_NORM)
         mixed = mixing.expert_mix * coarse + (1.0 - mixing.expert_mix) * fine
         return mixed @ z.T + gamma * unseen, coarse, fine
 
