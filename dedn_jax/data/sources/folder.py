@@ -159,6 +159,11 @@ def _remarks(annotations: Annotations, table: Table, found: ClassPictures) -> li
     if table.constant:
         names = _listed(table.constant)
         lines.append(f"the same value in all classes, so that they tell none apart: {names}")
+    if table.alike:
+        names = _listed([f"{later} like {first}" for later, first in table.alike])
+        lines.append(
+            f"another class's attributes but for scale, so that nothing tells them apart: {names}"
+        )
     if found.others:
         lines.append(f"left out, no pictures: {_listed([str(path) for path in found.others])}")
     return lines

@@ -11,6 +11,7 @@ import numpy as np
 from dedn_jax.data.tables import finite_number, first_twice, read_csv
 from dedn_jax.errors import InputError
 from dedn_jax.model.groups import AttributeGroups
+from dedn_jax.model.norms import MIN_NORM
 
 
 class Table(NamedTuple):
@@ -35,6 +36,21 @@ class Table(NamedTuple):
         """Names of the attributes that have the same value in all classes."""
         columns = np.flatnonzero((self.values == self.values[0]).all(axis=0))
         return tuple(self.attributes[a] for a in columns.tolist())
+
+    @property
+    def alike(self) -> tuple[tuple[str, str], ...]:
+        """Classes whose attributes have the proportions of an earlier class's, each with that one:
+        class scores are of normalised rows, so that nothing tells the two apart.
+        """
+        values = self.values.astype(np.float64)
+        norms = np.linalg.norm(values, axis=1, keepdims=True)
+        rows = np.round(values / np.maximum(norms, MIN_NORM), 6) + 0.0  # no negative zeros
+        first: dict[bytes, str] = {}
+        pairs = [
+            (name, first.setdefault(row.tobytes(), name))
+            for name, row in zip(self.classes, rows, strict=True)
+        ]
+        return tuple(pair for pair in pairs if pair[0] != pair[1])
 
 
 def read_attributes(path: Path) -> Table:

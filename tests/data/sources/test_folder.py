@@ -237,12 +237,22 @@ def test_an_attribute_alike_in_all_classes_is_said(tmp_path: Path) -> None:
     """As in a subset of a larger data set: 20 classes of CUB have 182 such columns of 312."""
     columns = [f"a{i}" for i in range(9)]
     zeros = ",0" * 9
-    table = f"class,size,{','.join(columns)}\nox,1{zeros}\nbat,2{zeros}\nrat,3{zeros}\n"
+    table = f"class,size,wild,{','.join(columns)}\nox,1,0{zeros}\nbat,2,1{zeros}\nrat,3,1{zeros}\n"
     found = read_folder(write(tmp_path / "a", table, {"ox": 2, "bat": 2}))
-    assert found.annotations.attribute_names == ("size", *columns)
+    assert found.annotations.attribute_names == ("size", "wild", *columns)
     shown = ", ".join(map(repr, columns[:8]))
     assert found.origins[-1] == (
         f"the same value in all classes, so that they tell none apart: {shown} and 1 more"
+    )
+
+
+def test_classes_that_nothing_tells_apart_are_said(tmp_path: Path) -> None:
+    """Scores are of normalised rows: twice the attributes are the same attributes."""
+    table = "class,size,wild\nox,1,0.5\nbat,2,1\nrat,3,1\ncow,1,0.5\n"
+    found = read_folder(write(tmp_path / "a", table, {"ox": 2, "bat": 2}))
+    assert found.origins[-1] == (
+        "another class's attributes but for scale, so that nothing tells them apart: "
+        "'bat like ox', 'cow like ox'"
     )
 
 
