@@ -15,6 +15,7 @@ from safetensors.numpy import save
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.files import write_atomically
 from dedn_jax.inference.export.backbone import trained_backbone
+from dedn_jax.json_values import parse_json
 from dedn_jax.training.run import TrainingRun
 from dedn_jax.version import __version__
 
@@ -59,7 +60,8 @@ def read_safetensors(run: TrainingRun, path: Path) -> nnx.State:
     """Parameters for `run.evaluate` from a file that `export_safetensors` wrote.
 
     Raises:
-      InputError: no such file, one of another model, or of values that are no numbers.
+      InputError: no such file, one of another model or of attributes in another order, or of
+        values that are no numbers.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give one that `dedn export` wrote")
@@ -74,6 +76,7 @@ def read_safetensors(run: TrainingRun, path: Path) -> nnx.State:
         with safe_open(path, "np") as file:
             found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             _check(path, {k: tuple(v.get_shape()) for k, v in found.items()}, expected)
+            _check_attributes(path, file.metadata() or {}, run)
             for name, values in found.items():
                 if values.get_dtype() not in _DTYPES:
                     raise InputError(
@@ -115,6 +118,41 @@ def _check(path: Path, found: dict[str, tuple[int, ...]], expected: dict[str, An
             )
     if unknown := sorted(found.keys() - expected.keys()):
         raise InputError(f"{path}: {unknown[0]} is no parameter of the run's model")
+
+
+def _check_attributes(path: Path, metadata: dict[str, str], run: TrainingRun) -> None:
+    """Raises InputError where the file says that its rows are of other attributes than the run's:
+    shapes do not tell. A file of other origin may say nothing.
+    """
+    members, names = (_said(path, metadata, key) for key in ("group_members", "attribute_names"))
+    if members is not None and members != [list(group) for group in run.groups.members]:
+        raise InputError(
+            f"{path}: its attributes are in other groups than the run's, so that the fine expert's "
+            "rows are of other attributes; give the file of a run with the same config.data.groups"
+        )
+    own = list(run.outline.attribute_names)
+    # Names may have been changed since; the same ones in another order are other attributes.
+    if names is not None and names != own and sorted(map(str, names)) == sorted(own):
+        a = next(i for i, (x, y) in enumerate(zip(names, own, strict=True)) if x != y)
+        raise InputError(
+            f"{path}: its attributes are in another order than the run's: number {a + 1} is "
+            f"{names[a]!r}, the run's {own[a]!r}; give the file of a run on the same data set"
+        )
+
+
+def _said(path: Path, metadata: dict[str, str], key: str) -> list[Any] | None:
+    """A list in the metadata; None where there is none."""
+    if key not in metadata:
+        return None
+    try:
+        value = parse_json(metadata[key])
+    except ValueError as error:
+        raise InputError(
+            f"{path}: {key} in its metadata is no JSON ({one_line(error)}); export it again"
+        ) from error
+    if not isinstance(value, list):
+        raise InputError(f"{path}: {key} in its metadata is no list; export it again")
+    return value
 
 
 def _statistics(run: TrainingRun) -> dict[str, Any]:

@@ -77,6 +77,30 @@ def test_of_another_model(run: Run, tmp_path: Path) -> None:
         read_safetensors(run, tmp_path / "missing.safetensors")
 
 
+def test_of_other_attributes(run: Run, tmp_path: Path) -> None:
+    """Of the same shapes: the metadata alone tells."""
+    export_safetensors(run, tmp_path / "model.safetensors")
+    arrays, other = load_file(tmp_path / "model.safetensors"), tmp_path / "other.safetensors"
+    names = list(run.outline.attribute_names)
+    swapped = [names[1], names[0], *names[2:]]
+    for metadata, message in (
+        ({"group_members": "[[3, 4, 5], [0, 1, 2]]"}, "in other groups than the run's"),
+        ({"group_members": "[[0, 1, 3], [2, 4, 5]]"}, "in other groups than the run's"),
+        ({"attribute_names": json.dumps(swapped)}, "number 1 is 'attribute 1', the run's 'attr"),
+        ({"group_members": "{"}, "group_members in its metadata is no JSON"),
+        ({"group_members": "[" * 100_000}, "group_members in its metadata is no JSON"),
+        ({"attribute_names": "3"}, "attribute_names in its metadata is no list"),
+    ):
+        save_file(arrays, other, metadata)
+        with pytest.raises(InputError, match=message) as caught:
+            read_safetensors(run, other)
+        assert len(str(caught.value).splitlines()) == 1
+    renamed = json.dumps([f"new {name}" for name in names])
+    for allowed in ({"attribute_names": renamed}, {"attribute_names": "[1]"}, {}, None):
+        save_file(arrays, other, allowed)
+        assert_same(run, other)
+
+
 def test_values_that_are_no_parameters(run: Run, tmp_path: Path) -> None:
     export_safetensors(run, tmp_path / "model.safetensors")
     arrays = load_file(tmp_path / "model.safetensors")
