@@ -52,11 +52,11 @@ def resolve_kernel(
 def _pallas_wins(platform: str, map_shape: tuple[int, int], precision: str) -> bool:
     """On an H100 or H200 in bfloat16, and on TPUs where an image fits into vector memory.
 
-    For TPUs libtpu's schedule says so (`python -m benchmarks.schedule`), for attention alone, its
-    gradient included, of 50 images of CUB in bfloat16: v5e 1.14 ms where XLA's own operations take
-    1.61, v5p 0.49 for 2.20, v6e 0.40 for 1.24; and for 2 images (v6e 0.046 for 0.061), in float32
-    (v6e 0.51 for 2.16), for the attributes of SUN (v5e 0.52 for 0.70) and for 49 regions (v6e 0.15
-    for 0.42). Nobody has measured it there. On a CPU kernels are interpreted, for tests.
+    For TPUs libtpu's schedule says so (`python -m benchmarks.schedule --only=attention`, with
+    `--kernel=xla` beside it), for attention alone, its gradient included, of 50 images of CUB in
+    bfloat16: v5e 1.14 ms where XLA's own operations take 1.60, v6e 0.35 for 1.11; for 2 images (v6e
+    0.044 for 0.057), in float32 (v6e 1.84 for 2.40), for the attributes of SUN (v5e 0.44 for 0.70,
+    v6e 0.14 for 0.68). Nobody has measured it there. On a CPU kernels are interpreted, for tests.
     """
     # Imported here: Pallas takes a second to import.
     if _XLA.get(platform) == "gpu":
