@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from dedn_jax.errors import InputError, one_line
 from dedn_jax.file_kinds import ZIP_MAGIC, what_it_is
 from dedn_jax.files import atomic_file
 from dedn_jax.paths import local_path
-from dedn_jax.torch_pickles import Tensor, Unread, read_saved
+from dedn_jax.torch_pickles import Saved, Tensor, Unread, read_saved
 
 # What checkpoints call the state_dict of the model, where they hold others as well (an average of
 # it, a discriminator); the first that is there is taken.
@@ -56,6 +56,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     path = local_path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a file written by torch.save")
+    _check_whole(path)
     try:
         saved = read_saved(path)
         loaded = _state_dict(saved.value, path)
@@ -63,7 +64,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         total = sum(tensor.nbytes for tensor in loaded.values())
         if total > _MAX_BYTES:
             raise InputError(f"{path}: {total} bytes of tensors, expected at most {_MAX_BYTES}")
-        return {key: t.array(saved.values_of(t.storage)) for key, t in loaded.items()}
+        return _arrays(loaded, saved)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
@@ -73,13 +74,40 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         ) from error
 
 
+def _check_whole(path: Path) -> None:
+    """Raises InputError where a file begins as an archive and has not its end."""
+    try:
+        with path.open("rb") as file:
+            begun = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+        if not begun or zipfile.is_zipfile(path):
+            return
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    raise InputError(
+        f"{path}: cut short: it begins as a file of torch.save, and its end is missing; copy or "
+        "download it again"
+    )
+
+
+def _arrays(tensors: Mapping[str, Tensor], saved: Saved) -> dict[str, np.ndarray]:
+    """The values of tensors, every storage read once: many can be views of a large one."""
+    of: dict[str, list[str]] = {}
+    for key, tensor in tensors.items():
+        of.setdefault(tensor.storage.key, []).append(key)
+    found: dict[str, np.ndarray] = {}
+    for keys in of.values():
+        values = saved.values_of(tensors[keys[0]].storage)
+        found |= {key: tensors[key].array(values) for key in keys}
+    return {key: found[key] for key in tensors}
+
+
 def _state_dict(value: Any, path: Path) -> dict[str, Tensor]:
     """The tensors of the state_dict in what a file holds, by name.
 
     Raises:
       InputError: there is none, there are several, or one has an object in place of a tensor.
     """
-    found = dict(_state_dicts(value))
+    found = _state_dicts(value)
     if not found:
         raise InputError(
             f"{path}: holds {_content(value)}, expected a state_dict (names to tensors); save it "
@@ -102,16 +130,28 @@ def _state_dict(value: Any, path: Path) -> dict[str, Tensor]:
     return {key: one for key, one in chosen.items() if isinstance(one, Tensor)}
 
 
-def _state_dicts(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, dict]]:
-    """Dicts that hold mostly tensors by text, by the last name on the way to them."""
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        return
-    tensors = sum(isinstance(one, Tensor) for one in value.values())
-    if tensors > len(value) / 2:
-        yield name, value
-    elif depth < _DEPTH:
-        for key, one in value.items():
-            yield from _state_dicts(one, key, depth + 1)
+def _state_dicts(value: Any) -> dict[str, dict]:
+    """Dicts that hold mostly tensors by text, by the last name on the way to them.
+
+    Each is looked at once, however many names it has: one may even hold itself.
+    """
+    found: dict[str, dict] = {}
+    seen: set[int] = set()
+    level = [("", value)]
+    for _ in range(_DEPTH + 1):
+        below: list[tuple[str, Any]] = []
+        for name, one in level:
+            if id(one) in seen or not isinstance(one, dict):
+                continue
+            seen.add(id(one))
+            if not all(isinstance(key, str) for key in one):
+                continue
+            if sum(isinstance(v, Tensor) for v in one.values()) > len(one) / 2:
+                found[name] = one
+            else:
+                below += one.items()
+        level = below
+    return found
 
 
 def _content(value: Any) -> str:

@@ -22,6 +22,8 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from dedn_jax.pickle_nesting import Nesting
+
 _MAX_PICKLE_BYTES = 64 * 2**20  # one of a thousand tensors takes 0.1 MiB
 # fmt: off
 _OPCODES = frozenset((
@@ -45,6 +47,7 @@ _STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+_MOST_VALUES = 2**40  # of a tensor, and so of its sizes and strides
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
@@ -146,7 +149,13 @@ def _from_archive(path: Path) -> Saved:
 
     def values_of(storage: Storage) -> np.ndarray:
         with zipfile.ZipFile(path) as archive:
-            return np.frombuffer(archive.read(f"{root}data/{storage.key}"), storage.dtype)
+            member = archive.getinfo(f"{root}data/{storage.key}")
+            if member.file_size != storage.length * storage.dtype.itemsize:
+                raise ValueError(
+                    f"a storage of {member.file_size} bytes that says it has {storage.length} "
+                    f"values of {storage.dtype}"
+                )
+            return np.frombuffer(archive.read(member), storage.dtype)
 
     return Saved(value, values_of)
 
@@ -185,13 +194,14 @@ def _from_legacy(path: Path) -> Saved:
 
 def _unpickled(file: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
     """The next pickle of a file, which stands behind it afterwards."""
-    start = file.tell()
+    start, nesting = file.tell(), Nesting()
     for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if opcode.name not in _OPCODES:
             raise ValueError(f"{opcode.name} in a pickle, which plain tensors do not need")
         # The memo is an array: a large index alone would allocate it.
         if opcode.name in ("BINPUT", "LONG_BINPUT") and int(argument or 0) > step:
             raise ValueError("a damaged pickle")
+        nesting.follow(opcode, argument)
         if file.tell() - start > _MAX_PICKLE_BYTES:
             raise ValueError(f"a pickle of more than {_MAX_PICKLE_BYTES} bytes")
     end = file.tell()
@@ -252,8 +262,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Ten
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, Storage) or len(shape) != len(strides):
         raise ValueError("a tensor without a storage")
-    if not all(type(n) is int and n >= 0 for n in numbers):
-        raise ValueError("a tensor with a negative size")
+    if not all(type(n) is int and 0 <= n < _MOST_VALUES for n in numbers):
+        raise ValueError("a tensor of a negative size or an impossible one")
     return Tensor(storage, offset, tuple(shape), tuple(strides))
 
 

@@ -236,3 +236,64 @@ def test_storages_beyond_the_end_of_the_file(tmp_path):
     path = legacy(tmp_path / "model.pt", state_dict(tensor(length=count)), count=count)
     with pytest.raises(InputError, match="beyond the end of the file"):
         read_state_dict(path)
+
+
+def test_tuples_nested_too_deep_to_be_hashed(tmp_path):
+    """Python's own stack would end: nothing of it may be unpickled."""
+    content = b"\x80\x02})" + b"\x85" * 1_000_000 + b"Ns."
+    for write in (archive, legacy):
+        with pytest.raises(InputError, match="tuples nested more than 100 deep"):
+            read_state_dict(write(tmp_path / "a.pth", content))
+    # By way of the memo, and of a function that gives back its argument.
+    memo = b"\x80\x02})q\0" + b"h\0\x85q\0" * 200 + b"h\0Ns."
+    given = b"ctorch._utils\n_rebuild_parameter\n"
+    calls = b"\x80\x02}" + given * 200 + b")" + b"\x85\x85R" * 200 + b"Ns."
+    for content in (memo, calls):
+        with pytest.raises(InputError, match="tuples nested more than 100 deep"):
+            read_state_dict(archive(tmp_path / "a.pth", content))
+
+
+def test_a_dict_that_holds_itself(tmp_path):
+    keys = b"".join(b"X\1\0\0\0" + bytes([65 + i]) + b"h\0" for i in range(26))
+    with pytest.raises(InputError, match="expected a state_dict"):
+        read_state_dict(archive(tmp_path / "a.pth", b"\x80\x02}q\0(" + keys + b"u."))
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"), [((0,), (2**62,)), ((1,), (2**70,)), ((2**70, 0), (1, 1))]
+)
+def test_sizes_that_no_tensor_has(tmp_path, shape, strides):
+    def numbers(values):
+        return b"(" + b"".join(pickle.dumps(v, 2)[2:-1] for v in values) + b"t"
+
+    content = tensor(shape=(), strides=()).replace(b"(t(t", numbers(shape) + numbers(strides))
+    with pytest.raises(InputError, match="a negative size or an impossible one"):
+        read_state_dict(archive(tmp_path / "a.pth", state_dict(content)))
+
+
+def test_a_storage_of_another_size_than_it_says(tmp_path):
+    content = state_dict(tensor(length=1000))
+    with pytest.raises(InputError, match="a storage of 24 bytes that says it has 1000 values"):
+        read_state_dict(archive(tmp_path / "a.pth", content))
+
+
+def test_a_storage_is_read_once(tmp_path, monkeypatch):
+    """Though many tensors are views of it, as where parameters are flattened."""
+    views = b"".join(b"X\1\0\0\0" + bytes([97 + i]) + tensor() for i in range(9))
+    path, read = archive(tmp_path / "a.pth", b"\x80\x02}(" + views + b"u."), []
+    whole = zipfile.ZipFile.read
+
+    def counted(file, member, *rest):
+        read.append(getattr(member, "filename", member))
+        return whole(file, member, *rest)
+
+    monkeypatch.setattr(zipfile.ZipFile, "read", counted)
+    assert list(read_state_dict(path)) == list("abcdefghi")
+    assert read.count("model/data/0") == 1
+
+
+def test_a_file_that_is_cut_short(tmp_path):
+    path = archive(tmp_path / "a.pth", state_dict(tensor()))
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"cut short: .* its end is missing; copy or download it"):
+        read_state_dict(path)
