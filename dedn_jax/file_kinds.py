@@ -8,6 +8,9 @@ from dedn_jax.errors import one_line
 
 HEAD_BYTES = 512
 ZIP_MAGIC = b"PK\x03\x04"
+# Of zip members: none and deflate. zipfile unpacks others further than it is asked to, and so a
+# small member to gigabytes.
+ZIP_METHODS = (0, 8)
 # What people have in place of a file that they downloaded or cloned, and what to do about it.
 _STARTS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file: fetch it with `git lfs pull`"),

@@ -5,6 +5,7 @@ Nothing is unpickled, and, unlike in `numpy.load`, no header decides how much me
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import zipfile
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dedn_jax.errors import InputError, one_line
+from dedn_jax.file_kinds import ZIP_METHODS
 from dedn_jax.files import open_regular
 
 NPY_MAGIC = b"\x93NUMPY"
@@ -82,9 +84,24 @@ def read_npz(
             if size > limit_bytes:
                 raise ValueError(f"{size} bytes unpacked, expected at most {limit_bytes}")
             for name, member in members.items():
-                arrays[name] = read_npy(archive.read(member)).copy()  # writable
+                arrays[name] = read_npy(_unpacked(archive, member)).copy()  # writable
     except (InputError, OSError):
         raise
     except Exception as error:  # a damaged archive can make zipfile raise anything
         raise ValueError(f"{name}: {one_line(error)}" if name else one_line(error)) from error
     return arrays
+
+
+def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """A member's content, of which no more is unpacked than its header promises and one byte."""
+    if member.compress_type not in ZIP_METHODS:
+        raise ValueError(f"compressed by method {member.compress_type}, expected deflate or none")
+    # zipfile cuts what is beyond the size in silence; one more lets it be seen.
+    longer = copy.copy(member)
+    longer.file_size += 1
+    with archive.open(longer) as stream:
+        data = stream.read(longer.file_size)
+    if len(data) != member.file_size:
+        relation = "more" if len(data) > member.file_size else "fewer"
+        raise ValueError(f"{relation} bytes than the {member.file_size} that its header says")
+    return data

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
+import tracemalloc
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -68,3 +71,42 @@ def test_npz(tmp_path):
         read_npz(path, 8000)
     with pytest.raises(FileNotFoundError):
         read_npz(tmp_path / "none.npz", 8000)
+
+
+def says(content: bytes, size: int, checksum: int | None = None) -> bytes:
+    """A zip archive of one member, whose headers give another size, and checksum, of it."""
+    lying = bytearray(content)
+    for begins, at in ((b"PK\x03\x04", 14), (b"PK\x01\x02", 16)):
+        header = lying.rfind(begins)
+        struct.pack_into("<I", lying, header + at + 8, size)
+        if checksum is not None:
+            struct.pack_into("<I", lying, header + at, checksum)
+    return bytes(lying)
+
+
+def test_npz_whose_header_understates_a_member(tmp_path):
+    path = tmp_path / "a.npz"
+    whole = npy(np.zeros(8 * 2**20, np.uint8))
+    np.savez_compressed(path, a=np.zeros(8 * 2**20, np.uint8))
+    content = path.read_bytes()
+    for size, checksum, message in (
+        (200, None, "a: Bad CRC-32"),
+        (200, zlib.crc32(whole[:200]), "a: Bad CRC-32"),
+        (200, zlib.crc32(whole[:201]), "a: more bytes than the 200 that its header says"),
+        (len(whole) + 9, None, f"a: fewer bytes than the {len(whole) + 9} that its header says"),
+    ):
+        path.write_bytes(says(content, size, checksum))
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=message):
+            read_npz(path, 9 * 2**20)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2**20 or size > 200
+
+
+def test_npz_of_methods_that_unpack_without_bound(tmp_path):
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(tmp_path / "a.npz", "w", method) as out:
+            out.writestr("a.npy", npy(np.zeros(3)))
+        with pytest.raises(ValueError, match=f"a: compressed by method {method}, expected"):
+            read_npz(tmp_path / "a.npz", 8000)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from dedn_jax.errors import InputError, one_line
-from dedn_jax.file_kinds import what_begins_so
+from dedn_jax.file_kinds import ZIP_METHODS, what_begins_so
 from dedn_jax.progress import progress
 
 RESERVED = ".unpack"  # how the names of `unpack`'s own files start
@@ -174,6 +174,10 @@ def _unpack_zip(file: BinaryIO, folder: Path, members: Members, bar: Any) -> Non
                 raise members.refuse(info.filename, "is neither a file nor a folder")
             if info.flag_bits & 1:
                 raise members.refuse(info.filename, "is encrypted")
+            if info.compress_type not in ZIP_METHODS:
+                raise members.refuse(
+                    info.filename, f"is compressed by method {info.compress_type}, not deflate"
+                )
             members.add(info.filename, "folder" if info.is_dir() else "file", info.file_size)
         for info in reader.infolist():
             path = reader.extract(info, folder)  # writes no more than the size in the header

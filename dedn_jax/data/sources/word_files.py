@@ -26,7 +26,7 @@ import numpy as np
 
 from dedn_jax.data.sources.array_pickles import read_array_pickle
 from dedn_jax.errors import InputError, one_line
-from dedn_jax.file_kinds import what_begins_so
+from dedn_jax.file_kinds import ZIP_METHODS, what_begins_so
 from dedn_jax.files import open_regular
 
 _MAX_LINE_BYTES = 2**20
@@ -110,6 +110,12 @@ def _content(path: Path, stack: ExitStack) -> io.BufferedReader:
             raise InputError(
                 f"{path}: an archive of {len(names)} files ({', '.join(names[:_SHOWN])}); unpack "
                 "the one of word vectors and give it"
+            )
+        method = archive.getinfo(names[0]).compress_type
+        if method not in ZIP_METHODS:
+            raise InputError(
+                f"{path}: {names[0][:64]!r} is compressed by method {method}, not deflate; unpack "
+                "it and give it"
             )
         file = stack.enter_context(archive.open(names[0]))
     return file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)

@@ -405,7 +405,8 @@ def test_names_without_end(tmp_path, kind, name):
     ("offset", "value", "expected"),
     [
         (8, b"\1\0", "is encrypted"),
-        (10, b"\x63\0", "compression"),
+        (10, b"\x63\0", "is compressed by method 99"),
+        (10, b"\x0c\0", "is compressed by method 12"),
         (24, b"\xfe\xff\xff\xff", "unpacks to more than"),
     ],
 )

@@ -32,9 +32,9 @@ def binary(end: bytes) -> bytes:
     return b"5 7\n" + b"".join(w.encode() + b" " + v.tobytes() + end for w, v in rows)
 
 
-def zipped(*names: str) -> bytes:
+def zipped(*names: str, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(out, "w", method) as archive:
         for name in names:
             archive.writestr(name, b"5 7\n" + text())
     return out.getvalue()
@@ -105,6 +105,7 @@ def _of_gensim() -> bytes:
         (b"<!DOCTYPE html>", "a web page"),
         (b"version https://git-lfs", "git lfs pull"),
         (zipped("a.50d.txt", "a.100d.txt"), r"an archive of 2 files \(a.50d.txt, a.100d.txt\)"),
+        (zipped("a.txt", method=zipfile.ZIP_BZIP2), "'a.txt' is compressed by method 12"),
         (b"5 7\n" + text()[:-30], r"line 6 has \d numbers.*the file ends there"),
         (b"the 1 2\nred 1\nbill 1 2\n", "line 2 has 1 numbers.*give each as many"),
         (binary(b"\n")[:-20], "ends within the vector of word 5: it is cut short"),
