@@ -12,6 +12,7 @@ Files are untrusted: only plain data sets stored in the file itself are read.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from dedn_jax.file_kinds import hdf5_advice, what_it_is
 
 SPLITS = ("trainval_loc", "test_seen_loc", "test_unseen_loc")
 _SMALL_FIELD_BYTES = 2**30  # no field but feature_map has any business being larger
+_NAMES_BYTES = 2**26  # of all names of a field
 
 
 def published_annotations(
@@ -140,9 +142,18 @@ def _field(file: h5py.File, where: str, name: str, required: bool = True) -> h5p
     return dataset
 
 
-def _values(dataset: h5py.Dataset, where: str, name: str) -> np.ndarray:
-    """All values of a small field, without axes of length 1 beyond the first two."""
+def _numbers(dataset: h5py.Dataset, where: str, name: str) -> np.ndarray:
+    """All values of a small field of numbers.
+
+    Its type is checked before anything is read: where values have no fixed size, that of their
+    references says nothing of how much memory they take.
+    """
     try:
+        if dataset.dtype.kind not in "fiu":
+            raise InputError(
+                f"{where}: {name} has shape {dataset.shape} and type {dataset.dtype}, expected "
+                "numbers; see docs/reference/files.md for the layout"
+            )
         if dataset.size * dataset.dtype.itemsize > _SMALL_FIELD_BYTES:
             raise InputError(
                 f"{where}: {name} has shape {dataset.shape}, too large for this field; build "
@@ -156,13 +167,13 @@ def _values(dataset: h5py.Dataset, where: str, name: str) -> np.ndarray:
 def _matrix(file: h5py.File, where: str, name: str, expected: str) -> np.ndarray:
     """A field of finite numbers as float32."""
     dataset = _field(file, where, name)
-    return finite_matrix(_values(dataset, where, name), where, name, expected)
+    return finite_matrix(_numbers(dataset, where, name), where, name, expected)
 
 
 def _integers(file: h5py.File, where: str, name: str, required: bool = True) -> Any:
     """A field of whole numbers as int64 `[n]`; None where it is optional and missing."""
     dataset = _field(file, where, name, required)
-    return None if dataset is None else whole_numbers(_values(dataset, where, name), where, name)
+    return None if dataset is None else whole_numbers(_numbers(dataset, where, name), where, name)
 
 
 def _names(file: h5py.File, where: str, name: str, kind: str, count: int) -> tuple[str, ...]:
@@ -170,17 +181,37 @@ def _names(file: h5py.File, where: str, name: str, kind: str, count: int) -> tup
     dataset = _field(file, where, name, required=False)
     if dataset is None:
         return tuple(f"{kind} {i}" for i in range(count))
-    array = _values(dataset, where, name).reshape(-1)
-    if array.dtype.kind not in "SO" or not all(isinstance(v, bytes | str) for v in array):
-        raise InputError(f"{where}: {name} has type {dataset.dtype}, expected strings")
-    if len(array) != count:
-        raise InputError(
-            f"{where}: {name} has {len(array)} names, expected {count}: one for each {kind}, in "
-            "the order of att"
-        )
-    text = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in array]
+    try:
+        if h5py.check_string_dtype(dataset.dtype) is None:
+            raise InputError(f"{where}: {name} has type {dataset.dtype}, expected strings")
+        if dataset.size != count:
+            raise InputError(
+                f"{where}: {name} has {dataset.size} names, expected {count}: one for each {kind}, "
+                "in the order of att"
+            )
+        text = [v.decode("utf-8", "replace") for v in _strings(dataset, where, name)]
+    except (*READ_ERRORS, MemoryError) as error:
+        raise InputError(f"{where}: {name} cannot be read: {one_line(error)}") from error
     # Names end up on terminals and in reports: no control characters.
     return tuple("".join(c for c in t if c.isprintable()) for t in text)
+
+
+def _strings(dataset: h5py.Dataset, where: str, name: str) -> Iterator[bytes]:
+    """The strings one by one: any number of them can point at one large one in the file."""
+    left = _NAMES_BYTES
+    if dataset.dtype.kind == "S":
+        left -= dataset.size * dataset.dtype.itemsize
+    for index in np.ndindex(dataset.shape) if left >= 0 else ():
+        value = bytes(dataset[index])
+        left -= len(value) if dataset.dtype.kind == "O" else 0
+        if left < 0:
+            break
+        yield value
+    if left < 0:
+        raise InputError(
+            f"{where}: {name} takes more than {_NAMES_BYTES} bytes, too large for names; build the "
+            "file again"
+        )
 
 
 def _word_vectors(

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import h5py
@@ -121,6 +122,14 @@ BAD_FIELDS = {
     "too few names": (
         lambda f: {"allclasses_names": np.array([b"a", b"b"])},
         "allclasses_names has 2 names, expected 6",
+    ),
+    "labels of no fixed size": (
+        lambda f: {"labels": np.array(["0"] * 24, object)},
+        r"labels has shape \(24,\) and type object, expected numbers",
+    ),
+    "att of strings": (
+        lambda f: {"att": np.array([["1"] * 5] * 6, object)},
+        r"att has shape \(6, 5\) and type object, expected numbers",
     ),
     "names are numbers": (
         lambda f: {"attribute_names": np.arange(5)},
@@ -243,4 +252,42 @@ def test_enormous_small_field(write_published):
     with h5py.File(path, "a") as f:
         f.create_dataset("labels", (2**40,), np.int64, chunks=(1024,))  # takes no space on disk
     with pytest.raises(InputError, match=r"labels has shape \(1099511627776,\), too large for"):
+        read_published_hdf5(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "limit", "message"),
+    [
+        ("allclasses_names", 64, 2**26, "has 64 names, expected 6: one for each class"),
+        ("allclasses_names", 6, 2**20, "takes more than 1048576 bytes, too large for names"),
+        ("labels", 24, 2**26, "labels has shape .* and type object, expected numbers"),
+    ],
+)
+def test_references_that_share_one_large_object(
+    write_published, monkeypatch, name, count, limit, message
+):
+    """A few bytes each in the file, and as many copies in memory as there are references."""
+    large = 2**20 if limit > 2**20 else 2**18
+    path = write_published(**{name: None})
+    with h5py.File(path, "a") as f:
+        kind = h5py.string_dtype() if name != "labels" else h5py.vlen_dtype(np.uint8)
+        field = f.create_dataset(name, (count,), kind)
+        field[0] = "x" * large if name != "labels" else np.zeros(large, np.uint8)
+        begin = field.id.get_offset()
+    content = bytearray(path.read_bytes())
+    content[begin : begin + 16 * count] = content[begin : begin + 16] * count
+    path.write_bytes(content)
+    monkeypatch.setattr(published_hdf5, "_NAMES_BYTES", limit)
+    tracemalloc.start()
+    with pytest.raises(InputError, match=message):
+        read_published_hdf5(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 2**20
+
+
+def test_long_names_of_fixed_size(write_published, monkeypatch):
+    monkeypatch.setattr(published_hdf5, "_NAMES_BYTES", 1000)
+    path = write_published(allclasses_names=np.array([b"x" * 200] * 6))
+    with pytest.raises(InputError, match="allclasses_names takes more than 1000 bytes"):
         read_published_hdf5(path)
