@@ -17,6 +17,7 @@ from dedn_jax.data.features.maps import (
     floating_dtype,
     normalize,
 )
+from dedn_jax.data.hdf5_chunks import check_chunks
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.file_kinds import hdf5_advice
 from dedn_jax.progress import progress
@@ -88,6 +89,7 @@ def read_features(dataset: h5py.Dataset, where: str, dtype: np.dtype) -> InMemor
         raise InputError(
             f"{where}: cannot allocate {_size(needed)} for the features; {IMPORT_HINT}"
         ) from error
+    check_packed(dataset, where)
     values = ValueDigest()
     bar = progress(images, "reading features", "image", delay=2)
     with bar, np.errstate(over="ignore", invalid="ignore"):
@@ -103,6 +105,20 @@ def read_features(dataset: h5py.Dataset, where: str, dtype: np.dtype) -> InMemor
                 images=np.arange(start, stop),
             )
     return InMemoryFeatures(out, values.result(), values.images)
+
+
+def check_packed(dataset: h5py.Dataset, where: str) -> None:
+    """Checks the chunks of `feature_map` before `read_raw` is called, once for all of them.
+
+    Raises:
+      InputError: a chunk unpacks to more than its size, or the file is damaged.
+    """
+    try:
+        check_chunks(dataset, f"{where}: feature_map")
+    except READ_ERRORS as error:
+        raise InputError(
+            f"{where}: feature_map cannot be read: {one_line(error)}; {hdf5_advice(error)}"
+        ) from error
 
 
 def read_raw(

@@ -23,6 +23,7 @@ from dedn_jax.data.annotations import Annotations, check_labels, check_splits
 from dedn_jax.data.arrays import finite_matrix, whole_numbers
 from dedn_jax.data.features.hdf5 import READ_ERRORS
 from dedn_jax.data.features.maps import check_channels_first, floating_dtype
+from dedn_jax.data.hdf5_chunks import check_chunks
 from dedn_jax.data.sources.class_embeddings import annotations_from_file
 from dedn_jax.data.sources.word_vectors import read_word_vectors
 from dedn_jax.data.validation_fields import VALIDATION_FIELDS, classes_of_fields
@@ -159,6 +160,7 @@ def _numbers(dataset: h5py.Dataset, where: str, name: str) -> np.ndarray:
                 f"{where}: {name} has shape {dataset.shape}, too large for this field; build "
                 "the file again"
             )
+        check_chunks(dataset, f"{where}: {name}")
         return np.asarray(dataset[()])
     except (*READ_ERRORS, MemoryError) as error:
         raise InputError(f"{where}: {name} cannot be read: {one_line(error)}") from error
@@ -189,6 +191,7 @@ def _names(file: h5py.File, where: str, name: str, kind: str, count: int) -> tup
                 f"{where}: {name} has {dataset.size} names, expected {count}: one for each {kind}, "
                 "in the order of att"
             )
+        check_chunks(dataset, f"{where}: {name}")
         text = [v.decode("utf-8", "replace") for v in _strings(dataset, where, name)]
     except (*READ_ERRORS, MemoryError) as error:
         raise InputError(f"{where}: {name} cannot be read: {one_line(error)}") from error

@@ -16,6 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from dedn_jax.data.hdf5_chunks import check_chunks
 from dedn_jax.errors import InputError, one_line
 from dedn_jax.file_kinds import hdf5_advice
 
@@ -84,6 +85,7 @@ def _array(dataset: h5py.Dataset, where: str) -> np.ndarray:
         raise InputError(f"{where} keeps its values in another file; save it again")
     if dataset.dtype.kind not in "iuf" or dataset.shape is None:
         raise InputError(f"{where} holds values of type {dataset.dtype}, expected real numbers")
+    check_chunks(dataset, where)
     values = np.asarray(dataset[()])
     if not dataset.attrs.get("MATLAB_empty", 0):
         return values.T
@@ -107,6 +109,7 @@ def _strings(file: h5py.File, cells: h5py.Dataset, where: str) -> list[str]:
         raise InputError(f"{where} is no cell array of at most {_MAX_CELLS} cells")
     if cells.external or cells.is_virtual:
         raise InputError(f"{where} keeps its values in another file; save it again")
+    check_chunks(cells, where)
     strings: list[str] = []
     left = _MAX_VARIABLE_BYTES
     # Axes are reversed, so this order is MATLAB's, column after column.

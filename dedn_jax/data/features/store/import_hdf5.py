@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from dedn_jax.data.features.hdf5 import read_raw
+from dedn_jax.data.features.hdf5 import check_packed, read_raw
 from dedn_jax.data.features.published_hdf5 import (
     open_published,
     published_annotations,
@@ -78,6 +78,7 @@ def import_hdf5(
 
 def _write(writer: StoreWriter, features: h5py.Dataset, where: str) -> None:
     missing, plan = writer.missing(), writer.plan
+    check_packed(features, where)
     _check_same_file(writer, missing, features, where)
     left = sum(len(plan.image_range(i)) for i in missing)
     bar = progress(plan.images, "importing features", "image", initial=plan.images - left, delay=2)
