@@ -85,22 +85,30 @@ def published_annotations(
     )
 
 
-def open_published(path: Path) -> h5py.File:
-    """Opens the file; InputError if it is not one, or is truncated."""
+def open_published(path: Path, give: str = "set --config.data.path to") -> h5py.File:
+    """Opens the file.
+
+    Args:
+      path: the file.
+      give: how the user says which file, for hints.
+
+    Raises:
+      InputError: it is not an HDF5 file, or is truncated.
+    """
     if path.is_dir():
-        raise InputError(f"{path}: a folder, expected an HDF5 file; set --config.data.path")
+        raise InputError(f"{path}: a folder, expected an HDF5 file; {give} the file")
     if path.exists() and not path.is_file():
-        raise InputError(f"{path}: a device or pipe, expected an HDF5 file; set --config.data.path")
+        raise InputError(f"{path}: a device or pipe, expected an HDF5 file; {give} a regular file")
     if not path.is_file():
-        raise InputError(f"{path}: no such file; set --config.data.path to the HDF5 file")
+        raise InputError(f"{path}: no such file; {give} the HDF5 file")
     try:
         with path.open("rb"):
             pass
         if not h5py.is_hdf5(path):
             found = what_it_is(path) or f"it has {path.stat().st_size} bytes"
             raise InputError(
-                f"{path}: not an HDF5 file: {found}; set --config.data.path to the file with "
-                "feature_map, labels and att"
+                f"{path}: not an HDF5 file: {found}; {give} the file with feature_map, labels "
+                "and att"
             )
         # Reading needs no lock, and some file systems have none.
         return h5py.File(path, "r", locking=False)

@@ -158,7 +158,7 @@ def test_missing_folder_and_other_files(tmp_path, write_published):
         assert "\n" not in str(caught.value)
 
     refused(tmp_path / "none.hdf5", "no such file; set --config.data.path")
-    refused(tmp_path, "a folder, expected an HDF5 file")
+    refused(tmp_path, "a folder, expected an HDF5 file; set --config.data.path to the file")
     text = tmp_path / "text.hdf5"
     text.write_text("version https://git-lfs.github.com/spec/v1\n")
     refused(text, "not an HDF5 file: it is a Git LFS pointer.*git lfs pull")

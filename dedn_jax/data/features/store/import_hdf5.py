@@ -55,7 +55,7 @@ def import_hdf5(
     """
     path, folder = local_path(path), local_path(folder)
     where = str(path)
-    with open_published(path) as file:
+    with open_published(path, "give") as file:
         annotations = published_annotations(file, where, word_vectors=word_vectors)
         features = published_feature_map(file, where, len(annotations.labels))
         images, channels, *grid = features.shape
@@ -116,8 +116,8 @@ def _read(features: h5py.Dataset, where: str, start: int, stop: int, bar: Any) -
         out = np.empty(shape, np.float32)
     except MemoryError as error:
         raise InputError(
-            f"{where}: cannot allocate {np.prod(shape) * 4 / 1e6:.0f} MB for a shard; choose "
-            "smaller shards"
+            f"{where}: cannot allocate {np.prod(shape) * 4 / 1e6:.0f} MB for the images that are "
+            "read together; end other programs, or give this job more memory"
         ) from error
     with np.errstate(over="ignore", invalid="ignore"):
         read_raw(features, where, start, stop, out, bar)

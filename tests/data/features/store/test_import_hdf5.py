@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import ml_dtypes
@@ -134,6 +135,29 @@ def test_refusals(write_published, tmp_path, fields):
     path = write_published(feature_map=fields["feature_map"] * 1e5)
     with pytest.raises(InputError, match=r"feature_map: image \d+ .* too large for float16"):
         import_hdf5(path, tmp_path / "large", normalized=False)
+
+
+def test_hints_name_what_this_job_has(write_published, tmp_path, monkeypatch):
+    """It takes the file as an argument, and no flag of the configuration."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").write_bytes(b"")
+    for name, message in (
+        ("none", "none: no such file; give the HDF5 file"),
+        ("", "a folder, expected an HDF5 file; give the file"),
+        ("pipe", "pipe: a device or pipe, expected an HDF5 file; give a regular file"),
+        ("empty", r"it is empty \(0 bytes\); give the file with feature_map, labels and att"),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            import_hdf5(tmp_path / name, tmp_path / "s")
+        assert "config" not in str(caught.value)
+
+    def no_memory(*_):
+        raise MemoryError
+
+    path = write_published()
+    monkeypatch.setattr(module.np, "empty", no_memory)
+    with pytest.raises(InputError, match="read together; end other programs, or give this job"):
+        import_hdf5(path, tmp_path / "s")
 
 
 def test_chunks_are_unpacked_once(write_published, tmp_path, monkeypatch):
