@@ -43,7 +43,10 @@ def read_word_vectors(
     """
     path = input_path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file of word vectors; set --config.data.word_vectors")
+        raise InputError(
+            f"{path}: no such file of word vectors; give one by --word-vectors, to train by "
+            "--config.data.word_vectors"
+        )
     try:
         size = path.stat().st_size
         if size > _MAX_BYTES:

@@ -150,6 +150,8 @@ def test_hints_name_what_this_job_has(write_published, tmp_path, monkeypatch):
         with pytest.raises(InputError, match=message) as caught:
             import_hdf5(tmp_path / name, tmp_path / "s")
         assert "config" not in str(caught.value)
+    with pytest.raises(InputError, match="none: no such file of word vectors; give one by --word-"):
+        import_hdf5(write_published(), tmp_path / "s", word_vectors=tmp_path / "none")
 
     def no_memory(*_):
         raise MemoryError
