@@ -131,9 +131,9 @@ def _lines(file: io.BufferedReader, path: Path) -> Iterator[WordEntry]:
         dim = min(int(fields[1][:9]), _MAX_DIM + 1)
         _check_dim(dim, path)
         if not _is_text(file, dim):
-            yield from _binary(file, dim, path)
+            yield from _all(_binary(file, dim, path), fields[0], path)
             return
-        yield from _text(file, dim, 2, path)
+        yield from _all(_text(file, dim, 2, path), fields[0], path)
         return
     separator = b"\t" if b"\t" in first and b" " not in first.strip() else b" "
     fields = _stripped(first).split(separator)
@@ -143,6 +143,22 @@ def _lines(file: io.BufferedReader, path: Path) -> Iterator[WordEntry]:
     parse()  # what is no file of vectors is refused at once
     yield WordEntry(1, fields[0], parse)
     yield from _text(file, dim, 2, path, separator)
+
+
+def _all(entries: Iterator[WordEntry], promised: bytes, path: Path) -> Iterator[WordEntry]:
+    """The words; at the end, whether there are as many as the header says.
+
+    A file cut between two words shows in nothing else. One of more words than it says is whole.
+    """
+    count = 0
+    for count, entry in enumerate(entries, 1):  # noqa: B007
+        yield entry
+    words = int(promised[:18])
+    if count < words:
+        raise InputError(
+            f"{path}: ends after {count} words, its first line says {words}: it is cut short; get "
+            "it again"
+        )
 
 
 def _stripped(line: bytes) -> bytes:
@@ -192,6 +208,8 @@ def _text(
 
 def _parsed(values: bytes, separator: bytes, path: Path, number: int) -> np.ndarray:
     try:
+        if b"_" in values:  # which Python, but nothing that writes vectors, takes between digits
+            raise ValueError("an underscore")
         with np.errstate(over="ignore"):
             vector = np.array([float(v) for v in values.split(separator)]).astype(np.float32)
     except ValueError as error:

@@ -107,6 +107,8 @@ def _of_gensim() -> bytes:
         (zipped("a.50d.txt", "a.100d.txt"), r"an archive of 2 files \(a.50d.txt, a.100d.txt\)"),
         (zipped("a.txt", method=zipfile.ZIP_BZIP2), "'a.txt' is compressed by method 12"),
         (b"5 7\n" + text()[:-30], r"line 6 has \d numbers.*the file ends there"),
+        (b"the 1 2\nbill 1_0 2\n", "line 2 has something other than numbers after its word"),
+        (b"bill 1_0 2\n", "line 1 has something other than numbers after its word"),
         (b"the 1 2\nred 1\nbill 1 2\n", "line 2 has 1 numbers.*give each as many"),
         (binary(b"\n")[:-20], "ends within the vector of word 5: it is cut short"),
         (b"1 2\n" + bytes(2**17), "word 1 has more than 65536 bytes"),
@@ -122,3 +124,17 @@ def test_what_is_refused(
         word_vectors_from_glove(path, ["bill"])
     assert str(caught.value).startswith(f"{path}: ")
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("content", [b"5 7\n" + text(), binary(b"\n"), binary(b"")])
+def test_fewer_words_than_the_first_line_says(tmp_path: Path, content: bytes) -> None:
+    """A file cut at a line's end; where all words asked for come before, nothing is lost."""
+    path = tmp_path / "words"
+    path.write_bytes(b"99" + content[1:])
+    with pytest.raises(InputError, match="ends after 5 words, its first line says 99") as caught:
+        word_vectors_from_glove(path, ["bill", "tail red"])
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    assert len(word_vectors_from_glove(path, ["bill"]).vectors) == 1
+    path.write_bytes(b"4" + content[1:])
+    assert len(word_vectors_from_glove(path, ["tail red"]).vectors) == 1
