@@ -19,6 +19,7 @@ from dedn_jax.progress import progress
 # that deflate cannot reach it: most files are unpacked only once.
 _FREE_BYTES = 2**28
 _LARGE_CHUNK_BYTES = 2**26  # chunks may be larger only where the data set is
+_MOST_CHUNKS = 2**17  # libhdf5 takes some 4 kB for each that a reading touches, stored or not
 _DEFLATE_RATIO = 1032  # that no stored chunk can exceed; of lzf, 88
 _LZF_BYTES = 12 * 2**20  # of a stored chunk, which can take 1 GB of memory
 _CHECKSUM_BYTES = 64  # more than any checksum that is packed with the values
@@ -28,27 +29,23 @@ _KNOWN = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLET
 _REPACK = "store it again with gzip (`h5repack -f GZIP=4`)"
 
 
-def check_chunks(dataset: h5py.Dataset, where: str) -> None:
-    """Checks that no chunk unpacks to more than its size, before values are read.
+def check_chunks(dataset: h5py.Dataset, where: str, at_once: int | None = None) -> None:
+    """Checks that no chunk unpacks to more than its size, and their number, before values are read.
 
     Chunks that could are unpacked here, as far as their size.
 
     Args:
       dataset: stored in any way.
       where: what an error message begins with.
+      at_once: bytes of values that are read at once; None: all.
 
     Raises:
-      InputError: a chunk is too large, or packed by a filter that is not known.
+      InputError: a chunk is too large, there are too many, or packed by a filter that is not known.
       OSError, RuntimeError: the file is damaged.
     """
     if dataset.chunks is None:
         return
-    itemsize = max(dataset.dtype.itemsize, dataset.id.get_type().get_size())
-    size = math.prod(dataset.chunks) * itemsize
-    if size > max(_LARGE_CHUNK_BYTES, dataset.size * itemsize):
-        raise InputError(
-            f"{where} has chunks of shape {dataset.chunks}, larger than itself; {_REPACK}"
-        )
+    size = _chunk_bytes(dataset, where, at_once)
     filters = _filters(dataset, where)
     packing = [number for number in filters if number in (h5py.h5z.FILTER_DEFLATE, _LZF)]
     if not packing:
@@ -78,6 +75,25 @@ def check_chunks(dataset: h5py.Dataset, where: str) -> None:
                     "the file again from its source"
                 )
             bar.update(1)
+
+
+def _chunk_bytes(dataset: h5py.Dataset, where: str, at_once: int | None) -> int:
+    """The size of a chunk, unpacked, where it and the number of chunks are in bounds."""
+    itemsize = max(dataset.dtype.itemsize, dataset.id.get_type().get_size())
+    size, whole = math.prod(dataset.chunks) * itemsize, dataset.size * itemsize
+    count = math.prod(-(-n // m) for n, m in zip(dataset.shape, dataset.chunks, strict=True))
+    if whole > (at_once or whole):
+        count = count * at_once // whole
+    if count > _MOST_CHUNKS:
+        raise InputError(
+            f"{where} has chunks of shape {dataset.chunks}, of which {count} are read at once, "
+            f"expected at most {_MOST_CHUNKS}; store it again with larger ones"
+        )
+    if size > max(_LARGE_CHUNK_BYTES, whole):
+        raise InputError(
+            f"{where} has chunks of shape {dataset.chunks}, larger than itself; {_REPACK}"
+        )
+    return size
 
 
 def _filters(dataset: h5py.Dataset, where: str) -> list[int]:

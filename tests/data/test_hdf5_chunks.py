@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dedn_jax.data import hdf5_chunks as module
+from dedn_jax.data.features import hdf5
 from dedn_jax.data.features.store.import_hdf5 import import_hdf5
 from dedn_jax.data.hdf5_chunks import check_chunks
 from dedn_jax.data.load import read_published_hdf5
@@ -120,6 +121,21 @@ def test_large_chunks_of_lzf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         dataset.id.write_direct_chunk((0,), bytes(9000))
         with pytest.raises(InputError, match=r"x: the chunk at \(0,\) has 9000 bytes of lzf"):
             check_chunks(dataset, "x")
+
+
+def test_many_chunks(write_published: Any, fields: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are not stored take memory as well; large fields are read in parts."""
+    monkeypatch.setattr(module, "_MOST_CHUNKS", 20)
+    path = write_published(labels=None)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("labels", (24,), "i8", chunks=(1,))
+    with pytest.raises(InputError, match=r"labels has chunks .* of which 24 are read at once"):
+        read_published_hdf5(path)
+    path = write_published(layout={"chunks": (1, 8, 3, 2)})
+    with pytest.raises(InputError, match=r"feature_map has chunks .* of which 24 are read at once"):
+        read_published_hdf5(path)
+    monkeypatch.setattr(hdf5, "_BLOCK_BYTES", fields["feature_map"].nbytes // 2)
+    assert len(read_published_hdf5(path).inputs) == 24
 
 
 # More than the chunk may have packed, and less, but more unpacked.

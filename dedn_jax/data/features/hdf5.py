@@ -114,7 +114,7 @@ def check_packed(dataset: h5py.Dataset, where: str) -> None:
       InputError: a chunk unpacks to more than its size, or the file is damaged.
     """
     try:
-        check_chunks(dataset, f"{where}: feature_map")
+        check_chunks(dataset, f"{where}: feature_map", _BLOCK_BYTES)
     except READ_ERRORS as error:
         raise InputError(
             f"{where}: feature_map cannot be read: {one_line(error)}; {hdf5_advice(error)}"
