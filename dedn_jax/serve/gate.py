@@ -6,19 +6,21 @@ passes requests on to other servers, describes its API. None of these paths is o
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from dedn_jax.serve.drop import PICTURE_PATH
+from dedn_jax.serve.events import MAX_EVENT, Refusal
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
+Check = Callable[[bytes], Awaitable[Refusal | None]]
 
-_MAX_EVENT = 1_000_000  # bytes; an event of the page carries names and numbers
 _GET = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/(assets|static)/[\w./-]+"
     r"|/gradio_api/(queue/data|startup-events|heartbeat/\w+)"
@@ -45,10 +47,12 @@ class Gate:
       max_bytes: of a picture.
       loopback: whether the server listens on loopback, where only its own names are right: a page
         from elsewhere whose name was made to point here is refused.
+      check: says why the body of an event is refused, if it is.
     """
 
-    def __init__(self, app: App, *, max_bytes: int, loopback: bool) -> None:
+    def __init__(self, app: App, *, max_bytes: int, loopback: bool, check: Check) -> None:
         self._app, self._max_bytes, self._loopback = app, max_bytes, loopback
+        self._check = check
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -57,13 +61,17 @@ class Gate:
         if scope["type"] != "http":
             return
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        limit = self._max_bytes if scope["path"] == PICTURE_PATH else _MAX_EVENT
+        event = scope["method"] == "POST" and scope["path"] != PICTURE_PATH
+        limit = MAX_EVENT if event else self._max_bytes
         if not self._allowed(scope["method"], scope["path"]):
             await _refuse(send, 404, "no such page")
         elif not self._from_the_page(headers):
             await _refuse(send, 403, "this page answers to itself alone")
         elif (body := await _read(receive, headers, limit)) is None:
-            await _refuse(send, 413, f"larger than {limit / 1e6:g} MB; scale the picture down")
+            what = "reload the page" if event else "scale the picture down"
+            await _refuse(send, 413, f"larger than {limit / 1e6:g} MB; {what}")
+        elif event and (refusal := await self._check(body)):
+            await _refuse(send, *refusal)
         elif scope["path"] == "/":
             await self._index(scope, _given(body, receive), _with_headers(send))
         else:
@@ -144,7 +152,7 @@ def _with_headers(send: Send) -> Send:
 
 
 async def _refuse(send: Send, status: int, why: str) -> None:
-    body = f'{{"error": "{why}"}}'.encode()
+    body = json.dumps({"error": why}).encode()
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})

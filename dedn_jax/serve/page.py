@@ -11,6 +11,7 @@ import gradio as gr
 
 from dedn_jax.errors import InputError
 from dedn_jax.serve import drop, pieces
+from dedn_jax.serve.events import MAX_QUEUED, MAX_SESSIONS
 from dedn_jax.serve.studio import Studio
 from dedn_jax.serve.view import (
     BEST,
@@ -25,7 +26,6 @@ from dedn_jax.serve.view import (
 )
 
 _SUGGESTED = 6  # attributes whose sliders are there when a draft is begun
-_MAX_SESSIONS = 200
 # Fonts of the reader's system: Gradio's themes may name fonts of other hosts.
 _FONTS = ["system-ui", "sans-serif"]
 _CSS = """
@@ -56,8 +56,8 @@ class Page:
             self._lay_out_why()
             self._lay_out_design()
             self._connect()
-        self.blocks.state_session_capacity = _MAX_SESSIONS
-        self.blocks.queue(default_concurrency_limit=1, api_open=False)
+        self.blocks.state_session_capacity = MAX_SESSIONS
+        self.blocks.queue(default_concurrency_limit=1, api_open=False, max_size=MAX_QUEUED)
 
     def _lay_out_picture(self, max_bytes: int) -> None:
         studio = self._studio

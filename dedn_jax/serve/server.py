@@ -16,6 +16,7 @@ from dedn_jax.errors import InputError
 from dedn_jax.inference.candidates import Candidates
 from dedn_jax.inference.run import Run
 from dedn_jax.serve.drop import PICTURE_PATH
+from dedn_jax.serve.events import Events
 from dedn_jax.serve.gate import Gate
 from dedn_jax.serve.page import Page, mounted
 from dedn_jax.serve.studio import Studio
@@ -76,8 +77,10 @@ def application(studio: Studio, *, max_bytes: int, loopback: bool) -> Gate:
             return JSONResponse({"error": str(error)}, 422)
         return JSONResponse({"token": token})
 
-    mounted(Page(studio, max_bytes), app)
-    return Gate(app, max_bytes=max_bytes, loopback=loopback)
+    page = Page(studio, max_bytes)
+    mounted(page, app)
+    check = Events(page.blocks).refusal
+    return Gate(app, max_bytes=max_bytes, loopback=loopback, check=check)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
 
+from dedn_jax.serve.events import MAX_EVENT, Refusal
 from dedn_jax.serve.gate import Gate
 
 Message = MutableMapping[str, Any]
@@ -23,6 +25,10 @@ async def inner(scope: Message, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+async def check(body: bytes) -> Refusal | None:
+    return Refusal(429, 'too "many"') if body == b"too many" else None
+
+
 def ask(
     method: str,
     path: str,
@@ -33,7 +39,7 @@ def ask(
     **headers: str,
 ) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of the answer; the body is sent in pieces of 100 bytes."""
-    gate = Gate(inner, max_bytes=1000, loopback=loopback)
+    gate = Gate(inner, max_bytes=1000, loopback=loopback, check=check)
     pieces = [body[i : i + 100] for i in range(0, len(body), 100)] or [b""]
     sent: list[Message] = []
 
@@ -99,7 +105,16 @@ def test_large_bodies_are_refused_before_and_while_they_are_read() -> None:
     assert ask("POST", "/picture", body=b"x", stated=1001)[0] == 413
     assert ask("POST", "/picture", body=b"x" * 1001)[0] == 413
     assert ask("POST", "/picture", body=b"x" * 5000, stated=5)[0] == 413
-    assert ask("POST", "/gradio_api/queue/join", stated=1_000_001)[0] == 413
+    assert ask("POST", "/gradio_api/queue/join", stated=MAX_EVENT + 1)[0] == 413
+    assert ask("POST", "/gradio_api/queue/join", body=b"x" * (MAX_EVENT + 1))[0] == 413
+
+
+def test_events_that_the_check_refuses_do_not_get_through() -> None:
+    for path in ("/gradio_api/queue/join", "/gradio_api/cancel"):
+        status, headers, body = ask("POST", path, body=b"too many")
+        assert (status, headers["content-type"]) == (429, "application/json")
+        assert json.loads(body) == {"error": 'too "many"'}
+    assert ask("POST", "/picture", body=b"too many")[0] == 200
 
 
 def test_other_pages_are_refused() -> None:
