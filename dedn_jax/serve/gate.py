@@ -6,6 +6,7 @@ passes requests on to other servers, describes its API. None of these paths is o
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -35,6 +36,8 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
+_PATIENCE = 10.0  # seconds for a body, and one more with every `_SLOWEST` bytes that came
+_SLOWEST = 50_000
 _EXTERNAL_META = re.compile(rb"<meta[^>]*https?://[^>]*>")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -64,14 +67,13 @@ class Gate:
         event = scope["method"] == "POST" and scope["path"] != PICTURE_PATH
         limit = MAX_EVENT if event else self._max_bytes
         if not self._allowed(scope["method"], scope["path"]):
-            await _refuse(send, 404, "no such page")
+            await refuse(send, 404, "no such page")
         elif not self._from_the_page(headers):
-            await _refuse(send, 403, "this page answers to itself alone")
-        elif (body := await _read(receive, headers, limit)) is None:
-            what = "reload the page" if event else "scale the picture down"
-            await _refuse(send, 413, f"larger than {limit / 1e6:g} MB; {what}")
+            await refuse(send, 403, "this page answers to itself alone")
+        elif isinstance(body := await _read(receive, headers, limit), Refusal):
+            await refuse(send, *body)
         elif event and (refusal := await self._check(body)):
-            await _refuse(send, *refusal)
+            await refuse(send, *refusal)
         elif scope["path"] == "/":
             await self._index(scope, _given(body, receive), _with_headers(send))
         else:
@@ -112,19 +114,30 @@ class Gate:
         await send({"type": "http.response.body", "body": body})
 
 
-async def _read(receive: Receive, headers: dict[str, str], limit: int) -> bytes | None:
-    """The request's body; None where it is larger, and then most of it is not read."""
+async def _read(receive: Receive, headers: dict[str, str], limit: int) -> bytes | Refusal:
+    """The request's body; where it is too large or too slow, most of it is not read."""
+    smaller = "reload the page" if limit == MAX_EVENT else "scale the picture down"
+    too_large = Refusal(413, f"larger than {limit / 1e6:g} MB; {smaller}")
+    too_slow = Refusal(408, "the rest of the request did not come in time; send it again")
     stated = headers.get("content-length", "0")
     if not stated.isdecimal() or int(stated) > limit:
-        return None
+        return too_large
     body = bytearray()
-    while True:
-        message = await receive()
-        body += message.get("body", b"")
-        if len(body) > limit:
-            return None
-        if message["type"] == "http.disconnect" or not message.get("more_body"):
-            return bytes(body)
+    begun = asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout_at(begun + _PATIENCE) as deadline:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return too_slow
+                body += message.get("body", b"")
+                if len(body) > limit:
+                    return too_large
+                if not message.get("more_body"):
+                    return bytes(body)
+                deadline.reschedule(begun + _PATIENCE + len(body) / _SLOWEST)
+    except TimeoutError:
+        return too_slow
 
 
 def _given(body: bytes, receive: Receive) -> Receive:
@@ -151,7 +164,8 @@ def _with_headers(send: Send) -> Send:
     return sending
 
 
-async def _refuse(send: Send, status: int, why: str) -> None:
+async def refuse(send: Send, status: int, why: str) -> None:
+    """Answers with why, as JSON; the connection then ends."""
     body = json.dumps({"error": why}).encode()
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     headers.append((b"content-length", str(len(body)).encode()))

@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from dedn_jax.errors import InputError
 from dedn_jax.inference.candidates import Candidates
 from dedn_jax.inference.run import Run
+from dedn_jax.serve.connections import Connection
 from dedn_jax.serve.drop import PICTURE_PATH
 from dedn_jax.serve.events import Events
 from dedn_jax.serve.gate import Gate
@@ -24,7 +25,6 @@ from dedn_jax.training.interrupt import Interrupted, StopOnSignals
 
 _LEAVE = 1  # seconds that open connections are given
 _AT_ONCE = 2  # pictures: decoding a large one takes hundreds of megabytes
-_CONNECTIONS = 100
 
 
 def serve(run: Run, candidates: Candidates, host: str, port: int, max_bytes: int) -> None:
@@ -52,7 +52,7 @@ def serve(run: Run, candidates: Candidates, host: str, port: int, max_bytes: int
             access_log=False,
             log_level="critical",
             server_header=False,
-            limit_concurrency=_CONNECTIONS,
+            http=Connection,
             timeout_graceful_shutdown=_LEAVE,
             ws="none",
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dedn_jax.serve import gate as module
 from dedn_jax.serve.events import MAX_EVENT, Refusal
 from dedn_jax.serve.gate import Gate
 
@@ -129,3 +130,43 @@ def test_other_pages_are_refused() -> None:
         assert ask("GET", "/", host=host)[0] == 200
     assert ask("GET", "/", host="lab.example:7860", loopback=False)[0] == 200
     assert ask("GET", "/", host="lab.example", origin="http://a.b", loopback=False)[0] == 403
+
+
+@pytest.mark.parametrize("pause", [0.02, 5])
+def test_a_body_that_does_not_come_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    """Nor one that comes in drops."""
+    monkeypatch.setattr(module, "_PATIENCE", 0.2)
+    gate = Gate(inner, max_bytes=1000, loopback=True, check=check)
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        await asyncio.sleep(pause)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"127.0.0.1"), (b"content-length", b"1000")]
+    scope = {"type": "http", "method": "POST", "path": "/picture", "headers": headers}
+    asyncio.run(asyncio.wait_for(gate(scope, receive, send), 3))
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+def test_a_request_that_breaks_off_is_not_passed_on() -> None:
+    gate = Gate(inner, max_bytes=1000, loopback=True, check=check)
+    messages = [{"type": "http.request", "body": b"x", "more_body": True}]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"127.0.0.1"), (b"content-length", b"1000")]
+    scope = {"type": "http", "method": "POST", "path": "/picture", "headers": headers}
+    asyncio.run(gate(scope, receive, send))
+    assert sent[0]["status"] == 408
