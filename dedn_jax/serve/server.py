@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
 import sys
@@ -24,6 +25,7 @@ from dedn_jax.serve.studio import Studio
 from dedn_jax.training.interrupt import Interrupted, StopOnSignals
 
 _LEAVE = 1  # seconds that open connections are given
+_OF_THE_PORT = (errno.EADDRINUSE, errno.EACCES, errno.EPERM)  # what else fails, the address does
 _AT_ONCE = 2  # pictures: decoding a large one takes hundreds of megabytes
 
 
@@ -84,22 +86,26 @@ def application(studio: Studio, *, max_bytes: int, loopback: bool) -> Gate:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    no_address = f"--host={host}: no address of this machine"
+    give = "give one, such as 127.0.0.1"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, UnicodeError, OverflowError) as error:
-        raise InputError(
-            f"--host={host}: no such address ({error}); give an address of this machine, such as "
-            "127.0.0.1"
-        ) from error
-    listening = socket.socket(family, kind, protocol)
+        raise InputError(f"{no_address} ({error}); {give}") from error
+    try:
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:  # of a kind that this machine does not have
+        raise InputError(f"{no_address} ({error.strerror}); {give}") from error
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(address)
         listening.listen()
     except OSError as error:
         listening.close()
+        if error.errno not in _OF_THE_PORT:
+            raise InputError(f"{no_address} ({error.strerror}); {give}") from error
         raise InputError(
             f"--port={port}: cannot be used on {host} ({error.strerror}); choose another with "
             "--port, or 0 for any that is free"

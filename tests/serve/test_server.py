@@ -63,6 +63,17 @@ def test_a_port_that_is_taken(
     assert f"dedn: --port={port}: cannot be used on 127.0.0.1 (Address already in use)" in message
 
 
+@pytest.mark.parametrize("port", [0, 80])
+def test_an_address_of_another_machine(
+    picture_runs: PictureRuns, capsys: pytest.CaptureFixture[str], port: int
+) -> None:
+    workdir = f"--workdir={picture_runs.small.workdir.path}"
+    assert main(["serve", workdir, "--host=192.0.2.1", f"--port={port}"]) == 2
+    message = capsys.readouterr().err
+    assert "dedn: --host=192.0.2.1: no address of this machine (Cannot assign" in message
+    assert "--port" not in message
+
+
 def test_runs_that_cannot_be_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from dedn_jax.data.load import load_dataset
     from dedn_jax.training.workdir import Workdir
@@ -74,4 +85,6 @@ def test_runs_that_cannot_be_served(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["serve", f"--workdir={workdir.path}", "--port=0"]) == 2
     assert "the run is not finished" in capsys.readouterr().err
     assert main(["serve", f"--workdir={workdir.path}", "--host=no.such.host.invalid"]) == 2
-    assert "dedn: --host=no.such.host.invalid: no such address" in capsys.readouterr().err
+    assert (
+        "dedn: --host=no.such.host.invalid: no address of this machine (" in capsys.readouterr().err
+    )
