@@ -63,6 +63,11 @@ class Events:
             return "session_hash is not 1 to 64 letters and digits"
         if type(number) is not int or number not in self._blocks.fns:
             return "fn_index is none of the page's"
+        data = event.get("data", [None] * len(self._blocks.fns[number].inputs))
+        if not isinstance(data, list) or not all(map(_is_plain, data)):
+            return "data is no list of texts, numbers, and lists of them"
+        if len(data) < len(self._blocks.fns[number].inputs):
+            return "data is too short"
         for key in ("event_id", "oauth_token"):
             if not isinstance(event.get(key), str | None):
                 return f"{key} is no text"
@@ -95,6 +100,12 @@ class Events:
             await queue.clean_events(session_hash=oldest)  # nothing may answer it any more
             queue.pending_messages_per_session.pop(oldest, None)
             queue.pending_event_ids_session.pop(oldest, None)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is what the page's components hold; Gradio takes objects for files."""
+    values = value if isinstance(value, list) else [value]
+    return all(isinstance(v, str | int | float | None) for v in values)
 
 
 def _finite(text: str) -> float:

@@ -12,6 +12,7 @@ import gradio as gr
 from dedn_jax.errors import InputError
 from dedn_jax.serve import drop, pieces
 from dedn_jax.serve.events import MAX_QUEUED, MAX_SESSIONS
+from dedn_jax.serve.failures import Failures
 from dedn_jax.serve.studio import Studio
 from dedn_jax.serve.view import (
     BEST,
@@ -46,10 +47,11 @@ class Page:
     Args:
       studio: what it is about.
       max_bytes: of a picture.
+      failures: hear of what goes wrong.
     """
 
-    def __init__(self, studio: Studio, max_bytes: int) -> None:
-        self._studio, self._attributes = studio, Attributes(studio)
+    def __init__(self, studio: Studio, max_bytes: int, failures: Failures) -> None:
+        self._studio, self._attributes, self._failures = studio, Attributes(studio), failures
         with gr.Blocks(title="DEDN", analytics_enabled=False) as self.blocks:
             self._session = gr.State(Session())
             self._lay_out_picture(max_bytes)
@@ -184,7 +186,8 @@ class Page:
     def _on(self, component: Any, event: str, handler: Callable[..., Updates], *more: Any) -> None:
         """Calls a handler with the session and what `more` components hold, or the event's data.
 
-        What it cannot do is shown in one line; the session then stays as it was.
+        What it cannot do is shown in one line; the session then stays as it was. So is what fails,
+        in particular for values that the page would not send.
         """
 
         def handle(session: Session, *values: Any) -> Updates:
@@ -192,9 +195,12 @@ class Page:
             try:
                 return updates | handler(session, *values)
             except InputError as error:
-                design = component in self._design_components
-                where = self._design_alert if design else self._alert
-                return updates | {where: pieces.alert(str(error))}
+                why = str(error)
+            except Exception as error:
+                why = self._failures.noted(error)
+            design = component in self._design_components
+            where = self._design_alert if design else self._alert
+            return updates | {where: pieces.alert(why)}
 
         def handle_data(session: Session, data: gr.EventData) -> Updates:
             return handle(session, data)
@@ -205,6 +211,7 @@ class Page:
             outputs=self._outputs,
             show_progress="hidden",
             trigger_mode="always_last",
+            preprocess=False,  # it would fail where `handle` does not hear of it
             concurrency_id="page",
             api_visibility="private",
         )
@@ -215,10 +222,10 @@ class Page:
         return [self._base, self._name, self._edited, *self._sliders, *buttons]
 
     def _look_at_dropped(self, session: Session, data: gr.EventData) -> Updates:
-        return self._new_picture(session, str(getattr(data, "token", "")))
+        return self._new_picture(session, str(_told(data, "token")))
 
     def _look_at_example(self, session: Session, data: gr.EventData) -> Updates:
-        chosen, examples = getattr(data, "example", None), self._studio.examples
+        chosen, examples = _told(data, "example"), self._studio.examples
         if not isinstance(chosen, int) or not 0 <= chosen < len(examples):
             raise InputError("there is no such example; reload the page")
         return self._new_picture(session, self._studio.look(examples[chosen].encoded))
@@ -231,6 +238,8 @@ class Page:
         return self._shown(dataclasses.replace(session, explained=name or BEST, attribute=None))
 
     def _attend(self, session: Session, attribute: int | None) -> Updates:
+        if attribute is not None and attribute not in self._attributes.labels:
+            raise InputError("there is no such attribute; choose another")
         return self._shown(dataclasses.replace(session, attribute=attribute))
 
     def _begin(self, session: Session, base: str | None) -> Updates:
@@ -252,19 +261,22 @@ class Page:
             }
         )
 
-    def _rename(self, session: Session, name: str) -> Updates:
-        designs = session.designs.renamed(self._studio.candidates, name)
+    def _rename(self, session: Session, name: str | None) -> Updates:
+        designs = session.designs.renamed(self._studio.candidates, str(name or ""))
         session = dataclasses.replace(session, designs=designs, explained=BEST)
         return self._shown(session) | self._listed(session)
 
     def _edit(self, session: Session, attributes: list[int]) -> Updates:
         return self._slid(session, self._attributes.sorted(attributes))
 
-    def _change(self, i: int, session: Session, value: float, attributes: list[int]) -> Updates:
+    def _change(self, i: int, session: Session, value: Any, attributes: list[int]) -> Updates:
+        low, high = self._scale.low, self._scale.high
+        if type(value) not in (int, float) or not low <= value <= high:
+            raise InputError(f"not a number from {low:g} to {high:g}; move the slider")
         edited = self._attributes.sorted(attributes)
         if i >= len(edited):
             return {}
-        designs = session.designs.changed(edited[i], value)
+        designs = session.designs.changed(edited[i], self._scale.shown(value))
         return self._shown(dataclasses.replace(session, designs=designs))
 
     def _keep(self, session: Session) -> Updates:
@@ -325,13 +337,19 @@ class Page:
         return updates
 
 
+def _told(data: gr.EventData, key: str) -> Any:
+    """What the event of a piece says; None where it does not."""
+    return data._data.get(key) if isinstance(data._data, dict) else None
+
+
 def mounted(page: Page, app: Any) -> None:
     """Puts the page into a FastAPI application, with nothing that it does not need."""
     gr.mount_gradio_app(
         app,
         page.blocks,
         path="/",
-        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
+        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None}
+        | {"exception_handlers": app.exception_handlers},
         footer_links=[],
         run_history=False,
         allowed_paths=[],

@@ -19,6 +19,7 @@ from dedn_jax.inference.run import Run
 from dedn_jax.serve.connections import Connection
 from dedn_jax.serve.drop import PICTURE_PATH
 from dedn_jax.serve.events import Events
+from dedn_jax.serve.failures import Failures
 from dedn_jax.serve.gate import Gate
 from dedn_jax.serve.page import Page, mounted
 from dedn_jax.serve.studio import Studio
@@ -67,7 +68,11 @@ def serve(run: Run, candidates: Candidates, host: str, port: int, max_bytes: int
 def application(studio: Studio, *, max_bytes: int, loopback: bool) -> Gate:
     """The whole application, behind its gate."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    places = asyncio.Semaphore(_AT_ONCE)
+    places, failures = asyncio.Semaphore(_AT_ONCE), Failures()
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": failures.noted(error)}, 500)
 
     @app.post(PICTURE_PATH)
     async def look_at(request: Request) -> JSONResponse:
@@ -79,7 +84,7 @@ def application(studio: Studio, *, max_bytes: int, loopback: bool) -> Gate:
             return JSONResponse({"error": str(error)}, 422)
         return JSONResponse({"token": token})
 
-    page = Page(studio, max_bytes)
+    page = Page(studio, max_bytes, failures)
     mounted(page, app)
     check = Events(page.blocks).refusal
     return Gate(app, max_bytes=max_bytes, loopback=loopback, check=check)

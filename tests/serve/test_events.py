@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,10 +31,10 @@ class Queue:
 
 
 class Blocks:
-    """A page with the functions 0 and 1."""
+    """A page with the functions 0 and 1, of one component."""
 
     def __init__(self) -> None:
-        self.fns = {0: object(), 1: object()}
+        self.fns = {i: SimpleNamespace(inputs=["session"]) for i in range(2)}
         self._queue = Queue()
 
 
@@ -57,6 +58,10 @@ def test_events_of_the_page_get_through() -> None:
         b"[" * 15_000,
         b"\xff",
         event(data=["\ud800"]),
+        event(data=[]),
+        event(data=None),
+        event(data=[{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}]),
+        event(data=[[[]]]),
         event(fn_index=99999),
         event(fn_index=-1),
         event(fn_index=True),
