@@ -57,7 +57,7 @@ for name in names:
         if not name.endswith("__main__"):
             importlib.import_module(name)
     except ModuleNotFoundError as error:  # of an extra; `make serve` imports it
-        if error.name not in ("gradio", "uvicorn"):
+        if error.name not in ("gradio", "h11", "uvicorn"):
             raise
 
 from jax._src import xla_bridge

@@ -13,6 +13,7 @@ import pytest
 from dedn_jax.data.features.maps import InMemoryFeatures
 from dedn_jax.data.pipeline import Batch
 from dedn_jax.data.sampler import Sampler
+from dedn_jax.model.attention.indexed import as_array
 from dedn_jax.parallel.axes import Axes
 from dedn_jax.parallel.executors import (
     Executor,
@@ -38,7 +39,7 @@ def _executor(name: str) -> Executor:
 
     def make_step(axes: Axes) -> TrainStep:
         def step(state: TrainState, batch: Batch, *_: Any) -> tuple[TrainState, dict]:
-            mean = batch.inputs.mean()
+            mean = as_array(batch.inputs).mean()
             mean = jax.lax.pmean(mean, axes.names) if axes.names else mean
             return TrainState(state.step + 1, state.params + mean, state.optimizer), {"mean": mean}
 

@@ -52,7 +52,8 @@ def test_value_and_gradients(size: Size, dtype: str) -> None:
         jax.tree.leaves([everything(pool, arrays, arrays.features), jax.jit(pool)(*arrays[:3])]),
         strict=True,
     ):
-        np.testing.assert_array_equal(x, y)
+        # Equal but for what XLA makes of products of one number.
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7)
 
 
 def test_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
