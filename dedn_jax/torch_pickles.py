@@ -174,7 +174,7 @@ def _from_legacy(path: Path) -> Saved:
         starts: dict[str, int] = {}
         for key in keys:
             count = int.from_bytes(file.read(8), "little")
-            if key not in storages or count != storages[key].length:
+            if not isinstance(key, str) or key not in storages or count != storages[key].length:
                 raise ValueError("storages that are not those of its tensors")
             starts[key] = file.tell()
             file.seek(count * storages[key].dtype.itemsize, io.SEEK_CUR)
@@ -232,6 +232,13 @@ class Unread:
 class _Names(dict):
     """In place of OrderedDict; a pickle sets attributes of it, which dict has none of."""
 
+    def __init__(self, pairs: Any = ()) -> None:
+        super().__init__()
+        for name, value in pairs:  # as Python 2 pickled it: no instruction tells of these keys
+            if not isinstance(name, str | int):
+                raise ValueError(f"a dict with a {type(name).__name__} as a key")
+            self[name] = value
+
 
 class _Unpickler(pickle.Unpickler):
     """Names no function but those below."""
@@ -272,7 +279,8 @@ def _parameter(tensor: Any, *_: Any) -> Any:
 
 
 def _with_attributes(function: Any, _: Any, arguments: Any, *__: Any) -> Any:
-    if function not in (_tensor, _parameter):
+    # A list may hold more by now than when the instructions were followed.
+    if function not in (_tensor, _parameter) or not isinstance(arguments, tuple):
         raise ValueError("a tensor of a kind of its own")
     return function(*arguments)
 

@@ -238,19 +238,51 @@ def test_storages_beyond_the_end_of_the_file(tmp_path):
         read_state_dict(path)
 
 
-def test_tuples_nested_too_deep_to_be_hashed(tmp_path):
-    """Python's own stack would end: nothing of it may be unpickled."""
-    content = b"\x80\x02})" + b"\x85" * 1_000_000 + b"Ns."
+def test_keys_too_large_to_be_hashed(tmp_path):
+    """Python's own stack would end, or it would take for ever: nothing of it may be unpickled."""
+    deep = b"\x80\x02})" + b"\x85" * 300_000 + b"Ns."
     for write in (archive, legacy):
-        with pytest.raises(InputError, match="tuples nested more than 100 deep"):
-            read_state_dict(write(tmp_path / "a.pth", content))
-    # By way of the memo, and of a function that gives back its argument.
-    memo = b"\x80\x02})q\0" + b"h\0\x85q\0" * 200 + b"h\0Ns."
+        with pytest.raises(InputError, match="a key of more than 100 values"):
+            read_state_dict(write(tmp_path / "a.pth", deep))
     given = b"ctorch._utils\n_rebuild_parameter\n"
-    calls = b"\x80\x02}" + given * 200 + b")" + b"\x85\x85R" * 200 + b"Ns."
-    for content in (memo, calls):
-        with pytest.raises(InputError, match="tuples nested more than 100 deep"):
+    twice = b"\x80\x02)q\0" + b"h\0h\0\x86q\0" * 60
+    for content in (
+        b"\x80\x02)q\0" + b"h\0\x85q\0" * 200 + b"}h\0Ns.",
+        b"\x80\x02}" + given * 200 + b")" + b"\x85\x85R" * 200 + b"Ns.",
+        twice + b"}h\0Ns.",
+        twice + b"}(h\0Nu.",
+        b"\x80\x02}\x8b" + struct.pack("<i", 9) + bytes(9) + b"Ns.",
+        b"\x80\x04)q\0" + b"h\0h\0\x86q\0" * 60 + b"\x8f(h\0\x90.",
+    ):
+        with pytest.raises(InputError, match="a key of more than 100 values"):
             read_state_dict(archive(tmp_path / "a.pth", content))
+
+
+def test_keys_that_no_instruction_names(tmp_path):
+    """They come in lists, which can be filled after they were looked at."""
+    twice = b"\x80\x02)q\0" + b"h\0h\0\x86q\0" * 60
+    pairs = twice + b"ccollections\nOrderedDict\n(]]h\0aNaatR."
+    with pytest.raises(InputError, match="a dict with a tuple as a key"):
+        read_state_dict(archive(tmp_path / "a.pth", pairs))
+    given = b"ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._utils\n_rebuild_parameter\nNh\1tR"
+    listed = b"\x80\x02]q\1)" + b"\x85" * 300_000 + b"a}" + given + b"Ns."
+    with pytest.raises(InputError, match="a tensor of a kind of its own"):
+        read_state_dict(archive(tmp_path / "a.pth", listed))
+    path = legacy(tmp_path / "a.pth", state_dict(tensor()), keys=())
+    ends = len(pickle.dumps([], 2)) + 8 + 24
+    path.write_bytes(path.read_bytes()[:-ends] + twice + b"]h\0a." + bytes(32))
+    with pytest.raises(InputError, match="storages that are not those of its tensors"):
+        read_state_dict(path)
+
+
+def test_keys_of_a_few_values(tmp_path):
+    """Beside a state_dict: what is met in checkpoints is read."""
+    other = {("a", 1): 2, 3: {(1, (2, "b")), None}, "long": (1.5,) * 9999}
+    beside = pickle.dumps({"other": other}, 4)[:-1]
+    content = beside + b"X\5\0\0\0model" + state_dict(tensor())[2:-1] + b"s."
+    assert list(read_state_dict(archive(tmp_path / "a.pth", content))) == ["w"]
+    pairs = b"\x80\x02ccollections\nOrderedDict\n(]]X\1\0\0\0wa" + tensor() + b"aatR."
+    assert list(read_state_dict(archive(tmp_path / "a.pth", pairs))) == ["w"]
 
 
 def test_a_dict_that_holds_itself(tmp_path):
