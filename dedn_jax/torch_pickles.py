@@ -48,6 +48,7 @@ _STORAGES = {
     "BoolStorage": np.bool_,
 }
 _MOST_VALUES = 2**40  # of a tensor, and so of its sizes and strides
+_MOST_SIZES = 64  # of an array of NumPy
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
@@ -266,9 +267,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-    numbers = (offset, *shape, *strides)
     if not isinstance(storage, Storage) or len(shape) != len(strides):
         raise ValueError("a tensor without a storage")
+    if len(shape) > _MOST_SIZES:  # a product of many takes for ever
+        raise ValueError(f"a tensor of {len(shape)} dimensions")
+    numbers = (offset, *shape, *strides)
     if not all(type(n) is int and 0 <= n < _MOST_VALUES for n in numbers):
         raise ValueError("a tensor of a negative size or an impossible one")
     return Tensor(storage, offset, tuple(shape), tuple(strides))

@@ -303,6 +303,12 @@ def test_sizes_that_no_tensor_has(tmp_path, shape, strides):
         read_state_dict(archive(tmp_path / "a.pth", state_dict(content)))
 
 
+def test_more_dimensions_than_an_array_has(tmp_path):
+    content = state_dict(tensor(shape=(1,) * 65, strides=(1,) * 65))
+    with pytest.raises(InputError, match="a tensor of 65 dimensions"):
+        read_state_dict(archive(tmp_path / "a.pth", content))
+
+
 def test_a_storage_of_another_size_than_it_says(tmp_path):
     content = state_dict(tensor(length=1000))
     with pytest.raises(InputError, match="a storage of 24 bytes that says it has 1000 values"):
