@@ -133,30 +133,30 @@ def _reading() -> Iterator[None]:
 
 
 def _from_archive(path: Path) -> Saved:
-    with zipfile.ZipFile(path) as archive:
-        members = {member.filename: member for member in archive.infolist()}
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
-            raise ValueError("a compressed archive, expected one stored as torch.save does")
-        pickles = [name for name in members if name.split("/")[1:] == ["data.pkl"]]
-        if len(pickles) != 1:
-            raise ValueError("an archive without data.pkl")
-        root = pickles[0].removesuffix("data.pkl")
-        order = members.get(f"{root}byteorder")
-        if order and archive.read(order) != b"little":
-            raise ValueError("not in little-endian byte order")
-        if members[pickles[0]].file_size > _MAX_PICKLE_BYTES:
-            raise ValueError(f"a pickle of {members[pickles[0]].file_size} bytes")
-        value = _unpickled(io.BytesIO(archive.read(pickles[0])))
+    # Open for as long as values may be asked for: to list its members for each takes for ever.
+    archive = zipfile.ZipFile(path)
+    members = {member.filename: member for member in archive.infolist()}
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
+        raise ValueError("a compressed archive, expected one stored as torch.save does")
+    pickles = [name for name in members if name.split("/")[1:] == ["data.pkl"]]
+    if len(pickles) != 1:
+        raise ValueError("an archive without data.pkl")
+    root = pickles[0].removesuffix("data.pkl")
+    order = members.get(f"{root}byteorder")
+    if order and archive.read(order) != b"little":
+        raise ValueError("not in little-endian byte order")
+    if members[pickles[0]].file_size > _MAX_PICKLE_BYTES:
+        raise ValueError(f"a pickle of {members[pickles[0]].file_size} bytes")
+    value = _unpickled(io.BytesIO(archive.read(pickles[0])))
 
     def values_of(storage: Storage) -> np.ndarray:
-        with zipfile.ZipFile(path) as archive:
-            member = archive.getinfo(f"{root}data/{storage.key}")
-            if member.file_size != storage.length * storage.dtype.itemsize:
-                raise ValueError(
-                    f"a storage of {member.file_size} bytes that says it has {storage.length} "
-                    f"values of {storage.dtype}"
-                )
-            return np.frombuffer(archive.read(member), storage.dtype)
+        member = archive.getinfo(f"{root}data/{storage.key}")
+        if member.file_size != storage.length * storage.dtype.itemsize:
+            raise ValueError(
+                f"a storage of {member.file_size} bytes that says it has {storage.length} "
+                f"values of {storage.dtype}"
+            )
+        return np.frombuffer(archive.read(member), storage.dtype)
 
     return Saved(value, values_of)
 

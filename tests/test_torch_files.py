@@ -330,6 +330,22 @@ def test_a_storage_is_read_once(tmp_path, monkeypatch):
     assert read.count("model/data/0") == 1
 
 
+def test_an_archive_is_listed_once(tmp_path, monkeypatch):
+    """However many storages: of ten thousand tensors it took minutes."""
+    path, count, listed = tmp_path / "a.pth", 9, []
+    names = [bytes([97 + i]) for i in range(count)]
+    content = b"".join(b"X\1\0\0\0" + name + tensor(name) for name in names)
+    archive(path, b"\x80\x02}(" + content + b"u.")
+    with zipfile.ZipFile(path, "a") as file:
+        for name in names:
+            file.writestr(f"model/data/{name.decode()}", bytes(24))
+    contents = zipfile.ZipFile._RealGetContents
+    counted = lambda file: (listed.append(file), contents(file))  # noqa: E731
+    monkeypatch.setattr(zipfile.ZipFile, "_RealGetContents", counted)
+    assert len(read_state_dict(path)) == count
+    assert len(listed) == 1
+
+
 def test_a_file_that_is_cut_short(tmp_path):
     path = archive(tmp_path / "a.pth", state_dict(tensor()))
     path.write_bytes(path.read_bytes()[:-40])
