@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+import reprlib
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
@@ -52,7 +53,7 @@ def assemble(
     if dtype.hasobject:
         raise ValueError("an array of Python objects, expected numbers")
     if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-        raise ValueError(f"shape {shape!r}")
+        raise ValueError(f"shape {reprlib.repr(shape)}")  # short: it can hold anything
     if math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError(f"{len(data)} bytes for an array of shape {shape} and type {dtype}")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")

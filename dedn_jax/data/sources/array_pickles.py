@@ -11,6 +11,7 @@ import io
 import pickle
 import pickletools
 import re
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -178,5 +179,7 @@ def _number_type(note: Any) -> np.dtype:
         order = note.state[1]
     match = _NUMBER.fullmatch(code) if isinstance(code, str) else None
     if match is None or order not in ("<", ">", "=", "|"):
-        raise pickle.UnpicklingError(f"its values are of type {code!r}, expected numbers")
+        raise pickle.UnpicklingError(
+            f"its values are of type {reprlib.repr(code)}, expected numbers"
+        )
     return np.dtype(order + match[1])

@@ -180,6 +180,18 @@ def hostile(marker: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.parametrize("place", ["type", "shape"])
+def test_what_is_shared_is_not_spelled_out(tmp_path, place):
+    """Sixty dicts, each twice in the next: written out they take for ever."""
+    start = b"\x80\x02}q\x01"
+    for i in range(2, 62):
+        start += b"}q%c" % i + text("a") + b"h%cs" % (i - 1) + text("b") + b"h%cs" % (i - 1)
+    code, shape = (b"h\x3d", b"K\x00\x85") if place == "type" else (text("f4"), b"h\x3d")
+    call = b"cnumpy.core.numeric\n_frombuffer\n(C\x00cnumpy\ndtype\n(" + code + b"tR" + shape
+    with pytest.raises(InputError, match=place):
+        read_word_vectors(write(tmp_path, start + call + text("C") + b"tR."))
+
+
 @pytest.mark.parametrize("case", hostile(Path("x")))
 def test_hostile_pickles(tmp_path, case):
     marker = tmp_path / "executed"
