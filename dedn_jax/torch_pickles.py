@@ -241,6 +241,19 @@ class _Names(dict):
             self[name] = value
 
 
+class _Function:
+    """Stands for a function or a class that a pickle may call, and cannot change for others."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setstate__(self, _: Any) -> None:
+        raise ValueError("it changes a function")
+
+
 class _Unpickler(pickle.Unpickler):
     """Names no function but those below."""
 
@@ -283,15 +296,16 @@ def _parameter(tensor: Any, *_: Any) -> Any:
 
 def _with_attributes(function: Any, _: Any, arguments: Any, *__: Any) -> Any:
     # A list may hold more by now than when the instructions were followed.
-    if function not in (_tensor, _parameter) or not isinstance(arguments, tuple):
+    if function not in (_TENSOR, _PARAMETER) or not isinstance(arguments, tuple):
         raise ValueError("a tensor of a kind of its own")
     return function(*arguments)
 
 
-_FUNCTIONS: Mapping[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): _Names,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
-    ("torch._tensor", "_rebuild_from_type_v2"): _with_attributes,
+_TENSOR, _PARAMETER = _Function(_tensor), _Function(_parameter)
+_FUNCTIONS: Mapping[tuple[str, str], _Function] = {
+    ("collections", "OrderedDict"): _Function(_Names),
+    ("torch._utils", "_rebuild_tensor_v2"): _TENSOR,
+    ("torch._utils", "_rebuild_parameter"): _PARAMETER,
+    ("torch._utils", "_rebuild_parameter_with_state"): _PARAMETER,
+    ("torch._tensor", "_rebuild_from_type_v2"): _Function(_with_attributes),
 }

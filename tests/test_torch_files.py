@@ -351,3 +351,13 @@ def test_a_file_that_is_cut_short(tmp_path):
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(InputError, match=r"cut short: .* its end is missing; copy or download it"):
         read_state_dict(path)
+
+
+@pytest.mark.parametrize("name", ["torch._utils\n_rebuild_tensor_v2", "collections\nOrderedDict"])
+def test_a_file_changes_no_function_for_those_after_it(tmp_path, name):
+    """By the instruction that sets the state of an object."""
+    state = b"N}X\x0c\0\0\0__defaults__)s\x86"
+    content = state_dict(b"c" + name.encode() + b"\n" + state + b"b")
+    with pytest.raises(InputError, match="it changes a function"):
+        read_state_dict(archive(tmp_path / "a.pth", content))
+    assert list(read_state_dict(archive(tmp_path / "b.pth", state_dict(tensor())))) == ["w"]
