@@ -47,7 +47,7 @@ _STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-_MOST_VALUES = 2**40  # of a tensor, and so of its sizes and strides
+_MOST_VALUES = 2**48  # of a tensor, and so of its sizes and strides
 _MOST_SIZES = 64  # of an array of NumPy
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
