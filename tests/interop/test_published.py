@@ -229,7 +229,7 @@ def test_files_that_are_no_state_dict_are_named(tmp_path):
         torch_files.read_state_dict(path)
     torch.save({"GNet.V": torch.zeros(1000)}, path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match="not a readable file of tensors"):
+    with pytest.raises(InputError, match=r"cut short: .*copy or download it again"):
         torch_files.read_state_dict(path)
 
 
