@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from dedn_jax.pickle_nesting import Nesting
+from dedn_jax.pickle_keys import Keys
 
 _MAX_PICKLE_BYTES = 64 * 2**20  # one of a thousand tensors takes 0.1 MiB
 # fmt: off
@@ -195,14 +195,14 @@ def _from_legacy(path: Path) -> Saved:
 
 def _unpickled(file: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
     """The next pickle of a file, which stands behind it afterwards."""
-    start, nesting = file.tell(), Nesting()
+    start, keys = file.tell(), Keys()
     for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if opcode.name not in _OPCODES:
             raise ValueError(f"{opcode.name} in a pickle, which plain tensors do not need")
         # The memo is an array: a large index alone would allocate it.
         if opcode.name in ("BINPUT", "LONG_BINPUT") and int(argument or 0) > step:
             raise ValueError("a damaged pickle")
-        nesting.follow(opcode, argument)
+        keys.follow(opcode, argument)
         if file.tell() - start > _MAX_PICKLE_BYTES:
             raise ValueError(f"a pickle of more than {_MAX_PICKLE_BYTES} bytes")
     end = file.tell()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from dedn_jax.inference.predictions import Predictions, joined
 from dedn_jax.inference.scorer import PictureScorer
 from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.evaluation import Metrics
+from dedn_jax.training.given import check_place, config_with
 from dedn_jax.training.interrupt import StopRequest
 from dedn_jax.training.protocol import train_run
 from dedn_jax.training.run import TrainingRun
@@ -223,11 +223,8 @@ def train(
         expected = "an object of a class derived from dedn_jax.Callback"
         check_type(f"callbacks[{number}]", callback, Callback, expected)
     check_type("stop", stop, StopRequest | None, "a dedn_jax.StopRequest or None")
-    _check_place("workdir", workdir, dataset)
-    if dataset is not None and dataset.given:
-        config = config.copy_and_resolve_references()
-        config.data.path = ""
-    run = Run(Workdir(workdir), config, dataset=dataset)
+    check_place("workdir", workdir, dataset)
+    run = Run(Workdir(workdir), config_with(config, dataset), dataset=dataset)
     train_run(run, callbacks=callbacks, stop=stop)
     return run
 
@@ -258,12 +255,6 @@ def open_run(
       InputError: an argument of a wrong type, no run there, or an override that would make it
         another run.
     """
-    _check_place("path", path, dataset)
+    check_place("path", path, dataset)
     workdir = Workdir(path)
     return Run(workdir, workdir.load_config(overrides, predicting=predicting), dataset=dataset)
-
-
-def _check_place(name: str, workdir: object, dataset: object) -> None:
-    """Raises InputError unless these can be a work directory and what its run is trained on."""
-    check_type(name, workdir, str | os.PathLike, "the path of a work directory")
-    check_type("dataset", dataset, GZSLDataset | None, "a dedn_jax.GZSLDataset or None")

@@ -31,6 +31,7 @@ from dedn_jax.sweep.trainer import ModelsTrainer
 from dedn_jax.training.callbacks import Callback
 from dedn_jax.training.compilation_cache import compilation_cache
 from dedn_jax.training.environment import record_start
+from dedn_jax.training.given import check_place, config_with
 from dedn_jax.training.interrupt import StopRequest
 from dedn_jax.training.phases import check_protocol
 from dedn_jax.training.teacher import Teacher
@@ -40,7 +41,7 @@ from dedn_jax.training.workdir import Workdir, agreed_fields
 
 def run_sweep(
     config: ConfigDict,
-    workdir_path: str | Path,
+    workdir: str | Path,
     seeds: int,
     grid: Grid = (),
     *,
@@ -69,7 +70,7 @@ def run_sweep(
 
     Args:
       config: a checked config, with features as its source.
-      workdir_path: directory of the sweep; an interrupted sweep in it goes on.
+      workdir: directory of the sweep; an interrupted sweep in it goes on.
       seeds: how many models.
       grid: the values of each field to vary: `{"loss.margin": [0.5, 1.0]}`, or as the flags of
         `dedn sweep`, `loss.margin=0.5,1.0`; every combination is a point.
@@ -87,13 +88,11 @@ def run_sweep(
       Interrupted: `stop` asked for it; everything is saved.
     """
     check_type("config", config, ConfigDict, "what dedn_jax.load_config gives")
-    check_type("dataset", dataset, GZSLDataset | None, "a dedn_jax.GZSLDataset or None")
-    if dataset is not None and dataset.given:
-        config = config.copy_and_resolve_references()
-        config.data.path = ""
+    check_place("workdir", workdir, dataset)
+    config = config_with(config, dataset)
     _check(config, seeds)
     points = _points(config, grid, points_file)
-    folder = SweepFolder(workdir_path, config, seeds, points)
+    folder = SweepFolder(workdir, config, seeds, points)
     folder.check()
     dataset = load_dataset(config) if dataset is None else dataset
     for point in points:
@@ -102,15 +101,15 @@ def run_sweep(
     fingerprint = dataset.fingerprint() | (teacher.fingerprint() if teacher else {})
     asked = {"--seeds": seeds, "--grid": [point.fields for point in points]}
     check_agreement("what they sweep", agreed_fields(config, fingerprint) | asked)
-    workdir = Workdir(workdir_path)
-    with workdir.locked():
+    directory = Workdir(workdir)
+    with directory.locked():
         if is_main():
             folder.claim(fingerprint)
-        workdir.share()
+        directory.share()
         if folder.result_file.exists():
             result = read_sweep_result(folder.result_file)
         else:
-            there = workdir.check_there
+            there = directory.check_there
             result = _run(config, seeds, points, folder, there, dataset, teacher, callbacks, stop)
         if is_main() and not folder.plot.exists():
             draw(result, folder.plot)

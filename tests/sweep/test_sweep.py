@@ -151,3 +151,21 @@ def test_refused(
         run_sweep(tiny_config(data, **fields), tmp_path / "sweep", seeds)
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"config": {}}, "config of type dict, expected what dedn_jax.load_config gives"),
+        ({"workdir": None}, "workdir of type NoneType, expected the path of a work directory"),
+        ({"dataset": "x.hdf5"}, "dataset of type str, expected a dedn_jax.GZSLDataset or None"),
+        ({"seeds": 2.0}, "--seeds=2.0, expected a whole number of at least 1"),
+    ],
+)
+def test_arguments_of_a_wrong_type(
+    given: dict[str, Any], message: str, config: ConfigDict, tmp_path: Path
+) -> None:
+    arguments: dict[str, Any] = {"config": config, "workdir": tmp_path / "w", "seeds": 2}
+    with pytest.raises(InputError, match=message):
+        run_sweep(**(arguments | given))
+    assert not (tmp_path / "w").exists()

@@ -18,7 +18,7 @@ import numpy as np
 
 from dedn_jax.errors import one_line
 from dedn_jax.numpy_files import assemble
-from dedn_jax.pickle_nesting import Nesting
+from dedn_jax.pickle_keys import Keys
 
 _MAX_OPCODES = 20_000_000  # an array takes about 60, each of a dict about 25
 _NUMBER = re.compile(r"[<>=|]?([fiu][1248])")
@@ -140,7 +140,7 @@ def read_array_pickle(data: bytes) -> np.ndarray | dict[str, PickledArray]:
 
 def _check_opcodes(data: bytes) -> None:
     """Refuses opcodes that no array needs, before the unpickler (C code) sees them."""
-    nesting = Nesting()
+    keys = Keys()
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         if opcode.name not in _OPCODES:
             raise pickle.UnpicklingError(f"it contains {opcode.name}")
@@ -148,7 +148,7 @@ def _check_opcodes(data: bytes) -> None:
         memo = argument if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") else 0
         if (memo or 0) > count or count > _MAX_OPCODES:
             raise pickle.UnpicklingError("its instructions are not those of arrays")
-        nesting.follow(opcode, argument)
+        keys.follow(opcode, argument)
 
 
 def _from_note(note: Any) -> np.ndarray:

@@ -44,8 +44,8 @@ def read_word_vectors(
     path = input_path(path)
     if not path.is_file():
         raise InputError(
-            f"{path}: no such file of word vectors; give one by --word-vectors, to train by "
-            "--config.data.word_vectors"
+            f"{path}: no such file of word vectors; give one by --word-vectors, or for a training "
+            "by --config.data.word_vectors"
         )
     try:
         size = path.stat().st_size

@@ -144,7 +144,9 @@ def prepare(
     interpret: bool,
     copied: bool = False,
 ) -> Call:
-    """The call for maps `[batch, p, q]`; where they are `copied`, all grid steps have as many."""
+    """The call for maps `[batch, p, q]`; where the kernel copies them out (`copied`), the images of
+    a grid step divide the batch.
+    """
     batch, p, q = maps.shape
     attributes, dim = rows[0].shape
     exact = _precision(maps.dtype) == lax.Precision.HIGHEST

@@ -14,7 +14,7 @@ _MOST = 100  # values in a key; names and numbers are 1
 _MARK = 0
 
 
-class Nesting:
+class Keys:
     """Follows the instructions of a pickle on a stack of sizes: values, counted wherever they are.
 
     Lists, dicts and sets have no hash, whatever is put in them later.
